@@ -1,0 +1,267 @@
+"""What a trick is: `Batch`, `Trick` (the identity) and `Chain` (tricks in order, itself a trick)."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Batch(NamedTuple):
+    """The samples of one micro-batch, on the device."""
+
+    inputs: Tensor
+    """[N, C, H, W], float."""
+    targets: Tensor
+    """[N] class ids, or [N, K] class probabilities."""
+
+
+class Trick:
+    """The identity: a trick overrides the moments that it touches, and that is its declaration.
+
+    A trick is a final class, derived from this one and from nothing else. Without state it is a
+    frozen dataclass, whose fields are its parameters; with state that training changes it is an
+    ordinary class with `state_dict` and `load_state_dict`.
+    """
+
+    after: ClassVar[tuple[str, ...]] = ()
+    """The class names of the tricks that this one must follow in a chain."""
+
+    name: ClassVar[str] = "trick"
+    """The class's name in snake case: the trick's key in a config and in a log."""
+
+    activity: ClassVar[str | None] = None
+    """The reported number that stays 0 as long as the trick changes nothing, if there is one."""
+
+    def __init_subclass__(cls) -> None:
+        cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    def model(self, model: nn.Module) -> nn.Module:
+        """Give back the model to train; called once, before the optimizer exists."""
+        return model
+
+    def optimizer(self, optimizer: Optimizer) -> Optimizer:
+        """Give back the optimizer to use; called once."""
+        return optimizer
+
+    def schedule(self, factor: float, update: int, updates_per_epoch: int) -> float:
+        """Give back the factor on the base learning rate at an update; a pure function.
+
+        Args:
+            factor: The scheduler's own factor, to multiply (a warm-up) or to replace (restarts).
+            update: The number of updates done so far, an integer.
+            updates_per_epoch: Updates in one pass over the training set.
+        """
+        return factor
+
+    def batch(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Give back the samples to train on; every micro-batch, on the device.
+
+        Args:
+            batch: The samples.
+            generator: This trick's own source of randomness, fresh for the micro-batch.
+        """
+        return batch
+
+    def loss(self, losses: Tensor) -> Tensor:
+        """Give back the losses of the samples, [N] in nats; every micro-batch."""
+        return losses
+
+    def objective(self, loss: Tensor) -> Tensor:
+        """Give back what the update minimises, given its mean loss (a scalar); for the log alone.
+
+        It differs from the mean of `loss` for a trick that acts once an update, on the gradients.
+        """
+        return loss
+
+    def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
+        """Change the gradients in place; once an update, just before the optimizer's step.
+
+        Args:
+            model: The model with its true gradients: accumulated, averaged over ranks, unscaled.
+            optimizer: The optimizer that is about to step.
+            loss: The mean loss over the whole update, a scalar without a graph.
+        """
+
+    def weights(self, model: nn.Module) -> None:
+        """Change the weights in place; once an update, just after the step."""
+
+    def report(self) -> dict[str, float]:
+        """Say what the trick did in the last update, in named numbers; the loop averages them."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give back what training changed in the trick: tensors, numbers, text and their lists."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        if state:
+            raise ValueError(
+                f"{type(self).__name__} has no state, got {sorted(state)}. "
+                "Load the state of the chain that was saved."
+            )
+
+    def __iter__(self) -> Iterator["Trick"]:
+        """Run through the single tricks of which this one is made."""
+        yield self
+
+
+@final
+class Chain(Trick):
+    """Tricks in the order given. A chain is a trick; the empty chain is the identity.
+
+    A chain within a chain is spliced: `Chain(a, Chain(b, c))` equals `Chain(a, b, c)`. The order
+    within a moment is the chain's own; it is checked against each trick's `after`, never changed.
+
+    Raises:
+        ValueError: If a trick stands before one that it must follow.
+
+    >>> from tricks import Centralization, Clipping
+    >>> Chain(Clipping(), Centralization())
+    Traceback (most recent call last):
+        ...
+    ValueError: Clipping must come after Centralization, got Clipping -> Centralization. Write
+    Centralization -> Clipping.
+    """
+
+    def __init__(self, *tricks: Trick) -> None:
+        self.tricks = tuple(leaf for trick in tricks for leaf in trick)
+        names = [type(trick).__name__ for trick in self.tricks]
+        for index, trick in enumerate(self.tricks):
+            if late := [name for name in names[index + 1 :] if name in trick.after]:
+                raise ValueError(
+                    f"{names[index]} must come after {' and '.join(late)}, "
+                    f"got {' -> '.join(names)}. "
+                    f"Write {' -> '.join(t.__name__ for t in in_order([*map(type, self.tricks)]))}."
+                )
+        counts = Counter[str]()
+        self.names = tuple(self._own_name(trick.name, counts) for trick in self.tricks)
+
+    @staticmethod
+    def _own_name(name: str, counts: Counter[str]) -> str:
+        counts[name] += 1
+        return name if counts[name] == 1 else f"{name}_{counts[name]}"
+
+    def __iter__(self) -> Iterator[Trick]:
+        """Run through the single tricks."""
+        yield from self.tricks
+
+    def __repr__(self) -> str:
+        """Write the chain as the expression that makes it."""
+        return f"Chain({', '.join(map(repr, self.tricks))})"
+
+    def model(self, model: nn.Module) -> nn.Module:
+        """Pass the model through every trick."""
+        for trick in self.tricks:
+            model = trick.model(model)
+        return model
+
+    def optimizer(self, optimizer: Optimizer) -> Optimizer:
+        """Pass the optimizer through every trick."""
+        for trick in self.tricks:
+            optimizer = trick.optimizer(optimizer)
+        return optimizer
+
+    def schedule(self, factor: float, update: int, updates_per_epoch: int) -> float:
+        """Pass the factor through every trick."""
+        for trick in self.tricks:
+            factor = trick.schedule(factor, update, updates_per_epoch)
+        return factor
+
+    def batch(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Pass the samples through every trick.
+
+        Each trick draws from a generator of its own, which depends on the given one and on the
+        trick's name: switching a trick on moves no other trick's random numbers.
+        """
+        seed = generator.initial_seed()
+        for trick in self.tricks:
+            if type(trick).batch is Trick.batch:
+                continue  # most tricks: spare them the seeding of a generator
+            own = torch.Generator(generator.device)
+            own.manual_seed(derive_seed(seed, trick.name))
+            batch = trick.batch(batch, own)
+        return batch
+
+    def loss(self, losses: Tensor) -> Tensor:
+        """Pass the losses through every trick."""
+        for trick in self.tricks:
+            losses = trick.loss(losses)
+        return losses
+
+    def objective(self, loss: Tensor) -> Tensor:
+        """Pass the mean loss through every trick."""
+        for trick in self.tricks:
+            loss = trick.objective(loss)
+        return loss
+
+    def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
+        """Let every trick change the gradients."""
+        for trick in self.tricks:
+            trick.gradients(model, optimizer, loss)
+
+    def weights(self, model: nn.Module) -> None:
+        """Let every trick change the weights."""
+        for trick in self.tricks:
+            trick.weights(model)
+
+    def report(self) -> dict[str, float]:
+        """Gather the tricks' numbers, as `trick_name/number`."""
+        return {
+            f"{name}/{number}": value
+            for name, trick in zip(self.names, self.tricks, strict=True)
+            for number, value in trick.report().items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Gather the tricks' states, by their names."""
+        return {n: trick.state_dict() for n, trick in zip(self.names, self.tricks, strict=True)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hand each trick its state.
+
+        Raises:
+            ValueError: If the state is that of other tricks.
+        """
+        if tuple(state) != self.names:
+            raise ValueError(
+                f"The state must be that of {' -> '.join(self.names) or 'no trick'}, "
+                f"got {' -> '.join(state) or 'no trick'}. Build the chain that was saved."
+            )
+        for name, trick in zip(self.names, self.tricks, strict=True):
+            trick.load_state_dict(state[name])
+
+
+def in_order(tricks: Sequence[type[Trick]]) -> list[type[Trick]]:
+    """Give back the tricks so that each follows those it must; otherwise in the order given.
+
+    Raises:
+        ValueError: If some of them would each have to follow another.
+    """
+    waiting, ordered = list(tricks), list[type[Trick]]()
+    while waiting:
+        names = {trick.__name__ for trick in waiting}
+        free = next((t for t in waiting if not names.intersection(t.after) - {t.__name__}), None)
+        if free is None:
+            raise ValueError(f"{' and '.join(sorted(names))} must each follow another of them.")
+        waiting.remove(free)
+        ordered.append(free)
+    return ordered
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Give back a seed that depends on all the parts: the same for the same, unrelated for others.
+
+    Every random stream has one of its own, from (seed, purpose, step): nothing has to be saved
+    for a run to go on where it stood, and no stream moves another.
+
+    >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 2)
+    False
+    """
+    text = "/".join(map(str, parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
