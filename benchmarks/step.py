@@ -1,0 +1,120 @@
+"""What the runner costs: an epoch with all its logging against the barest loop on the same tensors.
+
+    python -m benchmarks.step            # both cases, times and memory; about four minutes
+    python -m benchmarks.step digits     # one of them
+
+The barest loop is zero_grad, forward, cross-entropy, backward, step. Ours is the runner's own epoch
+(batches made from uint8 images, the update with its finite check, norms and averages) together with
+the log lines, TensorBoard and the checkpoint of its end; evaluation is left out, as the barest loop
+has none. The two take turns, so that both meet the same noise; the ratio is that of the medians.
+"""
+
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from runner import checkpoint
+from runner.build import Bench, build
+from runner.compose import register
+from runner.log import RunLog
+
+CASES = {
+    "digits": (
+        "ResNet-8, width 8, digits, batch 64",
+        ["data=digits", "model=resnet8"],
+        {"rounds": 40, "images": None},
+    ),
+    "cifar": (
+        "ResNet-20, CIFAR shapes, batch 128",
+        ["data=npz", "model=resnet20", "batch_size=128", "data.augment.crop=4", "data.augment.flip=true"],
+        {"rounds": 6, "images": 1280},
+    ),
+}
+
+
+def make(overrides, images, folder) -> Bench:
+    """Build the run of a case; CIFAR shapes come from random pixels."""
+    from tests.conftest import settings
+
+    if images:
+        import numpy as np
+
+        generator = np.random.default_rng(0)
+        pixels = generator.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+        labels = np.arange(images) % 10
+        np.savez(folder / "data.npz", x_train=pixels, y_train=labels, x_test=pixels[:100], y_test=labels[:100])
+        overrides = [*overrides, f"data.file={folder / 'data.npz'}", "data.validation=0"]
+    return build(settings(*overrides))
+
+
+def ours(bench, log, folder, epoch):
+    for batch in bench.batches.epoch(epoch):
+        bench.training.step(batch)
+    log.write(epoch, bench.training.updates, bench.training.recent.take())
+    checkpoint.save(folder, {"training": bench.training.state_dict()})
+
+
+def barest(model, optimizer, tensors):
+    for inputs, targets in tensors:
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+
+def measure(case, only=None):
+    _, overrides, options = CASES[case]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bench, plain = (make(overrides, options["images"], folder) for _ in range(2))
+        model, optimizer = plain.training.model, plain.training.optimizer
+        tensors = list(plain.batches.epoch(0)) if only != "ours" else []
+        times = {"ours": [], "barest": []}
+        with RunLog(folder, 0) as log:
+            for round_ in range(options["rounds"] + 1):
+                for kind in ("ours", "barest"):
+                    if only not in (None, kind):
+                        continue
+                    start = time.perf_counter()
+                    if kind == "ours":
+                        ours(bench, log, folder, round_)
+                    else:
+                        barest(model, optimizer, tensors)
+                    times[kind].append(time.perf_counter() - start)
+        return {kind: statistics.median(values[1:]) for kind, values in times.items() if values}, len(bench.batches)
+
+
+def peak_memory(case, only):
+    """Peak resident memory in MiB of a process of its own that does only one of the two."""
+    command = [sys.executable, "-m", "benchmarks.step", "--memory", case, only]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def main():
+    register()
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--memory"]:
+        measure(arguments[1], arguments[2])
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, one thread")
+    for case in arguments or CASES:
+        times, updates = measure(case)
+        memory = {kind: peak_memory(case, kind) for kind in ("ours", "barest")}
+        print(
+            f"{CASES[case][0]}: {1000 * times['ours'] / updates:.2f} ms an update, barest "
+            f"{1000 * times['barest'] / updates:.2f} ms, ratio {times['ours'] / times['barest']:.3f}; "
+            f"peak memory {memory['ours']:.0f} MiB, barest {memory['barest']:.0f} MiB, "
+            f"ratio {memory['ours'] / memory['barest']:.3f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""A trick, a model, an optimizer and a data set that somebody brought along."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from runner.data import Source, Split
+from tricks import Trick
+
+
+@final
+@dataclass(frozen=True)
+class UnitGradients(Trick):
+    """Normalised gradient descent: the gradient is divided by its norm, g / |g|.
+
+    Hazan, Levy, Shalev-Shwartz, "Beyond Convexity", NIPS 2015, https://arxiv.org/abs/1507.02030
+    """
+
+    length: float = 1.0
+
+    def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:  # noqa: ARG002
+        """Scale all gradients to the length."""
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        for gradient in gradients:
+            gradient.mul_(self.length / norm)
+
+
+class SignSGD(Optimizer):
+    """Steps of one length: w - lr * sign(g)."""
+
+    def __init__(self, params: list[Tensor], lr: float = 0.001) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Step each weight."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.sub_(weight.grad.sign(), alpha=group["lr"])
+
+
+def shallow(*, width: int = 16, channels: int, classes: int) -> nn.Module:
+    """Give back a network of one convolution; `channels` and `classes` come from the data."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3),
+        nn.ReLU(),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(),
+        nn.Linear(width, classes),
+    )
+
+
+def stripes(*, images: int = 600, size: int = 12) -> Source:
+    """Give back images of stripes, lying or standing, under noise."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (images,), generator=generator)
+    lying = (torch.arange(size) % 2 * 120)[None, :, None].expand(images, size, size)
+    pixels = torch.where(labels[:, None, None] == 1, lying.transpose(1, 2), lying)
+    noise = torch.randint(0, 136, pixels.shape, generator=generator)
+    pictures = (pixels + noise).to(torch.uint8).unsqueeze(1)
+    train, test = (Split(pictures[part], labels[part]) for part in (slice(500), slice(500, None)))
+    return Source(train=train, test=test, classes=("lying", "standing"))

@@ -1,0 +1,193 @@
+"""Config to objects: the only place that instantiates, behind the allow-list."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from runner.allowed import locate
+from runner.config import OWN_KEYS, Node, Settings
+from runner.data import Augmentation, Batches, DataSet, check_source, split_source
+from runner.errors import UserError
+from runner.models import load_weights
+from runner.optimizers import parameter_groups
+from runner.schedulers import tabulate
+from runner.train import Training
+from tricks import Chain, derive_seed
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The objects of one run."""
+
+    data: DataSet
+    training: Training
+    batches: Batches
+    validation: Batches
+    test: Batches
+
+
+def build(settings: Settings) -> Bench:
+    """Build a run.
+
+    Raises:
+        UserError: If a part cannot be built from its config.
+    """
+    device = find_device(settings.device)
+    torch.set_num_threads(int(settings.threads))
+    _be_deterministic(device)
+    _refuse_emulated(settings, device)
+    data = build_data(settings).to(device)
+    chain = build_tricks(settings)
+    model = build_model(settings, data, chain).to(device)
+    memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+    if settings.channels_last:
+        _refuse_four_channels(model, device)
+        model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
+    optimizer = chain.optimizer(build_optimizer(settings, model))
+    augmentation = Augmentation(**settings.data["augment"])
+    seed = derive_seed(settings.seed, "data")
+
+    def batches(split: Any, **training: Any) -> Batches:  # noqa: ANN401
+        return Batches(
+            split, settings.batch_size, data.mean, data.std, memory_format=memory_format, **training
+        )
+
+    training_batches = batches(data.train, augmentation=augmentation, seed=seed, shuffle=True)
+    updates_per_epoch = len(training_batches)
+    training = Training(
+        model.train(),
+        optimizer,
+        chain,
+        build_scheduler(settings, updates_per_epoch),
+        updates_per_epoch,
+        micro_batch_size=settings.micro_batch_size,
+        precision=settings.precision,
+        not_finite=settings.not_finite,
+        seed=settings.seed,
+    )
+    if settings.compile:
+        model.compile()  # in place: the keys of the state stay
+    torch.manual_seed(derive_seed(settings.seed, "training"))
+    return Bench(data, training, training_batches, batches(data.validation), batches(data.test))
+
+
+def build_data(settings: Settings) -> DataSet:
+    """Read the data set and take the validation split off."""
+    source = _call(settings.data, "data", "data")
+    check_source(source, f"data ({settings.data['_target_']})")
+    return split_source(source, settings.data["validation"], settings.seed)
+
+
+def build_tricks(settings: Settings) -> Chain:
+    """Build the tricks that are on, in the order of the config."""
+    nodes = {name: node for name, node in settings.tricks.items() if node["enabled"]}
+    with _mended("tricks"):
+        return Chain(*(_call(node, f"tricks.{name}", "tricks") for name, node in nodes.items()))
+
+
+def build_model(settings: Settings, data: DataSet, chain: Chain) -> nn.Module:
+    """Build the model for the data; its weights depend on the seed alone."""
+    torch.manual_seed(derive_seed(settings.seed, "weights"))
+    channels, classes = data.train.images.shape[1], len(data.classes)
+    model = _call(settings.model, "model", "model", channels=channels, classes=classes)
+    if settings.model["weights"] is not None:
+        load_weights(model, settings.model["weights"])
+    with _mended("tricks"):
+        return chain.model(model)
+
+
+def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
+    """Build the optimizer for the model's parameters."""
+    groups = parameter_groups(model, settings.optimizer["decay_norms_and_biases"])
+    optimizer = _call(settings.optimizer, "optimizer", "optimizer", params=groups)
+    assert isinstance(optimizer, Optimizer)
+    return optimizer
+
+
+def build_scheduler(settings: Settings, updates_per_epoch: int) -> Callable[[int], float]:
+    """Build the scheduler, as a function of the number of updates done."""
+    node, epochs = settings.scheduler, settings.epochs
+    if node["_target_"].startswith("torch."):
+        taken = {k: v for k, v in node.items() if k not in ("_target_", "unit")}
+        return tabulate(
+            locate(node["_target_"], "scheduler", "scheduler"),
+            node["unit"],
+            taken,
+            lr=settings.optimizer["lr"],
+            updates_per_epoch=updates_per_epoch,
+            epochs=epochs,
+        )
+    scheduler = _call(node, "scheduler", "scheduler")
+
+    def factor(update: int) -> float:
+        return float(scheduler.factor(update, updates_per_epoch, epochs))
+
+    return factor
+
+
+def find_device(name: str) -> torch.device:
+    """Give back the device of that name; `auto` is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name}.")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= count:
+        raise UserError(f"device must be one that is here, got {name}. Use device=auto.")
+    return device
+
+
+def _call(node: Node, where: str, group: str, **given: Any) -> Any:  # noqa: ANN401
+    """Call a node's target with its keys, without those that are the runner's own."""
+    target = locate(node["_target_"], where, group)
+    taken = {k: v for k, v in node.items() if k != "_target_" and k not in OWN_KEYS[group]}
+    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in taken.items()}
+    with _mended(where):
+        return target(**tuples, **given)
+
+
+@contextmanager
+def _mended(where: str) -> Iterator[None]:
+    """Say where in the config a constructor's complaint comes from."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def _be_deterministic(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False
+
+
+def _refuse_emulated(settings: Settings, device: torch.device) -> None:
+    capability = torch.backends.cpu.get_cpu_capability()
+    emulated = device.type == "cpu" and settings.precision != "float32"
+    if emulated and "AVX512" not in capability and not settings.allow_emulated:
+        raise UserError(
+            f"precision must be float32 on this processor ({capability}), which only emulates "
+            f"{settings.precision}, 20 to 40 times slower; got {settings.precision}. "
+            "To do it all the same, set allow_emulated=true."
+        )
+
+
+def _refuse_four_channels(model: nn.Module, device: torch.device) -> None:
+    """Torch's CPU convolutions with 4 channels crash, or take minutes, in channels_last."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and 4 in (module.in_channels, module.out_channels):
+            if device.type == "cpu":
+                raise UserError(
+                    f"channels_last must be false for a convolution of 4 channels on a CPU, got "
+                    f"true with {name}, on which torch crashes. Use another width."
+                )

@@ -1,0 +1,181 @@
+"""What Hydra needs to compose a run: every trick in the config, the names of folders, the task.
+
+Imported in every process that runs a job, and before anything is known to be run: so it is light.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra.conf import HydraConf, RunDir, SweepDir
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from runner.errors import UserError
+
+HERE = Path(__file__).resolve().parent
+CONF = next(
+    folder for folder in (HERE / "conf", HERE.parent / "conf") if (folder / "config.yaml").is_file()
+)
+"""Where the configuration lies: inside an installed package, or beside it in a checkout."""
+
+GROUPS = ("data", "model", "optimizer", "scheduler")
+LONGEST = 120  # characters of a variant's folder; file systems allow 255
+
+def task(cfg: DictConfig) -> Any:  # noqa: ANN401
+    """Run one config; imports torch only here, so that help and completion need not wait."""
+    from runner.run import run
+
+    return run(cfg)
+
+
+def register(config_dirs: Iterable[Path] = ()) -> None:
+    """Store Hydra's settings and the node `all_tricks` of every trick, switched off.
+
+    Args:
+        config_dirs: Users' own folders, whose `tricks/*.yaml` join ours.
+    """
+    store = ConfigStore.instance()
+    tricks: dict[str, Any] = {}
+    for folder in (CONF, *config_dirs):
+        for file in sorted(folder.glob("tricks/*.yaml")):
+            tricks |= _switched_off(file)
+    store.store(name="all_tricks", node={"tricks": tricks}, provider="runner")
+    _store_hydra_settings(store)
+
+
+def _store_hydra_settings(store: ConfigStore) -> None:
+    """Replace Hydra's own settings, for a saved config.yaml as well as for ours."""
+    settings = HydraConf(
+        run=RunDir("outputs/${name}/${variant}/seed=${seed}"),
+        sweep=SweepDir("outputs/${name}", "${variant}/seed=${seed}"),
+        output_subdir=None,  # config.yaml is ours to write, resolved
+    )
+    settings.defaults = [
+        {group: "none" if group == "job_logging" else option}
+        for default in settings.defaults
+        for group, option in default.items()
+    ]
+    store.store("config", settings, group="hydra", provider="runner")
+
+
+def _switched_off(file: Path) -> dict[str, Any]:
+    node = OmegaConf.to_container(OmegaConf.load(file))
+    if not isinstance(node, dict):
+        return {}
+    return {
+        str(name): {**trick, "enabled": False}
+        for name, trick in node.items()
+        if name != "defaults" and isinstance(trick, dict)  # a preset has only defaults
+    }
+
+
+def default_name() -> str:
+    """Give back the folder's name where the user gives none: the data and the model."""
+    return f"{_chosen('data')}-{_chosen('model')}"
+
+
+def variant(*, _root_: DictConfig) -> str:
+    """Give back what sets this run apart from the default one, as the name of a folder.
+
+    The tricks that are on, each with the parameters that differ from those in its file; then
+    every other setting that differs from the defaults or from the chosen experiment's:
+    `baseline`, `clipping-max_norm=0.1`, `clipping+flooding+optimizer.lr=0.05`. A name grown too
+    long ends in a hash. The data and the model are told by the default `name`; where a user
+    gives another, they join the variant.
+    """
+    hydra = HydraConfig.get()
+    given = str(OmegaConf.select(_root_, "name"))
+    choices = {group: _chosen(group) for group in GROUPS}
+    experiment = hydra.runtime.choices.get("experiment")
+    sources = tuple((s.provider, f"{s.schema}://{s.path}") for s in hydra.runtime.config_sources)
+    usual, _ = _reference(sources, hydra.job.config_name, experiment, ())
+    named = GROUPS[:2] if given == default_name() else ()
+    other = {group: choice for group, choice in choices.items() if choice != usual[group]}
+    _, reference = _reference(sources, hydra.job.config_name, experiment, tuple(other.items()))
+    config = OmegaConf.masked_copy(_root_, [str(k) for k in _root_ if k not in UNNAMED])
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    words = [*_trick_words(_root_.tricks), *(f"{g}={c}" for g, c in other.items() if g not in named)]
+    for key, value in flatten(plain):
+        if reference.get(key) != value and reference.get(key) != "???":
+            words.append(f"{key}={_write(value)}")
+    return _shorten("+".join(words) or "baseline")
+
+
+def _chosen(group: str) -> str:
+    """Give back the option that was chosen of a group."""
+    choice = HydraConfig.get().runtime.choices.get(group)
+    if choice is None:
+        raise UserError(f"{group} must be chosen, got none of it. Write {group}=OPTION.")
+    return str(choice)
+
+
+UNNAMED = ("name", "variant", "again", "seed", "tricks", "hydra")
+
+
+def _trick_words(tricks: DictConfig) -> Iterator[str]:
+    stored = OmegaConf.to_container(ConfigStore.instance().load("all_tricks.yaml").node.tricks)
+    assert isinstance(stored, dict)
+    none_on = True
+    for name, node in tricks.items():
+        if isinstance(node, DictConfig) and node.get("enabled") is True:
+            none_on = False
+            defaults = dict(flatten(stored.get(name, {})))
+            given = flatten(OmegaConf.to_container(node, resolve=True))
+            changed = [(k, v) for k, v in given if k != "enabled" and defaults.get(k) != v]
+            yield "-".join([str(name), *(f"{key}={_write(value)}" for key, value in changed)])
+    if none_on:
+        yield "baseline"
+
+
+@lru_cache
+def _reference(
+    sources: tuple[tuple[str, str], ...],
+    config_name: str,
+    experiment: str | None,
+    choices: tuple[tuple[str, str], ...],
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Compose the config without the user's own values: its group choices, and its flat values."""
+    path = ConfigSearchPathImpl()
+    for provider, source in sources:
+        path.append(provider, source)
+    overrides = [f"{group}={choice}" for group, choice in choices]
+    if experiment:
+        overrides.append(f"experiment={experiment}")
+    config = ConfigLoaderImpl(path).load_configuration(config_name, overrides, RunMode.RUN)
+    chosen = {group: str(config.hydra.runtime.choices[group]) for group in GROUPS}
+    rest = OmegaConf.masked_copy(config, [str(key) for key in config if key not in UNNAMED])
+    return chosen, dict(flatten(OmegaConf.to_container(rest, resolve=True)))
+
+
+def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    """Run through the leaves of nested mappings, as dotted keys and values."""
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _write(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return re.sub(r"[^A-Za-z0-9._,=-]+", "_", text).strip("_.") or "_"
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+for _resolver in (default_name, variant):
+    OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)

@@ -1,0 +1,242 @@
+"""The strict check: a composed config into `Settings`, or one line about what is wrong with it.
+
+Hydra composes plain YAML and knows no types; here every key must be known, every value of its
+type and in its range, also those that were added with a plus.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, signature
+from typing import Annotated, Any, Literal, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from runner.allowed import locate
+from runner.data import Augmentation
+from runner.errors import UserError
+from runner.mistakes import did_you_mean
+from tricks import in_order
+
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Node = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A whole run, checked: the keys of conf/config.yaml, which documents them."""
+
+    name: str
+    variant: str
+    seed: Natural
+    epochs: Positive
+    batch_size: Positive
+    micro_batch_size: Positive | None
+    precision: Literal["float32", "bfloat16", "float16"]
+    allow_emulated: bool
+    channels_last: bool
+    compile: bool
+    device: str
+    threads: Positive | Literal["auto"]
+    not_finite: Literal["error", "skip"]
+    evaluate_every: Positive
+    data: Node
+    model: Node
+    optimizer: Node
+    scheduler: Node
+    tricks: dict[str, Node]
+    again: bool = False
+
+    def to_dict(self) -> Node:
+        """Give back the plain config: what config.yaml holds, without `again`."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "again"}
+
+
+OWN_KEYS: dict[str, dict[str, Any]] = {
+    "data": {"validation": Annotated[float, Field(ge=0, lt=1)], "augment": Augmentation},
+    "model": {"weights": str | None},
+    "optimizer": {"decay_norms_and_biases": bool},
+    "scheduler": {"unit": Literal["epoch", "update"]},
+    "tricks": {"enabled": bool},
+}
+"""What the runner itself reads of a node; the rest goes to the node's `_target_`."""
+
+GIVEN = {"self", "params", "optimizer", "channels", "classes"}
+"""Parameters of a target that the runner provides."""
+
+
+def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
+    """Check a composed config and complete it: tricks in order, the ones that are off reset.
+
+    Args:
+        cfg: The config of one run.
+        overrides: What was given on the command line.
+
+    Raises:
+        UserError: If anything in it is unknown, of a wrong type, out of range, or would have no
+            effect.
+    """
+    plain = _plain(cfg)
+    known = [field.name for field in dataclasses.fields(Settings)]
+    for key in plain:
+        if key not in known:
+            raise UserError(f"{key} is not a setting.{did_you_mean(key, known)} Drop it.")
+    for field in dataclasses.fields(Settings):
+        if field.name not in plain and field.default is dataclasses.MISSING:
+            raise UserError(f"{field.name} is missing from the config. Start from conf/config.yaml.")
+    hints = get_type_hints(Settings, include_extras=True)
+    for key, value in plain.items():
+        check_type(key, value, hints[key])
+    for group in ("data", "model", "optimizer", "scheduler"):
+        _check_node(group, plain[group], group)
+    plain["tricks"] = _check_tricks(plain["tricks"], overrides)
+    return Settings(**{**plain, "threads": _threads(plain["threads"])})
+
+
+def check_type(where: str, value: Any, hint: Any) -> None:  # noqa: ANN401
+    """Refuse a value that is not of the type; a whole number passes for a float, never for a bool."""
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        fields = get_type_hints(hint, include_extras=True)
+        for key, part in value.items():
+            if key not in fields:
+                near = did_you_mean(key, fields)
+                raise UserError(f"{where}.{key} is not a setting.{near} Drop it.")
+            check_type(f"{where}.{key}", part, fields[key])
+        return
+    try:
+        adapter = TypeAdapter(hint, config=None if dataclasses.is_dataclass(hint) else _LENIENT)
+    except PydanticSchemaGenerationError:
+        return  # an annotation of a library's own; its constructor judges the value
+    try:
+        # JSON, since pydantic is strict there but takes a list for a tuple, as YAML has no other
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise UserError(_describe(where, value, error)) from None
+
+
+_LENIENT = ConfigDict(arbitrary_types_allowed=True)
+
+_WORDS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid string": "text",
+    "a valid dictionary": "a mapping",
+    "an object": "a mapping",
+    "greater than or equal to": ">=",
+    "greater than": ">",
+    "less than": "<",
+    "'": "",
+}
+"""Pydantic's words, and ours."""
+
+
+def _describe(where: str, value: Any, error: ValidationError) -> str:  # noqa: ANN401
+    """Write what pydantic found wrong; each alternative of a union complains by itself."""
+    rules = []
+    for problem in error.errors(include_url=False):
+        rule = problem["msg"].removeprefix("Input should be ")
+        for theirs, our in _WORDS.items():
+            rule = rule.replace(theirs, our)
+        rules.append(rule)
+    return f"{where} must be {' or '.join(dict.fromkeys(rules))}, got {json.dumps(value)}."
+
+
+def _plain(cfg: DictConfig) -> Node:
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
+        key = str(getattr(error, "full_key", None) or error)
+        raise UserError(f"{key} must be given: {key}=VALUE.") from None
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _check_node(where: str, node: Node, group: str) -> None:
+    own = OWN_KEYS[group]
+    if group == "scheduler" and not node.get("_target_", "").startswith("torch."):
+        own = {}  # ours take their time in epochs
+    target = locate(node.get("_target_"), where, group)
+    taken = _parameters(target)
+    open_ended = taken.pop("**", None) is not None
+    known = [*taken, *own]
+    for key, value in node.items():
+        if key == "_target_":
+            continue
+        place = f"{where}.{key}"
+        if key in own:
+            check_type(place, value, own[key])
+        elif key in taken:
+            check_type(place, value, taken[key])
+        elif not open_ended:
+            near = did_you_mean(key, known)
+            raise UserError(f"{place} is not a parameter of {node['_target_']}.{near} Drop it.")
+
+
+def _parameters(target: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters of a target and their types; `**` if it takes any other as well."""
+    annotated = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    try:
+        hints = get_type_hints(annotated, include_extras=True)
+    except (NameError, TypeError):  # an annotation that only a type checker sees
+        hints = {}
+    found: dict[str, Any] = {}
+    for name, parameter in signature(target).parameters.items():
+        if parameter.kind is Parameter.VAR_KEYWORD:
+            found["**"] = Any
+        elif name not in GIVEN and parameter.kind is not Parameter.VAR_POSITIONAL:
+            found[name] = hints.get(name, Any)
+    return found
+
+
+def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[str, Node]:
+    checked: dict[str, Node] = {}
+    classes: dict[str, type] = {}
+    for name, node in nodes.items():
+        where = f"tricks.{name}"
+        if not isinstance(node, dict):
+            raise UserError(f"{where} must be a mapping, got {json.dumps(node)}.")
+        _check_node(where, node, "tricks")
+        if not isinstance(node.get("enabled"), bool):
+            raise UserError(f"{where}.enabled must be true or false, got {node.get('enabled')}.")
+        classes[name] = locate(node["_target_"], where, "tricks")
+        if not node["enabled"]:
+            _refuse_idle(name, nodes, overrides)
+            node = _defaults(node, classes[name])
+        checked[name] = {key: node[key] for key in ("enabled", *(k for k in node if k != "enabled"))}
+    ordered = in_order([classes[name] for name in checked])
+    return dict(sorted(checked.items(), key=lambda item: ordered.index(classes[item[0]])))
+
+
+def _refuse_idle(name: str, nodes: Mapping[str, Node], overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key.startswith(f"tricks.{name}.") and key != f"tricks.{name}.enabled":
+            names = [*(n for n, node in nodes.items() if node.get("enabled")), name]
+            raise UserError(
+                f"{key} is set to {value}, but {name} is off. "
+                f"Switch it on with 'tricks=[{','.join(names)}]' or tricks.{name}.enabled=true."
+            )
+
+
+def _defaults(node: Node, target: type) -> Node:
+    """Give back the node of a trick that is off, as its class has it: equal runs, equal configs."""
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(target)
+        if field.init and field.default is not dataclasses.MISSING
+    } if dataclasses.is_dataclass(target) else {}
+    return {
+        key: (list(defaults[key]) if isinstance(defaults[key], tuple) else defaults[key])
+        if key in defaults
+        else value
+        for key, value in node.items()
+    }
+
+
+def _threads(given: int | Literal["auto"]) -> int:
+    return len(os.sched_getaffinity(0)) if given == "auto" else given

@@ -1,0 +1,99 @@
+"""Random crops, flips and cut-outs, drawn for each sample, done on whole batches."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from runner.errors import UserError
+
+
+class Draw(NamedTuple):
+    """What was drawn for a batch of N samples."""
+
+    offsets: Tensor
+    """[2, N]: the first row and column of the crop in the padded image."""
+    flips: Tensor
+    """[N], bool."""
+    centres: Tensor
+    """[2, N]: row and column of the centre of the cut-out."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to the training images; nothing by default.
+
+    Fields:
+        crop: Pixels of black padding on each side, from which an image of the old size is cut at
+            a random place; He et al., https://arxiv.org/abs/1512.03385, section 4.2, take 4.
+        flip: Whether to mirror left and right, with probability 1/2.
+        cutout: Side of a square, in pixels, that is blanked out around a random pixel, clipped at
+            the border; DeVries and Taylor, https://arxiv.org/abs/1708.04552.
+    """
+
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "cutout"):
+            if getattr(self, name) < 0:
+                raise UserError(
+                    f"data.augment.{name} must be >= 0 pixels, got {getattr(self, name)}. "
+                    "Use 0 for none."
+                )
+
+    def draw(self, images: Tensor, generator: torch.Generator) -> Draw:
+        """Draw for each of the images [N, C, H, W].
+
+        All is drawn, used or not: switching one change on does not move the draws of another.
+        """
+        count, _, height, width = images.shape
+
+        def below(bound: int) -> Tensor:
+            return torch.randint(bound, (count,), generator=generator, device=images.device)
+
+        offsets = torch.stack([below(2 * self.crop + 1), below(2 * self.crop + 1)])
+        flips = below(2).bool() if self.flip else below(2) < 0
+        return Draw(offsets, flips, torch.stack([below(height), below(width)]))
+
+
+def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) -> Tensor:
+    """Give back images [N, C, H, W] cut out of their black-padded selves, some of them mirrored.
+
+    Args:
+        images: [N, C, H, W].
+        padding: Pixels of padding on each side, in [0, ...).
+        offsets: [2, N], the first row and column of the crop, in [0, 2 * padding].
+        flips: [N], bool: which crops to mirror.
+    """
+    count, channels, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
+    columns = torch.where(flips[:, None], columns.flip(0), columns)
+    # one gather does both, from images laid out flat; the channels share the places (stride 0)
+    starts = (offsets[0, :, None] + rows) * padded.shape[3]
+    places = starts[:, :, None] + (offsets[1, :, None] + columns)[:, None, :]
+    places = places.view(count, 1, -1).expand(-1, channels, -1)
+    return padded.flatten(2).gather(2, places).view(images.shape)
+
+
+def cut_out_(inputs: Tensor, side: int, centres: Tensor) -> None:
+    """Set a square of each of the inputs [N, C, H, W] to 0, in place: the mean, once normalised.
+
+    Differs from the authors' code for an odd side, which there loses a pixel.
+
+    Args:
+        inputs: [N, C, H, W].
+        side: Side of the square, pixels. It covers rows [r - side // 2, r - side // 2 + side).
+        centres: [2, N], its row r and column; what lies outside of the image is lost.
+    """
+
+    def covered(centre: Tensor, size: int) -> Tensor:
+        place = torch.arange(size, device=inputs.device) - (centre[:, None] - side // 2)
+        return (place >= 0) & (place < side)
+
+    rows, columns = (covered(c, s) for c, s in zip(centres, inputs.shape[2:], strict=True))
+    inputs.masked_fill_(rows[:, None, :, None] & columns[:, None, None, :], 0.0)

@@ -1,0 +1,88 @@
+"""Batches of a split: shuffled, augmented and normalised on the device, from seed and place alone.
+
+Batch k of epoch e is a pure function of (seed, e, k): a run that goes on in the middle of an epoch
+sees what one never stopped would have seen, and there is no state to save.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from runner.data.augmentation import Augmentation, crop_and_flip, cut_out_
+from runner.data.source import Split
+from tricks import Batch, derive_seed
+
+
+class Batches:
+    """The batches of a split, on its device; the last one may be smaller.
+
+    Args:
+        split: The samples.
+        batch_size: Samples in a batch.
+        mean: [C], of the pixels / 255.
+        std: [C], of the pixels / 255.
+        augmentation: What to do to the images; None for nothing.
+        seed: What order and augmentation depend on.
+        shuffle: Whether each epoch has a random order of its own, or all that of the split.
+        memory_format: In which the inputs lie.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        mean: Tensor,
+        std: Tensor,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        shuffle: bool = False,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self.split = split
+        self.batch_size = batch_size
+        self.augmentation = augmentation or Augmentation()
+        self.seed = seed
+        self.shuffle = shuffle
+        self.memory_format = memory_format
+        # (x / 255 - mean) / std = x * scale + shift
+        per_channel = std.double().view(1, -1, 1, 1).to(split.images.device)
+        self._scale = (1 / (255 * per_channel)).float()
+        self._shift = (-mean.view(1, -1, 1, 1).to(per_channel) / per_channel).float()
+
+    def __len__(self) -> int:
+        return -(-len(self.split.labels) // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Run through the batches of an epoch, from batch `start` on."""
+        order = self._order(epoch)
+        for index in range(start, len(self)):
+            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+            # index_select: ten times as fast as images[chosen] on a CPU
+            images = self.split.images.index_select(0, chosen)
+            inputs = self._inputs(images, derive_seed(self.seed, "augmentation", epoch, index))
+            yield Batch(inputs, self.split.labels.index_select(0, chosen))
+
+    def _order(self, epoch: int) -> Tensor:
+        count, device = len(self.split.labels), self.split.labels.device
+        if not self.shuffle:
+            return torch.arange(count, device=device)
+        generator = torch.Generator(device).manual_seed(derive_seed(self.seed, "order", epoch))
+        return torch.randperm(count, generator=generator, device=device)
+
+    def _inputs(self, images: Tensor, seed: int) -> Tensor:
+        """Augment and normalise: [n, C, H, W], uint8 to float32."""
+        if self.augmentation == Augmentation():
+            return self._normalised(images)
+        augmentation, generator = self.augmentation, torch.Generator(images.device)
+        draw = augmentation.draw(images, generator.manual_seed(seed))
+        if augmentation.crop or augmentation.flip:
+            images = crop_and_flip(images, augmentation.crop, draw.offsets, draw.flips)
+        inputs = self._normalised(images)
+        if augmentation.cutout:
+            cut_out_(inputs, augmentation.cutout, draw.centres)
+        return inputs
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        inputs = images.to(torch.float32, memory_format=self.memory_format)
+        return inputs.mul_(self._scale).add_(self._shift)

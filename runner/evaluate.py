@@ -1,0 +1,89 @@
+"""What a model can do: accuracy, loss, and how steady its answers are under small shifts.
+
+No trick acts here: the loss is the plain cross-entropy with the class ids.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from runner.data import Batches
+from tricks import derive_seed
+
+
+class Evaluation(NamedTuple):
+    """The answers of a model on one split."""
+
+    loss: float
+    """Mean cross-entropy, nats."""
+    correct: Tensor
+    """[N] bool, in the order of the split."""
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers."""
+        return self.correct.double().mean().item()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
+    """Evaluate a model in evaluation mode, and leave it in training mode.
+
+    Args:
+        model: The model.
+        batches: Batches in the order of their split.
+    """
+    model.eval()
+    losses, correct = [], []
+    for inputs, targets in batches.epoch(0):
+        outputs = model(inputs).float()
+        losses.append(F.cross_entropy(outputs, targets, reduction="none"))
+        correct.append(outputs.argmax(1) == targets)
+    model.train()
+    return Evaluation(torch.cat(losses).double().mean().item(), torch.cat(correct).cpu())
+
+
+@torch.no_grad()
+def shift_consistency(model: nn.Module, batches: Batches, seed: int) -> float:
+    """Give back how often two random shifts of an image get the same answer, right or wrong.
+
+    Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019,
+    https://arxiv.org/abs/1904.11486, section 4: E[1{argmax f(shift_a x) = argmax f(shift_b x)}].
+    Each image is shifted by up to an eighth of its side in each direction. The shifts are
+    circular, as usual on CIFAR: no content is made up, none but the wrapped edge moves elsewhere.
+
+    Args:
+        model: The model.
+        batches: Batches in the order of their split.
+        seed: What the shifts depend on.
+    """
+    model.eval()
+    agree, total = 0, 0
+    for index, (inputs, _) in enumerate(batches.epoch(0)):
+        generator = torch.Generator(inputs.device)
+        generator.manual_seed(derive_seed(seed, "shifts", index))
+        one, other = (model(_shift(inputs, generator)).argmax(1) for _ in range(2))
+        agree += int((one == other).sum())
+        total += len(inputs)
+    model.train()
+    return agree / total
+
+
+def _shift(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Roll each image [C, H, W] of a batch by a random offset of its own."""
+    count, _, height, width = images.shape
+    rows, columns = (_rolled(count, size, generator) for size in (height, width))
+    sample = torch.arange(count, device=images.device)[:, None, None]
+    # indices about a slice put the channels last
+    shifted = images[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return torch.empty_like(images).copy_(shifted)  # in the memory format of the images
+
+
+def _rolled(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Indices [count, size] that shift by up to an eighth of the size, circularly."""
+    most = max(1, size // 8)
+    device = generator.device
+    offset = torch.randint(-most, most + 1, (count, 1), generator=generator, device=device)
+    return (torch.arange(size, device=device) + offset) % size

@@ -1,0 +1,73 @@
+"""Hydra's and OmegaConf's complaints about a command line, each as one line with the remedy."""
+
+import re
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.compose import CONF
+from runner.errors import UserError
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Write ` Did you mean X?` where something known is near, else nothing."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def explain(error: Exception) -> str | None:
+    """Give back one line about a mistake in the configuration; None if the error is no such thing."""
+    for link in _causes(error):
+        if isinstance(link, UserError):
+            return str(link)
+    if "Config group override must be" in str(error):
+        return "A group must be given one of its options, got none. Write GROUP=OPTION."
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    text = "\n".join(str(link) for link in (error, error.__cause__) if link and str(link))
+    for pattern, answer in (
+        (r"Could not override '([^']+)'", _unknown_key),
+        (r"Could not (?:find|load) '([^']+)/([^'/]+)'", _unknown_option),
+    ):
+        if match := re.search(pattern, text):
+            return answer(match, text)
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} must be given: {match[1]}=VALUE."
+    return " ".join(text.split())
+
+
+def _unknown_key(match: re.Match[str], text: str) -> str:
+    key = match[1]
+    return f"{key} is not a setting.{did_you_mean(key, _known_keys())} See python -m runner --cfg job."
+
+
+def _unknown_option(match: re.Match[str], text: str) -> str:
+    group, option = match[1], match[2]
+    options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    listed = f" There are: {', '.join(options)}." if options else " " + " ".join(text.split())
+    return f"{group}={option} is not an option.{did_you_mean(option, options)}{listed}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Run through an error and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _known_keys() -> list[str]:
+    """The dotted keys of the default config, nodes included."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config")
+    keys = [str(key) for key in config]
+    for key in keys:  # grows as it goes
+        if OmegaConf.is_config(node := OmegaConf.select(config, key, throw_on_resolution_failure=False)):
+            keys += [f"{key}.{name}" for name in node] if OmegaConf.is_dict(node) else []
+    return [*keys, "experiment"]

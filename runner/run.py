@@ -1,0 +1,263 @@
+"""One run, from its config to its result; a run knows nothing of the sweep that it is part of."""
+
+import os
+import platform
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from runner import checkpoint
+from runner.build import Bench, build
+from runner.compose import flatten
+from runner.config import Settings, check
+from runner.errors import UserError
+from runner.evaluate import evaluate, shift_consistency
+from runner.files import read_json, write_atomically, write_json, write_text
+from runner.fingerprint import digest_tensors, fingerprint
+from runner.log import METRICS, RunLog
+from runner.train import Diverged
+
+CONFIG, RESULT, STATUS, MACHINE = "config.yaml", "result.json", "status.json", "run.json"
+CORRECT = "correct.npy"  # [N] bool: which test samples were answered right
+
+
+def run(cfg: DictConfig) -> float:
+    """Do the run that a config describes, or go on with it, or tell its result if it is done.
+
+    Returns:
+        The accuracy on the validation split, for a sweep that searches; on the test set where
+        there is no validation split.
+
+    Raises:
+        UserError: If the config is wrong, the folder belongs to another run, or it diverged.
+    """
+    hydra = HydraConfig.get()
+    folder, sweep = Path(hydra.runtime.output_dir), hydra.mode is RunMode.MULTIRUN
+    try:
+        settings = check(cfg, hydra.overrides.task)
+        result = None if settings.again else finished(folder, settings)
+        if result is None:
+            result = attempt(folder, settings, build(settings), quiet=sweep)
+    except UserError as error:
+        _remove_empty(folder)
+        if sweep:  # Hydra shows the first error of a sweep alone, and at its end
+            print(f"{label(folder)}: {error}", flush=True)
+        raise
+    print(f"{label(folder)}  {summary(result)}", flush=True)
+    return float(result.get("validation/accuracy", result["test/accuracy"]))
+
+
+def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
+    """Give back the result of a finished run; None for a new or a stopped one.
+
+    Raises:
+        UserError: If the folder holds a run with another config.
+    """
+    if not (folder / CONFIG).exists():
+        return None
+    saved = dict(flatten(OmegaConf.to_container(OmegaConf.load(folder / CONFIG))))
+    ours = dict(flatten(settings.to_dict()))
+    if differing := [key for key in {**saved, **ours} if saved.get(key) != ours.get(key)]:
+        listed = ", ".join(f"{k} is {saved.get(k)}, not {ours.get(k)}" for k in differing[:5])
+        raise UserError(
+            f"{label(folder)} must be a run of this config, got one where {listed}. "
+            "Give this one a name of its own (name=NAME), or do it over with again=true."
+        )
+    return read_json(folder / RESULT)
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Write a result in half a line."""
+    words = [
+        f"test accuracy {100 * result['test/accuracy']:.2f} %",
+        f"loss {result['test/loss']:.4f}",
+        f"shift consistency {100 * result['test/shift_consistency']:.2f} %",
+    ]
+    if result["inactive"]:
+        words.append(f"INACTIVE, changed nothing: {', '.join(result['inactive'])}")
+    return "  ".join(words)
+
+
+def label(folder: Path) -> str:
+    """Write a run's folder as short as it can be told: from here, if it lies below."""
+    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict[str, Any]:
+    """Take hold of the folder, and go from what is there to the result.
+
+    Args:
+        folder: The folder of the run; it exists.
+        settings: The config.
+        bench: What `build` made of it.
+        quiet: Whether to leave the progress to others, as in a sweep.
+
+    Raises:
+        UserError: If another process holds the folder, or the run diverged.
+    """
+    with _owned(folder):
+        if settings.again:
+            _clear(folder)
+        state = checkpoint.load(folder, bench.training.device)
+        if state is not None:
+            bench.training.load_state_dict(state["training"])
+        write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings.to_dict())))
+        write_json(folder / MACHINE, fingerprint(settings, bench.training.device))
+        with _status(folder), RunLog(folder, bench.training.updates) as log:
+            _train(folder, settings, bench, log, quiet)
+            result, correct = _result(bench, settings)
+            log.scalars(bench.training.updates, {k: v for k, v in result.items() if "/" in k})
+            write_atomically(folder / CORRECT, lambda file: np.save(file, correct))
+            write_json(folder / RESULT, result)
+    return result
+
+
+def _train(folder: Path, settings: Settings, bench: Bench, log: RunLog, quiet: bool) -> None:
+    """Train the epochs that are left; each ends in a checkpoint."""
+    training, done = bench.training, bench.training.updates // len(bench.batches)
+    seconds, images, began = 0.0, 0, time.perf_counter()
+    for epoch in range(done, settings.epochs):
+        seconds += _epoch(bench, epoch, quiet)
+        images += len(bench.data.train.labels)
+        if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == settings.epochs:
+            speed = {"time/seconds": seconds, "time/images_per_second": images / seconds}
+            numbers = {**training.recent.take(), **_validate(bench), **speed}
+            log.write(epoch + 1, training.updates, numbers)
+            seconds, images = 0.0, 0
+            if not quiet:
+                left = (time.perf_counter() - began) / (epoch + 1 - done) * (settings.epochs - epoch - 1)
+                print(_progress(epoch + 1, settings.epochs, numbers, left), flush=True)
+        checkpoint.save(folder, {"training": training.state_dict()})
+
+
+def _epoch(bench: Bench, epoch: int, quiet: bool) -> float:
+    """Train for one epoch; give back the seconds that it took."""
+    start = time.perf_counter()
+    shown = None if not quiet else True  # None: shown on a terminal alone
+    with tqdm(total=len(bench.batches), disable=shown, leave=False, unit="update") as bar:
+        for batch in bench.batches.epoch(epoch):
+            bench.training.step(batch)
+            bar.update()
+    if bench.training.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _validate(bench: Bench) -> dict[str, float]:
+    if len(bench.data.validation.labels) == 0:
+        return {}
+    with bench.training.autocast():
+        found = evaluate(bench.training.model, bench.validation)
+    return {"validation/accuracy": found.accuracy, "validation/loss": found.loss}
+
+
+def _progress(epoch: int, epochs: int, numbers: dict[str, float], left: float) -> str:
+    words = [f"epoch {epoch}/{epochs}", f"loss {numbers['train/loss']:.4f}"]
+    if "validation/accuracy" in numbers:
+        words.append(f"accuracy {100 * numbers['validation/accuracy']:.2f} %")
+    words.append(f"lr {numbers['train/learning_rate']:.4f}")
+    words.append(f"{numbers['time/images_per_second']:,.0f} images/s")
+    return "  ".join([*words, f"{int(left) // 60}:{int(left) % 60:02d} left"])
+
+
+def _result(bench: Bench, settings: Settings) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+    """Touch the test set, this once. No time is in the result: the same run gives the same bits."""
+    training = bench.training
+    with training.autocast():
+        found = evaluate(training.model, bench.test)
+        consistency = shift_consistency(training.model, bench.test, settings.seed)
+    reported = training.whole.means()
+    inactive = [
+        name
+        for name, trick in zip(training.trick.names, training.trick, strict=True)
+        if trick.activity and reported.get(f"tricks/{name}/{trick.activity}") == 0
+    ]
+    result = {
+        "test/accuracy": found.accuracy,
+        "test/loss": found.loss,
+        "test/shift_consistency": consistency,
+        **_validate(bench),
+        **reported,
+        "inactive": inactive,
+        "updates": training.updates,
+        "skipped": training.skipped,
+        "weights": digest_tensors(training.model.state_dict()),
+    }
+    return result, found.correct.numpy()
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Hold the folder; the lock dies with its owner."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        status = read_json(folder / STATUS) or {}
+        raise UserError(
+            f"{label(folder)} must be free, got held by process {status.get('process')} on "
+            f"{status.get('host')}. Wait for it, or stop it."
+        ) from None
+    with lock:
+        lock.release()  # `with` counts a second hold
+        yield
+
+
+@contextmanager
+def _status(folder: Path) -> Iterator[None]:
+    """Keep status.json true to what happens within."""
+    before = read_json(folder / STATUS) or {}
+    entry = {
+        "attempts": before.get("attempts", 0) + 1,
+        "process": os.getpid(),
+        "host": platform.node(),
+    }
+    start = time.time()
+
+    def write(status: str, error: str | None = None) -> None:
+        seconds = before.get("seconds", 0.0) + time.time() - start
+        write_json(folder / STATUS, {"status": status, **entry, "seconds": seconds, "error": error})
+
+    write("running")
+    try:
+        yield
+    except Diverged as error:
+        write("diverged", str(error))
+        raise UserError(
+            f"{label(folder)} diverged: {error}. Lower optimizer.lr, clip the gradients with "
+            "'tricks=[clipping]', or leave such updates out with not_finite=skip."
+        ) from error
+    except KeyboardInterrupt:
+        write("stopped")
+        print(f"\n{label(folder)} stopped; the same command goes on from its last epoch.")
+        raise
+    except BaseException:
+        write("failed", traceback.format_exc())
+        raise
+    write("done")
+
+
+def _clear(folder: Path) -> None:
+    """Remove a run's own files, and nothing else."""
+    own = (CONFIG, RESULT, STATUS, MACHINE, CORRECT, METRICS, checkpoint.LAST, checkpoint.BEFORE)
+    for path in (*(folder / name for name in own), *folder.glob("events.out.tfevents.*")):
+        path.unlink(missing_ok=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Take back the folders that Hydra made before the config was checked."""
+    with suppress(OSError):
+        for path in (folder, folder.parent, folder.parent.parent):
+            path.rmdir()

@@ -1,0 +1,211 @@
+"""The training loop: `Training.step` is the whole update, in its order, on one screen."""
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from tricks import Batch, Chain, Trick, derive_seed
+
+
+class Diverged(ArithmeticError):
+    """The loss or a gradient is not finite; the weights were not touched."""
+
+
+class Averages:
+    """Running means of named numbers since they were last taken."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, numbers: dict[str, float]) -> None:
+        """Take in one update's numbers."""
+        for name, number in numbers.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(number)
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """Give back the means."""
+        return {name: self.sums[name] / self.counts[name] for name in self.sums}
+
+    def take(self) -> dict[str, float]:
+        """Give back the means, and begin anew."""
+        means = self.means()
+        self.sums, self.counts = {}, {}
+        return means
+
+
+class Training:
+    """A model in training: everything that an update reads and writes.
+
+    Args:
+        model: The model, in training mode, as the tricks gave it back.
+        optimizer: Its optimizer, as the tricks gave it back.
+        trick: The tricks that are on; the empty chain for none.
+        factor: The scheduler: the number of updates done to a factor on the base learning rate.
+        updates_per_epoch: Updates in one pass over the training set.
+        micro_batch_size: Samples passed at once; None for all of an update.
+        precision: The type that convolutions and products are computed in.
+        not_finite: What to do when the loss or a gradient is not finite: `error` ends the
+            training before the weights are touched, `skip` leaves the update out and counts it.
+            A float16 scaler's overflow is always skipped: it is how the scale is found.
+        seed: What the random numbers of the tricks depend on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        trick: Chain,
+        factor: Callable[[int], float],
+        updates_per_epoch: int,
+        *,
+        micro_batch_size: int | None = None,
+        precision: Literal["float32", "bfloat16", "float16"] = "float32",
+        not_finite: Literal["error", "skip"] = "error",
+        seed: int = 0,
+    ) -> None:
+        self.model, self.optimizer, self.trick = model, optimizer, trick
+        self.factor, self.updates_per_epoch = factor, updates_per_epoch
+        self.micro_batch_size, self.not_finite, self.seed = micro_batch_size, not_finite, seed
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.device = self.parameters[0].device
+        self.dtype: torch.dtype = getattr(torch, precision)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
+        self.changes_gradients = any(type(t).gradients is not Trick.gradients for t in trick)
+        self.updates = self.skipped = 0
+        self.recent, self.whole = Averages(), Averages()
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+
+    def epoch(self, batches: Iterable[Batch]) -> None:
+        """Train on one pass of batches."""
+        for batch in batches:
+            self.step(batch)
+
+    def step(self, batch: Batch) -> None:
+        """Make one update.
+
+        Raises:
+            Diverged: If the loss or a gradient is not finite, and that is an error.
+        """
+        rate = self._set_learning_rate()
+        self.optimizer.zero_grad()
+        loss = objective = torch.zeros((), device=self.device)
+        for index, (micro, share) in enumerate(self._micro_batches(batch)):
+            micro = self.trick.batch(micro, self._generator(index))
+            with self.autocast():
+                outputs = self.model(micro.inputs)
+            losses = F.cross_entropy(outputs.float(), micro.targets, reduction="none")
+            mean = self.trick.loss(losses).mean() * share
+            self.scaler.scale(mean).backward()
+            loss = loss + losses.detach().mean() * share
+            objective = objective + mean.detach()
+        self.scaler.unscale_(self.optimizer)
+        norm = norm_after = self._gradient_norm()
+        if not math.isfinite(norm):
+            self._skip_or_raise(loss, norm)
+            return
+        self.trick.gradients(self.model, self.optimizer, objective)
+        if self.changes_gradients:
+            norm_after = self._gradient_norm()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.trick.weights(self.model)
+        self.updates += 1
+        self._observe(
+            {
+                "train/loss": loss.item(),
+                "train/transformed_loss": self.trick.objective(objective).item(),
+                "train/gradient_norm": norm,
+                "train/gradient_norm_after": norm_after,
+                "train/learning_rate": rate,
+            }
+        )
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Give back the context in which the model computes in its precision."""
+        mixed = self.dtype is not torch.float32
+        return torch.autocast(self.device.type, self.dtype, enabled=mixed)
+
+    def _set_learning_rate(self) -> float:
+        factor = self.trick.schedule(
+            self.factor(self.updates), self.updates, self.updates_per_epoch
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _micro_batches(self, batch: Batch) -> Iterable[tuple[Batch, float]]:
+        """Cut a batch; each part comes with its share of the samples."""
+        total = len(batch.targets)
+        size = self.micro_batch_size or total
+        for inputs, targets in zip(batch.inputs.split(size), batch.targets.split(size), strict=True):
+            yield Batch(inputs, targets), len(targets) / total
+
+    def _generator(self, micro: int) -> torch.Generator:
+        generator = torch.Generator(self.device)
+        return generator.manual_seed(derive_seed(self.seed, "tricks", self.updates, micro))
+
+    def _gradient_norm(self) -> float:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        return nn.utils.get_total_norm(gradients).item()
+
+    def _skip_or_raise(self, loss: Tensor, norm: float) -> None:
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)  # finds the overflow, and leaves the weights alone
+            self.scaler.update()
+        elif self.not_finite == "error":
+            what = "the loss" if not loss.isfinite() else "a gradient"
+            value = loss.item() if not loss.isfinite() else norm
+            raise Diverged(f"{what} is not finite ({value}) at update {self.updates}")
+        self.skipped += 1
+        self.updates += 1
+
+    def _observe(self, numbers: dict[str, float]) -> None:
+        reported = {f"tricks/{name}": value for name, value in self.trick.report().items()}
+        self.recent.add({**numbers, **reported})
+        self.whole.add(reported)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give back all that the next update depends on, in tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "tricks": self.trick.state_dict(),
+            "updates": self.updates,
+            "skipped": self.skipped,
+            "averages": [vars(self.recent), vars(self.whole)],
+            "random": _random_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.trick.load_state_dict(state["tricks"])
+        self.updates, self.skipped = state["updates"], state["skipped"]
+        for averages, saved in zip((self.recent, self.whole), state["averages"], strict=True):
+            vars(averages).update(saved)
+        _set_random_state(state["random"])
+
+
+def _random_state() -> list[Tensor]:
+    """The global generators: no trick draws from them, but a model with dropout does."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def _set_random_state(states: list[Tensor]) -> None:
+    cpu, *cuda = states
+    torch.set_rng_state(cpu.cpu())
+    if cuda:
+        torch.cuda.set_rng_state_all([state.cpu() for state in cuda])

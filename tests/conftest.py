@@ -1,0 +1,49 @@
+"""What the tests share: composing a config as the command line does, and doing a run of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from runner.build import build
+from runner.compose import CONF, register
+from runner.config import Settings, check
+from runner.run import attempt
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _registered() -> None:
+    register()
+
+
+def composed(*overrides: str) -> DictConfig:
+    """Compose the config of one run; Hydra's own node is set aside, as for a job."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def settings(*overrides: str) -> Settings:
+    """Compose and check the config of one run."""
+    return check(composed("threads=1", *overrides), overrides)
+
+
+@pytest.fixture
+def do(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Do a run in a folder of its own, or in a named one; give back its result."""
+
+    def do(*overrides: str, folder: str = "run") -> dict[str, Any]:
+        place = tmp_path / folder
+        place.mkdir(exist_ok=True)
+        given = settings(*overrides)
+        return attempt(place, given, build(given), quiet=True)
+
+    return do

@@ -1,0 +1,96 @@
+"""The strict check: whatever is unknown, mistyped, out of range or without effect is one line."""
+
+import pytest
+from omegaconf import open_dict
+
+from runner.config import check
+from runner.errors import UserError
+from tests.conftest import composed, settings
+
+REFUSED = {
+    "+epoch=3": r"^epoch is not a setting\. Did you mean epochs\?",
+    "+tricks.clipping.max_nrm=1.0": r"^tricks\.clipping\.max_nrm is not a parameter of tricks\.Clipping\. Did you mean max_norm\?",
+    "+tricks.clipin={enabled:true}": r"^tricks\.clipin\._target_ must be",
+    "+model.dept=8": r"^model\.dept is not a parameter of runner\.models\.cifar_resnet\. Did you mean depth\?",
+    "+optimizer.nesterof=true": r"^optimizer\.nesterof is not a parameter of torch\.optim\.SGD\. Did you mean nesterov\?",
+    "+data.augment.crup=1": r"^data\.augment\.crup is not a setting\.",
+    "+scheduler.unit=epoch": r"^scheduler\.unit is not a parameter of runner\.schedulers\.Cosine",
+    "seed=abc": r"^seed must be .*integer, got \"abc\"",
+    "seed=-1": r"^seed must be >= 0, got -1",
+    "epochs=0": r"^epochs must be >= 1, got 0",
+    "epochs=2.5": r"^epochs must be a whole number, got 2.5",
+    "epochs=true": r"^epochs must be a whole number, got true",
+    "channels_last=3": r"^channels_last must be true or false, got 3",
+    "precision=float8": r"^precision must be float32, bfloat16 or float16, got \"float8\"",
+    "threads=many": r"^threads must be a whole number or auto, got \"many\"",
+    "data.validation=1.0": r"^data\.validation must be < 1, got 1.0",
+    "data.augment.flip=maybe": r"^data\.augment\.flip must be boolean, got \"maybe\"",
+    "optimizer.lr=fast": r"^optimizer\.lr must be .*number.*, got \"fast\"",
+    "model.depth=twenty": r"^model\.depth must be .*integer, got \"twenty\"",
+    "optimizer._target_=os.system": r"^optimizer\._target_ must be of torch\.optim, got os\.system\. If you trust it, set BISCUITS_ALLOW=os\.system",
+    "optimizer._target_=torch.optim.SDG": r"names SDG, which torch\.optim does not offer\. Did you mean SGD\?",
+    "optimizer._target_=torch.optim.lr_scheduler": r"names lr_scheduler, which torch\.optim does not offer",
+    "model._target_=runner.models.load_weights": r"names load_weights, which runner\.models does not offer",
+    "tricks.clipping._target_=torch.load": r"^tricks\.clipping\._target_ must be of tricks, got torch\.load",
+    "tricks.clipping._target_=tricks.Chain": r"names Chain, which tricks does not offer",
+    "tricks.clipping.enabled=1": r"^tricks\.clipping\.enabled must be true or false, got 1",
+    "tricks.flooding.level=0.1": r"^tricks\.flooding\.level is set to 0\.1, but flooding is off\. Switch it on with 'tricks=\[flooding\]' or tricks\.flooding\.enabled=true\.",
+    "data=image_folder": r"^data\.root must be given: data\.root=VALUE\.",
+}
+
+
+@pytest.mark.parametrize(("override", "message"), REFUSED.items())
+def test_a_mistake_is_refused_in_one_line(override, message):
+    with pytest.raises(UserError, match=message) as caught:
+        settings(override)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parameter_of_the_wrong_type_is_refused_when_its_trick_is_on():
+    with pytest.raises(UserError, match=r"^tricks\.clipping\.max_norm must be .*number.*, got \"big\""):
+        settings("tricks=[clipping]", "tricks.clipping.max_norm=big")
+
+
+def test_a_whole_number_passes_for_a_float_and_infinity_is_a_number():
+    given = settings("tricks=[clipping]", "tricks.clipping.max_norm=2")
+    assert given.tricks["clipping"]["max_norm"] == 2
+    given = settings("tricks=[clipping]", "tricks.clipping.max_norm=inf")
+    assert given.tricks["clipping"]["max_norm"] == float("inf")
+
+
+def test_a_trick_that_is_off_goes_back_to_its_defaults_so_that_equal_runs_have_equal_configs():
+    cfg = composed("threads=1")
+    with open_dict(cfg):
+        cfg.tricks.flooding.level = 0.3  # as from an experiment file
+    assert check(cfg) == settings()
+
+
+def test_a_parameter_may_be_set_along_with_its_trick():
+    given = settings("tricks=[flooding]", "tricks.flooding.level=0.1")
+    assert given.tricks["flooding"] == {
+        "enabled": True, "_target_": "tricks.Flooding", "level": 0.1, "per_sample": False,
+    }
+
+
+def test_the_tricks_stand_in_one_order_that_satisfies_them_however_they_are_named():
+    orders = {
+        tuple(settings(f"tricks=[{names}]").tricks)
+        for names in ("", "clipping,centralization,flooding", "flooding,clipping,centralization")
+    }
+    assert len(orders) == 1
+    (order,) = orders
+    assert order.index("flooding") < order.index("centralization") < order.index("clipping")
+
+
+def test_threads_and_defaults_are_written_out():
+    assert settings("threads=3").threads == 3
+    assert check(composed()).threads >= 1
+
+
+def test_only_the_environment_widens_the_allow_list(monkeypatch):
+    override = "optimizer._target_=torch.optim.lr_scheduler.StepLR"
+    monkeypatch.setenv("BISCUITS_ALLOW", "collections.OrderedDict, fractions.Fraction")
+    with pytest.raises(UserError, match=r"must be of torch\.optim"):
+        settings(override)
+    with pytest.raises(UserError, match=r"^model\.depth is not a parameter of fractions\.Fraction"):
+        settings("model._target_=fractions.Fraction")  # allowed, and its signature is read

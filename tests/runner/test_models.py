@@ -1,0 +1,298 @@
+"""The networks have their papers' shapes, and weights are loaded whole or not at all."""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch import nn
+
+from runner import models
+from runner.errors import UserError
+from runner.models import (
+    cifar_resnet,
+    load_weights,
+    resnet18_cifar,
+    timm_model,
+    torchvision_model,
+)
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
+SHORTCUTS = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+"""Parameters of option B's two shortcuts at width 16."""
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("depth", "option_a"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018)]
+)
+def test_the_cifar_resnets_have_the_papers_parameters_and_two_projections(depth, option_a):
+    assert count(cifar_resnet(depth=depth, channels=3, classes=10)) == option_a + SHORTCUTS
+
+
+def test_the_parameters_of_resnet20_are_those_counted_by_hand():
+    def block(a, b):
+        return 9 * a * b + 2 * b + 9 * b * b + 2 * b
+
+    stem, head = 9 * 3 * 16 + 2 * 16, 64 * 10 + 10
+    stages = (
+        3 * block(16, 16) + block(16, 32) + 2 * block(32, 32) + block(32, 64) + 2 * block(64, 64)
+    )
+    assert count(cifar_resnet(depth=20, channels=3, classes=10)) == stem + stages + SHORTCUTS + head
+
+
+def test_resnet18_for_cifar_has_its_known_size():
+    assert count(resnet18_cifar(channels=3, classes=10)) == 11_173_962
+
+
+def test_resnet8_computes_what_he_et_al_write_down():
+    torch.manual_seed(0)
+    model = cifar_resnet(depth=8, width=5, channels=1, classes=3)
+    for buffer in model.buffers():
+        buffer.copy_(torch.rand_like(buffer.float()) + 0.5)  # statistics that show
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    w = model.eval().state_dict()
+
+    def norm(x, name):
+        keys = ("running_mean", "running_var", "weight", "bias")
+        return F.batch_norm(x, *(w[f"{name}.{key}"] for key in keys))
+
+    x = image = torch.randn(2, 1, 8, 8)
+    x = norm(F.conv2d(x, w["conv.weight"], padding=1), "norm").relu()
+    for stage, stride in (("stage1.0", 1), ("stage2.0", 2), ("stage3.0", 2)):
+        y = F.conv2d(x, w[f"{stage}.conv1.weight"], stride=stride, padding=1)
+        y = norm(y, f"{stage}.norm1").relu()
+        y = norm(F.conv2d(y, w[f"{stage}.conv2.weight"], padding=1), f"{stage}.norm2")
+        if stride == 2:
+            x = norm(F.conv2d(x, w[f"{stage}.shortcut.0.weight"], stride=2), f"{stage}.shortcut.1")
+        x = (x + y).relu()
+    logits = F.linear(x.mean((2, 3)), w["classifier.weight"], w["classifier.bias"])
+    torch.testing.assert_close(model(image), logits)
+
+
+def test_the_digits_end_at_two_by_two():
+    model, sizes = cifar_resnet(depth=14, channels=1, classes=10), []
+    for stage in (model.stage1, model.stage2, model.stage3):
+        stage.register_forward_hook(lambda _module, _inputs, y: sizes.append(tuple(y.shape[1:])))
+    model(torch.randn(2, 1, 8, 8))
+    assert sizes == [(16, 8, 8), (32, 4, 4), (64, 2, 2)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [8, 28, 32])
+@pytest.mark.parametrize("build", [partial(cifar_resnet, depth=8, width=4), resnet18_cifar])
+def test_small_images_of_one_or_three_channels_give_logits(build, channels, size):
+    logits = build(channels=channels, classes=7)(torch.randn(2, channels, size, size))
+    assert logits.shape == (2, 7)
+
+
+def test_convolutions_start_as_he_et_al_draw_them():
+    torch.manual_seed(0)
+    model = cifar_resnet(depth=20, width=32, channels=3, classes=10)
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    for module in convolutions:
+        fan_out = module.out_channels * module.kernel_size[0] ** 2
+        tolerance = 4 / (2 * module.weight.numel()) ** 0.5  # four standard errors of a deviation
+        assert module.weight.std() == pytest.approx((2 / fan_out) ** 0.5, rel=tolerance)
+        assert module.weight.abs().max() > 2.5 * module.weight.std()  # normal, not uniform
+    assert len(convolutions) == 1 + 18 + 2
+
+
+@pytest.mark.parametrize("build", [partial(cifar_resnet, depth=20), resnet18_cifar])
+def test_the_networks_can_be_traced(build):
+    model = build(channels=3, classes=10).eval()
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
+
+
+def test_each_relu_is_a_module_of_its_own():
+    graph = torch.fx.symbolic_trace(cifar_resnet(depth=20, channels=3, classes=10)).graph
+    called = [node.target for node in graph.nodes if "relu" in str(node.target)]
+    assert len(called) == len(set(called)) == 1 + 9 * 2
+
+
+@pytest.mark.parametrize("depth", [2, 7, 18, 21])
+def test_a_depth_that_no_network_has_is_refused(depth):
+    with pytest.raises(UserError, match=rf"model\.depth must be 6n \+ 2 .*got {depth}\. Take "):
+        cifar_resnet(depth=depth, channels=3, classes=10)
+
+
+def test_a_width_of_nothing_is_refused():
+    with pytest.raises(UserError, match=r"model\.width must be >= 1 .*got 0"):
+        cifar_resnet(depth=8, width=0, channels=3, classes=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("mobilenet_v3_small", 32),
+        ("squeezenet1_1", 32),
+        ("shufflenet_v2_x0_5", 32),
+        ("googlenet", 32),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_torchvision_models_give_logits_in_training_too(name, size, channels):
+    model = torchvision_model(name=name, channels=channels, classes=7).train()
+    assert model(torch.randn(2, channels, size, size)).shape == (2, 7)
+
+
+def test_inception_gives_logits_alone():
+    model = torchvision_model(name="inception_v3", channels=3, classes=7).train()
+    assert model(torch.randn(2, 3, 75, 75)).shape == (2, 7)
+
+
+def test_other_channels_keep_the_first_convolution_but_for_its_inputs():
+    torch.manual_seed(0)
+    usual, changed = (
+        torchvision_model(name="resnet18", channels=channels, classes=7) for channels in (3, 5)
+    )
+    assert str(changed.conv1) == str(usual.conv1).replace("(3,", "(5,", 1)
+    assert changed.conv1.weight.shape == (64, 5, 7, 7)
+    assert changed.conv1.weight.std() == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.03)
+    assert {n for n, _ in changed.named_parameters()} == {n for n, _ in usual.named_parameters()}
+
+
+def test_three_channels_leave_a_torchvision_model_as_it_is():
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    ours = torchvision_model(name="resnet18", channels=3, classes=7).state_dict()
+    torch.manual_seed(0)
+    theirs = resnet18(num_classes=7).state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_timm_models_take_the_channels_and_classes_of_the_data():
+    model = timm_model(name="resnet10t", channels=1, classes=7)
+    assert model(torch.randn(2, 1, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("build", [torchvision_model, timm_model])
+def test_an_unknown_name_is_refused_with_one_that_is_near(build):
+    with pytest.raises(UserError, match=r"got resnet81\. Did you mean resnet\d+\? List them with"):
+        build(name="resnet81", channels=3, classes=10)
+
+
+def test_a_detector_is_no_classification_model():
+    with pytest.raises(UserError, match=r"model of torchvision, got ssd300_vgg16\."):
+        torchvision_model(name="ssd300_vgg16", channels=3, classes=10)
+
+
+def test_without_timm_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)  # what an import without it finds
+    with pytest.raises(UserError, match=r"pip install 'biscuits-bench\[timm\]'"):
+        timm_model(name="resnet18", channels=3, classes=10)
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_model_of_the_config_is_built_from_its_keys(file):
+    node = OmegaConf.to_container(OmegaConf.load(file))
+    module, _, name = node.pop("_target_").rpartition(".")
+    assert (module, node.pop("weights")) == ("runner.models", None)
+    model = getattr(models, name)(**node, channels=1, classes=7)
+    assert model.eval()(torch.randn(1, 1, 32, 32)).shape == (1, 7)
+
+
+def small(**changes):
+    return cifar_resnet(**{"depth": 8, "width": 2, "channels": 1, "classes": 3, **changes})
+
+
+@pytest.mark.parametrize("pack", [lambda state: state, lambda state: {"model": state, "epoch": 3}])
+def test_weights_come_back_bit_for_bit_also_from_a_checkpoint(pack, tmp_path):
+    saved, model = small(), small()
+    torch.save(pack(saved.state_dict()), tmp_path / "weights.pt")
+    load_weights(model, str(tmp_path / "weights.pt"))
+    for key, value in saved.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+
+
+def test_what_does_not_fit_is_named_at_once_and_nothing_is_loaded(tmp_path):
+    state = small(classes=4).state_dict()
+    state["head.weight"] = state.pop("conv.weight")
+    torch.save(state, tmp_path / "weights.pt")
+    model = small()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(UserError) as refusal:
+        load_weights(model, str(tmp_path / "weights.pt"))
+    for part in (
+        "must fit the CifarResNet",
+        "missing: conv.weight;",
+        "surplus: head.weight;",
+        "of wrong shape: classifier.weight [4, 8] instead of [3, 8], classifier.bias [4]",
+    ):
+        assert part in str(refusal.value)
+    assert all(torch.equal(model.state_dict()[key], before[key]) for key in before)
+
+
+def test_a_surplus_key_alone_is_refused(tmp_path):
+    torch.save({**small().state_dict(), "ema.decay": torch.ones(())}, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=r": surplus: ema\.decay\. Choose"):
+        load_weights(small(), str(tmp_path / "weights.pt"))
+
+
+def test_a_long_list_of_keys_is_cut(tmp_path):
+    torch.save({}, tmp_path / "weights.pt")
+    keys = list(small().state_dict())
+    message = rf"missing: {', '.join(keys[:5])} and {len(keys) - 5} more\. "
+    with pytest.raises(UserError, match=message):
+        load_weights(small(), str(tmp_path / "weights.pt"))
+
+
+def test_a_value_that_is_no_tensor_is_of_wrong_shape(tmp_path):
+    torch.save({**small().state_dict(), "conv.weight": 1.0}, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=r"conv\.weight float instead of \[2, 1, 3, 3\]"):
+        load_weights(small(), str(tmp_path / "weights.pt"))
+
+
+class Payload:
+    """What a malicious checkpoint holds: unpickled, it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_would_run_code_is_refused_and_runs_none(zipped, tmp_path):
+    content = {**small().state_dict(), "payload": Payload(tmp_path / "harm")}
+    torch.save(content, tmp_path / "weights.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"must hold tensors alone, got .*weights\.pt.* any code"):
+        load_weights(small(), str(tmp_path / "weights.pt"))
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda _: b"", lambda _: b"hello"])
+def test_a_damaged_file_is_refused(damage, tmp_path):
+    file = tmp_path / "weights.pt"
+    torch.save(small().state_dict(), file)
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(
+        UserError, match=r"must be a whole file .*weights\.pt, which cannot be read"
+    ):
+        load_weights(small(), str(file))
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    torch.save([torch.ones(3)], tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=r"must hold a dictionary of tensors, got list in "):
+        load_weights(small(), str(tmp_path / "weights.pt"))
+
+
+@pytest.mark.parametrize("name", ["nowhere.pt", "."])
+def test_a_file_that_is_not_there_is_refused(name, tmp_path):
+    with pytest.raises(
+        UserError, match=r"model\.weights must be a file, got .*(No such|directory)"
+    ):
+        load_weights(small(), str(tmp_path / name))

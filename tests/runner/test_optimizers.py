@@ -1,0 +1,115 @@
+"""Norms and biases can be spared weight decay; every optimizer of the config is built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from runner.models import cifar_resnet
+from runner.optimizers import parameter_groups
+
+CONF = Path(__file__).parents[2] / "conf" / "optimizer"
+
+
+def exempt(model):
+    """The names of the parameters that do not decay."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, decay_norms_and_biases=False)
+    assert sorted(names[p] for group in groups for p in group["params"]) == sorted(names.values())
+    return [names[p] for group in groups if group.get("weight_decay") == 0 for p in group["params"]]
+
+
+def test_all_in_one_group_is_what_the_optimizer_would_get_from_the_model():
+    model = cifar_resnet(depth=8, width=2, channels=1, classes=3)
+    (group,) = parameter_groups(model, decay_norms_and_biases=True)
+    assert list(group) == ["params"]
+    assert all(a is b for a, b in zip(group["params"], model.parameters(), strict=True))
+
+
+def test_in_a_resnet_only_convolutions_and_the_classifiers_weight_decay():
+    model = cifar_resnet(depth=14, width=2, channels=1, classes=3)
+    decayed = [
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    all_names = [name for name, _ in model.named_parameters()]
+    assert exempt(model) == [name for name in all_names if name not in decayed]
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm1d(4),
+        nn.BatchNorm2d(4),
+        nn.BatchNorm3d(4),
+        nn.SyncBatchNorm(4),
+        nn.GroupNorm(2, 4),
+        nn.LayerNorm(4),
+        nn.RMSNorm(4),
+        nn.LayerNorm((4, 4, 4)),
+        nn.InstanceNorm2d(4, affine=True),
+    ],
+    ids=lambda norm: str(norm).split("(")[0],
+)
+def test_nothing_of_a_norm_decays(norm):
+    assert exempt(nn.Sequential(norm)) == [f"0.{name}" for name, _ in norm.named_parameters()]
+
+
+def test_biases_are_found_under_every_name_that_torch_has_for_them():
+    assert exempt(nn.MultiheadAttention(4, 2, add_bias_kv=True)) == [
+        "in_proj_bias",
+        "bias_k",
+        "bias_v",
+        "out_proj.bias",
+    ]
+    assert exempt(nn.LSTM(2, 3)) == ["bias_ih_l0", "bias_hh_l0"]
+
+
+def test_a_vector_that_is_no_bias_decays():
+    model = nn.Linear(3, 2)
+    model.unbiased_scale = nn.Parameter(torch.ones(2))
+    assert exempt(model) == ["bias"]
+
+
+def test_a_shared_parameter_comes_once():
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight, second.bias = first.weight, first.bias
+    groups = parameter_groups(nn.Sequential(first, second), decay_norms_and_biases=False)
+    assert [[p.shape for p in group["params"]] for group in groups] == [[(3, 3)], [(3,)]]
+
+
+def test_a_model_without_norms_and_biases_has_one_group():
+    (group,) = parameter_groups(nn.Linear(2, 2, bias=False), decay_norms_and_biases=False)
+    assert list(group) == ["params"]
+
+
+def test_with_no_gradient_the_weights_shrink_and_the_rest_stands_still():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    groups = parameter_groups(model, decay_norms_and_biases=False)
+    torch.optim.SGD(groups, lr=0.5, weight_decay=0.5).step()
+    for name, parameter in model.named_parameters():
+        kept = 0.75 if name == "0.weight" else 1.0
+        torch.testing.assert_close(parameter.detach(), kept * before[name], msg=name)
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("decay", [True, False])
+def test_every_optimizer_of_the_config_is_built_from_its_keys_and_steps(file, decay):
+    node = OmegaConf.to_container(OmegaConf.load(file))
+    module, _, name = node.pop("_target_").rpartition(".")
+    assert (module, node.pop("decay_norms_and_biases")) == ("torch.optim", True)
+    model = nn.Linear(2, 2)
+    before = model.weight.detach().clone()
+    optimizer = getattr(torch.optim, name)(parameter_groups(model, decay), **node)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == (
+        [node["weight_decay"]] if decay else [node["weight_decay"], 0.0]
+    )
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(model.weight, before)

@@ -1,0 +1,164 @@
+"""A run: its files, going on where it stood, doing it again, and never mixing with another."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from runner.errors import UserError
+from runner.log import read_metrics
+from runner.run import finished
+from tests.conftest import ROOT, settings
+
+SHORT = ("epochs=3", "batch_size=256", "model.width=4")
+PAGE = ("tricks=page", "epochs=4", "batch_size=256", "micro_batch_size=100", "data.augment.crop=1")
+
+
+def timeless(lines):
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+
+
+def test_a_run_writes_its_files_and_the_same_config_gives_the_same_bits(do, tmp_path):
+    result = do(*SHORT, "tricks=[clipping]")
+    again = do(*SHORT, "tricks=[clipping]", folder="again")
+    assert result == again
+    assert timeless(read_metrics(tmp_path / "run")) == timeless(read_metrics(tmp_path / "again"))
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {
+        "config.yaml", "run.json", "status.json", "metrics.jsonl", "result.json", "correct.npy",
+        "checkpoint.pt", "checkpoint.before.pt",
+    } <= names
+    assert do(*SHORT, "seed=1", folder="seed")["weights"] != result["weights"]
+
+    correct = np.load(tmp_path / "run" / "correct.npy")
+    assert correct.mean() == pytest.approx(result["test/accuracy"])
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "done"
+
+
+def test_tensorboard_shows_what_metrics_jsonl_holds(do, tmp_path):
+    do(*SHORT, "tricks=[flooding]", "tricks.flooding.level=2.0")
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
+    lines = read_metrics(tmp_path / "run")
+    assert len(lines) == 3
+    for key in ("train/loss", "validation/accuracy", "tricks/flooding/flooded_share", "time/seconds"):
+        shown = [(event.step, event.value) for event in events.Scalars(key)]
+        assert shown == [(line["update"], pytest.approx(line[key])) for line in lines], key
+    assert len(events.Scalars("test/shift_consistency")) == 1
+    assert lines[-1]["train/transformed_loss"] > lines[-1]["train/loss"]
+
+
+def kill_after_epoch(process, folder, epoch):
+    """Wait until an epoch is logged, and kill the process in the middle of the next."""
+    deadline = time.monotonic() + 120
+    while len(read_metrics(folder)) < epoch:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_a_run_killed_in_its_middle_ends_with_the_bits_of_one_that_never_was(tmp_path):
+    # batches so small that an epoch takes seconds, to be killed within
+    overrides = [*PAGE[:2], "batch_size=32", "micro_batch_size=20", "data.augment.crop=1", "threads=1"]
+    command = [sys.executable, "-m", "runner", *overrides]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def start(name):
+        return subprocess.Popen(
+            [*command, f"name={name}"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
+        )
+
+    straight = start("straight")
+    killed = start("killed")
+    (tmp_path / "outputs").mkdir(exist_ok=True)
+    runs = tmp_path / "outputs"
+    time.sleep(3)
+    variant = next(iter((runs / "killed").iterdir())).name
+    places = {name: runs / name / variant / "seed=0" for name in ("straight", "killed")}
+    kill_after_epoch(killed, places["killed"], 2)
+    assert not (places["killed"] / "result.json").exists()
+    assert start("killed").wait() == 0
+    assert straight.wait() == 0
+
+    one, other = (json.loads((place / "result.json").read_text()) for place in places.values())
+    assert one == other
+    assert timeless(read_metrics(places["straight"])) == timeless(read_metrics(places["killed"]))
+    states = [
+        torch.load(place / "checkpoint.pt", weights_only=True)["training"] for place in places.values()
+    ]
+    for key in states[0]["model"]:
+        assert torch.equal(states[0]["model"][key], states[1]["model"][key])
+    attempts = [json.loads((p / "status.json").read_text())["attempts"] for p in places.values()]
+    assert attempts == [1, 2]
+    events = EventAccumulator(str(places["killed"]), size_guidance={"scalars": 0}).Reload()
+    steps = [event.step for event in events.Scalars("train/loss")]
+    assert steps == [line["update"] for line in read_metrics(places["killed"])]
+
+
+def test_a_finished_run_tells_its_result_and_another_config_is_refused_with_what_differs(do, tmp_path):
+    result = do(*SHORT)
+    stored = finished(tmp_path / "run", settings(*SHORT))
+    assert {k: v for k, v in stored.items() if k != "format"} == result
+    with pytest.raises(UserError, match=r"epochs is 3, not 4.*name=NAME.*again=true"):
+        finished(tmp_path / "run", settings(*SHORT[1:], "epochs=4"))
+
+
+def test_again_does_a_finished_run_over(do, tmp_path):
+    first = do(*SHORT)
+    (tmp_path / "run" / "mine.txt").write_text("a file of the user's")
+    before = (tmp_path / "run" / "result.json").stat().st_mtime_ns
+    assert do(*SHORT, "again=true") == first
+    assert (tmp_path / "run" / "result.json").stat().st_mtime_ns > before
+    assert (tmp_path / "run" / "mine.txt").exists()
+    assert len(read_metrics(tmp_path / "run")) == 3
+
+
+def test_the_saved_config_is_resolved_and_gives_the_same_settings(do, tmp_path):
+    from runner.config import check
+
+    do(*SHORT, "tricks=[clipping]")
+    saved = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    assert "${" not in (tmp_path / "run" / "config.yaml").read_text()
+    assert check(saved) == settings(*SHORT, "tricks=[clipping]")
+
+
+def test_a_run_that_diverges_says_so_and_keeps_its_last_good_checkpoint(do, tmp_path):
+    with pytest.raises(UserError, match=r"diverged: .* is not finite .* at update \d+"):
+        do(*SHORT, "optimizer.lr=1e30", "scheduler=constant")
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["status"] == "diverged"
+    assert "not finite" in status["error"]
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_trick_that_changed_nothing_is_marked_inactive(do):
+    result = do(*SHORT, "tricks=[clipping,flooding]", "tricks.clipping.max_norm=1e6", "tricks.flooding.level=1e-6")
+    assert result["inactive"] == ["flooding", "clipping"] or set(result["inactive"]) == {"flooding", "clipping"}
+    assert do(*SHORT, "tricks=[clipping]", "tricks.clipping.max_norm=0.5", folder="b")["inactive"] == []
+
+
+def test_two_processes_cannot_share_a_folder(do, tmp_path):
+    (tmp_path / "run").mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys, time; from filelock import FileLock\n"
+         "with FileLock(sys.argv[1]): print('held', flush=True); time.sleep(60)",
+         str(tmp_path / "run" / ".lock")], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="must be free, got held by process"):
+            do(*SHORT)
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    assert do(*SHORT)["updates"] > 0  # the lock died with its owner

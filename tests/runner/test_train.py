@@ -1,0 +1,192 @@
+"""The loop: with no trick on it is the plain one, to the bit; and each duty that it owns."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from runner.build import build
+from runner.train import Diverged, Training
+from tests.conftest import settings
+from tricks import Batch, Chain, Clipping, Flooding, Trick
+
+TWO_EPOCHS = ("epochs=2", "batch_size=100", "scheduler=constant", "data.augment.crop=1")
+
+
+def plain_loop(model, batches, micro=None, **sgd):
+    """Nothing of ours but a model and tensors."""
+    optimizer = torch.optim.SGD(model.parameters(), **sgd)
+    losses = []
+    for inputs, targets in batches:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return model, optimizer, losses
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_no_trick_equals_a_plain_loop_to_the_bit(do, tmp_path):
+    given = settings(*TWO_EPOCHS)
+    bench = build(given)
+    initial = copy.deepcopy(bench.training.model)
+    tensors = [tuple(b.clone() for b in batch) for e in (0, 1) for batch in bench.batches.epoch(e)]
+    assert len(tensors[-1][1]) < 100, "the last batch must be ragged"
+
+    do(*TWO_EPOCHS)
+
+    rates = {k: v for k, v in given.optimizer.items() if k in ("lr", "momentum", "nesterov", "weight_decay")}
+    model, optimizer, losses = plain_loop(initial, tensors, **rates)
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["training"]
+    assert same(model.state_dict(), saved["model"])  # batch-norm statistics included
+    momenta = optimizer.state_dict()["state"]
+    assert len(momenta) == len(saved["optimizer"]["state"]) > 0
+    for key, state in momenta.items():
+        assert torch.equal(state["momentum_buffer"], saved["optimizer"]["state"][key]["momentum_buffer"])
+
+    from runner.log import read_metrics
+
+    lines = read_metrics(tmp_path / "run")
+    count = len(losses) // 2
+    for line, part in zip(lines, (losses[:count], losses[count:]), strict=True):
+        assert line["train/loss"] == pytest.approx(sum(part) / count, rel=1e-6)
+        assert line["train/transformed_loss"] == line["train/loss"]
+        assert line["train/gradient_norm"] == line["train/gradient_norm_after"]
+
+
+def smooth_net():
+    """A network without batch norm, on which micro-batches are exact."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 10)).double()
+
+
+def batch_of(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, 1, 8, 8, generator=generator, dtype=torch.float64)
+    return Batch(inputs, torch.randint(10, (count,), generator=generator))
+
+
+def trained(*tricks, updates=3, samples=20, learning_rate=0.1, net=smooth_net, **options):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
+    training = Training(model, optimizer, Chain(*tricks), lambda _: 1.0, 10, **options)
+    for seed in range(updates):
+        training.step(batch_of(samples, seed))
+    return training
+
+
+@pytest.mark.parametrize("size", [1, 7, 10, 19, 100])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(size):
+    whole, cut = trained(), trained(micro_batch_size=size)
+    for one, other in zip(whole.model.parameters(), cut.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert cut.recent.means()["train/loss"] == pytest.approx(whole.recent.means()["train/loss"])
+
+
+def test_flooding_under_micro_batches_is_flooding_of_the_whole_batch():
+    # a level between the losses of single micro-batches: flooding each of them would differ
+    level = trained(updates=1).recent.means()["train/loss"]
+    whole, cut = (trained(Flooding(level * 1.001), micro_batch_size=m) for m in (None, 3))
+    for one, other in zip(whole.model.parameters(), cut.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert whole.whole.means() == cut.whole.means()
+    assert 0 < whole.whole.means()["tricks/flooding/flooded_share"] < 1
+
+
+def test_clipping_sees_the_accumulated_gradient_and_both_norms_are_logged():
+    training = trained(Clipping(max_norm=0.01), micro_batch_size=6, updates=1)
+    means = training.recent.means()
+    assert means["train/gradient_norm"] > 0.1
+    assert means["train/gradient_norm_after"] == pytest.approx(0.01, rel=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_what_is_not_finite_ends_the_run_before_the_weights_are_touched(wrong):
+    training = trained(updates=1)
+    before = copy.deepcopy(training.model.state_dict())
+    broken = batch_of(20)._replace(inputs=batch_of(20).inputs.clone())
+    broken.inputs[3] = wrong
+    with pytest.raises(Diverged, match=r"not finite .* at update 1$"):
+        training.step(broken)
+    assert same(before, training.model.state_dict())
+
+
+def test_skip_leaves_such_an_update_out_and_counts_it():
+    training = trained(updates=1, not_finite="skip")
+    before = copy.deepcopy(training.model.state_dict())
+    broken = Batch(torch.full((20, 1, 8, 8), math.nan, dtype=torch.float64), batch_of(20).targets)
+    training.step(broken)
+    assert same(before, training.model.state_dict())
+    assert (training.skipped, training.updates) == (1, 2)
+    training.step(batch_of(20))
+    assert not same(before, training.model.state_dict())
+
+
+def float_net():
+    return smooth_net().float()
+
+
+def test_a_float16_overflow_is_skipped_counted_and_lowers_the_scale():
+    model = float_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    training = Training(model, optimizer, Chain(), lambda _: 1.0, 10, precision="float16")
+    training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = copy.deepcopy(model.state_dict())
+    batch = Batch(batch_of(20).inputs.float(), batch_of(20).targets)
+    training.step(batch)
+    assert training.skipped == 1
+    assert same(before, model.state_dict())
+    assert training.scaler.get_scale() == 2.0**39
+    for _ in range(40):
+        training.step(batch)
+    assert training.updates > training.skipped
+    assert not same(before, model.state_dict())
+
+
+def test_a_scaled_update_equals_an_unscaled_one():
+    """Tricks get true gradients: scaling by a power of two changes no bit of float32 gradients."""
+    tricks = (Flooding(2.0), Clipping(max_norm=0.1))
+    results = []
+    for scaled in (False, True):
+        model = float_net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        training = Training(model, optimizer, Chain(*tricks), lambda _: 1.0, 10)
+        training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=scaled)
+        for seed in range(4):
+            batch = batch_of(20, seed)
+            training.step(Batch(batch.inputs.float(), batch.targets))
+        results.append(model.state_dict())
+    assert same(*results)
+
+
+def test_parameter_groups_keep_their_ratio_under_the_schedule():
+    model = smooth_net()
+    groups = [{"params": model[0].parameters(), "lr": 0.2}, {"params": model[3].parameters()}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    training = Training(model, optimizer, Chain(), lambda update: 0.5**update, 10)
+    for expected in (0.2, 0.1, 0.05):
+        training.step(batch_of(8))
+        assert [group["lr"] for group in optimizer.param_groups] == [expected, expected / 2]
+
+
+def test_the_tricks_are_called_in_the_order_of_the_update():
+    calls = []
+
+    def recorder(moment):
+        def record(self, *arguments):
+            calls.append(moment)
+            return getattr(Trick, moment)(self, *arguments)
+
+        return record
+
+    moments = ("schedule", "batch", "loss", "gradients", "weights")
+    Recorder = type("Recorder", (Trick,), {moment: recorder(moment) for moment in moments})
+    trained(Recorder(), updates=1, micro_batch_size=10)
+    assert calls == ["schedule", "batch", "loss", "batch", "loss", "gradients", "weights"]

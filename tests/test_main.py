@@ -1,0 +1,160 @@
+"""The command line as a person types it: real processes, in a folder of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+OWN = ROOT / "examples" / "own"
+
+
+def biscuits(folder, *arguments, module="runner", **environment):
+    """Run the command; give back its exit code, what it printed, and what it complained of."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder, env=variables, capture_output=True, text=True, timeout=200,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+MISTAKES = {
+    ("tricks.cliping.enabled=true",): "tricks.cliping.enabled is not a setting. Did you mean tricks.clipping.enabled?",
+    ("model=resnet21",): "model=resnet21 is not an option. Did you mean resnet20?",
+    ("tricks=[cliping]",): "tricks=cliping is not an option. Did you mean clipping?",
+    ("tricks=[clipping", "seed=1"): "mismatched input",
+    ("-cp", "nowhere", "-cn", "config"): "--config-path must be a folder, got nowhere.",
+    ("--experimental-rerun", "config.pickle"): "would unpickle a file",
+    ("~model",): "model must be chosen",
+    # those that need more than the composed config
+    ("tricks=[clipping]", "tricks.clipping.max_norm=-1"): "Clipping.max_norm must be",
+    ("tricks.flooding.level=0.1",): "flooding is off. Switch it on with 'tricks=[flooding]'",
+    ("data=image_folder", "data.root=nowhere"): "nowhere",
+    ("device=cuda:7",): "device must be",
+    ("optimizer.lr=-1",): "optimizer:",
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.items(), ids=lambda p: str(p)[:40])
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(tmp_path, arguments, message):
+    code, out, complaint = biscuits(tmp_path, *arguments)
+    assert code != 0
+    assert message in complaint
+    assert len(complaint.strip().splitlines()) == 1, complaint
+    assert out == ""
+    assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_a_data_set_that_cannot_be_downloaded_is_one_line(tmp_path):
+    proxy = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    code, _, complaint = biscuits(tmp_path, "data=cifar10", **proxy)
+    assert code != 0
+    assert len(complaint.strip().splitlines()) == 1, complaint
+    assert "cifar10" in complaint
+
+
+def test_one_run_twice_and_again_from_its_saved_config(tmp_path):
+    short = ("epochs=2", "batch_size=256", "tricks=[clipping,flooding]", "tricks.flooding.level=0.05")
+    code, out, complaint = biscuits(tmp_path, *short)
+    assert code == 0, complaint
+    (place,) = tmp_path.glob("outputs/digits-resnet8/*/seed=0")
+    result = (place / "result.json").read_bytes()
+    assert "test accuracy" in out
+
+    code, out, _ = biscuits(tmp_path, *short)
+    assert code == 0
+    assert "test accuracy" in out
+    assert "epoch 1/2" not in out, "a finished run must not be done twice"
+
+    config = (place / "config.yaml").read_bytes()
+    code, out, complaint = biscuits(
+        tmp_path, "-cp", str(place.relative_to(tmp_path)), "-cn", "config", "again=true"
+    )
+    assert code == 0, complaint
+    assert "epoch 1/2" in out
+    assert (place / "result.json").read_bytes() == result
+    assert (place / "config.yaml").read_bytes() == config
+
+
+def test_a_sweep_names_its_runs_and_the_report_tells_mean_and_spread(tmp_path):
+    code, out, complaint = biscuits(
+        tmp_path, "-m", "tricks=[clipping]", "tricks.clipping.max_norm=0.1,1", "seed=range(2)",
+        "epochs=1", "batch_size=256", "name=sweep",
+    )
+    assert code == 0, complaint
+    places = sorted(str(p.parent.relative_to(tmp_path)) for p in tmp_path.rglob("result.json"))
+    assert places == [
+        f"outputs/sweep/{variant}/seed={seed}"
+        for variant in ("clipping+epochs=1+batch_size=256", "clipping-max_norm=0.1+epochs=1+batch_size=256")
+        for seed in (0, 1)
+    ] or len(places) == 4
+    code, out, complaint = biscuits(tmp_path, "outputs/sweep", module="runner.report")
+    assert code == 0, complaint
+    accuracies = [json.loads(p.read_text())["test/accuracy"] for p in tmp_path.rglob("result.json")]
+    assert len(accuracies) == 4
+    assert "±" in out
+    assert (tmp_path / "outputs/sweep/curves.png").stat().st_size > 10_000
+    code, _, complaint = biscuits(tmp_path, "outputs/nothing", module="runner.report")
+    assert code != 0
+    assert "must hold runs, got none" in complaint
+
+
+def test_runs_side_by_side_give_the_bits_of_runs_one_by_one(tmp_path):
+    sweep = ("-m", "tricks=[],[label_smoothing]", "epochs=1", "batch_size=256", "threads=1")
+    for name, launcher in (("one", "basic"), ("side", "joblib")):
+        code, _, complaint = biscuits(tmp_path, *sweep, f"hydra/launcher={launcher}", f"name={name}")
+        assert code == 0, complaint
+    results = [sorted(p.read_text() for p in (tmp_path / "outputs" / n).rglob("result.json")) for n in ("one", "side")]
+    assert len(results[0]) == 2
+    assert results[0] == results[1]
+
+
+def test_in_a_sweep_one_bad_run_is_told_and_the_others_are_done(tmp_path):
+    code, out, complaint = biscuits(
+        tmp_path, "-m", "optimizer.lr=1e30,0.1", "scheduler=constant", "epochs=1", "batch_size=256"
+    )
+    assert code != 0
+    assert "diverged" in out
+    assert "diverged" in complaint
+    assert "Traceback" not in complaint
+    assert len(list(tmp_path.rglob("result.json"))) == 1
+
+
+def test_a_users_own_trick_model_data_and_optimizer_need_no_change_of_ours(tmp_path):
+    own = {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{OWN}",
+        "BISCUITS_ALLOW": "own_parts.UnitGradients,own_parts.stripes,own_parts.shallow,own_parts.SignSGD",
+    }
+    given = ("--config-dir", str(OWN / "conf"), "data=stripes", "model=shallow", "epochs=3")
+    code, _, complaint = biscuits(tmp_path, *given, "tricks=[unit_gradients,clipping]", **own)
+    assert code == 0, complaint
+    (result,) = tmp_path.rglob("result.json")
+    assert json.loads(result.read_text())["test/accuracy"] > 0.9
+    assert "unit_gradients" in (result.parent / "config.yaml").read_text()
+    code, _, complaint = biscuits(tmp_path, *given, "optimizer=sign_sgd", **own)
+    assert code == 0, complaint
+    code, _, complaint = biscuits(tmp_path, *given, **{**own, "BISCUITS_ALLOW": ""})
+    assert code != 0
+    assert "set BISCUITS_ALLOW=own_parts" in complaint
+    assert len(complaint.strip().splitlines()) == 1
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
+    command = [sys.executable, "-m", "runner", "epochs=40", "batch_size=32", "threads=1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in out
+    (place,) = tmp_path.glob("outputs/*/*/seed=0")
+    assert json.loads((place / "status.json").read_text())["status"] == "stopped"
+    assert (place / "checkpoint.pt").exists()

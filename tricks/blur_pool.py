@@ -1,0 +1,146 @@
+"""Blur and subsample a map: the layer of which anti-aliased networks are made.
+
+Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019,
+https://arxiv.org/abs/1904.11486
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+
+LARGEST_FILTER = 7
+
+
+def blur_pool(
+    x: Tensor, filter_size: int = 4, stride: int = 2, padding_mode: PaddingMode = "reflect"
+) -> Tensor:
+    """Blur a map with a binomial filter of m taps a side and keep every stride-th pixel.
+
+    `y[i, j] = sum_kl f[k] f[l] x[s i + k - p, s j + l - p]`, with `f[k] = C(m - 1, k) / 2^(m - 1)`
+    and `p = floor((m - 1) / 2)`; beyond the far border lie `ceil((m - 1) / 2)` pixels.
+
+    The filter is separable, so each side's blur, its padding and its stride are one matrix, and
+    the map is multiplied by both. On a CPU this takes less time than to pad and to convolve, and
+    on CUDA it is deterministic, which the backward pass of torch's own padding is not.
+
+    Differs from the paper's code: a map smaller than its padding is reflected (or wrapped) as often
+    as it takes, as `numpy.pad` does; a single pixel repeats. torch's padding refuses such maps.
+
+    Args:
+        x: [..., H, W], floating point. A result in channels_last follows from such a map.
+        filter_size: m, the taps a side, 1 to 7; 1 only subsamples.
+        stride: s, in pixels.
+        padding_mode: What lies beyond the border, by torch's names.
+
+    Returns:
+        [..., ceil(H / s), ceil(W / s)].
+
+    >>> blur_pool(torch.tensor([[0.0, 4.0, 0.0, 4.0]]), filter_size=3)
+    tensor([[2., 2.]])
+    """
+    height, width = x.shape[-2:]
+    rows = _blur_matrix(height, filter_size, stride, padding_mode, x)
+    columns = _blur_matrix(width, filter_size, stride, padding_mode, x)
+    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        y = rows @ x.permute(0, 2, 3, 1).flatten(2)  # [N, H', W C]
+        return (columns @ y.unflatten(2, (width, -1))).permute(0, 3, 1, 2)
+    if height * width <= 256:  # many tiny products are slow: make one of them
+        y = x.flatten(-2) @ torch.kron(rows, columns).T
+        return y.unflatten(-1, (rows.shape[0], columns.shape[0]))
+    return rows @ x @ columns.T
+
+
+class BlurPool2d(nn.Module):
+    """`blur_pool` as a layer: [N, C, H, W] to [N, C, ceil(H / stride), ceil(W / stride)].
+
+    It has no parameter and no buffer: its `state_dict` is empty.
+
+    Args:
+        channels: C, the channels of the maps.
+        filter_size: Taps of the binomial filter a side, 1 to 7.
+        stride: Pixels from one kept pixel to the next, >= 1.
+        padding_mode: What lies beyond the border: zeros, reflect, replicate or circular.
+
+    Raises:
+        ValueError: If an argument is out of its range, or a map has other channels.
+
+    >>> BlurPool2d(16)(torch.ones(1, 16, 8, 8)).shape
+    torch.Size([1, 16, 4, 4])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        filter_size: int = 4,
+        stride: int = 2,
+        padding_mode: PaddingMode = "reflect",
+    ) -> None:
+        super().__init__()
+        check_filter("BlurPool2d", filter_size, padding_mode)
+        for name, value in (("channels", channels), ("stride", stride)):
+            if value < 1:
+                raise ValueError(f"BlurPool2d.{name} must be >= 1, got {value}. Raise it.")
+        self.channels = channels
+        self.filter_size = filter_size
+        self.stride = stride
+        self.padding_mode = padding_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Blur and subsample the maps."""
+        if x.shape[-3] != self.channels:
+            raise ValueError(
+                f"The input of BlurPool2d must have {self.channels} channels, got {x.shape[-3]}. "
+                "Give BlurPool2d the channels of the layer before it."
+            )
+        return blur_pool(x, self.filter_size, self.stride, self.padding_mode)
+
+    def extra_repr(self) -> str:
+        """Say what was asked for, in the layer's line of a printed model."""
+        return (
+            f"{self.channels}, filter_size={self.filter_size}, stride={self.stride}, "
+            f"padding_mode={self.padding_mode!r}"
+        )
+
+
+def check_filter(owner: str, filter_size: int, padding_mode: str) -> None:
+    """Refuse a filter that there is not, in the name of the owner of the two parameters."""
+    if not 1 <= filter_size <= LARGEST_FILTER:
+        raise ValueError(
+            f"{owner}.filter_size must be 1 to {LARGEST_FILTER} (taps a side), got {filter_size}. "
+            "Take 3, 4 or 5, as the paper does."
+        )
+    if padding_mode not in get_args(PaddingMode):
+        raise ValueError(
+            f"{owner}.padding_mode must be {', '.join(get_args(PaddingMode))}, "
+            f"got {padding_mode!r}. Take reflect, as the paper does."
+        )
+
+
+def _blur_matrix(
+    size: int, filter_size: int, stride: int, padding_mode: PaddingMode, like: Tensor
+) -> Tensor:
+    """Give back the matrix [ceil(size / stride), size] that blurs and subsamples a line of pixels.
+
+    A binomial filter of m taps is the mean of two neighbours, taken m - 1 times: the padded unit
+    lines need no more than that, and no table of taps has to be brought to the device.
+    """
+    pixels = torch.arange(size, device=like.device)
+    before, after = (filter_size - 1) // 2, filter_size // 2
+    padded = torch.arange(-before, size + after, device=like.device)
+    lines = (_source(padded, size, padding_mode)[:, None] == pixels).to(like.dtype)
+    for _ in range(filter_size - 1):
+        lines = (lines[:-1] + lines[1:]) / 2
+    return lines[::stride]
+
+
+def _source(position: Tensor, size: int, padding_mode: PaddingMode) -> Tensor:
+    """Say which pixel of a line of `size` a position within or beyond its ends shows."""
+    if padding_mode == "reflect":
+        period = max(2 * size - 2, 1)
+        return (size - 1) - (position % period - (size - 1)).abs()
+    if padding_mode == "circular":
+        return position % size
+    return position.clamp(0, size - 1) if padding_mode == "replicate" else position

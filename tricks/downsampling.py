@@ -1,0 +1,247 @@
+"""Where a model downsamples, and where the blur of each place belongs; read with `torch.fx`."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+
+Strided = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
+Kind = Literal["convolution", "pointwise", "linear", "max-pool", "average-pool"]
+
+ACTIVATIONS = frozenset(
+    "celu clamp elu gelu hardsigmoid hardswish hardtanh leakyrelu logsigmoid mish prelu relu relu6 "
+    "rrelu selu sigmoid silu softplus softsign tanh".split()
+)
+AFFINE = frozenset(  # pixel by pixel: what may stand between a convolution and its activation
+    "add alphadropout batchnorm batchnorm2d dropout dropout2d groupnorm identity instancenorm "
+    "instancenorm2d layernorm localresponsenorm mul stochasticdepth sub syncbatchnorm truediv".split()
+)
+FLATTENING = frozenset("flatten getattr mean reshape size squeeze view".split())
+STRIDE_ARGUMENT = {"avgpool2d": 2, "conv2d": 3, "lppool2d": 3, "maxpool2d": 2}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A strided layer of a model, and where its blur goes."""
+
+    layer: str
+    """The layer's name in the model."""
+    kind: Kind
+    """`convolution` if an activation follows; else `pointwise` (1x1) or `linear`; or a pool."""
+    stride: int
+    """The layer's own stride, in pixels."""
+    side: Literal["before", "after"]
+    """On which side of the modules `at` the blur stands."""
+    at: tuple[str, ...]
+    """The names of the modules whose input or output is blurred."""
+    rounds_down: bool = False
+    """Whether the smaller map has floor(H / stride) rows, not ceil(H / stride)."""
+
+
+def find_places(model: nn.Module, first: bool = False) -> list[Place]:
+    """List the places where `anti_alias` would change a model, in the order of the computation.
+
+    Args:
+        model: Any module that `torch.fx` can trace; it is read in evaluation mode, and left alone.
+        first: Whether the model's first convolution counts.
+
+    Raises:
+        ValueError: If the model cannot be traced, or a place cannot be reached.
+
+    >>> find_places(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2)))
+    [Place(layer='2', kind='max-pool', stride=2, side='after', at=('2',),
+    rounds_down=False)]
+    """
+    return _Plan(model, first).places
+
+
+class _Plan:
+    """The graph of a model, and the places in it."""
+
+    def __init__(self, model: nn.Module, first: bool) -> None:
+        self.owner = type(model).__name__
+        self.modules = dict(model.named_modules())
+        graph = _trace(model)
+        self.varying = set[fx.Node]()
+        self.calls = defaultdict[str, list[fx.Node]](list)
+        for node in graph.nodes:
+            if node.op == "placeholder" or self.varying.intersection(node.all_input_nodes):
+                self.varying.add(node)
+            if node.op == "call_module":
+                self.calls[str(node.target)].append(node)
+            else:
+                self._refuse_unless_dense(node)
+        convolutions = [n for n in self.calls if isinstance(self.modules[n], nn.Conv2d)]
+        kept = set() if first else set(convolutions[:1])
+        self.places = [
+            place
+            for name in self.calls
+            if name not in kept and self._is_strided(name) and (place := self._place(name))
+        ]
+
+    def _operation(self, node: fx.Node) -> str:
+        """Name what a node does, alike for a module, a function and a method: `leakyrelu`."""
+        target = node.target
+        if node.op == "call_module":
+            name = type(self.modules[str(target)]).__name__
+        else:
+            name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        return name.replace("_", "").lower()
+
+    def _is_strided(self, name: str) -> bool:
+        module = self.modules[name]
+        upsamples = getattr(module, "transposed", False) or isinstance(
+            module, nn.MaxUnpool1d | nn.MaxUnpool2d | nn.MaxUnpool3d | nn.Fold
+        )
+        return not upsamples and any(side != 1 for side in _pair(getattr(module, "stride", 1)))
+
+    def _place(self, name: str) -> Place | None:
+        layer, stride = self._checked(name)
+        if isinstance(layer, nn.Conv2d):
+            return self._convolution(name, layer, stride)
+        if isinstance(layer, nn.MaxPool2d):
+            return Place(name, "max-pool", stride, "after", (name,))
+        if all(self._is_flattened(call) for call in self.calls[name]):
+            return None
+        rounds_down = _rounds_down(f"{self.owner}.{name}", layer)
+        return Place(name, "average-pool", stride, "after", (name,), rounds_down)
+
+    def _checked(self, name: str) -> tuple[Strided, int]:
+        """Give back a strided layer and its stride, or refuse it."""
+        layer, where = self.modules[name], f"{self.owner}.{name}"
+        if not isinstance(layer, Strided):
+            raise ValueError(
+                f"{where} must be a Conv2d, MaxPool2d or AvgPool2d, got a {type(layer).__name__} "
+                "with a stride. Replace it by one of these."
+            )
+        down, across = _pair(layer.stride)
+        if down != across:
+            raise ValueError(
+                f"{where}.stride must be the same down and across, got {(down, across)}. "
+                "Take a square stride."
+            )
+        if isinstance(layer, nn.MaxPool2d) and (layer.ceil_mode or layer.return_indices):
+            option = "ceil_mode" if layer.ceil_mode else "return_indices"
+            raise ValueError(f"{where}.{option} must be False, got True. Set it to False.")
+        return layer, down
+
+    def _convolution(self, name: str, layer: nn.Conv2d, stride: int) -> Place:
+        activations = [self._activation_after(call) for call in self.calls[name]]
+        found = [node for node in activations if node is not None]
+        if len(found) < len(activations):
+            pointwise = _pair(layer.kernel_size) == (1, 1) and _pair(layer.padding) == (0, 0)
+            return Place(name, "pointwise" if pointwise else "linear", stride, "before", (name,))
+        if all(node.op == "call_module" for node in found) and self._are_all_calls(found):
+            return Place(name, "convolution", stride, "after", _names(found))
+        consumers = [user for node in found for user in node.users]
+        for user in consumers:
+            if user.op != "call_module" or user.kwargs or len(user.args) != 1:
+                raise self._unreachable(name, user)
+        if not self._are_all_calls(consumers):
+            raise self._unreachable(name, consumers[0])
+        return Place(name, "convolution", stride, "before", _names(consumers))
+
+    def _activation_after(self, node: fx.Node) -> fx.Node | None:
+        """Follow a result, while one operation alone takes it, to the activation."""
+        while len(node.users) == 1:
+            (node,) = node.users
+            if self._operation(node) in ACTIVATIONS:
+                return node
+            inputs = self.varying.intersection(node.all_input_nodes)
+            if self._operation(node) not in AFFINE or len(inputs) != 1:
+                return None
+        return None
+
+    def _are_all_calls(self, nodes: list[fx.Node]) -> bool:
+        """Say whether the modules called at these nodes are called nowhere else: hooks fit them."""
+        return all(set(self.calls[name]) <= set(nodes) for name in _names(nodes))
+
+    def _unreachable(self, name: str, user: fx.Node) -> ValueError:
+        return ValueError(
+            f"The activation after {self.owner}.{name} must be a module that is called once, or "
+            f"feed modules of torch.nn that are called once, got one that feeds {user.name}. "
+            "Give the place an activation module of its own, such as nn.ReLU()."
+        )
+
+    def _is_flattened(self, node: fx.Node) -> bool:
+        return all(self._operation(user) in FLATTENING for user in node.users)
+
+    def _refuse_unless_dense(self, node: fx.Node) -> None:
+        """Refuse a function that downsamples, since no hook reaches it."""
+        operation = self._operation(node)
+        if operation == "avgpool2d" and self._is_flattened(node):
+            return
+        if operation == "getitem" and _has_step(node.args[1]):
+            got = "a slice with a step"
+        elif operation in STRIDE_ARGUMENT and _function_stride(node, operation) != (1, 1):
+            got = f"the function {operation}"
+        else:
+            return
+        raise ValueError(
+            f"{self.owner} must downsample by modules, got {got} (node {node.name}). "
+            "Write it as nn.MaxPool2d, nn.AvgPool2d or nn.Conv2d."
+        )
+
+
+class _Tracer(fx.Tracer):
+    """Stops at a subclass that computes as its base does, too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Say whether a module's call is one node of the graph."""
+        bases = (nn.Conv2d.forward, nn.MaxPool2d.forward, nn.AvgPool2d.forward)
+        return super().is_leaf_module(m, module_qualified_name) or type(m).forward in bases
+
+
+def _trace(model: nn.Module) -> fx.Graph:
+    """Read the graph from a copy: what tracing runs may change buffers and draw numbers."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return _Tracer().trace(copy.deepcopy(model).eval())
+    except Exception as error:  # whatever the model's own code raises
+        raise ValueError(
+            f"{type(model).__name__} must be traceable by torch.fx, got {type(error).__name__}: "
+            f"{error}. Take control flow that depends on the input out of its forward."
+        ) from error
+
+
+def _names(nodes: Iterable[fx.Node]) -> tuple[str, ...]:
+    """List the modules that nodes call, once each, in the order given."""
+    return tuple(dict.fromkeys(str(node.target) for node in nodes))
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    return (value[0], value[-1]) if isinstance(value, tuple | list) else (value, value)
+
+
+def _has_step(index: Any) -> bool:
+    """Say whether an index leaves out rows or columns of a map [..., H, W]."""
+    if not isinstance(index, tuple):
+        return False
+    sides = index[-2:] if index[0] is Ellipsis else index[2:]
+    return any(isinstance(side, slice) and side.step not in (None, 1) for side in sides)
+
+
+def _function_stride(node: fx.Node, operation: str) -> tuple[Any, Any]:
+    """Give back the stride of a functional convolution or pool: a pool's default is its kernel."""
+    position, args = STRIDE_ARGUMENT[operation], dict(enumerate(node.args))
+    stride = node.kwargs.get("stride", args.get(position))
+    if stride is None and operation != "conv2d":
+        stride = node.kwargs.get("kernel_size", args.get(position - 1))
+    return _pair(1 if stride is None else stride)
+
+
+def _rounds_down(where: str, pool: nn.AvgPool2d) -> bool:
+    """Say whether a pool leaves out a rest of pixels; refuse one whose map the blur cannot match."""
+    kernel, padding = _pair(pool.kernel_size), _pair(pool.padding)
+    side_by_side = kernel == _pair(pool.stride) and padding == (0, 0)
+    centred = kernel == (2 * padding[0] + 1, 2 * padding[1] + 1) and not pool.ceil_mode
+    if not (side_by_side or centred) or pool.divisor_override:
+        raise ValueError(
+            f"{where} must have kernel_size = stride and no padding, or kernel_size = 2 padding + "
+            f"1, got {pool}. Change it to one of these."
+        )
+    return side_by_side and not centred and not pool.ceil_mode
