@@ -33,7 +33,13 @@ CASES = {
     ),
     "cifar": (
         "ResNet-20, CIFAR shapes, batch 128",
-        ["data=npz", "model=resnet20", "batch_size=128", "data.augment.crop=4", "data.augment.flip=true"],
+        [
+            "data=npz",
+            "model=resnet20",
+            "batch_size=128",
+            "data.augment.crop=4",
+            "data.augment.flip=true",
+        ],
         {"rounds": 6, "images": 1280},
     ),
 }
@@ -49,7 +55,13 @@ def make(overrides, images, folder) -> Bench:
         generator = np.random.default_rng(0)
         pixels = generator.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
         labels = np.arange(images) % 10
-        np.savez(folder / "data.npz", x_train=pixels, y_train=labels, x_test=pixels[:100], y_test=labels[:100])
+        np.savez(
+            folder / "data.npz",
+            x_train=pixels,
+            y_train=labels,
+            x_test=pixels[:100],
+            y_test=labels[:100],
+        )
         overrides = [*overrides, f"data.file={folder / 'data.npz'}", "data.validation=0"]
     return build(settings(*overrides))
 
@@ -87,13 +99,17 @@ def measure(case, only=None):
                     else:
                         barest(model, optimizer, tensors)
                     times[kind].append(time.perf_counter() - start)
-        return {kind: statistics.median(values[1:]) for kind, values in times.items() if values}, len(bench.batches)
+        return {
+            kind: statistics.median(values[1:]) for kind, values in times.items() if values
+        }, len(bench.batches)
 
 
 def peak_memory(case, only):
     """Peak resident memory in MiB of a process of its own that does only one of the two."""
     command = [sys.executable, "-m", "benchmarks.step", "--memory", case, only]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return float(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+    )
 
 
 def main():

@@ -30,6 +30,7 @@ CONF = next(
 GROUPS = ("data", "model", "optimizer", "scheduler")
 LONGEST = 120  # characters of a variant's folder; file systems allow 255
 
+
 def task(cfg: DictConfig) -> Any:  # noqa: ANN401
     """Run one config; imports torch only here, so that help and completion need not wait."""
     from runner.run import run
@@ -104,7 +105,10 @@ def variant(*, _root_: DictConfig) -> str:
     config = OmegaConf.masked_copy(_root_, [str(k) for k in _root_ if k not in UNNAMED])
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    words = [*_trick_words(_root_.tricks), *(f"{g}={c}" for g, c in other.items() if g not in named)]
+    words = [
+        *_trick_words(_root_.tricks),
+        *(f"{g}={c}" for g, c in other.items() if g not in named),
+    ]
     for key, value in flatten(plain):
         if reference.get(key) != value and reference.get(key) != "???":
             words.append(f"{key}={_write(value)}")

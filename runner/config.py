@@ -87,7 +87,9 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
             raise UserError(f"{key} is not a setting.{did_you_mean(key, known)} Drop it.")
     for field in dataclasses.fields(Settings):
         if field.name not in plain and field.default is dataclasses.MISSING:
-            raise UserError(f"{field.name} is missing from the config. Start from conf/config.yaml.")
+            raise UserError(
+                f"{field.name} is missing from the config. Start from conf/config.yaml."
+            )
     hints = get_type_hints(Settings, include_extras=True)
     for key, value in plain.items():
         check_type(key, value, hints[key])
@@ -139,6 +141,8 @@ def _describe(where: str, value: Any, error: ValidationError) -> str:  # noqa: A
     """Write what pydantic found wrong; each alternative of a union complains by itself."""
     rules = []
     for problem in error.errors(include_url=False):
+        if "isinstance" in problem["msg"]:
+            continue  # an alternative that no YAML can give, such as a tensor
         rule = problem["msg"].removeprefix("Input should be ")
         for theirs, our in _WORDS.items():
             rule = rule.replace(theirs, our)
@@ -207,7 +211,9 @@ def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[s
         if not node["enabled"]:
             _refuse_idle(name, nodes, overrides)
             node = _defaults(node, classes[name])
-        checked[name] = {key: node[key] for key in ("enabled", *(k for k in node if k != "enabled"))}
+        checked[name] = {
+            key: node[key] for key in ("enabled", *(k for k in node if k != "enabled"))
+        }
     ordered = in_order([classes[name] for name in checked])
     return dict(sorted(checked.items(), key=lambda item: ordered.index(classes[item[0]])))
 
@@ -225,11 +231,15 @@ def _refuse_idle(name: str, nodes: Mapping[str, Node], overrides: Sequence[str])
 
 def _defaults(node: Node, target: type) -> Node:
     """Give back the node of a trick that is off, as its class has it: equal runs, equal configs."""
-    defaults = {
-        field.name: field.default
-        for field in dataclasses.fields(target)
-        if field.init and field.default is not dataclasses.MISSING
-    } if dataclasses.is_dataclass(target) else {}
+    defaults = (
+        {
+            field.name: field.default
+            for field in dataclasses.fields(target)
+            if field.init and field.default is not dataclasses.MISSING
+        }
+        if dataclasses.is_dataclass(target)
+        else {}
+    )
     return {
         key: (list(defaults[key]) if isinstance(defaults[key], tuple) else defaults[key])
         if key in defaults

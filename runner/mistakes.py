@@ -41,7 +41,9 @@ def explain(error: Exception) -> str | None:
 
 def _unknown_key(match: re.Match[str], text: str) -> str:
     key = match[1]
-    return f"{key} is not a setting.{did_you_mean(key, _known_keys())} See python -m runner --cfg job."
+    return (
+        f"{key} is not a setting.{did_you_mean(key, _known_keys())} See python -m runner --cfg job."
+    )
 
 
 def _unknown_option(match: re.Match[str], text: str) -> str:
@@ -68,6 +70,8 @@ def _known_keys() -> list[str]:
         config = compose("config")
     keys = [str(key) for key in config]
     for key in keys:  # grows as it goes
-        if OmegaConf.is_config(node := OmegaConf.select(config, key, throw_on_resolution_failure=False)):
+        if OmegaConf.is_config(
+            node := OmegaConf.select(config, key, throw_on_resolution_failure=False)
+        ):
             keys += [f"{key}.{name}" for name in node] if OmegaConf.is_dict(node) else []
     return [*keys, "experiment"]

@@ -7,6 +7,7 @@ Libraries are imported where they are used: they take seconds.
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(channels)
         self.relu2 = nn.ReLU()
         self.shortcut = nn.Sequential()
-        if (in_channels, 1) != (channels, stride):
+        if stride != 1 or in_channels != channels:
             self.shortcut.append(nn.Conv2d(in_channels, channels, 1, stride, bias=False))
             self.shortcut.append(nn.BatchNorm2d(channels))
 
@@ -219,15 +220,19 @@ def load_weights(model: nn.Module, file: str) -> None:
 def _read_state(file: Path) -> Mapping[str, Any]:
     """Read the names and tensors of a file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about formats that are refused below
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        data = file.read_bytes()
     except OSError as error:
         raise UserError(
             f"model.weights must be a file, got {file}: {error.strerror}. Mend the path."
         ) from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about formats that are refused below
+            content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in many ways
-        raise UserError(_unreadable(file, error)) from error
+        is_pickle = data.startswith((b"PK", b"\x80"))  # in a zip archive, or by itself
+        needs_code = is_pickle and isinstance(error, pickle.UnpicklingError)
+        raise UserError(_unreadable(file, needs_code)) from error
     state = content.get("model", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping):
         raise UserError(
@@ -237,10 +242,8 @@ def _read_state(file: Path) -> Mapping[str, Any]:
     return state
 
 
-def _unreadable(file: Path, error: Exception) -> str:
-    with file.open("rb") as stream:
-        is_pickle = stream.read(1) in (b"P", b"\x80")  # in a zip archive, or by itself
-    if is_pickle and isinstance(error, pickle.UnpicklingError):
+def _unreadable(file: Path, needs_code: bool) -> str:
+    if needs_code:
         return (
             f"model.weights must hold tensors alone, got {file}, which would have to be "
             "unpickled and so could run any code. Save model.state_dict() with torch.save."

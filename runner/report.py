@@ -119,7 +119,9 @@ def draw(runs: Iterable[Run], file: Path) -> None:
                 continue
             epochs = sorted(points)
             color = "black" if variant.startswith("baseline") else f"C{number - 1}"
-            axis.plot(epochs, [statistics.mean(points[e]) for e in epochs], color=color, label=variant)
+            axis.plot(
+                epochs, [statistics.mean(points[e]) for e in epochs], color=color, label=variant
+            )
             low, high = ([pick(points[e]) for e in epochs] for pick in (min, max))
             axis.fill_between(epochs, low, high, color=color, alpha=0.12, linewidth=0)
         axis.set(title=title, xlabel="epoch")
@@ -143,7 +145,9 @@ def _points(runs: Iterable[Run], key: str) -> dict[int, list[float]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of each folder, and draw its curves into it."""
     parser = argparse.ArgumentParser(prog="python -m runner.report", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="outputs/NAME, or a part")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="outputs/NAME, or a part"
+    )
     for folder in parser.parse_args(arguments).folders:
         runs = list(find_runs(folder))
         if not runs:

@@ -118,7 +118,8 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
         with _status(folder), RunLog(folder, bench.training.updates) as log:
             _train(folder, settings, bench, log, quiet)
             result, correct = _result(bench, settings)
-            log.scalars(bench.training.updates, {k: v for k, v in result.items() if "/" in k})
+            tested = {k: v for k, v in result.items() if k.startswith("test/")}
+            log.scalars(bench.training.updates, tested)
             write_atomically(folder / CORRECT, lambda file: np.save(file, correct))
             write_json(folder / RESULT, result)
     return result
@@ -137,7 +138,11 @@ def _train(folder: Path, settings: Settings, bench: Bench, log: RunLog, quiet: b
             log.write(epoch + 1, training.updates, numbers)
             seconds, images = 0.0, 0
             if not quiet:
-                left = (time.perf_counter() - began) / (epoch + 1 - done) * (settings.epochs - epoch - 1)
+                left = (
+                    (time.perf_counter() - began)
+                    / (epoch + 1 - done)
+                    * (settings.epochs - epoch - 1)
+                )
                 print(_progress(epoch + 1, settings.epochs, numbers, left), flush=True)
         checkpoint.save(folder, {"training": training.state_dict()})
 
@@ -239,6 +244,9 @@ def _status(folder: Path) -> Iterator[None]:
             f"{label(folder)} diverged: {error}. Lower optimizer.lr, clip the gradients with "
             "'tricks=[clipping]', or leave such updates out with not_finite=skip."
         ) from error
+    except ValueError as error:  # such as a trick's, that finds at the first batch what it cannot do
+        write("failed", traceback.format_exc())
+        raise UserError(f"{error} ({label(folder / STATUS)} has the traceback.)") from error
     except KeyboardInterrupt:
         write("stopped")
         print(f"\n{label(folder)} stopped; the same command goes on from its last epoch.")

@@ -146,7 +146,9 @@ class Training:
         """Cut a batch; each part comes with its share of the samples."""
         total = len(batch.targets)
         size = self.micro_batch_size or total
-        for inputs, targets in zip(batch.inputs.split(size), batch.targets.split(size), strict=True):
+        for inputs, targets in zip(
+            batch.inputs.split(size), batch.targets.split(size), strict=True
+        ):
             yield Batch(inputs, targets), len(targets) / total
 
     def _generator(self, micro: int) -> torch.Generator:

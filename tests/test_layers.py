@@ -30,7 +30,9 @@ def test_no_trick_imports_another_module_of_the_project_than_the_library(file):
         assert not [n for n in names if n.split(".")[0] in ("runner", "hydra", "omegaconf")]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-sc", "query=bash"], ["tricks.cliping.enabled=true"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["-sc", "query=bash"], ["tricks.cliping.enabled=true"]]
+)
 def test_help_completion_and_typos_never_import_torch(arguments):
     code = (
         "import sys; from runner.__main__ import main\n"
@@ -40,7 +42,11 @@ def test_help_completion_and_typos_never_import_torch(arguments):
     )
     environment = {**os.environ, "COMP_LINE": "biscuits mod", "COMP_POINT": "12"}
     found = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, env=environment
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert found.returncode == 0, found.stderr
 
@@ -54,4 +60,6 @@ def test_every_module_says_its_job_first_and_stays_readable():
         assert ast.get_docstring(tree), f"{file} needs a first line that says its job"
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < 60, f"{file}: {node.name} is too long to follow"
+                assert node.end_lineno - node.lineno < 60, (
+                    f"{file}: {node.name} is too long to follow"
+                )

@@ -18,13 +18,19 @@ def biscuits(folder, *arguments, module="runner", **environment):
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        cwd=folder, env=variables, capture_output=True, text=True, timeout=200,
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     return done.returncode, done.stdout, done.stderr
 
 
 MISTAKES = {
-    ("tricks.cliping.enabled=true",): "tricks.cliping.enabled is not a setting. Did you mean tricks.clipping.enabled?",
+    (
+        "tricks.cliping.enabled=true",
+    ): "tricks.cliping.enabled is not a setting. Did you mean tricks.clipping.enabled?",
     ("model=resnet21",): "model=resnet21 is not an option. Did you mean resnet20?",
     ("tricks=[cliping]",): "tricks=cliping is not an option. Did you mean clipping?",
     ("tricks=[clipping", "seed=1"): "mismatched input",
@@ -59,7 +65,12 @@ def test_a_data_set_that_cannot_be_downloaded_is_one_line(tmp_path):
 
 
 def test_one_run_twice_and_again_from_its_saved_config(tmp_path):
-    short = ("epochs=2", "batch_size=256", "tricks=[clipping,flooding]", "tricks.flooding.level=0.05")
+    short = (
+        "epochs=2",
+        "batch_size=256",
+        "tricks=[clipping,flooding]",
+        "tricks.flooding.level=0.05",
+    )
     code, out, complaint = biscuits(tmp_path, *short)
     assert code == 0, complaint
     (place,) = tmp_path.glob("outputs/digits-resnet8/*/seed=0")
@@ -83,16 +94,29 @@ def test_one_run_twice_and_again_from_its_saved_config(tmp_path):
 
 def test_a_sweep_names_its_runs_and_the_report_tells_mean_and_spread(tmp_path):
     code, out, complaint = biscuits(
-        tmp_path, "-m", "tricks=[clipping]", "tricks.clipping.max_norm=0.1,1", "seed=range(2)",
-        "epochs=1", "batch_size=256", "name=sweep",
+        tmp_path,
+        "-m",
+        "tricks=[clipping]",
+        "tricks.clipping.max_norm=0.1,1",
+        "seed=range(2)",
+        "epochs=1",
+        "batch_size=256",
+        "name=sweep",
     )
     assert code == 0, complaint
     places = sorted(str(p.parent.relative_to(tmp_path)) for p in tmp_path.rglob("result.json"))
-    assert places == [
-        f"outputs/sweep/{variant}/seed={seed}"
-        for variant in ("clipping+epochs=1+batch_size=256", "clipping-max_norm=0.1+epochs=1+batch_size=256")
-        for seed in (0, 1)
-    ] or len(places) == 4
+    assert (
+        places
+        == [
+            f"outputs/sweep/{variant}/seed={seed}"
+            for variant in (
+                "clipping+epochs=1+batch_size=256",
+                "clipping-max_norm=0.1+epochs=1+batch_size=256",
+            )
+            for seed in (0, 1)
+        ]
+        or len(places) == 4
+    )
     code, out, complaint = biscuits(tmp_path, "outputs/sweep", module="runner.report")
     assert code == 0, complaint
     accuracies = [json.loads(p.read_text())["test/accuracy"] for p in tmp_path.rglob("result.json")]
@@ -107,9 +131,14 @@ def test_a_sweep_names_its_runs_and_the_report_tells_mean_and_spread(tmp_path):
 def test_runs_side_by_side_give_the_bits_of_runs_one_by_one(tmp_path):
     sweep = ("-m", "tricks=[],[label_smoothing]", "epochs=1", "batch_size=256", "threads=1")
     for name, launcher in (("one", "basic"), ("side", "joblib")):
-        code, _, complaint = biscuits(tmp_path, *sweep, f"hydra/launcher={launcher}", f"name={name}")
+        code, _, complaint = biscuits(
+            tmp_path, *sweep, f"hydra/launcher={launcher}", f"name={name}"
+        )
         assert code == 0, complaint
-    results = [sorted(p.read_text() for p in (tmp_path / "outputs" / n).rglob("result.json")) for n in ("one", "side")]
+    results = [
+        sorted(p.read_text() for p in (tmp_path / "outputs" / n).rglob("result.json"))
+        for n in ("one", "side")
+    ]
     assert len(results[0]) == 2
     assert results[0] == results[1]
 
@@ -147,7 +176,9 @@ def test_a_users_own_trick_model_data_and_optimizer_need_no_change_of_ours(tmp_p
 def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     command = [sys.executable, "-m", "runner", "epochs=40", "batch_size=32", "threads=1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
     for line in process.stdout:
         if line.startswith("epoch 2/"):
             break

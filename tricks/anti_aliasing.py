@@ -11,7 +11,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from tricks.blur_pool import PaddingMode, blur_pool, check_filter
-from tricks.downsampling import Place, find_places
+from tricks.downsampling import Place, Strided, find_places
 from tricks.trick import Trick
 
 
@@ -52,6 +52,7 @@ def anti_alias(
         ValueError: If an argument is out of range, or the model has nothing to change, a place that
             no hook reaches, or hooks already. It is unchanged then.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     >>> anti_alias(net)(torch.ones(1, 3, 6, 6)).shape
     torch.Size([1, 8, 3, 3])
@@ -114,6 +115,7 @@ class _Blur:
 def _change(model: nn.Module, place: Place, filter_size: int, padding_mode: PaddingMode) -> None:
     """Let the layer of a place keep every pixel, and attach the blur."""
     layer = model.get_submodule(place.layer)
+    assert isinstance(layer, Strided)
     stride = 1 if place.kind == "linear" else place.stride
     blur = _Blur(filter_size, stride, padding_mode, place.rounds_down)
     if place.kind != "linear":

@@ -13,6 +13,9 @@ PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 LARGEST_FILTER = 7
 
+SMALL_MAP = 256
+"""Pixels of a map up to which one product with both matrices' product takes less time than two."""
+
 
 def blur_pool(
     x: Tensor, filter_size: int = 4, stride: int = 2, padding_mode: PaddingMode = "reflect"
@@ -43,13 +46,16 @@ def blur_pool(
     """
     height, width = x.shape[-2:]
     rows = _blur_matrix(height, filter_size, stride, padding_mode, x)
-    columns = _blur_matrix(width, filter_size, stride, padding_mode, x)
-    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+    columns = rows
+    if width != height:
+        columns = _blur_matrix(width, filter_size, stride, padding_mode, x)
+    if _is_channels_last(x):
         y = rows @ x.permute(0, 2, 3, 1).flatten(2)  # [N, H', W C]
-        return (columns @ y.unflatten(2, (width, -1))).permute(0, 3, 1, 2)
-    if height * width <= 256:  # many tiny products are slow: make one of them
+        y = y.reshape(len(x), len(rows), width, x.shape[1])
+        return (columns @ y).permute(0, 3, 1, 2)
+    if height * width <= SMALL_MAP:
         y = x.flatten(-2) @ torch.kron(rows, columns).T
-        return y.unflatten(-1, (rows.shape[0], columns.shape[0]))
+        return y.reshape(*x.shape[:-2], len(rows), len(columns))
     return rows @ x @ columns.T
 
 
@@ -119,21 +125,27 @@ def check_filter(owner: str, filter_size: int, padding_mode: str) -> None:
         )
 
 
+def _is_channels_last(x: Tensor) -> bool:
+    """Say whether the channels lie innermost; where either order may be meant, they do not."""
+    channels_last = torch.channels_last
+    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=channels_last)
+
+
 def _blur_matrix(
     size: int, filter_size: int, stride: int, padding_mode: PaddingMode, like: Tensor
 ) -> Tensor:
     """Give back the matrix [ceil(size / stride), size] that blurs and subsamples a line of pixels.
 
-    A binomial filter of m taps is the mean of two neighbours, taken m - 1 times: the padded unit
-    lines need no more than that, and no table of taps has to be brought to the device.
+    A binomial filter of m taps is the sum of two neighbours, taken m - 1 times, and scaled: so the
+    matrix comes from the padded unit lines, without bringing taps to the device, which would wait.
     """
     pixels = torch.arange(size, device=like.device)
     before, after = (filter_size - 1) // 2, filter_size // 2
     padded = torch.arange(-before, size + after, device=like.device)
     lines = (_source(padded, size, padding_mode)[:, None] == pixels).to(like.dtype)
     for _ in range(filter_size - 1):
-        lines = (lines[:-1] + lines[1:]) / 2
-    return lines[::stride]
+        lines = lines[:-1] + lines[1:]
+    return lines[::stride] / 2 ** (filter_size - 1)
 
 
 def _source(position: Tensor, size: int, padding_mode: PaddingMode) -> Tensor:

@@ -8,20 +8,19 @@ from typing import Any, Literal
 
 import torch
 from torch import fx, nn
+from torch.nn.modules import activation
 
 Strided = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
 Kind = Literal["convolution", "pointwise", "linear", "max-pool", "average-pool"]
 
-ACTIVATIONS = frozenset(
-    "celu clamp elu gelu hardsigmoid hardswish hardtanh leakyrelu logsigmoid mish prelu relu relu6 "
-    "rrelu selu sigmoid silu softplus softsign tanh".split()
-)
-AFFINE = frozenset(  # pixel by pixel: what may stand between a convolution and its activation
-    "add alphadropout batchnorm batchnorm2d dropout dropout2d groupnorm identity instancenorm "
-    "instancenorm2d layernorm localresponsenorm mul stochasticdepth sub syncbatchnorm truediv".split()
-)
-FLATTENING = frozenset("flatten getattr mean reshape size squeeze view".split())
-STRIDE_ARGUMENT = {"avgpool2d": 2, "conv2d": 3, "lppool2d": 3, "maxpool2d": 2}
+ACTIVATIONS = {name.lower() for name in activation.__all__} | {"clamp"}
+POINTWISE = {  # what may stand between a convolution and its activation
+    "add", "alphadropout", "batchnorm", "batchnorm2d", "dropout", "dropout2d", "groupnorm",
+    "identity", "instancenorm", "instancenorm2d", "layernorm", "localresponsenorm", "mul",
+    "stochasticdepth", "sub", "syncbatchnorm", "truediv",
+}  # fmt: skip
+FLATTENING = {"flatten", "getattr", "mean", "reshape", "size", "squeeze", "view"}
+STRIDE_ARGUMENT = {"avgpool2d": 2, "conv2d": 3, "lppool2d": 3, "maxpool2d": 2}  # its position
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class _Plan:
             return Place(name, "pointwise" if pointwise else "linear", stride, "before", (name,))
         if all(node.op == "call_module" for node in found) and self._are_all_calls(found):
             return Place(name, "convolution", stride, "after", _names(found))
-        consumers = [user for node in found for user in node.users]
+        consumers = [user for node in found for user in _users(node)]
         for user in consumers:
             if user.op != "call_module" or user.kwargs or len(user.args) != 1:
                 raise self._unreachable(name, user)
@@ -147,12 +146,12 @@ class _Plan:
 
     def _activation_after(self, node: fx.Node) -> fx.Node | None:
         """Follow a result, while one operation alone takes it, to the activation."""
-        while len(node.users) == 1:
-            (node,) = node.users
+        while len(users := _users(node)) == 1:
+            (node,) = users
             if self._operation(node) in ACTIVATIONS:
                 return node
             inputs = self.varying.intersection(node.all_input_nodes)
-            if self._operation(node) not in AFFINE or len(inputs) != 1:
+            if self._operation(node) not in POINTWISE or len(inputs) != 1:
                 return None
         return None
 
@@ -208,16 +207,22 @@ def _trace(model: nn.Module) -> fx.Graph:
         ) from error
 
 
+def _users(node: fx.Node) -> list[fx.Node]:
+    """List the nodes that use a result; one that only asks for its type, as a check, does not."""
+    facts = ("ndim", "dtype", "device")
+    return [u for u in node.users if not (u.target is getattr and u.args[1] in facts)]
+
+
 def _names(nodes: Iterable[fx.Node]) -> tuple[str, ...]:
     """List the modules that nodes call, once each, in the order given."""
     return tuple(dict.fromkeys(str(node.target) for node in nodes))
 
 
-def _pair(value: Any) -> tuple[Any, Any]:
+def _pair(value: object) -> tuple[Any, Any]:
     return (value[0], value[-1]) if isinstance(value, tuple | list) else (value, value)
 
 
-def _has_step(index: Any) -> bool:
+def _has_step(index: object) -> bool:
     """Say whether an index leaves out rows or columns of a map [..., H, W]."""
     if not isinstance(index, tuple):
         return False
@@ -235,7 +240,7 @@ def _function_stride(node: fx.Node, operation: str) -> tuple[Any, Any]:
 
 
 def _rounds_down(where: str, pool: nn.AvgPool2d) -> bool:
-    """Say whether a pool leaves out a rest of pixels; refuse one whose map the blur cannot match."""
+    """Say whether a pool leaves out a rest of pixels; refuse one whose size no blur has."""
     kernel, padding = _pair(pool.kernel_size), _pair(pool.padding)
     side_by_side = kernel == _pair(pool.stride) and padding == (0, 0)
     centred = kernel == (2 * padding[0] + 1, 2 * padding[1] + 1) and not pool.ceil_mode

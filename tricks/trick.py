@@ -1,4 +1,4 @@
-"""What a trick is: `Batch`, `Trick` (the identity) and `Chain` (tricks in order, itself a trick)."""
+"""What a trick is: `Batch`, `Trick` (the identity) and `Chain` (tricks in order, also a trick)."""
 
 import hashlib
 import re
@@ -38,7 +38,9 @@ class Trick:
     """The reported number that stays 0 as long as the trick changes nothing, if there is one."""
 
     def __init_subclass__(cls) -> None:
-        cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        cls.name = re.sub(
+            r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__
+        ).lower()
 
     def model(self, model: nn.Module) -> nn.Module:
         """Give back the model to train; called once, before the optimizer exists."""
@@ -180,11 +182,11 @@ class Chain(Trick):
         trick's name: switching a trick on moves no other trick's random numbers.
         """
         seed = generator.initial_seed()
-        for trick in self.tricks:
+        for name, trick in zip(self.names, self.tricks, strict=True):
             if type(trick).batch is Trick.batch:
                 continue  # most tricks: spare them the seeding of a generator
             own = torch.Generator(generator.device)
-            own.manual_seed(derive_seed(seed, trick.name))
+            own.manual_seed(derive_seed(seed, name))
             batch = trick.batch(batch, own)
         return batch
 

@@ -28,7 +28,7 @@ CLASS_NAMES = {
 
 
 def digits() -> Source:
-    """Give back scikit-learn's handwritten digits: 1797 grey images, 8 x 8; a fifth are the test set.
+    """Give back scikit-learn's handwritten digits: 1797 grey images of 8 x 8, a fifth for the test.
 
     https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html;
     its grey levels 0 to 16 are scaled to 0 to 255.
@@ -62,7 +62,7 @@ def torchvision_set(
     from torchvision import datasets  # slow to import, so only here
 
     dataset, folder = getattr(datasets, CLASS_NAMES[name]), Path(root).expanduser()
-    which = [{"split": "train"}, {"split": "test"}]
+    which: list[dict[str, Any]] = [{"split": "train"}, {"split": "test"}]
     if name != "svhn":
         which = [{"train": True}, {"train": False}]
     try:
@@ -103,26 +103,26 @@ def _impatient() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _remedy(name: str, dataset: Any, folder: Path, download: bool, error: Exception) -> str:  # noqa: ANN401
-    below, addresses = _archives(dataset)
-    tried = f"downloading failed ({_last_line(error)})" if download else "data.download is false"
+def _remedy(name: str, dataset: Any, root: Path, download: bool, error: Exception) -> str:  # noqa: ANN401
+    folder, address, files = _archives(dataset, root)
+    tried = f"downloading failed: {_last_line(error)}" if download else "data.download is false"
     return (
-        f"data={name} must be downloaded or lie in {folder / below}, got neither: no whole copy is "
-        f"there, and {tried}. Put {' and '.join(addresses)} there (data.root={folder}), "
-        "or take data=digits, or a folder of images with data=image_folder."
+        f"data={name} must be in {folder} or be downloaded, got neither: no whole copy is there, "
+        f"and {tried}. Put {', '.join(files)} from {address} there, set data.root to where they "
+        "are, or take data=digits, or images of your own with data=image_folder."
     )
 
 
 def _last_line(error: Exception) -> str:
     """MNIST's error lists each mirror on lines of its own; the last says why."""
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
-def _archives(dataset: Any) -> tuple[str, list[str]]:  # noqa: ANN401
-    """Where below its root torchvision looks for a set's archives, and from where it fetches them."""
+def _archives(dataset: Any, root: Path) -> tuple[Path, str, list[str]]:  # noqa: ANN401
+    """Give back where torchvision looks for a set's archives, whence it takes them, their names."""
     if hasattr(dataset, "resources"):
-        names = [resource for resource, _ in dataset.resources]
-        return f"{dataset.__name__}/raw", [dataset.mirrors[0] + name for name in names]
-    if hasattr(dataset, "split_list"):
-        return "", [dataset.split_list[split][0] for split in ("train", "test")]
-    return "", [dataset.url]
+        files = [file for file, _ in dataset.resources]
+        return root / dataset.__name__ / "raw", dataset.mirrors[0], files
+    splits = getattr(dataset, "split_list", None)  # SVHN's
+    urls = [splits[split][0] for split in ("train", "test")] if splits else [dataset.url]
+    return root, urls[0].rpartition("/")[0] + "/", [url.rpartition("/")[2] for url in urls]

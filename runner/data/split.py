@@ -105,7 +105,7 @@ def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     (tensor([0.5000]), tensor([0.5000]))
     """
     counts = torch.zeros(images.shape[1], GREY_LEVELS, dtype=torch.int64)
-    for some in images.split(IMAGES_AT_ONCE):
+    for some in torch.split(images, IMAGES_AT_ONCE):
         for count, channel in zip(counts, some.unbind(1), strict=True):
             count += channel.flatten().bincount(minlength=GREY_LEVELS)
     shares = counts.double() / counts.sum(1, keepdim=True)

@@ -43,8 +43,12 @@ def test_a_long_variant_is_cut_with_a_hash_and_stays_apart_from_others():
     def long(end):
         keys = ("crop=11", "cutout=11", f"flip={end}")
         return composed(
-            *(f"data.augment.{key}" for key in keys), "optimizer.lr=0.123456", "batch_size=12345",
-            "evaluate_every=123", "optimizer.momentum=0.98765", "epochs=123456",
+            *(f"data.augment.{key}" for key in keys),
+            "optimizer.lr=0.123456",
+            "batch_size=12345",
+            "evaluate_every=123",
+            "optimizer.momentum=0.98765",
+            "epochs=123456",
         ).variant
 
     assert len(long("true")) == 120

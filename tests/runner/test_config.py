@@ -13,9 +13,9 @@ REFUSED = {
     "+tricks.clipin={enabled:true}": r"^tricks\.clipin\._target_ must be",
     "+model.dept=8": r"^model\.dept is not a parameter of runner\.models\.cifar_resnet\. Did you mean depth\?",
     "+optimizer.nesterof=true": r"^optimizer\.nesterof is not a parameter of torch\.optim\.SGD\. Did you mean nesterov\?",
-    "+data.augment.crup=1": r"^data\.augment\.crup is not a setting\.",
+    "+data.augment.crup=1": r"^data\.augment\.crup is not a setting\. Did you mean crop\?",
     "+scheduler.unit=epoch": r"^scheduler\.unit is not a parameter of runner\.schedulers\.Cosine",
-    "seed=abc": r"^seed must be .*integer, got \"abc\"",
+    "seed=abc": r"^seed must be a whole number, got \"abc\"",
     "seed=-1": r"^seed must be >= 0, got -1",
     "epochs=0": r"^epochs must be >= 1, got 0",
     "epochs=2.5": r"^epochs must be a whole number, got 2.5",
@@ -24,9 +24,9 @@ REFUSED = {
     "precision=float8": r"^precision must be float32, bfloat16 or float16, got \"float8\"",
     "threads=many": r"^threads must be a whole number or auto, got \"many\"",
     "data.validation=1.0": r"^data\.validation must be < 1, got 1.0",
-    "data.augment.flip=maybe": r"^data\.augment\.flip must be boolean, got \"maybe\"",
-    "optimizer.lr=fast": r"^optimizer\.lr must be .*number.*, got \"fast\"",
-    "model.depth=twenty": r"^model\.depth must be .*integer, got \"twenty\"",
+    "data.augment.flip=maybe": r"^data\.augment\.flip must be true or false, got \"maybe\"",
+    "optimizer.lr=fast": r"^optimizer\.lr must be a number, got \"fast\"",
+    "model.depth=twenty": r"^model\.depth must be a whole number, got \"twenty\"",
     "optimizer._target_=os.system": r"^optimizer\._target_ must be of torch\.optim, got os\.system\. If you trust it, set BISCUITS_ALLOW=os\.system",
     "optimizer._target_=torch.optim.SDG": r"names SDG, which torch\.optim does not offer\. Did you mean SGD\?",
     "optimizer._target_=torch.optim.lr_scheduler": r"names lr_scheduler, which torch\.optim does not offer",
@@ -47,7 +47,9 @@ def test_a_mistake_is_refused_in_one_line(override, message):
 
 
 def test_a_parameter_of_the_wrong_type_is_refused_when_its_trick_is_on():
-    with pytest.raises(UserError, match=r"^tricks\.clipping\.max_norm must be .*number.*, got \"big\""):
+    with pytest.raises(
+        UserError, match=r"^tricks\.clipping\.max_norm must be a number, got \"big\""
+    ):
         settings("tricks=[clipping]", "tricks.clipping.max_norm=big")
 
 
@@ -68,7 +70,10 @@ def test_a_trick_that_is_off_goes_back_to_its_defaults_so_that_equal_runs_have_e
 def test_a_parameter_may_be_set_along_with_its_trick():
     given = settings("tricks=[flooding]", "tricks.flooding.level=0.1")
     assert given.tricks["flooding"] == {
-        "enabled": True, "_target_": "tricks.Flooding", "level": 0.1, "per_sample": False,
+        "enabled": True,
+        "_target_": "tricks.Flooding",
+        "level": 0.1,
+        "per_sample": False,
     }
 
 
@@ -79,7 +84,9 @@ def test_the_tricks_stand_in_one_order_that_satisfies_them_however_they_are_name
     }
     assert len(orders) == 1
     (order,) = orders
-    assert order.index("flooding") < order.index("centralization") < order.index("clipping")
+    for early, late in (("label_smoothing", "flooding"), ("flooding", "clipping")):
+        assert order.index(early) < order.index(late)
+    assert order.index("centralization") < order.index("clipping")
 
 
 def test_threads_and_defaults_are_written_out():

@@ -78,12 +78,24 @@ def test_resnet8_computes_what_he_et_al_write_down():
     torch.testing.assert_close(model(image), logits)
 
 
+def maps(model, stages, size):
+    """The shapes that come out of some modules."""
+    seen = []
+    for stage in stages:
+        stage.register_forward_hook(lambda _module, _inputs, y: seen.append(tuple(y.shape[1:])))
+    model(torch.randn(2, 1, size, size))
+    return seen
+
+
 def test_the_digits_end_at_two_by_two():
-    model, sizes = cifar_resnet(depth=14, channels=1, classes=10), []
-    for stage in (model.stage1, model.stage2, model.stage3):
-        stage.register_forward_hook(lambda _module, _inputs, y: sizes.append(tuple(y.shape[1:])))
-    model(torch.randn(2, 1, 8, 8))
-    assert sizes == [(16, 8, 8), (32, 4, 4), (64, 2, 2)]
+    model = cifar_resnet(depth=14, channels=1, classes=10)
+    stages = (model.stage1, model.stage2, model.stage3)
+    assert maps(model, stages, size=8) == [(16, 8, 8), (32, 4, 4), (64, 2, 2)]
+
+
+def test_the_stem_of_resnet18_for_cifar_keeps_the_size():
+    model = resnet18_cifar(channels=1, classes=10)
+    assert maps(model, (model.layer1, model.layer4), size=32) == [(64, 32, 32), (512, 4, 4)]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -101,7 +113,7 @@ def test_convolutions_start_as_he_et_al_draw_them():
     for module in convolutions:
         fan_out = module.out_channels * module.kernel_size[0] ** 2
         tolerance = 4 / (2 * module.weight.numel()) ** 0.5  # four standard errors of a deviation
-        assert module.weight.std() == pytest.approx((2 / fan_out) ** 0.5, rel=tolerance)
+        assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=tolerance)
         assert module.weight.abs().max() > 2.5 * module.weight.std()  # normal, not uniform
     assert len(convolutions) == 1 + 18 + 2
 
@@ -157,7 +169,7 @@ def test_other_channels_keep_the_first_convolution_but_for_its_inputs():
     )
     assert str(changed.conv1) == str(usual.conv1).replace("(3,", "(5,", 1)
     assert changed.conv1.weight.shape == (64, 5, 7, 7)
-    assert changed.conv1.weight.std() == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.03)
+    assert changed.conv1.weight.std().item() == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.03)
     assert {n for n, _ in changed.named_parameters()} == {n for n, _ in usual.named_parameters()}
 
 

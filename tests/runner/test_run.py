@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from runner.errors import UserError
 from runner.log import read_metrics
 from runner.run import finished
-from tests.conftest import ROOT, settings
+from tests.conftest import ROOT, composed, settings
 
 SHORT = ("epochs=3", "batch_size=256", "model.width=4")
 PAGE = ("tricks=page", "epochs=4", "batch_size=256", "micro_batch_size=100", "data.augment.crop=1")
@@ -33,8 +33,14 @@ def test_a_run_writes_its_files_and_the_same_config_gives_the_same_bits(do, tmp_
     assert timeless(read_metrics(tmp_path / "run")) == timeless(read_metrics(tmp_path / "again"))
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {
-        "config.yaml", "run.json", "status.json", "metrics.jsonl", "result.json", "correct.npy",
-        "checkpoint.pt", "checkpoint.before.pt",
+        "config.yaml",
+        "run.json",
+        "status.json",
+        "metrics.jsonl",
+        "result.json",
+        "correct.npy",
+        "checkpoint.pt",
+        "checkpoint.before.pt",
     } <= names
     assert do(*SHORT, "seed=1", folder="seed")["weights"] != result["weights"]
 
@@ -48,7 +54,12 @@ def test_tensorboard_shows_what_metrics_jsonl_holds(do, tmp_path):
     events = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
     lines = read_metrics(tmp_path / "run")
     assert len(lines) == 3
-    for key in ("train/loss", "validation/accuracy", "tricks/flooding/flooded_share", "time/seconds"):
+    for key in (
+        "train/loss",
+        "validation/accuracy",
+        "tricks/flooding/flooded_share",
+        "time/seconds",
+    ):
         shown = [(event.step, event.value) for event in events.Scalars(key)]
         assert shown == [(line["update"], pytest.approx(line[key])) for line in lines], key
     assert len(events.Scalars("test/shift_consistency")) == 1
@@ -69,7 +80,13 @@ def kill_after_epoch(process, folder, epoch):
 
 def test_a_run_killed_in_its_middle_ends_with_the_bits_of_one_that_never_was(tmp_path):
     # batches so small that an epoch takes seconds, to be killed within
-    overrides = [*PAGE[:2], "batch_size=32", "micro_batch_size=20", "data.augment.crop=1", "threads=1"]
+    overrides = [
+        *PAGE[:2],
+        "batch_size=32",
+        "micro_batch_size=20",
+        "data.augment.crop=1",
+        "threads=1",
+    ]
     command = [sys.executable, "-m", "runner", *overrides]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -78,13 +95,11 @@ def test_a_run_killed_in_its_middle_ends_with_the_bits_of_one_that_never_was(tmp
             [*command, f"name={name}"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
         )
 
-    straight = start("straight")
-    killed = start("killed")
-    (tmp_path / "outputs").mkdir(exist_ok=True)
-    runs = tmp_path / "outputs"
-    time.sleep(3)
-    variant = next(iter((runs / "killed").iterdir())).name
-    places = {name: runs / name / variant / "seed=0" for name in ("straight", "killed")}
+    variant = composed(*overrides).variant
+    places = {
+        name: tmp_path / f"outputs/{name}/{variant}/seed=0" for name in ("straight", "killed")
+    }
+    straight, killed = start("straight"), start("killed")
     kill_after_epoch(killed, places["killed"], 2)
     assert not (places["killed"] / "result.json").exists()
     assert start("killed").wait() == 0
@@ -94,7 +109,8 @@ def test_a_run_killed_in_its_middle_ends_with_the_bits_of_one_that_never_was(tmp
     assert one == other
     assert timeless(read_metrics(places["straight"])) == timeless(read_metrics(places["killed"]))
     states = [
-        torch.load(place / "checkpoint.pt", weights_only=True)["training"] for place in places.values()
+        torch.load(place / "checkpoint.pt", weights_only=True)["training"]
+        for place in places.values()
     ]
     for key in states[0]["model"]:
         assert torch.equal(states[0]["model"][key], states[1]["model"][key])
@@ -105,7 +121,9 @@ def test_a_run_killed_in_its_middle_ends_with_the_bits_of_one_that_never_was(tmp
     assert steps == [line["update"] for line in read_metrics(places["killed"])]
 
 
-def test_a_finished_run_tells_its_result_and_another_config_is_refused_with_what_differs(do, tmp_path):
+def test_a_finished_run_tells_its_result_and_another_config_is_refused_with_what_differs(
+    do, tmp_path
+):
     result = do(*SHORT)
     stored = finished(tmp_path / "run", settings(*SHORT))
     assert {k: v for k, v in stored.items() if k != "format"} == result
@@ -142,17 +160,34 @@ def test_a_run_that_diverges_says_so_and_keeps_its_last_good_checkpoint(do, tmp_
 
 
 def test_a_trick_that_changed_nothing_is_marked_inactive(do):
-    result = do(*SHORT, "tricks=[clipping,flooding]", "tricks.clipping.max_norm=1e6", "tricks.flooding.level=1e-6")
-    assert result["inactive"] == ["flooding", "clipping"] or set(result["inactive"]) == {"flooding", "clipping"}
-    assert do(*SHORT, "tricks=[clipping]", "tricks.clipping.max_norm=0.5", folder="b")["inactive"] == []
+    result = do(
+        *SHORT,
+        "tricks=[clipping,flooding]",
+        "tricks.clipping.max_norm=1e6",
+        "tricks.flooding.level=1e-6",
+    )
+    assert result["inactive"] == ["flooding", "clipping"] or set(result["inactive"]) == {
+        "flooding",
+        "clipping",
+    }
+    assert (
+        do(*SHORT, "tricks=[clipping]", "tricks.clipping.max_norm=0.5", folder="b")["inactive"]
+        == []
+    )
 
 
 def test_two_processes_cannot_share_a_folder(do, tmp_path):
     (tmp_path / "run").mkdir()
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import sys, time; from filelock import FileLock\n"
-         "with FileLock(sys.argv[1]): print('held', flush=True); time.sleep(60)",
-         str(tmp_path / "run" / ".lock")], stdout=subprocess.PIPE)
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from filelock import FileLock\n"
+            "with FileLock(sys.argv[1]): print('held', flush=True); time.sleep(60)",
+            str(tmp_path / "run" / ".lock"),
+        ],
+        stdout=subprocess.PIPE,
+    )
     try:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(UserError, match="must be free, got held by process"):

@@ -42,14 +42,20 @@ def test_no_trick_equals_a_plain_loop_to_the_bit(do, tmp_path):
 
     do(*TWO_EPOCHS)
 
-    rates = {k: v for k, v in given.optimizer.items() if k in ("lr", "momentum", "nesterov", "weight_decay")}
+    rates = {
+        k: v
+        for k, v in given.optimizer.items()
+        if k in ("lr", "momentum", "nesterov", "weight_decay")
+    }
     model, optimizer, losses = plain_loop(initial, tensors, **rates)
     saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["training"]
     assert same(model.state_dict(), saved["model"])  # batch-norm statistics included
     momenta = optimizer.state_dict()["state"]
     assert len(momenta) == len(saved["optimizer"]["state"]) > 0
     for key, state in momenta.items():
-        assert torch.equal(state["momentum_buffer"], saved["optimizer"]["state"][key]["momentum_buffer"])
+        assert torch.equal(
+            state["momentum_buffer"], saved["optimizer"]["state"][key]["momentum_buffer"]
+        )
 
     from runner.log import read_metrics
 
@@ -90,14 +96,14 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(size):
     assert cut.recent.means()["train/loss"] == pytest.approx(whole.recent.means()["train/loss"])
 
 
-def test_flooding_under_micro_batches_is_flooding_of_the_whole_batch():
-    # a level between the losses of single micro-batches: flooding each of them would differ
-    level = trained(updates=1).recent.means()["train/loss"]
-    whole, cut = (trained(Flooding(level * 1.001), micro_batch_size=m) for m in (None, 3))
+@pytest.mark.parametrize(("factor", "share"), [(0.999, 0.0), (1.001, 1.0)])
+def test_flooding_under_micro_batches_is_flooding_of_the_whole_batch(factor, share):
+    # a level right at the mean loss: flooding each micro-batch by itself would differ
+    level = factor * trained(updates=1).recent.means()["train/loss"]
+    whole, cut = (trained(Flooding(level), micro_batch_size=m, updates=1) for m in (None, 3))
     for one, other in zip(whole.model.parameters(), cut.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-    assert whole.whole.means() == cut.whole.means()
-    assert 0 < whole.whole.means()["tricks/flooding/flooded_share"] < 1
+    assert whole.whole.means() == cut.whole.means() == {"tricks/flooding/flooded_share": share}
 
 
 def test_clipping_sees_the_accumulated_gradient_and_both_norms_are_logged():

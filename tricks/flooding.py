@@ -1,0 +1,117 @@
+"""Flooding: hold the training loss near a level instead of letting it sink to zero.
+
+Ishida et al., "Do We Need Zero Training Loss After Achieving Zero Training Error?", ICML 2020,
+https://arxiv.org/abs/2002.08709. Per sample (iFlood): Xie et al., ICLR 2022,
+https://openreview.net/forum?id=MsHnJPaBUZE.
+
+Where we differ: the level applies to the mean loss of a whole update, whatever the number of
+micro-batches and ranks it is computed in, by one sign on the gradients.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tricks.trick import Batch, Trick
+
+
+def flood(loss: Tensor, level: float) -> Tensor:
+    """Give back |loss - level| + level: the loss above the level, its mirror image below.
+
+    Args:
+        loss: The mean loss of a batch, a scalar, or the losses of samples, [N]; in nats.
+        level: The flood level, >= 0, in nats.
+
+    >>> flood(torch.tensor([1.5, 0.25]), level=1.0)
+    tensor([1.5000, 1.7500])
+    """
+    return (loss - level).abs() + level
+
+
+@final
+@dataclass(frozen=True)
+class Flooding(Trick):
+    """Flood the mean loss of an update (`gradients`), or each sample's loss (`loss`).
+
+    The gradient of |L - level| + level is that of L, times the sign of L - level: the gradients
+    of the whole update are multiplied by it once. At the level exactly they become zero.
+
+    Reports `flooded_share`: of the updates, or of the samples, the share not above the level.
+
+    Attributes:
+        level: The flood level, >= 0, in nats; the paper seeks it from 0 to .2 on a validation set.
+        per_sample: Flood the loss of each sample (iFlood) instead of the mean of the update.
+
+    Raises:
+        ValueError: If the level is out of its range; in `batch`, at the first one, if the targets
+            allow no loss below the level.
+    """
+
+    after: ClassVar[tuple[str, ...]] = ("LabelSmoothing",)
+    activity: ClassVar[str | None] = "flooded_share"
+
+    level: float = 0.05
+    per_sample: bool = False
+    _floors: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
+    _flooded: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
+    _last: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.level < math.inf:
+            raise ValueError(
+                f"Flooding.level must be >= 0 (nats) and finite, got {self.level}. "
+                "To train without flooding, switch the trick off."
+            )
+
+    def batch(self, batch: Batch, generator: torch.Generator) -> Batch:  # noqa: ARG002
+        """Refuse a level that the loss cannot fall below, at the first batch."""
+        if not self._floors:
+            self._floors.append(_floor(batch.targets, self.per_sample))
+            if self.level <= self._floors[0]:
+                raise ValueError(
+                    f"Flooding.level must be > {self._floors[0]:.4g} nats, the lowest loss that "
+                    f"these targets allow, got {self.level}. Raise it, or switch the trick off."
+                )
+        return batch
+
+    def loss(self, losses: Tensor) -> Tensor:
+        """Flood each sample's loss, if per sample."""
+        if not self.per_sample:
+            return losses
+        self._flooded.append((losses.detach() <= self.level).flatten())
+        return flood(losses, self.level)
+
+    def objective(self, loss: Tensor) -> Tensor:
+        """Flood the mean loss of the update, unless per sample."""
+        return loss if self.per_sample else flood(loss, self.level)
+
+    @torch.no_grad()
+    def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:  # noqa: ARG002
+        """Multiply the gradients by the sign of the mean loss less the level."""
+        if self.per_sample:
+            if self._flooded:
+                self._last["flooded_share"] = torch.cat(self._flooded).double().mean()
+            self._flooded.clear()
+            return
+        sign = torch.sign(loss - self.level).item()
+        self._last["flooded_share"] = sign != 1.0
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if sign != 1.0 and gradients:
+            torch._foreach_mul_(gradients, sign)
+
+    def report(self) -> dict[str, float]:
+        """Say which share of the last update was flooded."""
+        return {name: float(number) for name, number in self._last.items()}
+
+
+def _floor(targets: Tensor, per_sample: bool) -> float:
+    """The lowest cross-entropy: 0 for class ids, the entropy of class probabilities."""
+    if not targets.is_floating_point():
+        return 0.0
+    entropies = torch.special.entr(targets.double()).sum(1)
+    return float(entropies.min() if per_sample else entropies.mean())
