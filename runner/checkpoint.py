@@ -11,7 +11,7 @@ import torch
 from runner.errors import UserError
 from runner.files import FORMAT, write_atomically
 
-LAST, BEFORE = "checkpoint.pt", "checkpoint.before.pt"
+LAST, BEFORE, NEW = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.new.pt"
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
@@ -21,10 +21,11 @@ def save(folder: Path, state: dict[str, Any]) -> None:
         folder: The folder of the run.
         state: Tensors, numbers, text, and lists and dicts of them.
     """
-    last = folder / LAST
+    new, last = folder / NEW, folder / LAST
+    write_atomically(new, lambda file: torch.save({"format": FORMAT, **state}, file))
     if last.exists():
         os.replace(last, folder / BEFORE)
-    write_atomically(last, lambda file: torch.save({"format": FORMAT, **state}, file))
+    os.replace(new, last)
 
 
 def load(folder: Path, device: torch.device) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ Imported in every process that runs a job, and before anything is known to be ru
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -35,7 +36,12 @@ def task(cfg: DictConfig) -> Any:  # noqa: ANN401
     """Run one config; imports torch only here, so that help and completion need not wait."""
     from runner.run import run
 
-    return run(cfg)
+    try:
+        return run(cfg)
+    except UserError as error:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise  # a sweep goes on with its other runs
+        sys.exit(str(error))  # one line; Hydra would add one of its own
 
 
 def register(config_dirs: Iterable[Path] = ()) -> None:

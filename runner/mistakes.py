@@ -36,7 +36,10 @@ def explain(error: Exception) -> str | None:
             return answer(match, text)
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} must be given: {match[1]}=VALUE."
-    return " ".join(text.split())
+    line = " ".join(text.split())
+    if "override_grammar" in line:
+        return f"An override must be KEY=VALUE, quoted where it has brackets: 'tricks=[a,b]'; {line}"
+    return line
 
 
 def _unknown_key(match: re.Match[str], text: str) -> str:

@@ -128,23 +128,25 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
 def _train(folder: Path, settings: Settings, bench: Bench, log: RunLog, quiet: bool) -> None:
     """Train the epochs that are left; each ends in a checkpoint."""
     training, done = bench.training, bench.training.updates // len(bench.batches)
-    seconds, images, began = 0.0, 0, time.perf_counter()
+    seconds, passes, began = 0.0, 0, time.perf_counter()
     for epoch in range(done, settings.epochs):
-        seconds += _epoch(bench, epoch, quiet)
-        images += len(bench.data.train.labels)
+        seconds, passes = seconds + _epoch(bench, epoch, quiet), passes + 1
+        numbers: dict[str, float] = {}
         if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == settings.epochs:
-            speed = {"time/seconds": seconds, "time/images_per_second": images / seconds}
-            numbers = {**training.recent.take(), **_validate(bench), **speed}
+            speed = passes * len(bench.data.train.labels) / seconds
+            numbers = {
+                **training.recent.take(),
+                **_validate(bench),
+                "time/seconds": seconds,
+                "time/images_per_second": speed,
+            }
             log.write(epoch + 1, training.updates, numbers)
-            seconds, images = 0.0, 0
-            if not quiet:
-                left = (
-                    (time.perf_counter() - began)
-                    / (epoch + 1 - done)
-                    * (settings.epochs - epoch - 1)
-                )
-                print(_progress(epoch + 1, settings.epochs, numbers, left), flush=True)
+            seconds, passes = 0.0, 0
         checkpoint.save(folder, {"training": training.state_dict()})
+        if numbers and not quiet:
+            an_epoch = (time.perf_counter() - began) / (epoch + 1 - done)
+            left = an_epoch * (settings.epochs - epoch - 1)
+            print(_progress(epoch + 1, settings.epochs, numbers, left), flush=True)
 
 
 def _epoch(bench: Bench, epoch: int, quiet: bool) -> float:

@@ -31,9 +31,9 @@ MISTAKES = {
     (
         "tricks.cliping.enabled=true",
     ): "tricks.cliping.enabled is not a setting. Did you mean tricks.clipping.enabled?",
-    ("model=resnet21",): "model=resnet21 is not an option. Did you mean resnet20?",
+    ("model=resnet21",): "model=resnet21 is not an option. Did you mean resnet",
     ("tricks=[cliping]",): "tricks=cliping is not an option. Did you mean clipping?",
-    ("tricks=[clipping", "seed=1"): "mismatched input",
+    ("tricks=[clipping", "seed=1"): "An override must be KEY=VALUE",
     ("-cp", "nowhere", "-cn", "config"): "--config-path must be a folder, got nowhere.",
     ("--experimental-rerun", "config.pickle"): "would unpickle a file",
     ("~model",): "model must be chosen",

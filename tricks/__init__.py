@@ -1,24 +1,32 @@
 """The tricks, usable in anybody's loop: torch alone underneath."""
 
+from tricks.anti_aliasing import AntiAliasing, anti_alias
+from tricks.blur_pool import BlurPool2d
 from tricks.centralization import Centralization, centralize_
 from tricks.clipping import Clipping, clip_gradients_
+from tricks.downsampling import Place, find_places
 from tricks.flooding import Flooding, flood
 from tricks.label_smoothing import LabelSmoothing, smooth_labels
 from tricks.trick import Batch, Chain, Trick, derive_seed, in_order
 from tricks.warm_restarts import WarmRestarts, warm_restarts
 
 __all__ = [
+    "AntiAliasing",
     "Batch",
+    "BlurPool2d",
     "Centralization",
     "Chain",
     "Clipping",
     "Flooding",
     "LabelSmoothing",
+    "Place",
     "Trick",
     "WarmRestarts",
+    "anti_alias",
     "centralize_",
     "clip_gradients_",
     "derive_seed",
+    "find_places",
     "flood",
     "in_order",
     "smooth_labels",

@@ -12,7 +12,7 @@ would be zero for ever; and `conv_only` takes in one-dimensional convolutions.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, final, get_args
+from typing import Any, Literal, NamedTuple, final, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -159,8 +159,6 @@ class Centralization(Trick):
             a name in `exclude` is unknown; in `optimizer`, if `gradient_and_decay` meets a weight
             decay that is not added to the gradient.
     """
-
-    after: ClassVar[tuple[str, ...]] = ()
 
     where: Where = "gradient_and_decay"
     conv_only: bool = False

@@ -39,7 +39,7 @@ def fingerprint(files: Iterable[tuple[object, ...]]) -> str:
 def load(file: Path, key: str) -> NDArray[np.uint8] | None:
     """Give back the images if they are there, undamaged, and of files with this fingerprint."""
     try:
-        with np.load(file, allow_pickle=False) as content:
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
             if str(content["key"]) != key:
                 return None
             images: NDArray[np.uint8] = content["images"]

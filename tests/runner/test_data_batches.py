@@ -94,13 +94,9 @@ def test_a_cut_out_is_the_square_around_its_centre_clipped_at_the_border(
     inputs = torch.rand(2, 3, 6, 5) + 1
     wanted = inputs.clone()
     wanted[1, :, rows[0] : rows[1], columns[0] : columns[1]] = 0
-    wanted[0, :, 2:3, 2:3] = 0 if side == 1 else wanted[0, :, 2:3, 2:3]
-    centres = torch.tensor([[2, centre[0]], [2, centre[1]]])
-    if side > 1:  # the first image: its own square, by a plain loop
-        for row in range(2 - side // 2, 2 - side // 2 + side):
-            for column in range(2 - side // 2, 2 - side // 2 + side):
-                wanted[0, :, row, column] = 0
-    cut_out_(inputs, side, centres)
+    top = 2 - side // 2
+    wanted[0, :, top : top + side, top : top + side] = 0  # one of its own, around (2, 2)
+    cut_out_(inputs, side, torch.tensor([[2, centre[0]], [2, centre[1]]]))
     assert torch.equal(inputs, wanted)
 
 

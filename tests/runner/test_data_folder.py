@@ -1,0 +1,289 @@
+"""A folder of images: decoded once, into a cache that knows the folder; what is wrong is named."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from runner.data import check_source, image_folder
+from runner.errors import UserError
+
+NAMES = (
+    "train/cat/a.png",
+    "train/cat/b.png",
+    "train/dog/a.png",
+    "test/cat/z.png",
+    "test/dog/y.png",
+)
+
+
+def picture(seed, height=6, width=5, channels=3):
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write(root, name, pixels):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(root / name)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small folder of images: the picture of seed n under the n-th name."""
+    for seed, name in enumerate(NAMES):
+        write(tmp_path / "images", name, picture(seed))
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def read(folder, tmp_path):
+    def read(**arguments):
+        return image_folder(root=str(folder), cache=str(tmp_path / "cache"), **arguments)
+
+    return read
+
+
+def chw(pixels):
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def test_images_come_back_pixel_for_pixel_with_the_folders_as_classes(read):
+    source = read()
+    check_source(source, "data")
+    assert source.classes == ("cat", "dog")
+    assert source.train.labels.tolist() == [0, 0, 1]
+    assert source.test.labels.tolist() == [0, 1]
+    assert torch.equal(source.train.images, torch.stack([chw(picture(n)) for n in (0, 1, 2)]))
+    assert torch.equal(source.test.images, torch.stack([chw(picture(n)) for n in (3, 4)]))
+
+
+def replaced_unseen(path, pixels):
+    """Replace a picture by one of the same length, and set its time back: same listing."""
+    before = path.stat()
+    Image.fromarray(pixels).save(path)
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.fixture
+def bitmaps(folder):
+    """The training cats as bitmaps, of which all of one shape have one length."""
+    for seed in (0, 1):
+        path = folder / NAMES[seed]
+        path.unlink()
+        write(folder, path.with_suffix(".bmp").relative_to(folder), picture(seed))
+    return folder / "train/cat"
+
+
+def test_a_folder_that_has_not_changed_is_not_decoded_again(read, bitmaps, capfd):
+    first = read()
+    assert "Decoding the 5 images of" in capfd.readouterr().err
+    replaced_unseen(bitmaps / "a.bmp", picture(99))  # what only a decoder would notice
+    again = read()
+    assert torch.equal(again.train.images, first.train.images)
+    assert torch.equal(again.train.labels, first.train.labels)
+    assert torch.equal(again.test.images, first.test.images)
+    assert again.classes == first.classes
+    assert capfd.readouterr().err == ""
+
+
+def touch(folder):
+    os.utime(folder / "a.bmp", ns=(0, 1))
+
+
+def add(folder):
+    write(folder, "c.bmp", picture(5))
+
+
+def remove(folder):
+    (folder / "b.bmp").unlink()
+
+
+def rename(folder):
+    (folder / "b.bmp").rename(folder / "c.bmp")
+
+
+def resize(folder):
+    Image.fromarray(picture(0)).save(folder / "b.bmp", dpi=(100, 100))
+    with open(folder / "b.bmp", "ab") as file:
+        file.write(b"\0")
+    os.utime(folder / "b.bmp", ns=(0, 1))
+
+
+@pytest.mark.parametrize("change", [touch, add, remove, rename, resize])
+def test_a_folder_that_has_changed_is_decoded_again_into_the_same_file(
+    read, bitmaps, tmp_path, change
+):
+    os.utime(bitmaps / "b.bmp", ns=(0, 1))
+    read()
+    replaced_unseen(bitmaps / "a.bmp", picture(99))
+    change(bitmaps)
+    assert torch.equal(read().train.images[0], chw(picture(99)))
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_another_size_and_another_folder_have_caches_of_their_own(read, folder, tmp_path):
+    assert read().train.images.shape == (3, 3, 6, 5)
+    assert read(size=4).train.images.shape == (3, 3, 4, 4)
+    assert read().train.images.shape == (3, 3, 6, 5)
+    shutil.copytree(folder, tmp_path / "other", copy_function=shutil.copy2)  # times and all
+    image_folder(root=str(tmp_path / "other"), cache=str(tmp_path / "cache"))
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text"])
+def test_a_damaged_cache_is_noticed_and_made_anew(read, tmp_path, capfd, damage):
+    whole = read()
+    (file,) = (tmp_path / "cache").iterdir()
+    content = file.read_bytes()
+    place = content.find(picture(0).transpose(2, 0, 1).tobytes()[:30])
+    assert place > 0
+    flipped = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    damaged = {"flip": flipped, "cut": content[:-100], "empty": b"", "text": b"something else"}
+    file.write_bytes(damaged[damage])
+    capfd.readouterr()
+    assert torch.equal(read().train.images, whole.train.images)
+    assert "Decoding" in capfd.readouterr().err
+    assert file.read_bytes()[:4] == content[:4]
+    read()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_does_no_harm(folder, tmp_path, capfd):
+    (tmp_path / "file").write_text("in the way")
+    source = image_folder(root=str(folder), cache=str(tmp_path / "file"))
+    assert len(source.train.labels) == 3
+    assert "The decoded images are not kept: " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("variable", ["BISCUITS_CACHE", "XDG_CACHE_HOME", "HOME"])
+def test_the_cache_lies_where_the_environment_says(folder, tmp_path, monkeypatch, variable):
+    for name in ("BISCUITS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "place"))
+    image_folder(root=str(folder))
+    below = {"BISCUITS_CACHE": "", "XDG_CACHE_HOME": "biscuits", "HOME": ".cache/biscuits"}
+    assert len(list((tmp_path / "place" / below[variable]).glob("images-*.npz"))) == 1
+
+
+def test_images_that_are_all_grey_have_one_channel(tmp_path):
+    for seed, name in enumerate(NAMES):
+        write(tmp_path, name, picture(seed, channels=1))
+    source = image_folder(root=str(tmp_path), cache=str(tmp_path / "cache"))
+    wanted = torch.stack([torch.from_numpy(picture(n, channels=1))[None] for n in (0, 1, 2)])
+    assert torch.equal(source.train.images, wanted)
+
+
+def test_one_colour_image_makes_all_rgb(folder, read):
+    write(folder, NAMES[0], picture(0, channels=1))
+    images = read().train.images
+    assert torch.equal(images[0], torch.from_numpy(picture(0, channels=1)).expand(3, -1, -1))
+    assert torch.equal(images[1], chw(picture(1)))
+
+
+def test_transparency_is_dropped(folder, read):
+    write(folder, NAMES[0], picture(0, channels=4))
+    assert torch.equal(read().train.images[0], chw(picture(0, channels=4)[..., :3].copy()))
+
+
+def test_hidden_files_and_files_that_are_no_images_are_left_alone(folder, read):
+    for name in ("train/cat/.a.png", "train/cat/notes.txt", "train/dog/Thumbs.db", "README.md"):
+        (folder / name).write_text("not an image")
+    (folder / "train/.git").mkdir()
+    write(folder, "train/dog/UPPER.PNG", picture(7))
+    source = read()
+    assert source.classes == ("cat", "dog")
+    assert source.train.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_images_are_resized_by_averaging_what_falls_together(tmp_path):
+    board = np.indices((16, 16)).sum(0) % 2 * 255  # without antialiasing it would alias
+    for name in NAMES:
+        write(tmp_path, name, board.astype(np.uint8))
+    source = image_folder(root=str(tmp_path), size=4, cache=str(tmp_path / "cache"))
+    assert source.train.images.shape == (3, 1, 4, 4)
+    assert ((source.train.images.float() - 127.5).abs() < 20).all()
+
+
+def test_images_of_different_sizes_need_a_size(folder, read):
+    write(folder, "test/cat/big.png", picture(9, height=12, width=20))
+    told = (
+        r"data\.size must be .* got train/cat/a\.png of 5 x 6 and test/cat/big\.png of 20 x 12\. "
+    )
+    with pytest.raises(UserError, match=told):
+        read()
+    source = read(size=6)
+    assert source.test.images.shape == (3, 3, 6, 6)
+    with pytest.raises(UserError, match=r"data\.size must be >= 1 \(pixels\), got 0\."):
+        read(size=0)
+
+
+def test_broken_pictures_are_all_named_at_once(folder, read, tmp_path):
+    (folder / "train/cat/broken.jpg").write_text("no picture")
+    (folder / "test/dog/empty.png").write_bytes(b"")
+    whole = (folder / NAMES[4]).read_bytes()
+    (folder / "test/dog/cut.png").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.full((6, 5), 40000, np.uint16)).save(folder / "train/dog/deep.png")
+    with pytest.raises(UserError) as caught:
+        read()
+    text = str(caught.value)
+    assert "got 4 that cannot be read: " in text
+    assert "train/cat/broken.jpg (not an image), train/dog/deep.png (more than 8 bits" in text
+    assert "test/dog/cut.png (" in text
+    assert "test/dog/empty.png (not an image)" in text
+    assert "\n" not in text
+    assert not (tmp_path / "cache").exists()
+
+
+def test_of_many_broken_pictures_ten_are_named_and_the_rest_counted(folder, read):
+    for number in range(25):
+        (folder / f"train/cat/{number:02d}.jpg").write_text("no picture")
+    told = (
+        r"got 25 that cannot be read: train/cat/00\.jpg .*train/cat/09\.jpg \(.*\) and 15 more\. "
+    )
+    with pytest.raises(UserError, match=told) as caught:
+        read()
+    assert "10.jpg" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (shutil.rmtree, r"got .*images: it does not exist\."),
+        (lambda root: shutil.rmtree(root / "train"), r"got .*images: it has no train/, but test\."),
+        (lambda root: shutil.rmtree(root / "test"), r"got .*images: it has no test/, but train\."),
+        (
+            lambda root: [shutil.rmtree(path) for path in (root / "train").iterdir()],
+            r"got .*images: its train/ has no folder in it\.",
+        ),
+        (
+            lambda root: (root / "train/dog/a.png").unlink(),
+            r"/train must hold images \(\.jpg .*\), of each class, got none of dog\. ",
+        ),
+        (
+            lambda root: [path.unlink() for path in (root / "test").glob("*/*")],
+            r"/test must hold images \(\.jpg .*\), got none\. ",
+        ),
+        (
+            lambda root: write(root, "test/fox/a.png", picture(0)),
+            r"/test must hold classes of train/ only, got fox\. ",
+        ),
+    ],
+)
+def test_a_folder_that_lacks_something_is_refused_by_name(folder, read, spoil, told):
+    spoil(folder)
+    with pytest.raises(UserError, match=told):
+        read()
+
+
+def test_a_root_that_is_a_file_is_refused(folder):
+    with pytest.raises(UserError, match=r"a\.png: it is not a folder\."):
+        image_folder(root=str(folder / NAMES[0]))
+
+
+def test_a_class_without_test_images_is_allowed(folder, read):
+    shutil.rmtree(folder / "test/dog")
+    assert read().test.labels.tolist() == [0]

@@ -1,0 +1,222 @@
+"""The data sets of others and a user's own arrays: digits, torchvision's, npz."""
+
+import socket
+import struct
+import urllib.request
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from runner.data import check_source, digits, npz, torchvision_set
+from runner.data.sets import CLASS_NAMES, _channels_second
+from runner.errors import UserError
+
+
+def test_digits_are_those_of_scikit_learn_each_once():
+    source = digits()
+    check_source(source, "data")
+    images = torch.cat([source.train.images, source.test.images])
+    labels = torch.cat([source.train.labels, source.test.labels])
+    content = load_digits()
+
+    def told(images, labels):
+        return sorted(
+            (tuple(i.flatten().tolist()), int(n)) for i, n in zip(images, labels, strict=True)
+        )
+
+    levels = [round(level * 255 / 16) for level in range(17)]
+    theirs = [[[levels[int(v)] for v in row] for row in image] for image in content.images]
+    assert told(images, labels) == told(torch.tensor(theirs), content.target)
+
+
+def test_the_test_digits_are_a_fifth_of_each_class_and_always_the_same():
+    one, other = digits(), digits()
+    assert torch.equal(one.test.images, other.test.images)
+    assert len(one.test.labels) == 359
+    share = one.test.labels.bincount() / torch.from_numpy(load_digits().target).bincount()
+    assert ((share - 0.2).abs() < 0.005).all()
+
+
+def write_mnist(root, split, images, labels):
+    """MNIST's own format, https://yann.lecun.com/exdb/mnist: big-endian sizes, then bytes."""
+    root.mkdir(parents=True, exist_ok=True)
+    head = struct.pack(">IIII", 0x803, *images.shape)
+    (root / f"{split}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+    head = struct.pack(">II", 0x801, len(labels))
+    (root / f"{split}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")]
+)
+@pytest.mark.parametrize("download", [True, False])
+def test_files_of_mnist_that_are_there_are_read_without_a_network(tmp_path, name, folder, download):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    labels = np.arange(20, dtype=np.uint8) % 10
+    write_mnist(tmp_path / folder / "raw", "train", images, labels)
+    write_mnist(tmp_path / folder / "raw", "t10k", images[:5], labels[:5])
+    source = torchvision_set(name=name, root=str(tmp_path), download=download)
+    check_source(source, "data")
+    assert torch.equal(source.train.images, torch.from_numpy(images)[:, None])
+    assert torch.equal(source.train.labels, torch.from_numpy(labels).long())
+    assert torch.equal(source.test.images, source.train.images[:5])
+    assert len(source.classes) == 10
+
+
+def test_the_layouts_of_torchvision_become_one():
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(_channels_second(images.permute(0, 2, 3, 1).numpy()), images)  # CIFAR
+    assert torch.equal(_channels_second(images.numpy()), images)  # SVHN
+    assert torch.equal(_channels_second(images[:, 0]), images[:, :1])  # MNIST
+    assert _channels_second(images.permute(0, 2, 3, 1).numpy()).is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("name", "archive"),
+    [
+        ("cifar10", "cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/ "),
+        ("cifar100", "cifar-100-python.tar.gz from https://www.cs.toronto.edu/~kriz/ "),
+        ("mnist", "t10k-labels-idx1-ubyte.gz from https://"),
+        ("fashion_mnist", "t10k-labels-idx1-ubyte.gz from http://"),
+        ("svhn", "train_32x32.mat, test_32x32.mat from http://ufldl.stanford.edu/housenumbers/ "),
+    ],
+)
+def test_a_set_that_is_not_there_tells_where_to_put_what(tmp_path, name, archive):
+    with pytest.raises(UserError) as caught:
+        torchvision_set(name=name, root=str(tmp_path), download=False)
+    assert f"data={name} must be in {tmp_path}" in str(caught.value)
+    assert archive in str(caught.value)
+    assert "data.download is false" in str(caught.value)
+    assert "data=digits" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def gateway(monkeypatch):
+    """A port that every download goes to, wherever the tests run; nobody listens yet."""
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        for scheme in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(scheme, f"http://127.0.0.1:{port.getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "")
+        urllib.request.install_opener(None)  # it remembers the proxies
+        yield port
+    urllib.request.install_opener(None)
+
+
+@pytest.mark.usefixtures("gateway")
+@pytest.mark.parametrize("name", CLASS_NAMES)
+def test_without_a_network_a_download_fails_in_one_line(tmp_path, name):
+    with pytest.raises(UserError, match=r"downloading failed: .*refused") as caught:
+        torchvision_set(name=name, root=str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_swallows_everything_is_given_up(tmp_path, gateway, monkeypatch):
+    monkeypatch.setattr("runner.data.sets.NETWORK_TIMEOUT", 0.2)
+    gateway.listen()  # accepts, and never answers
+    with pytest.raises(UserError, match=r"downloading failed: .*timed out"):
+        torchvision_set(name="svhn", root=str(tmp_path))
+    assert socket.getdefaulttimeout() is None
+
+
+LABELS = np.array([0, 1, 2, 0])
+
+
+def saved(tmp_path, **arrays):
+    np.savez(tmp_path / "mine.npz", **arrays)
+    return str(tmp_path / "mine.npz")
+
+
+def arrays_of(images, labels=LABELS):
+    return {"x_train": images, "y_train": labels, "x_test": images[:2], "y_test": labels[:2]}
+
+
+@pytest.mark.parametrize(
+    ("shape", "order"),
+    [
+        ((4, 8, 6), None),
+        ((4, 3, 8, 6), (0, 1, 2, 3)),
+        ((4, 1, 8, 6), (0, 1, 2, 3)),
+        ((4, 8, 6, 3), (0, 3, 1, 2)),
+        ((4, 8, 6, 1), (0, 3, 1, 2)),
+        ((4, 8, 6, 4), (0, 3, 1, 2)),
+    ],
+)
+def test_arrays_are_read_wherever_their_channels_are(tmp_path, shape, order):
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    source = npz(file=saved(tmp_path, **arrays_of(images)))
+    check_source(source, "data")
+    wanted = torch.from_numpy(images)
+    wanted = wanted[:, None] if order is None else wanted.permute(order)
+    assert torch.equal(source.train.images, wanted)
+    assert torch.equal(source.test.images, wanted[:2])
+    assert source.train.images.is_contiguous()
+    assert torch.equal(source.train.labels, torch.from_numpy(LABELS))
+    assert source.classes == ("0", "1", "2")
+
+
+def test_arrays_may_name_their_classes_and_count_in_bytes(tmp_path):
+    images = np.zeros((4, 8, 8), np.uint8)
+    names = np.array(["cat", "dog", "owl"])
+    arrays = arrays_of(images, LABELS.astype(np.uint8))
+    source = npz(file=saved(tmp_path, **arrays, classes=names))
+    check_source(source, "data")
+    assert source.classes == ("cat", "dog", "owl")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"x_train": np.zeros((4, 8, 8))}, r"x_train must be uint8 .*, got float64 \[4, 8, 8\]"),
+        ({"x_test": np.zeros((4, 8), np.uint8)}, r"x_test must be uint8 .*, got uint8 \[4, 8\]"),
+        (
+            {"x_train": np.zeros((4, 3, 8, 3), np.uint8)},
+            r"x_train must have .*, got \[4, 3, 8, 3\], where both could be. ",
+        ),
+        (
+            {"x_train": np.zeros((4, 8, 8, 2), np.uint8)},
+            r"x_train must have .*, got \[4, 8, 8, 2\], where neither could be. ",
+        ),
+        ({"y_test": np.zeros(4)}, r"y_test must be integers \[N\], got float64 \[4\]"),
+        ({"y_train": LABELS[:, None]}, r"y_train must be integers \[N\], got int64 \[4, 1\]"),
+        (
+            {"y_train": np.array([0, "a", None, 1], dtype=object)},
+            "must be an .npz file of plain arrays, got .*mine.npz: Object arrays cannot be",
+        ),
+    ],
+)
+def test_unfit_arrays_are_refused_by_name(tmp_path, change, told):
+    arrays = arrays_of(np.zeros((4, 8, 8), np.uint8))
+    with pytest.raises(UserError, match=told):
+        npz(file=saved(tmp_path, **{**arrays, **change}))
+
+
+def test_a_missing_array_is_named_with_what_there_is(tmp_path):
+    arrays = arrays_of(np.zeros((4, 8, 8), np.uint8))
+    del arrays["y_test"]
+    with pytest.raises(UserError, match=r"without y_test; it holds x_train, y_train, x_test\. "):
+        npz(file=saved(tmp_path, **arrays))
+
+
+def test_a_file_that_is_no_npz_is_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("no arrays")
+    with pytest.raises(UserError, match=r"must be an \.npz file, got .*text\.npz, which is none"):
+        npz(file=str(tmp_path / "text.npz"))
+    with pytest.raises(UserError, match=r"got .*nowhere\.npz, which does not exist"):
+        npz(file=str(tmp_path / "nowhere.npz"))
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    file = saved(tmp_path, **arrays_of(np.zeros((4, 8, 8), np.uint8)))
+    with zipfile.ZipFile(file) as archive:
+        start = archive.getinfo("x_train.npy").header_offset + 200
+    with open(file, "r+b") as handle:
+        handle.seek(start)
+        handle.write(b"\x01")
+    with pytest.raises(UserError, match=r"must be an \.npz file of plain arrays, got .*CRC"):
+        npz(file=file)

@@ -1,0 +1,160 @@
+"""Flooding: the formula, the whole update in micro-batches, per sample, and levels out of reach."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tricks import Batch, Chain, Flooding, LabelSmoothing, flood
+
+IDS = torch.arange(6) % 3
+
+
+@pytest.mark.parametrize(("loss", "flooded"), [(1.5, 1.5), (1.0, 1.0), (0.25, 1.75), (0.0, 2.0)])
+def test_the_loss_is_mirrored_at_the_level(loss, flooded):
+    assert flood(torch.tensor(loss), level=1.0).item() == flooded
+    assert Flooding(level=1.0).objective(torch.tensor(loss)).item() == flooded
+
+
+def test_level_zero_is_neutral():
+    loss = torch.rand(100)
+    assert torch.equal(flood(loss, level=0.0), loss)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+INPUTS = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)).double()
+
+
+def gradients(trick, sizes):
+    """The gradients of one update in micro-batches of these sizes, as a loop makes them."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    mean = torch.zeros(())
+    for inputs, targets in zip(INPUTS.split(sizes), IDS.split(sizes), strict=True):
+        losses = F.cross_entropy(model(inputs), targets, reduction="none")
+        share = len(targets) / len(IDS)
+        loss = trick.loss(losses).mean() * share
+        loss.backward()
+        mean = mean + loss.detach()
+    trick.gradients(model, optimizer, mean)
+    return [p.grad for p in model.parameters()]
+
+
+LOSSES = F.cross_entropy(network()(INPUTS), IDS, reduction="none").detach()
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("sizes", [[6], [2, 2, 2], [4, 1, 1]])
+@pytest.mark.parametrize("offset", [-0.1, 0.0, 0.1])
+def test_an_update_in_any_micro_batches_descends_on_the_flooded_loss(per_sample, sizes, offset):
+    """The levels lie among the losses of the samples: of micro-batches, each would be flooded."""
+    level = LOSSES.mean().item() + offset
+    model = network()
+    losses = F.cross_entropy(model(INPUTS), IDS, reduction="none")
+    loss = flood(losses, level).mean() if per_sample else flood(losses.mean(), level)
+    expected = torch.autograd.grad(loss, model.parameters())
+    for ours, its in zip(gradients(Flooding(level, per_sample), sizes), expected, strict=True):
+        torch.testing.assert_close(ours, its, rtol=0, atol=1e-12 if offset else 1)
+
+
+@pytest.mark.parametrize(("loss", "sign"), [(0.75, 1.0), (0.5, 0.0), (0.25, -1.0)])
+def test_below_the_level_descent_becomes_ascent_and_at_it_rest(loss, sign):
+    weight = torch.ones(3, requires_grad=True)
+    weight.grad = torch.tensor([0.1, -0.2, 0.3])
+    before, trick = weight.grad.clone(), Flooding(level=0.5)
+    trick.gradients(nn.Identity(), torch.optim.SGD([weight], lr=0.1), torch.tensor(loss))
+    assert torch.equal(weight.grad, sign * before)
+    assert trick.report() == {"flooded_share": float(sign != 1.0)}
+
+
+def test_per_sample_the_share_is_that_of_the_last_update():
+    trick = Flooding(level=1.0, per_sample=True)
+    optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
+    assert trick.report() == {}
+    for updates in ([[0.5, 2.0], [3.0, 1.0, 4.0]], [[2.0, 2.0, 0.1], [0.2]]):
+        for losses in updates:
+            trick.loss(torch.tensor(losses))
+        trick.gradients(nn.Identity(), optimizer, torch.tensor(0.0))
+    assert trick.report() == {"flooded_share": 0.5}
+    assert trick.objective(torch.tensor(0.25)) == 0.25
+
+
+def test_the_paper_holds_the_loss_at_the_level():
+    model, trick = network(), Flooding(level=0.3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    losses = []
+    for _ in range(400):
+        loss = F.cross_entropy(model(INPUTS), IDS)
+        optimizer.zero_grad()
+        loss.backward()
+        trick.gradients(model, optimizer, loss.detach())
+        optimizer.step()
+        losses.append(loss.item())
+    assert max(losses[:5]) > 0.6
+    assert all(0.25 < loss < 0.35 for loss in losses[-100:])
+
+
+def first_batch(trick, targets):
+    return trick.batch(Batch(torch.zeros(len(targets), 1), targets), torch.Generator())
+
+
+SOFT = torch.tensor([[1.0, 0.0], [0.5, 0.5]])  # the entropies are 0 and log 2
+
+
+@pytest.mark.parametrize(
+    ("options", "targets", "floor"),
+    [
+        ({"level": 0.0}, IDS, "0 nats"),
+        ({"level": 0.34}, SOFT, "0.3466 nats"),
+        ({"level": 0.0, "per_sample": True}, SOFT, "0 nats"),
+        ({"level": 0.69, "per_sample": True}, SOFT[1:], "0.6931 nats"),
+    ],
+)
+def test_a_level_that_the_loss_cannot_fall_below_is_refused_at_the_first_batch(
+    options, targets, floor
+):
+    with pytest.raises(
+        ValueError, match=rf"Flooding\.level must be > {floor}.*got {options['level']}"
+    ):
+        first_batch(Flooding(**options), targets)
+
+
+@pytest.mark.parametrize(
+    ("options", "targets"),
+    [
+        ({"level": 1e-3}, IDS),
+        ({"level": 0.35}, SOFT),
+        ({"level": 0.01, "per_sample": True}, SOFT),
+    ],
+)
+def test_a_level_above_the_floor_is_taken(options, targets):
+    batch = first_batch(Flooding(**options), targets)
+    assert batch.targets is targets
+
+
+def test_only_the_first_batch_is_looked_at():
+    trick = Flooding(level=0.1)
+    first_batch(trick, IDS)
+    first_batch(trick, SOFT[1:])
+
+
+def test_under_label_smoothing_the_floor_is_that_of_the_smoothed_targets():
+    smoothing = LabelSmoothing(0.1)
+    smoothing.model(nn.Linear(1, 10))
+    with pytest.raises(ValueError, match=r"must be > 0\.5003 nats"):
+        first_batch(Chain(smoothing, Flooding(level=0.5)), IDS)
+    first_batch(Chain(smoothing, Flooding(level=0.51)), IDS)
+    with pytest.raises(ValueError, match="Write LabelSmoothing -> Flooding"):
+        Chain(Flooding(), LabelSmoothing())
+
+
+@pytest.mark.parametrize("level", [-1, math.inf, math.nan])
+def test_a_level_out_of_its_range_is_refused(level):
+    with pytest.raises(ValueError, match=rf"Flooding\.level must be >= 0 .*got {level}"):
+        Flooding(level=level)
