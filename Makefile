@@ -12,7 +12,7 @@ demo: $(READY)  ## the five tricks, each alone, against the baseline: three seed
 	$(BIN)/python -m runner.report outputs/demo
 
 test: $(READY)  ## the default tests, under five minutes on two cores
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4
 
 test-slow: $(READY)  ## the tests that take longer
 	$(BIN)/python -m pytest -q -m slow

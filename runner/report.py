@@ -113,12 +113,13 @@ def draw(runs: Iterable[Run], file: Path) -> None:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = figure.subplots(1, len(CURVES))
     for axis, (key, title) in zip(axes, CURVES.items(), strict=True):
-        for number, (variant, group) in enumerate(groups.items()):
+        colors = iter([f"C{number}" for number in range(10)] * len(groups))
+        for variant, group in groups.items():
+            color = "black" if variant.startswith("baseline") else next(colors)
             points = _points(group, key)
             if not points:
                 continue
             epochs = sorted(points)
-            color = "black" if variant.startswith("baseline") else f"C{number - 1}"
             axis.plot(
                 epochs, [statistics.mean(points[e]) for e in epochs], color=color, label=variant
             )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +22,7 @@ SHARED = ROOT.parent / "shared"
 @pytest.fixture(autouse=True, scope="session")
 def _registered() -> None:
     register()
+    torch.set_num_threads(1)  # as the runs here do; the workers of the tests share the cores
 
 
 def composed(*overrides: str) -> DictConfig:

@@ -91,7 +91,7 @@ def test_a_folder_that_has_not_changed_is_not_decoded_again(read, bitmaps, capfd
 
 
 def touch(folder):
-    os.utime(folder / "a.bmp", ns=(0, 1))
+    os.utime(folder / "a.bmp", ns=(0, (folder / "a.bmp").stat().st_mtime_ns + 1))
 
 
 def add(folder):
@@ -178,10 +178,12 @@ def test_images_that_are_all_grey_have_one_channel(tmp_path):
 
 
 def test_one_colour_image_makes_all_rgb(folder, read):
-    write(folder, NAMES[0], picture(0, channels=1))
-    images = read().train.images
-    assert torch.equal(images[0], torch.from_numpy(picture(0, channels=1)).expand(3, -1, -1))
-    assert torch.equal(images[1], chw(picture(1)))
+    for seed, name in enumerate(NAMES[1:], start=1):
+        write(folder, name, picture(seed, channels=1))
+    source = read()
+    assert torch.equal(source.train.images[0], chw(picture(0)))
+    grey = torch.from_numpy(picture(4, channels=1))
+    assert torch.equal(source.test.images[1], grey.expand(3, -1, -1))
 
 
 def test_transparency_is_dropped(folder, read):
@@ -227,6 +229,7 @@ def test_broken_pictures_are_all_named_at_once(folder, read, tmp_path):
     whole = (folder / NAMES[4]).read_bytes()
     (folder / "test/dog/cut.png").write_bytes(whole[: len(whole) // 2])
     Image.fromarray(np.full((6, 5), 40000, np.uint16)).save(folder / "train/dog/deep.png")
+    write(folder, "test/dog/big.png", picture(9, height=12))  # told after these are mended
     with pytest.raises(UserError) as caught:
         read()
     text = str(caught.value)

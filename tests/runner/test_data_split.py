@@ -50,6 +50,7 @@ def test_images_keep_their_labels_through_the_split():
     [
         ([30, 20, 50], 0.1, [3, 2, 5]),
         ([30, 20, 50], 0.5, [15, 10, 25]),
+        ([4, 4, 92], 0.1, [0, 0, 10]),  # 0.4, 0.4 and 9.2
         ([1, 99], 0.9, [0, 90]),  # the only image of its class stays in training
         ([2, 2], 0.5, [1, 1]),
     ],

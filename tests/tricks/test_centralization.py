@@ -101,6 +101,7 @@ def test_what_is_centred_stays_as_it_is():
         nn.Linear(1, 4),
         nn.Conv2d(4, 4, 1, groups=4),
         nn.ConvTranspose2d(4, 4, 1, groups=4),
+        nn.ConvTranspose2d(1, 4, 1),
     ],
     ids=str,
 )
@@ -262,6 +263,17 @@ def test_the_update_changes_nothing_else():
     change = model[4].weight - plain[4].weight
     torch.testing.assert_close(change, change.mean(1, keepdim=True).expand_as(change))
     assert torch.equal(model[4].bias, plain[4].bias)
+
+
+@pytest.mark.parametrize("where", ["gradient_and_decay", "update"])
+def test_one_hook_serves_a_whole_training(where):
+    model, trick = network(), Centralization(where)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        trick.gradients(model, optimizer, torch.tensor(1.0))
+        optimizer.step()
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    assert sum(map(len, hooks)) == 1
 
 
 def after_steps(where, act):

@@ -127,10 +127,10 @@ def norms_by_quantile(trick, sequence):
 
 def test_the_quantile_is_that_of_the_earlier_norms_after_the_warm_up():
     trick = Clipping(by="quantile", quantile=0.5, warmup=2)
-    left = norms_by_quantile(trick, [1.0, 5.0, 2.0, 9.0, 1.0])
-    # medians of (1, 5), (1, 5, 2), (1, 5, 2, 9): the raw norms count, not the clipped ones
-    assert left == pytest.approx([1.0, 5.0, 2.0, 2.0, 1.0], abs=1e-5)
-    assert trick.report() == {"norm": 1.0, "clipped_share": 0.0, "threshold": 3.5}
+    left = norms_by_quantile(trick, [1.0, 5.0, 4.0, 9.0, 1.0])
+    # medians of (1, 5), (1, 5, 4), (1, 5, 4, 9): the raw norms count, not the clipped ones
+    assert left == pytest.approx([1.0, 5.0, 3.0, 4.0, 1.0], abs=1e-5)
+    assert trick.report() == {"norm": 1.0, "clipped_share": 0.0, "threshold": 4.5}
 
 
 def test_the_plain_form_by_quantile_keeps_its_norms_in_the_list_it_is_given():
