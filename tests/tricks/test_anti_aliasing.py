@@ -112,8 +112,9 @@ def test_a_pointwise_convolution_without_activation_is_blurred_before():
 
 
 def test_a_larger_convolution_without_activation_keeps_its_stride_after_a_blur_without():
-    y, x, (conv,) = both([nn.Conv2d(8, 8, 2, 2, groups=8)], noise(2, 3, 9, 12))
-    same(y, conv(BlurPool2d(8, stride=1)(x)))
+    for layer in (nn.Conv2d(8, 8, 2, 2, groups=8), nn.Conv2d(8, 5, 1, 2, padding=1)):
+        y, x, (conv,) = both([layer], noise(2, 3, 9, 12))
+        same(y, conv(BlurPool2d(8, stride=1)(x)))
 
 
 def test_a_max_pool_keeps_its_kernel_and_padding():
@@ -133,6 +134,12 @@ def test_an_average_pool_becomes_the_blur_and_its_map_keeps_its_size(pool, rows)
     y, x, (_, conv) = both([pool, nn.Conv2d(8, 8, 1)], noise(2, 3, 9, 12))
     assert pool(x).shape[2] == rows
     same(y, conv(BlurPool2d(8)(x)[:, :, :rows]))
+
+
+def test_the_blur_has_the_filter_and_the_border_that_were_asked_for():
+    layers, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2)).double(), noise(2, 3, 9, 12)
+    expected = BlurPool2d(8, 5, 2, "zeros")(F.max_pool2d(layers[0](x), 2, 1))
+    same(anti_alias(layers, 5, "zeros")(x), expected)
 
 
 def test_the_mean_of_two_pixels_is_the_blur_of_two_taps():
@@ -198,6 +205,15 @@ def test_an_activation_called_once_is_blurred_once_for_all_its_consumers():
             return torch.cat([y, y * y.mean((2, 3), keepdim=True)], 1)
 
     assert find_places(Net(nn.ReLU())) == [Place("conv1", "convolution", 2, "after", ("relu",))]
+
+
+def test_a_convolution_whose_result_goes_two_ways_is_blurred_before():
+    class Net(Shared):
+        def forward(self, x):
+            y = self.conv1(self.stem(x))
+            return self.conv2(self.relu(y)) + self.conv3(y)
+
+    assert find_places(Net(nn.ReLU())) == [Place("conv1", "linear", 2, "before", ("conv1",))]
 
 
 def test_a_pool_called_twice_is_blurred_twice():
@@ -406,14 +422,27 @@ def test_a_model_is_refused_that(reason):
     assert hooks == (reason == "is done")
 
 
-def test_a_consumer_that_is_called_elsewhere_too_is_refused():
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda net, y: net.conv2(net.conv2(y)),  # the second call wants no blur
+        lambda net, y: net.conv2(input=y),  # a hook sees positional arguments only
+        lambda net, y: net.both(y, y),
+    ],
+)
+def test_a_consumer_that_no_hook_fits_is_refused(use):
     class Net(Shared):
-        def forward(self, x):
-            y = self.relu(self.conv1(self.stem(x)))
-            return self.relu(self.conv2(self.conv2(y)))
+        def __init__(self):
+            super().__init__(nn.ReLU())
+            self.both = nn.Bilinear(1, 1, 1)
 
-    with pytest.raises(ValueError, match=r"after Net\.conv1 must be .*got one that feeds conv2"):
-        anti_alias(Net(nn.ReLU()))
+        def forward(self, x):
+            return self.relu(use(self, self.relu(self.conv1(self.stem(x)))))
+
+    with pytest.raises(
+        ValueError, match=r"after Net\.conv1 must be .*got one that feeds (conv|bo)"
+    ):
+        anti_alias(Net())
 
 
 def test_what_does_not_downsample_is_let_be():
