@@ -7,7 +7,9 @@ times are the best of ten, in milliseconds, and the ways take turns, so that all
 noise. `zeros` pads inside the convolution, with zeros: it is no blur of ours, but tells what the
 padding costs. The last line is a step of ResNet-20 on 32x32 images: plain, and anti-aliased.
 
-On two cores of an x86 server, one thread: ours takes WHAT of the padded convolution's time.
+Measured on a busy x86 server: ours takes 0.2 to 0.5 of the time of the padded convolution, in
+channels_last 0.3 to 1.0; the anti-aliased step 1.2 of the plain one, its denser convolutions
+included.
 """
 
 import copy

@@ -15,7 +15,7 @@ from runner.data import Augmentation, Batches, DataSet, check_source, split_sour
 from runner.errors import UserError
 from runner.models import load_weights
 from runner.optimizers import parameter_groups
-from runner.schedulers import tabulate
+from runner.schedulers import Scheduler, tabulate
 from runner.train import Training
 from tricks import Chain, derive_seed
 
@@ -47,7 +47,7 @@ def build(settings: Settings) -> Bench:
     memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
     if settings.channels_last:
         _refuse_four_channels(model, device)
-        model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
+        model = model.to(memory_format=memory_format)
     optimizer = chain.optimizer(build_optimizer(settings, model))
     augmentation = Augmentation(**settings.data["augment"])
     seed = derive_seed(settings.seed, "data")
@@ -63,7 +63,7 @@ def build(settings: Settings) -> Bench:
         model.train(),
         optimizer,
         chain,
-        build_scheduler(settings, updates_per_epoch),
+        build_scheduler(settings, optimizer, updates_per_epoch),
         updates_per_epoch,
         micro_batch_size=settings.micro_batch_size,
         precision=settings.precision,
@@ -109,16 +109,19 @@ def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     return optimizer
 
 
-def build_scheduler(settings: Settings, updates_per_epoch: int) -> Callable[[int], float]:
+def build_scheduler(
+    settings: Settings, optimizer: Optimizer, updates_per_epoch: int
+) -> Callable[[int], float]:
     """Build the scheduler, as a function of the number of updates done."""
     node, epochs = settings.scheduler, settings.epochs
-    if node["_target_"].startswith("torch."):
+    target = locate(node["_target_"], "scheduler", "scheduler")
+    if not issubclass(target, Scheduler):
         taken = {k: v for k, v in node.items() if k not in ("_target_", "unit")}
         return tabulate(
-            locate(node["_target_"], "scheduler", "scheduler"),
+            target,
             node["unit"],
             taken,
-            lr=settings.optimizer["lr"],
+            lr=optimizer.param_groups[0]["lr"],
             updates_per_epoch=updates_per_epoch,
             epochs=epochs,
         )

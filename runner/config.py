@@ -19,6 +19,7 @@ from runner.allowed import locate
 from runner.data import Augmentation
 from runner.errors import UserError
 from runner.mistakes import did_you_mean
+from runner.schedulers import Scheduler, refuse_impure
 from tricks import in_order
 
 Natural = Annotated[int, Field(ge=0)]
@@ -162,9 +163,11 @@ def _plain(cfg: DictConfig) -> Node:
 
 def _check_node(where: str, node: Node, group: str) -> None:
     own = OWN_KEYS[group]
-    if group == "scheduler" and not node.get("_target_", "").startswith("torch."):
-        own = {}  # ours take their time in epochs
     target = locate(node.get("_target_"), where, group)
+    if group == "scheduler" and issubclass(target, Scheduler):
+        own = {}  # ours need no unit
+    elif group == "scheduler":
+        refuse_impure(target, node)
     taken = _parameters(target)
     open_ended = taken.pop("**", None) is not None
     known = [*taken, *own]

@@ -43,7 +43,8 @@ def digest_tensors(state: dict[str, torch.Tensor]) -> str:
     total = hashlib.sha256()
     for name, tensor in state.items():
         total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(flat.view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 

@@ -38,7 +38,9 @@ def explain(error: Exception) -> str | None:
         return f"{match[1]} must be given: {match[1]}=VALUE."
     line = " ".join(text.split())
     if "override_grammar" in line:
-        return f"An override must be KEY=VALUE, quoted where it has brackets: 'tricks=[a,b]'; {line}"
+        return (
+            f"An override must be KEY=VALUE, quoted where it has brackets: 'tricks=[a,b]'; {line}"
+        )
     return line
 
 

@@ -246,7 +246,7 @@ def _status(folder: Path) -> Iterator[None]:
             f"{label(folder)} diverged: {error}. Lower optimizer.lr, clip the gradients with "
             "'tricks=[clipping]', or leave such updates out with not_finite=skip."
         ) from error
-    except ValueError as error:  # such as a trick's, that finds at the first batch what it cannot do
+    except ValueError as error:  # such as a trick's, about its first batch
         write("failed", traceback.format_exc())
         raise UserError(f"{error} ({label(folder / STATUS)} has the traceback.)") from error
     except KeyboardInterrupt:

@@ -213,7 +213,7 @@ def tabulate(
     >>> [factor(update) for update in range(6)]
     [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
     """
-    _refuse_impure(torch_class, arguments)
+    refuse_impure(torch_class, arguments)
     if unit not in ("epoch", "update"):
         raise UserError(f"scheduler.unit must be epoch or update, got {unit}.")
     if not lr > 0:
@@ -234,7 +234,8 @@ def tabulate(
     return factor
 
 
-def _refuse_impure(torch_class: type[LRScheduler], arguments: Mapping[str, Any]) -> None:
+def refuse_impure(torch_class: type[LRScheduler], arguments: Mapping[str, Any]) -> None:
+    """Refuse a class that depends on more than time, or changes more than the learning rate."""
     name = torch_class.__name__
     if issubclass(torch_class, ReduceLROnPlateau):
         raise UserError(

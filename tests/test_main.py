@@ -51,7 +51,9 @@ CHECKED = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), COMPOSED.items(), ids=str)
-def test_a_mistake_in_the_command_is_one_line_and_leaves_nothing_behind(tmp_path, arguments, message):
+def test_a_mistake_in_the_command_is_one_line_and_leaves_nothing_behind(
+    tmp_path, arguments, message
+):
     code, out, complaint = biscuits(tmp_path, *arguments)
     assert code != 0
     assert message in complaint

@@ -33,7 +33,7 @@ def blur_pool(
     as it takes, as `numpy.pad` does; a single pixel repeats. torch's padding refuses such maps.
 
     Args:
-        x: [..., H, W], floating point. A result in channels_last follows from such a map.
+        x: [..., H, W], floating point; a map in channels_last gives one in channels_last.
         filter_size: m, the taps a side, 1 to 7; 1 only subsamples.
         stride: s, in pixels.
         padding_mode: What lies beyond the border, by torch's names.
@@ -145,7 +145,7 @@ def _blur_matrix(
     lines = (_source(padded, size, padding_mode)[:, None] == pixels).to(like.dtype)
     for _ in range(filter_size - 1):
         lines = lines[:-1] + lines[1:]
-    return lines[::stride] / 2 ** (filter_size - 1)
+    return lines[::stride] / 2.0 ** (filter_size - 1)
 
 
 def _source(position: Tensor, size: int, padding_mode: PaddingMode) -> Tensor:

@@ -35,6 +35,13 @@ REFUSED = {
     "tricks.clipping._target_=tricks.Chain": r"names Chain, which tricks does not offer",
     "tricks.clipping.enabled=1": r"^tricks\.clipping\.enabled must be true or false, got 1",
     "tricks.flooding.level=0.1": r"^tricks\.flooding\.level is set to 0\.1, but flooding is off\. Switch it on with 'tricks=\[flooding\]' or tricks\.flooding\.enabled=true\.",
+    "scheduler=torch scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau": (
+        r"got ReduceLROnPlateau, which waits for a metric"
+    ),
+    "scheduler=torch scheduler._target_=torch.optim.lr_scheduler.CyclicLR": (
+        r"got CyclicLR, which cycles the momentum too"
+    ),
+    "scheduler=torch scheduler._target_=torch.optim.lr_scheduler.StepRL": r"Did you mean StepLR\?",
     "data=image_folder": r"^data\.root must be given: data\.root=VALUE\.",
 }
 
@@ -42,7 +49,7 @@ REFUSED = {
 @pytest.mark.parametrize(("override", "message"), REFUSED.items())
 def test_a_mistake_is_refused_in_one_line(override, message):
     with pytest.raises(UserError, match=message) as caught:
-        settings(override)
+        settings(*override.split())
     assert "\n" not in str(caught.value)
 
 

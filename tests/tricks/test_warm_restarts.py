@@ -46,9 +46,9 @@ def test_each_restart_is_exactly_at_the_peak_and_just_before_it_the_rate_is_lowe
     T_0, T_mult, restarts
 ):
     for t in restarts:
-        assert warm_restarts(t, T_0, T_mult, eta_min=0.1, eta_max=0.7) == 0.7
+        assert warm_restarts(t, T_0, T_mult, eta_min=0.3, eta_max=0.9) == 0.9
         before = Fraction(str(t)) - Fraction(1, 10**9)
-        assert warm_restarts(before, T_0, T_mult, eta_min=0.1, eta_max=0.7) < 0.1 + 1e-9
+        assert warm_restarts(before, T_0, T_mult, eta_min=0.3, eta_max=0.9) < 0.3 + 1e-9
 
 
 lengths = st.fractions(Fraction(1, 4), 20, max_denominator=12)
@@ -57,7 +57,7 @@ lengths = st.fractions(Fraction(1, 4), 20, max_denominator=12)
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     lengths,
-    st.fractions(1, 3, max_denominator=8),
+    st.just(1) | st.fractions(1, 3, max_denominator=8),
     st.fractions(0, Fraction(9, 10), max_denominator=10),
     st.fractions(0, 300, max_denominator=12),
     st.sampled_from(["each", "first"]),
@@ -96,6 +96,11 @@ def test_the_result_does_not_depend_on_what_was_asked_before():
     forth = [warm_restarts(t, *way) for way in ways for t in times]
     back = [warm_restarts(t, *way) for way in reversed(ways) for t in reversed(times)]
     assert back == forth[::-1]
+
+
+def test_a_float_counts_as_it_is_written_and_a_fraction_as_it_is():
+    assert warm_restarts(0.3, 0.1) == 1.0
+    assert warm_restarts(0.3, Fraction(0.1)) < 1e-9  # the float is a little more than 1/10
 
 
 def test_epochs_and_updates_agree_to_the_bit_also_where_an_epoch_is_no_round_number():
