@@ -1,0 +1,1 @@
+"""What measures speed; each file opens with the command that repeats it."""

@@ -123,9 +123,10 @@ def main():
     for case in arguments or CASES:
         times, updates = measure(case)
         memory = {kind: peak_memory(case, kind) for kind in ("ours", "barest")}
+        each = {kind: 1000 * seconds / updates for kind, seconds in times.items()}
         print(
-            f"{CASES[case][0]}: {1000 * times['ours'] / updates:.2f} ms an update, barest "
-            f"{1000 * times['barest'] / updates:.2f} ms, ratio {times['ours'] / times['barest']:.3f}; "
+            f"{CASES[case][0]}: {each['ours']:.2f} ms an update, barest {each['barest']:.2f} ms, "
+            f"ratio {each['ours'] / each['barest']:.3f}; "
             f"peak memory {memory['ours']:.0f} MiB, barest {memory['barest']:.0f} MiB, "
             f"ratio {memory['ours'] / memory['barest']:.3f}",
             flush=True,

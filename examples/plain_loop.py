@@ -25,7 +25,7 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 inputs, targets = torch.randn(64, 1, 16, 16), torch.randint(10, (64,))
 
 for update in range(30):
-    factor = warm_restarts(update, T_0=10, T_mult=2, T_up=2)  # restarts at updates 10 and 30
+    factor = warm_restarts(update, T_0=10, T_mult=2, T_up=2)  # restarts at updates 10 and 28
     for group in optimizer.param_groups:
         group["lr"] = 0.1 * factor
     optimizer.zero_grad()

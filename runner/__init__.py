@@ -1,0 +1,1 @@
+"""The application: config, data, models, the training loop, logs, checkpoints, reports."""

@@ -12,12 +12,11 @@ import hydra
 from runner.compose import CONF, register, task
 from runner.mistakes import explain
 
-
-HELP = """Biscuits: training tricks for convolutional networks, switched on, tuned, combined, judged.
+HELP = """Biscuits: training tricks for convolutional networks, switched on, tuned and judged.
 
 One run:    python -m runner 'tricks=[clipping,flooding]' tricks.flooding.level=0.05 seed=1
 A preset:   python -m runner tricks=page tricks.anti_aliasing.enabled=false
-A sweep:    python -m runner -m 'tricks=[clipping]' tricks.clipping.max_norm=0.1,1,10 'seed=range(3)'
+A sweep:    python -m runner -m 'tricks=[clipping]' tricks.clipping.max_norm=0.1,1 'seed=range(3)'
 Real data:  python -m runner data=image_folder data.root=FOLDER model=resnet20 tricks=page
 Again:      python -m runner -cp FOLDER_OF_A_RUN -cn config again=true
 Compare:    python -m runner.report outputs/NAME;  tensorboard --logdir outputs/NAME
@@ -38,7 +37,7 @@ Your own classes: BISCUITS_ALLOW=package.Class,... in the environment.
 
 
 def main() -> None:
-    """Run the command line; end with one line, and without a traceback, for what a user can mend."""
+    """Run the command line; what a user can mend ends in one line, without a traceback."""
     if {"-h", "--help"}.intersection(sys.argv[1:]):
         print(HELP.format(conf=CONF, groups=_groups()))
         return

@@ -188,9 +188,9 @@ def _refuse_emulated(settings: Settings, device: torch.device) -> None:
 def _refuse_four_channels(model: nn.Module, device: torch.device) -> None:
     """Torch's CPU convolutions with 4 channels crash, or take minutes, in channels_last."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and 4 in (module.in_channels, module.out_channels):
-            if device.type == "cpu":
-                raise UserError(
-                    f"channels_last must be false for a convolution of 4 channels on a CPU, got "
-                    f"true with {name}, on which torch crashes. Use another width."
-                )
+        four = isinstance(module, nn.Conv2d) and 4 in (module.in_channels, module.out_channels)
+        if four and device.type == "cpu":
+            raise UserError(
+                "channels_last must be false for a convolution of 4 channels on a CPU, got true "
+                f"with {name}, on which torch crashes. Use another width."
+            )

@@ -101,7 +101,7 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
 
 
 def check_type(where: str, value: Any, hint: Any) -> None:  # noqa: ANN401
-    """Refuse a value that is not of the type; a whole number passes for a float, never for a bool."""
+    """Refuse a value that is not of the type; a whole number passes for a float, not for a bool."""
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         fields = get_type_hints(hint, include_extras=True)
         for key, part in value.items():

@@ -19,7 +19,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def explain(error: Exception) -> str | None:
-    """Give back one line about a mistake in the configuration; None if the error is no such thing."""
+    """Give back one line about a mistake in the configuration; None if the error is another."""
     for link in _causes(error):
         if isinstance(link, UserError):
             return str(link)
@@ -44,7 +44,7 @@ def explain(error: Exception) -> str | None:
     return line
 
 
-def _unknown_key(match: re.Match[str], text: str) -> str:
+def _unknown_key(match: re.Match[str], _: str) -> str:
     key = match[1]
     return (
         f"{key} is not a setting.{did_you_mean(key, _known_keys())} See python -m runner --cfg job."

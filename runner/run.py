@@ -128,6 +128,8 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
 def _train(folder: Path, settings: Settings, bench: Bench, log: RunLog, quiet: bool) -> None:
     """Train the epochs that are left; each ends in a checkpoint."""
     training, done = bench.training, bench.training.updates // len(bench.batches)
+    for caveat in training.trick.caveats(settings.epochs * len(bench.batches), len(bench.batches)):
+        print(f"{label(folder)}  note: {caveat}", flush=True)
     seconds, passes, began = 0.0, 0, time.perf_counter()
     for epoch in range(done, settings.epochs):
         seconds, passes = seconds + _epoch(bench, epoch, quiet), passes + 1

@@ -1,4 +1,4 @@
-"""The arrows of the house: conf -> runner -> tricks -> torch, and a command line that starts fast."""
+"""The arrows of the house: conf -> runner -> tricks -> torch; and a command that starts fast."""
 
 import ast
 import os
@@ -15,7 +15,7 @@ def test_the_library_imports_torch_and_nothing_of_the_project():
         "import sys; before = set(sys.modules); import torch; torch_alone = set(sys.modules)\n"
         "import tricks\n"
         "new = {m.split('.')[0] for m in set(sys.modules) - torch_alone}\n"
-        "print(sorted(new & {'runner', 'hydra', 'omegaconf', 'tensorboard', 'torchvision', 'pydantic'}))"
+        "print(sorted(new & {'runner', 'hydra', 'omegaconf', 'tensorboard', 'pydantic'}))"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert found.stdout.strip() == "[]", found.stderr

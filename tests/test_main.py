@@ -13,6 +13,7 @@ from runner.__main__ import main
 from tests.conftest import ROOT
 
 OWN = ROOT / "examples" / "own"
+OWN_PARTS = ("UnitGradients", "stripes", "shallow", "SignSGD")
 
 
 def biscuits(folder, *arguments, module="runner", **environment):
@@ -172,7 +173,7 @@ def test_in_a_sweep_one_bad_run_is_told_and_the_others_are_done(tmp_path):
 def test_a_users_own_trick_model_data_and_optimizer_need_no_change_of_ours(tmp_path):
     own = {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{OWN}",
-        "BISCUITS_ALLOW": "own_parts.UnitGradients,own_parts.stripes,own_parts.shallow,own_parts.SignSGD",
+        "BISCUITS_ALLOW": ", ".join(f"own_parts.{name}" for name in OWN_PARTS),
     }
     given = ("--config-dir", str(OWN / "conf"), "data=stripes", "model=shallow", "epochs=3")
     code, _, complaint = biscuits(tmp_path, *given, "tricks=[unit_gradients,clipping]", **own)

@@ -92,6 +92,10 @@ class Trick:
     def weights(self, model: nn.Module) -> None:
         """Change the weights in place; once an update, just after the step."""
 
+    def caveats(self, updates: int, updates_per_epoch: int) -> list[str]:
+        """Say what a training of so many updates would do against the trick's purpose."""
+        return []
+
     def report(self) -> dict[str, float]:
         """Say what the trick did in the last update, in named numbers; the loop averages them."""
         return {}
@@ -211,6 +215,14 @@ class Chain(Trick):
         """Let every trick change the weights."""
         for trick in self.tricks:
             trick.weights(model)
+
+    def caveats(self, updates: int, updates_per_epoch: int) -> list[str]:
+        """Gather what the tricks have to say, each after its name."""
+        return [
+            f"{name}: {caveat}"
+            for name, trick in zip(self.names, self.tricks, strict=True)
+            for caveat in trick.caveats(updates, updates_per_epoch)
+        ]
 
     def report(self) -> dict[str, float]:
         """Gather the tricks' numbers, as `trick_name/number`."""

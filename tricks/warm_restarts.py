@@ -228,6 +228,23 @@ class WarmRestarts(Trick):
             cycle.start if cycle.start == _exact(length) else cycle.end
         )
 
+    def caveats(self, updates: int, updates_per_epoch: int) -> list[str]:
+        """Say so where training ends within a cycle, and which lengths would not.
+
+        >>> WarmRestarts(T_0=5, T_mult=2).caveats(updates=200, updates_per_epoch=10)
+        ['training ends within a cycle, after 20 epochs; cycles end after 15 and 35.']
+        """
+        length = updates if self.unit == "update" else updates / updates_per_epoch
+        before, after = self.cycle_ends(length)
+        if before == length:
+            return []
+        ends = (
+            f"cycles end after {before:g} and {after:g}"
+            if before
+            else f"the first ends after {after:g}"
+        )
+        return [f"training ends within a cycle, after {length:g} {self.unit}s; {ends}."]
+
     def _schedule(self) -> _Schedule:
         return _schedule(
             self.T_0, self.T_mult, self.T_up, self.gamma, self.eta_min, 1.0, self.warmup

@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from runner.config import check
 from runner.errors import UserError
 from runner.log import read_metrics
 from runner.run import finished
@@ -142,8 +143,6 @@ def test_again_does_a_finished_run_over(do, tmp_path):
 
 
 def test_the_saved_config_is_resolved_and_gives_the_same_settings(do, tmp_path):
-    from runner.config import check
-
     do(*SHORT, "tricks=[clipping]")
     saved = OmegaConf.load(tmp_path / "run" / "config.yaml")
     assert "${" not in (tmp_path / "run" / "config.yaml").read_text()
@@ -166,14 +165,20 @@ def test_a_trick_that_changed_nothing_is_marked_inactive(do):
         "tricks.clipping.max_norm=1e6",
         "tricks.flooding.level=1e-6",
     )
-    assert result["inactive"] == ["flooding", "clipping"] or set(result["inactive"]) == {
-        "flooding",
-        "clipping",
-    }
+    assert result["inactive"] == ["flooding", "clipping"]
     assert (
         do(*SHORT, "tricks=[clipping]", "tricks.clipping.max_norm=0.5", folder="b")["inactive"]
         == []
     )
+
+
+def test_a_training_that_ends_within_a_cycle_says_so_and_names_lengths_that_would_not(do, capsys):
+    do(*SHORT, "tricks=[warm_restarts]", "tricks.warm_restarts.T_0=1.0")
+    assert "note" not in capsys.readouterr().out  # 1 + 2 epochs
+    do(*SHORT, "tricks=[warm_restarts]", "tricks.warm_restarts.T_0=2.0", folder="other")
+    told = capsys.readouterr().out
+    assert "warm_restarts: training ends within a cycle, after 3 epochs" in told
+    assert "cycles end after 2 and 6." in told
 
 
 def test_two_processes_cannot_share_a_folder(do, tmp_path):

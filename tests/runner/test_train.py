@@ -16,7 +16,7 @@ from tricks import Batch, Chain, Clipping, Flooding, Trick
 TWO_EPOCHS = ("epochs=2", "batch_size=100", "scheduler=constant", "data.augment.crop=1")
 
 
-def plain_loop(model, batches, micro=None, **sgd):
+def plain_loop(model, batches, **sgd):
     """Nothing of ours but a model and tensors."""
     optimizer = torch.optim.SGD(model.parameters(), **sgd)
     losses = []
