@@ -85,9 +85,10 @@ def _switched_off(file: Path) -> dict[str, Any]:
     }
 
 
-def default_name() -> str:
+def default_name(*, _root_: DictConfig) -> str:
     """Give back the folder's name where the user gives none: the data and the model."""
-    return f"{_chosen('data')}-{_chosen('model')}"
+    hydra = _hydra(_root_)
+    return f"{_chosen(hydra, 'data')}-{_chosen(hydra, 'model')}"
 
 
 def variant(*, _root_: DictConfig) -> str:
@@ -99,13 +100,13 @@ def variant(*, _root_: DictConfig) -> str:
     long ends in a hash. The data and the model are told by the default `name`; where a user
     gives another, they join the variant.
     """
-    hydra = HydraConfig.get()
+    hydra = _hydra(_root_)
     given = str(OmegaConf.select(_root_, "name"))
-    choices = {group: _chosen(group) for group in GROUPS}
+    choices = {group: _chosen(hydra, group) for group in GROUPS}
     experiment = hydra.runtime.choices.get("experiment")
     sources = tuple((s.provider, f"{s.schema}://{s.path}") for s in hydra.runtime.config_sources)
     usual, _ = _reference(sources, hydra.job.config_name, experiment, ())
-    named = GROUPS[:2] if given == default_name() else ()
+    named = GROUPS[:2] if given == default_name(_root_=_root_) else ()
     other = {group: choice for group, choice in choices.items() if choice != usual[group]}
     _, reference = _reference(sources, hydra.job.config_name, experiment, tuple(other.items()))
     config = OmegaConf.masked_copy(_root_, [str(k) for k in _root_ if k not in UNNAMED])
@@ -121,9 +122,14 @@ def variant(*, _root_: DictConfig) -> str:
     return _shorten("+".join(words) or "baseline")
 
 
-def _chosen(group: str) -> str:
+def _hydra(config: DictConfig) -> Any:  # noqa: ANN401
+    """Hydra's own node: in the config while a sweep is prepared, set aside once a job runs."""
+    return config.hydra if "hydra" in config else HydraConfig.get()
+
+
+def _chosen(hydra: Any, group: str) -> str:  # noqa: ANN401
     """Give back the option that was chosen of a group."""
-    choice = HydraConfig.get().runtime.choices.get(group)
+    choice = hydra.runtime.choices.get(group)
     if choice is None:
         raise UserError(f"{group} must be chosen, got none of it. Write {group}=OPTION.")
     return str(choice)

@@ -53,8 +53,8 @@ class Settings:
     again: bool = False
 
     def to_dict(self) -> Node:
-        """Give back the plain config: what config.yaml holds, without `again`."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "again"}
+        """Give back the plain config, as config.yaml holds it: fed back, it does nothing over."""
+        return {**dataclasses.asdict(self), "again": False}
 
 
 OWN_KEYS: dict[str, dict[str, Any]] = {

@@ -53,7 +53,8 @@ def run(cfg: DictConfig) -> float:
     except UserError as error:
         _remove_empty(folder)
         if sweep:  # Hydra shows the first error of a sweep alone, and at its end
-            print(f"{label(folder)}: {error}", flush=True)
+            told = str(error).removeprefix(label(folder)).lstrip()
+            print(f"{label(folder)}  {told}", flush=True)
         raise
     print(f"{label(folder)}  {summary(result)}", flush=True)
     return float(result.get("validation/accuracy", result["test/accuracy"]))

@@ -1,7 +1,10 @@
 """The names of folders: what sets a run apart from the default one, readable and never shared."""
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
+from runner.compose import CONF
 from tests.conftest import composed
 
 VARIANTS = {
@@ -32,6 +35,13 @@ def test_the_variant_is_the_readable_difference_from_the_defaults(overrides, var
 def test_a_preset_less_one_is_named_by_the_tricks_that_are_left():
     variant = composed("tricks=page", "tricks.anti_aliasing.enabled=false").variant
     assert variant == "centralization+clipping+flooding+warm_restarts"
+
+
+def test_a_sweep_without_a_name_is_prepared_before_any_job_is_set_up():
+    HydraConfig.instance().cfg = None
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["data=cifar10"], return_hydra_config=True)
+    assert cfg.hydra.sweep.dir == "outputs/cifar10-resnet8"
 
 
 def test_the_name_is_data_and_model():
