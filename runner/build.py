@@ -1,5 +1,6 @@
 """Config to objects: the only place that instantiates, behind the allow-list."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,7 +169,9 @@ def _mended(where: str) -> Iterator[None]:
 
 
 def _be_deterministic(device: torch.device) -> None:
+    """On a CPU torch is, for a number of threads; on CUDA it has to be asked, cuBLAS too."""
     if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False

@@ -114,10 +114,19 @@ def test_switching_a_trick_on_moves_no_other_random_stream(name):
     assert torch.equal(*states)
 
 
-@pytest.mark.parametrize("chosen", [*([name] for name in NODES), [*NODES]], ids="+".join)
-def test_a_training_goes_on_from_its_state_to_the_same_bits(chosen):
-    ordered = tricks.in_order([class_of(name) for name in chosen])
-    chain = [make(kind.name) for kind in ordered]
+def all_together():
+    return [make(kind.name) for kind in tricks.in_order([class_of(name) for name in NODES])]
+
+
+CHAINS = {
+    **{name: [make(name)] for name in NODES},
+    "all": all_together(),
+    "quantile": [tricks.Clipping(by="quantile", quantile=0.5, warmup=2)],  # one with a history
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_a_training_goes_on_from_its_state_to_the_same_bits(chain):
     straight = training(*copy.deepcopy(chain), micro_batch_size=5)
     for seed in range(4):
         straight.step(batch(seed))
@@ -125,7 +134,7 @@ def test_a_training_goes_on_from_its_state_to_the_same_bits(chosen):
             file = io.BytesIO()
             torch.save(straight.state_dict(), file)
             file.seek(0)
-    stopped = training(*chain, micro_batch_size=5)
+    stopped = training(*copy.deepcopy(chain), micro_batch_size=5)
     stopped.load_state_dict(torch.load(file, weights_only=True))
     for seed in (2, 3):
         stopped.step(batch(seed))
@@ -147,7 +156,7 @@ def test_every_pair_trains_in_its_order_and_is_refused_in_the_wrong_one(one, oth
 
 
 def test_all_tricks_together_are_right_under_micro_batches_and_scaling():
-    chosen = [make(kind.name) for kind in tricks.in_order([class_of(name) for name in NODES])]
+    chosen = all_together()
     scaled = training(*copy.deepcopy(chosen))
     scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
     plain = training(*chosen)
