@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import hydra
+from omegaconf import OmegaConf
 
 from runner.compose import CONF, register, task
+from runner.errors import UserError
 from runner.mistakes import explain
 
 HELP = """Biscuits: training tricks for convolutional networks, switched on, tuned and judged.
@@ -46,10 +48,10 @@ def main() -> None:
             "--experimental-rerun would unpickle a file. Run a saved config again with "
             "-cp FOLDER -cn config again=true."
         )
-    sys.argv[1:] = _absolute_config_path(sys.argv[1:])
-    register(_values(sys.argv[1:], "--config-dir", "-cd"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us the exceptions; we print them
     try:
+        sys.argv[1:] = _absolute_config_path(sys.argv[1:])
+        register(folder for _, folder in _values(sys.argv[1:], "--config-dir", "-cd"))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except KeyboardInterrupt:
         sys.exit(130)
@@ -69,28 +71,41 @@ def _groups() -> str:
     return "\n".join(lines)
 
 
-def _values(arguments: list[str], *names: str) -> list[Path]:
-    """Find the folders given with an option, before Hydra does."""
+def _values(arguments: list[str], *names: str) -> list[tuple[int, Path]]:
+    """Find the folders given with an option before Hydra does, and which arguments they are."""
     found = []
     for number, argument in enumerate(arguments):
         name, has_value, value = argument.partition("=")
-        if name in names:
-            found += [value] if has_value else arguments[number + 1 : number + 2]
-    return [Path(folder) for folder in found]
+        if name in names and has_value:
+            found.append((number, Path(value)))
+        elif name in names and number + 1 < len(arguments):
+            found.append((number + 1, Path(arguments[number + 1])))
+    return found
 
 
 def _absolute_config_path(arguments: list[str]) -> list[str]:
     """Hydra takes a relative --config-path from its own caller; people mean from where they are."""
-    for folder in _values(arguments, "--config-path", "-cp"):
+    absolute = list(arguments)
+    for number, folder in _values(arguments, "--config-path", "-cp"):
         if not folder.is_dir():
-            sys.exit(f"--config-path must be a folder, got {folder}.")
-        arguments = [
-            argument.replace(str(folder), str(folder.resolve()))
-            if argument.removeprefix("--config-path=").removeprefix("-cp=") == str(folder)
-            else argument
-            for argument in arguments
-        ]
-    return arguments
+            raise UserError(f"--config-path must be a folder, got {folder}.")
+        option, has_value, _ = arguments[number].partition("=")
+        prefix = f"{option}=" if has_value and option.startswith("-") else ""
+        absolute[number] = prefix + str(folder.resolve())
+        _refuse_foreign_hydra(folder, arguments)
+    return absolute
+
+
+def _refuse_foreign_hydra(folder: Path, arguments: list[str]) -> None:
+    """A config that starts a run may come from somebody else; Hydra would run what it names."""
+    for _, name in _values(arguments, "--config-name", "-cn"):
+        file = folder / f"{name.name.removesuffix('.yaml')}.yaml"
+        keys = OmegaConf.load(file).keys() if file.is_file() else []
+        if foreign := {"hydra", "defaults"}.intersection(map(str, keys)):
+            raise UserError(
+                f"{file} must be the config of one run, got one with {' and '.join(foreign)}. "
+                "Take that out, or put what is your own into a folder for --config-dir."
+            )
 
 
 if __name__ == "__main__":

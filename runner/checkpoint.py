@@ -11,7 +11,7 @@ import torch
 from runner.errors import UserError
 from runner.files import FORMAT, write_atomically
 
-LAST, BEFORE, NEW = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.new.pt"
+FILES = LAST, BEFORE, NEW = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.new.pt"
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
@@ -28,7 +28,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     os.replace(new, last)
 
 
-def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
+def load(folder: Path) -> dict[str, Any] | None:
     """Read the last good checkpoint of a run; None if it has none.
 
     A damaged one is named on the console and the one before it used. Nothing is unpickled but
@@ -43,7 +43,7 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
         if (damage := _damage(path)) is not None:
             print(f"{path} is damaged ({damage}); looking for the one before it.")
             continue
-        state = _read(path, device)
+        state = _read(path)
         if state["format"] > FORMAT:
             raise UserError(
                 f"{path} must be of format {FORMAT} or older, got {state['format']}. "
@@ -53,9 +53,9 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
     return None
 
 
-def _read(path: Path, device: torch.device) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} must hold tensors and plain values alone, got something that would have to be "

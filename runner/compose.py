@@ -81,7 +81,7 @@ def _switched_off(file: Path) -> dict[str, Any]:
     return {
         str(name): {**trick, "enabled": False}
         for name, trick in node.items()
-        if name != "defaults" and isinstance(trick, dict)  # a preset has only defaults
+        if isinstance(trick, dict) and "_target_" in trick  # a preset has only what it changes
     }
 
 
@@ -116,9 +116,11 @@ def variant(*, _root_: DictConfig) -> str:
         *_trick_words(_root_.tricks),
         *(f"{g}={c}" for g, c in other.items() if g not in named),
     ]
-    for key, value in flatten(plain):
+    given_values = dict(flatten(plain))
+    for key, value in given_values.items():
         if reference.get(key) != value and reference.get(key) != "???":
-            words.append(f"{key}={_write(value)}")
+            words.append(f"{key}={_write(value, reference.get(key))}")
+    words += [f"~{key}" for key in reference if key not in given_values]
     return _shorten("+".join(words) or "baseline")
 
 
@@ -148,7 +150,7 @@ def _trick_words(tricks: DictConfig) -> Iterator[str]:
             defaults = dict(flatten(stored.get(name, {})))
             given = flatten(OmegaConf.to_container(node, resolve=True))
             changed = [(k, v) for k, v in given if k != "enabled" and defaults.get(k) != v]
-            yield "-".join([str(name), *(f"{key}={_write(value)}" for key, value in changed)])
+            yield "-".join([str(name), *(f"{k}={_write(v, defaults.get(k))}" for k, v in changed)])
     if none_on:
         yield "baseline"
 
@@ -182,7 +184,9 @@ def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:  # noqa: 
             yield f"{prefix}{key}", value
 
 
-def _write(value: object) -> str:
+def _write(value: object, usual: object) -> str:
+    if isinstance(usual, float) and type(value) is int:
+        value = float(value)  # 1 and 1.0 are the same run
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
     return re.sub(r"[^A-Za-z0-9._,=-]+", "_", text).strip("_.") or "_"
 

@@ -57,14 +57,17 @@ class Settings:
         return {**dataclasses.asdict(self), "again": False}
 
 
-OWN_KEYS: dict[str, dict[str, Any]] = {
-    "data": {"validation": Annotated[float, Field(ge=0, lt=1)], "augment": Augmentation},
-    "model": {"weights": str | None},
-    "optimizer": {"decay_norms_and_biases": bool},
-    "scheduler": {"unit": Literal["epoch", "update"]},
-    "tricks": {"enabled": bool},
+OWN_KEYS: dict[str, dict[str, tuple[Any, Any]]] = {
+    "data": {
+        "validation": (Annotated[float, Field(ge=0, lt=1)], 0.1),
+        "augment": (Augmentation, {}),
+    },
+    "model": {"weights": (str | None, None)},
+    "optimizer": {"decay_norms_and_biases": (bool, True)},
+    "scheduler": {"unit": (Literal["epoch", "update"], "epoch")},
+    "tricks": {"enabled": (bool, False)},
 }
-"""What the runner itself reads of a node; the rest goes to the node's `_target_`."""
+"""What the runner itself reads of a node, its type and its default; the rest is the target's."""
 
 GIVEN = {"self", "params", "optimizer", "channels", "classes"}
 """Parameters of a target that the runner provides."""
@@ -176,12 +179,14 @@ def _check_node(where: str, node: Node, group: str) -> None:
             continue
         place = f"{where}.{key}"
         if key in own:
-            check_type(place, value, own[key])
+            check_type(place, value, own[key][0])
         elif key in taken:
             check_type(place, value, taken[key])
         elif not open_ended:
             near = did_you_mean(key, known)
             raise UserError(f"{place} is not a parameter of {node['_target_']}.{near} Drop it.")
+    for key, (_, default) in own.items():
+        node.setdefault(key, default)
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, Any]:
@@ -208,8 +213,6 @@ def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[s
         if not isinstance(node, dict):
             raise UserError(f"{where} must be a mapping, got {json.dumps(node)}.")
         _check_node(where, node, "tricks")
-        if not isinstance(node.get("enabled"), bool):
-            raise UserError(f"{where}.enabled must be true or false, got {node.get('enabled')}.")
         classes[name] = locate(node["_target_"], where, "tricks")
         if not node["enabled"]:
             _refuse_idle(name, nodes, overrides)
@@ -252,4 +255,8 @@ def _defaults(node: Node, target: type) -> Node:
 
 
 def _threads(given: int | Literal["auto"]) -> int:
-    return len(os.sched_getaffinity(0)) if given == "auto" else given
+    if given != "auto":
+        return given
+    if hasattr(os, "sched_getaffinity"):  # Linux: the cores that this process may use
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

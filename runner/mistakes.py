@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from runner.compose import CONF
 from runner.errors import UserError
@@ -25,7 +26,7 @@ def explain(error: Exception) -> str | None:
             return str(link)
     if "Config group override must be" in str(error):
         return "A group must be given one of its options, got none. Write GROUP=OPTION."
-    if not isinstance(error, HydraException | OmegaConfBaseException):
+    if not isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
         return None
     text = "\n".join(str(link) for link in (error, error.__cause__) if link and str(link))
     for pattern, answer in (

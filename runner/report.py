@@ -5,6 +5,7 @@ files alone, also while a sweep still runs. Nothing found there is executed.
 """
 
 import argparse
+import os
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,9 +42,10 @@ def find_runs(folder: Path) -> Iterator[Run]:
     """Find the runs in a folder, by their status files."""
     for path in sorted(folder.rglob("status.json")):
         place = path.parent
+        variant = os.path.relpath(place.parent, folder)
         yield Run(
             place,
-            place.parent.name,
+            place.parent.name if variant in (".", "..") else variant,
             place.name.partition("=")[2],
             read_json(path) or {},
             read_json(place / "result.json"),
@@ -100,9 +102,13 @@ def _by_variant(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
     def rank(variant: str) -> tuple[bool, float]:
         scores = [run.result["test/accuracy"] for run in groups[variant] if run.result]
-        return not variant.startswith("baseline"), -statistics.mean(scores or [0.0])
+        return not _is_baseline(variant), -statistics.mean(scores or [0.0])
 
     return {variant: groups[variant] for variant in sorted(groups, key=rank)}
+
+
+def _is_baseline(variant: str) -> bool:
+    return variant.rpartition("/")[2].startswith("baseline")
 
 
 def draw(runs: Iterable[Run], file: Path) -> None:
@@ -115,13 +121,17 @@ def draw(runs: Iterable[Run], file: Path) -> None:
     for axis, (key, title) in zip(axes, CURVES.items(), strict=True):
         colors = iter([f"C{number}" for number in range(10)] * len(groups))
         for variant, group in groups.items():
-            color = "black" if variant.startswith("baseline") else next(colors)
+            color = "black" if _is_baseline(variant) else next(colors)
             points = _points(group, key)
             if not points:
                 continue
             epochs = sorted(points)
             axis.plot(
-                epochs, [statistics.mean(points[e]) for e in epochs], color=color, label=variant
+                epochs,
+                [statistics.mean(points[e]) for e in epochs],
+                color=color,
+                label=variant,
+                marker=".",
             )
             low, high = ([pick(points[e]) for e in epochs] for pick in (min, max))
             axis.fill_between(epochs, low, high, color=color, alpha=0.12, linewidth=0)

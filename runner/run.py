@@ -1,5 +1,6 @@
 """One run, from its config to its result; a run knows nothing of the sweep that it is part of."""
 
+import math
 import os
 import platform
 import time
@@ -47,8 +48,8 @@ def run(cfg: DictConfig) -> float:
     folder, sweep = Path(hydra.runtime.output_dir), hydra.mode is RunMode.MULTIRUN
     try:
         settings = check(cfg, hydra.overrides.task)
-        result = None if settings.again else finished(folder, settings)
-        if result is None:
+        result = finished(folder, settings)
+        if result is None or settings.again:
             result = attempt(folder, settings, build(settings), quiet=sweep)
     except UserError as error:
         _remove_empty(folder)
@@ -74,7 +75,7 @@ def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
         listed = ", ".join(f"{k} is {saved.get(k)}, not {ours.get(k)}" for k in differing[:5])
         raise UserError(
             f"{label(folder)} must be a run of this config, got one where {listed}. "
-            "Give this one a name of its own (name=NAME), or do it over with again=true."
+            "Give this one a name of its own (name=NAME), or remove that folder."
         )
     return read_json(folder / RESULT)
 
@@ -111,13 +112,17 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
     with _owned(folder):
         if settings.again:
             _clear(folder)
-        state = checkpoint.load(folder, bench.training.device)
+        elif (result := finished(folder, settings)) is not None:
+            return result  # another process was quicker
+        made_with = _made_with(bench)
+        state = checkpoint.load(folder)
         if state is not None:
+            _refuse_other(folder, state["made_with"], made_with)
             bench.training.load_state_dict(state["training"])
         write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings.to_dict())))
         write_json(folder / MACHINE, fingerprint(settings, bench.training.device))
         with _status(folder), RunLog(folder, bench.training.updates) as log:
-            _train(folder, settings, bench, log, quiet)
+            _train(folder, settings, bench, log, quiet, made_with)
             result, correct = _result(bench, settings)
             tested = {k: v for k, v in result.items() if k.startswith("test/")}
             log.scalars(bench.training.updates, tested)
@@ -126,7 +131,30 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
     return result
 
 
-def _train(folder: Path, settings: Settings, bench: Bench, log: RunLog, quiet: bool) -> None:
+def _made_with(bench: Bench) -> dict[str, str]:
+    """What a stopped run must find again, beside its config, to end as if it had never stopped."""
+    splits = (bench.data.train, bench.data.validation, bench.data.test)
+    tensors = {f"{i}/{name}": t for i, s in enumerate(splits) for name, t in s._asdict().items()}
+    return {"data": digest_tensors(tensors), "device": bench.training.device.type}
+
+
+def _refuse_other(folder: Path, saved: dict[str, str], here: dict[str, str]) -> None:
+    for what, value in saved.items():
+        if here[what] != value:
+            raise UserError(
+                f"{label(folder)} must go on with the {what} that it began with, got another: "
+                f"{value[:12]} then, {here[what][:12]} now. Begin anew with again=true."
+            )
+
+
+def _train(
+    folder: Path,
+    settings: Settings,
+    bench: Bench,
+    log: RunLog,
+    quiet: bool,
+    made_with: dict[str, str],
+) -> None:
     """Train the epochs that are left; each ends in a checkpoint."""
     training, done = bench.training, bench.training.updates // len(bench.batches)
     for caveat in training.trick.caveats(settings.epochs * len(bench.batches), len(bench.batches)):
@@ -139,13 +167,15 @@ def _train(folder: Path, settings: Settings, bench: Bench, log: RunLog, quiet: b
             speed = passes * len(bench.data.train.labels) / seconds
             numbers = {
                 **training.recent.take(),
+                "train/skipped": training.skipped,
                 **_validate(bench),
                 "time/seconds": seconds,
                 "time/images_per_second": speed,
             }
             log.write(epoch + 1, training.updates, numbers)
             seconds, passes = 0.0, 0
-        checkpoint.save(folder, {"training": training.state_dict()})
+        state = {"training": training.state_dict(), "made_with": made_with}
+        checkpoint.save(folder, state)
         if numbers and not quiet:
             an_epoch = (time.perf_counter() - began) / (epoch + 1 - done)
             left = an_epoch * (settings.epochs - epoch - 1)
@@ -174,10 +204,12 @@ def _validate(bench: Bench) -> dict[str, float]:
 
 
 def _progress(epoch: int, epochs: int, numbers: dict[str, float], left: float) -> str:
-    words = [f"epoch {epoch}/{epochs}", f"loss {numbers['train/loss']:.4f}"]
+    words = [f"epoch {epoch}/{epochs}"]
+    if "train/loss" in numbers:  # not if every update was skipped
+        words.append(f"loss {numbers['train/loss']:.4f}")
+        words.append(f"lr {numbers['train/learning_rate']:.4f}")
     if "validation/accuracy" in numbers:
         words.append(f"accuracy {100 * numbers['validation/accuracy']:.2f} %")
-    words.append(f"lr {numbers['train/learning_rate']:.4f}")
     words.append(f"{numbers['time/images_per_second']:,.0f} images/s")
     return "  ".join([*words, f"{int(left) // 60}:{int(left) % 60:02d} left"])
 
@@ -187,6 +219,8 @@ def _result(bench: Bench, settings: Settings) -> tuple[dict[str, Any], NDArray[n
     training = bench.training
     with training.autocast():
         found = evaluate(training.model, bench.test)
+        if not math.isfinite(found.loss):
+            raise Diverged(f"the test loss is not finite ({found.loss}) after the last update")
         consistency = shift_consistency(training.model, bench.test, settings.seed)
     reported = training.whole.means()
     inactive = [
@@ -249,12 +283,14 @@ def _status(folder: Path) -> Iterator[None]:
             f"{label(folder)} diverged: {error}. Lower optimizer.lr, clip the gradients with "
             "'tricks=[clipping]', or leave such updates out with not_finite=skip."
         ) from error
-    except ValueError as error:  # such as a trick's, about its first batch
+    # a trick's, about its first batch; torch's, about a model and images that do not fit
+    except (ValueError, RuntimeError, TypeError) as error:
         write("failed", traceback.format_exc())
-        raise UserError(f"{error} ({label(folder / STATUS)} has the traceback.)") from error
+        told = " ".join(str(error).split())
+        raise UserError(f"{told} ({label(folder / STATUS)} has the traceback.)") from error
     except KeyboardInterrupt:
         write("stopped")
-        print(f"\n{label(folder)} stopped; the same command goes on from its last epoch.")
+        print(f"\n{label(folder)} stopped; the same command, without again=true, goes on.")
         raise
     except BaseException:
         write("failed", traceback.format_exc())
@@ -263,10 +299,11 @@ def _status(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove a run's own files, and nothing else."""
-    own = (CONFIG, RESULT, STATUS, MACHINE, CORRECT, METRICS, checkpoint.LAST, checkpoint.BEFORE)
+    """Remove a run's own files, and nothing else; the config last, which tells whose they are."""
+    own = (RESULT, *checkpoint.FILES, METRICS, CORRECT, STATUS, MACHINE)
     for path in (*(folder / name for name in own), *folder.glob("events.out.tfevents.*")):
         path.unlink(missing_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
 
 
 def _remove_empty(folder: Path) -> None:

@@ -96,6 +96,7 @@ class Training:
             Diverged: If the loss or a gradient is not finite, and that is an error.
         """
         rate = self._set_learning_rate()
+        buffers = self._buffers_to_restore()
         self.optimizer.zero_grad()
         loss = objective = torch.zeros((), device=self.device)
         for index, (micro, share) in enumerate(self._micro_batches(batch)):
@@ -110,7 +111,7 @@ class Training:
         self.scaler.unscale_(self.optimizer)
         norm = norm_after = self._gradient_norm()
         if not math.isfinite(norm):
-            self._skip_or_raise(loss, norm)
+            self._skip_or_raise(loss, norm, buffers)
             return
         self.trick.gradients(self.model, self.optimizer, objective)
         if self.changes_gradients:
@@ -159,14 +160,22 @@ class Training:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         return nn.utils.get_total_norm(gradients).item()
 
-    def _skip_or_raise(self, loss: Tensor, norm: float) -> None:
+    def _buffers_to_restore(self) -> list[Tensor]:
+        """Copies of the batch-norm statistics, which a forward pass spoils before it is skipped."""
+        if self.not_finite == "error" and not self.scaler.is_enabled():
+            return []
+        return [buffer.clone() for buffer in self.model.buffers()]
+
+    def _skip_or_raise(self, loss: Tensor, norm: float, buffers: list[Tensor]) -> None:
+        overflow = self.scaler.is_enabled() and bool(loss.isfinite())
+        if self.not_finite == "error" and not overflow:
+            what, value = ("a gradient", norm) if loss.isfinite() else ("the loss", loss.item())
+            raise Diverged(f"{what} is not finite ({value}) at update {self.updates}")
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)  # finds the overflow, and leaves the weights alone
             self.scaler.update()
-        elif self.not_finite == "error":
-            what = "the loss" if not loss.isfinite() else "a gradient"
-            value = loss.item() if not loss.isfinite() else norm
-            raise Diverged(f"{what} is not finite ({value}) at update {self.updates}")
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
         self.skipped += 1
         self.updates += 1
 
@@ -185,7 +194,7 @@ class Training:
             "updates": self.updates,
             "skipped": self.skipped,
             "averages": [vars(self.recent), vars(self.whole)],
-            "random": _random_state(),
+            "random": _random_state(self.device),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -197,17 +206,17 @@ class Training:
         self.updates, self.skipped = state["updates"], state["skipped"]
         for averages, saved in zip((self.recent, self.whole), state["averages"], strict=True):
             vars(averages).update(saved)
-        _set_random_state(state["random"])
+        _set_random_state(self.device, state["random"])
 
 
-def _random_state() -> list[Tensor]:
+def _random_state(device: torch.device) -> list[Tensor]:
     """The global generators: no trick draws from them, but a model with dropout does."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return [torch.get_rng_state(), *cuda]
 
 
-def _set_random_state(states: list[Tensor]) -> None:
+def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
     cpu, *cuda = states
-    torch.set_rng_state(cpu.cpu())
-    if cuda:
-        torch.cuda.set_rng_state_all([state.cpu() for state in cuda])
+    torch.set_rng_state(cpu)
+    for state in cuda:
+        torch.cuda.set_rng_state(state, device)

@@ -201,7 +201,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in out
+    assert "the same command, without again=true, goes on" in out
     (place,) = tmp_path.glob("outputs/*/*/seed=0")
     assert json.loads((place / "status.json").read_text())["status"] == "stopped"
     assert (place / "checkpoint.pt").exists()
