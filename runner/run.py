@@ -1,18 +1,12 @@
 """One run, from its config to its result; a run knows nothing of the sweep that it is part of."""
 
 import math
-import os
-import platform
 import time
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from numpy.typing import NDArray
@@ -21,17 +15,25 @@ from tqdm import tqdm
 
 from runner import checkpoint
 from runner.build import Bench, build
-from runner.compose import flatten
 from runner.config import Settings, check
 from runner.errors import UserError
 from runner.evaluate import evaluate, shift_consistency
-from runner.files import read_json, write_atomically, write_json, write_text
+from runner.files import write_atomically, write_json, write_text
 from runner.fingerprint import digest_tensors, fingerprint
-from runner.log import METRICS, RunLog
+from runner.folder import (
+    CONFIG,
+    CORRECT,
+    MACHINE,
+    RESULT,
+    clear,
+    finished,
+    label,
+    owned,
+    remove_empty,
+    tracked,
+)
+from runner.log import RunLog
 from runner.train import Diverged
-
-CONFIG, RESULT, STATUS, MACHINE = "config.yaml", "result.json", "status.json", "run.json"
-CORRECT = "correct.npy"  # [N] bool: which test samples were answered right
 
 
 def run(cfg: DictConfig) -> float:
@@ -52,32 +54,13 @@ def run(cfg: DictConfig) -> float:
         if result is None or settings.again:
             result = attempt(folder, settings, build(settings), quiet=sweep)
     except UserError as error:
-        _remove_empty(folder)
+        remove_empty(folder)
         if sweep:  # Hydra shows the first error of a sweep alone, and at its end
             told = str(error).removeprefix(label(folder)).lstrip()
             print(f"{label(folder)}  {told}", flush=True)
         raise
     print(f"{label(folder)}  {summary(result)}", flush=True)
     return float(result.get("validation/accuracy", result["test/accuracy"]))
-
-
-def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
-    """Give back the result of a finished run; None for a new or a stopped one.
-
-    Raises:
-        UserError: If the folder holds a run with another config.
-    """
-    if not (folder / CONFIG).exists():
-        return None
-    saved = dict(flatten(OmegaConf.to_container(OmegaConf.load(folder / CONFIG))))
-    ours = dict(flatten(settings.to_dict()))
-    if differing := [key for key in {**saved, **ours} if saved.get(key) != ours.get(key)]:
-        listed = ", ".join(f"{k} is {saved.get(k)}, not {ours.get(k)}" for k in differing[:5])
-        raise UserError(
-            f"{label(folder)} must be a run of this config, got one where {listed}. "
-            "Give this one a name of its own (name=NAME), or remove that folder."
-        )
-    return read_json(folder / RESULT)
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -92,11 +75,6 @@ def summary(result: dict[str, Any]) -> str:
     return "  ".join(words)
 
 
-def label(folder: Path) -> str:
-    """Write a run's folder as short as it can be told: from here, if it lies below."""
-    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
-
-
 def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict[str, Any]:
     """Take hold of the folder, and go from what is there to the result.
 
@@ -109,9 +87,9 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
     Raises:
         UserError: If another process holds the folder, or the run diverged.
     """
-    with _owned(folder):
+    with owned(folder):
         if settings.again:
-            _clear(folder)
+            clear(folder)
         elif (result := finished(folder, settings)) is not None:
             return result  # another process was quicker
         made_with = _made_with(bench)
@@ -121,7 +99,7 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
             bench.training.load_state_dict(state["training"])
         write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings.to_dict())))
         write_json(folder / MACHINE, fingerprint(settings, bench.training.device))
-        with _status(folder), RunLog(folder, bench.training.updates) as log:
+        with tracked(folder), RunLog(folder, bench.training.updates) as log:
             _train(folder, settings, bench, log, quiet, made_with)
             result, correct = _result(bench, settings)
             tested = {k: v for k, v in result.items() if k.startswith("test/")}
@@ -240,74 +218,3 @@ def _result(bench: Bench, settings: Settings) -> tuple[dict[str, Any], NDArray[n
         "weights": digest_tensors(training.model.state_dict()),
     }
     return result, found.correct.numpy()
-
-
-@contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Hold the folder; the lock dies with its owner."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        status = read_json(folder / STATUS) or {}
-        raise UserError(
-            f"{label(folder)} must be free, got held by process {status.get('process')} on "
-            f"{status.get('host')}. Wait for it, or stop it."
-        ) from None
-    with lock:
-        lock.release()  # `with` counts a second hold
-        yield
-
-
-@contextmanager
-def _status(folder: Path) -> Iterator[None]:
-    """Keep status.json true to what happens within."""
-    before = read_json(folder / STATUS) or {}
-    entry = {
-        "attempts": before.get("attempts", 0) + 1,
-        "process": os.getpid(),
-        "host": platform.node(),
-    }
-    start = time.time()
-
-    def write(status: str, error: str | None = None) -> None:
-        seconds = before.get("seconds", 0.0) + time.time() - start
-        write_json(folder / STATUS, {"status": status, **entry, "seconds": seconds, "error": error})
-
-    write("running")
-    try:
-        yield
-    except Diverged as error:
-        write("diverged", str(error))
-        raise UserError(
-            f"{label(folder)} diverged: {error}. Lower optimizer.lr, clip the gradients with "
-            "'tricks=[clipping]', or leave such updates out with not_finite=skip."
-        ) from error
-    # a trick's, about its first batch; torch's, about a model and images that do not fit
-    except (ValueError, RuntimeError, TypeError) as error:
-        write("failed", traceback.format_exc())
-        told = " ".join(str(error).split())
-        raise UserError(f"{told} ({label(folder / STATUS)} has the traceback.)") from error
-    except KeyboardInterrupt:
-        write("stopped")
-        print(f"\n{label(folder)} stopped; the same command, without again=true, goes on.")
-        raise
-    except BaseException:
-        write("failed", traceback.format_exc())
-        raise
-    write("done")
-
-
-def _clear(folder: Path) -> None:
-    """Remove a run's own files, and nothing else; the config last, which tells whose they are."""
-    own = (RESULT, *checkpoint.FILES, METRICS, CORRECT, STATUS, MACHINE)
-    for path in (*(folder / name for name in own), *folder.glob("events.out.tfevents.*")):
-        path.unlink(missing_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)
-
-
-def _remove_empty(folder: Path) -> None:
-    """Take back the folders that Hydra made before the config was checked."""
-    with suppress(OSError):
-        for path in (folder, folder.parent, folder.parent.parent):
-            path.rmdir()

@@ -170,6 +170,33 @@ def test_in_a_sweep_one_bad_run_is_told_and_the_others_are_done(tmp_path):
     assert len(list(tmp_path.rglob("result.json"))) == 1
 
 
+def test_a_config_from_elsewhere_cannot_have_hydra_run_what_it_names(tmp_path):
+    mark = tmp_path / "executed"
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.yaml").write_text(
+        "hydra: {callbacks: {x: {_target_: pathlib.Path.touch, self: "
+        f"{{_target_: pathlib.Path, _args_: [{mark}]}}}}}}}}\nname: x\n"
+    )
+    code, _, complaint = biscuits(tmp_path, "-cp", "./foreign/", "-cn", "config")
+    assert code != 0
+    assert "must be the config of one run, got one with hydra" in complaint
+    assert not mark.exists()
+
+
+def test_a_users_preset_with_parameters_is_no_trick_of_its_own(tmp_path):
+    (tmp_path / "conf" / "tricks").mkdir(parents=True)
+    (tmp_path / "conf" / "tricks" / "gentle.yaml").write_text(
+        "defaults: [clipping, _self_]\nclipping: {max_norm: 0.5}\n"
+    )
+    code, out, _ = biscuits(
+        tmp_path, "-cd", "conf", "tricks=gentle", "--cfg", "job", "-p", "tricks.clipping"
+    )
+    assert code == 0
+    assert "max_norm: 0.5" in out
+    assert "_target_: tricks.Clipping" in out
+    assert "enabled: true" in out
+
+
 def test_a_users_own_trick_model_data_and_optimizer_need_no_change_of_ours(tmp_path):
     own = {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{OWN}",

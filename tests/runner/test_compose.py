@@ -23,6 +23,11 @@ VARIANTS = {
     ("name=mine", "model=resnet20"): "baseline+model=resnet20",
     ("data=image_folder", "data.root=/some/where"): "baseline",
     ("experiment=demo",): "baseline",
+    ("optimizer.lr=1",): "baseline+optimizer.lr=1.0",
+    (
+        "~optimizer.momentum",
+        "~optimizer.nesterov",
+    ): "baseline+~optimizer.momentum+~optimizer.nesterov",
     ("+made.up=1",): "baseline+made.up=1",
 }
 

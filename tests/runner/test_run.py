@@ -13,10 +13,12 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from runner.build import build
 from runner.config import check
 from runner.errors import UserError
+from runner.folder import finished
 from runner.log import read_metrics
-from runner.run import finished
+from runner.run import attempt
 from tests.conftest import ROOT, composed, settings
 
 SHORT = ("epochs=3", "batch_size=256", "model.width=4")
@@ -128,7 +130,7 @@ def test_a_finished_run_tells_its_result_and_another_config_is_refused_with_what
     result = do(*SHORT)
     stored = finished(tmp_path / "run", settings(*SHORT))
     assert {k: v for k, v in stored.items() if k != "format"} == result
-    with pytest.raises(UserError, match=r"epochs is 3, not 4.*name=NAME.*again=true"):
+    with pytest.raises(UserError, match=r"epochs is 3, not 4.*name=NAME.*remove that folder"):
         finished(tmp_path / "run", settings(*SHORT[1:], "epochs=4"))
 
 
@@ -156,6 +158,43 @@ def test_a_run_that_diverges_says_so_and_keeps_its_last_good_checkpoint(do, tmp_
     assert status["status"] == "diverged"
     assert "not finite" in status["error"]
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_run_whose_last_update_spoils_the_weights_has_diverged(do, tmp_path):
+    with pytest.raises(UserError, match=r"diverged: the test loss is not finite"):
+        do(
+            "epochs=1",
+            "batch_size=2000",
+            "optimizer.lr=1e30",
+            "scheduler=constant",
+            "data.validation=0",
+        )
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "diverged"
+
+
+def test_an_evaluation_after_nothing_but_skipped_updates_is_told_too(tmp_path, capsys):
+    given = settings("epochs=2", "batch_size=256", "optimizer.lr=1e30", "not_finite=skip")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="diverged"):
+        attempt(tmp_path / "run", given, build(given), quiet=False)
+    assert "epoch 2/2" in capsys.readouterr().out
+
+
+def test_a_stopped_run_does_not_go_on_with_other_data(do, tmp_path):
+    do(*SHORT)
+    (tmp_path / "run" / "result.json").unlink()  # as if stopped before its end
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    state["made_with"]["data"] = "0" * 64
+    torch.save(state, tmp_path / "run" / "checkpoint.pt")
+    with pytest.raises(UserError, match="must go on with the data that it began with"):
+        do(*SHORT)
+    assert do(*SHORT, "again=true")["updates"] > 0
+
+
+def test_again_never_wipes_a_run_of_another_config(do, tmp_path):
+    do(*SHORT)
+    with pytest.raises(UserError, match=r"epochs is 3, not 4"):
+        finished(tmp_path / "run", settings(*SHORT[1:], "epochs=4", "again=true"))
 
 
 def test_a_trick_that_changed_nothing_is_marked_inactive(do):

@@ -135,6 +135,27 @@ def test_skip_leaves_such_an_update_out_and_counts_it():
     assert not same(before, training.model.state_dict())
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_skipped_update_leaves_the_batch_norm_statistics_alone(precision):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    training = Training(
+        model, optimizer, Chain(), lambda _: 1.0, 10, precision=precision, not_finite="skip"
+    )
+    before = copy.deepcopy(model.state_dict())
+    training.step(Batch(torch.full((20, 1, 8, 8), math.nan), batch_of(20).targets))
+    assert training.skipped == 1
+    assert same(before, model.state_dict())
+
+
+def test_a_loss_that_is_not_finite_is_no_overflow_of_the_scale():
+    model = float_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    training = Training(model, optimizer, Chain(), lambda _: 1.0, 10, precision="float16")
+    with pytest.raises(Diverged, match="the loss is not finite"):
+        training.step(Batch(torch.full((20, 1, 8, 8), math.nan), batch_of(20).targets))
+
+
 def float_net():
     return smooth_net().float()
 

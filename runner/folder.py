@@ -1,0 +1,119 @@
+"""The folder of a run: whose it is, who holds it, what has become of it."""
+
+import os
+import platform
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from runner import checkpoint
+from runner.compose import flatten
+from runner.config import Settings
+from runner.errors import UserError
+from runner.files import read_json, write_json
+from runner.log import METRICS
+from runner.train import Diverged
+
+CONFIG, RESULT, STATUS, MACHINE = "config.yaml", "result.json", "status.json", "run.json"
+CORRECT = "correct.npy"  # [N] bool: which test samples were answered right
+
+
+def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
+    """Give back the result of a finished run; None for a new or a stopped one.
+
+    Raises:
+        UserError: If the folder holds a run with another config.
+    """
+    if not (folder / CONFIG).exists():
+        return None
+    saved = dict(flatten(OmegaConf.to_container(OmegaConf.load(folder / CONFIG))))
+    ours = dict(flatten(settings.to_dict()))
+    if differing := [key for key in {**saved, **ours} if saved.get(key) != ours.get(key)]:
+        listed = ", ".join(f"{k} is {saved.get(k)}, not {ours.get(k)}" for k in differing[:5])
+        raise UserError(
+            f"{label(folder)} must be a run of this config, got one where {listed}. "
+            "Give this one a name of its own (name=NAME), or remove that folder."
+        )
+    return read_json(folder / RESULT)
+
+
+def label(folder: Path) -> str:
+    """Write a run's folder as short as it can be told: from here, if it lies below."""
+    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold the folder; the lock dies with its owner."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        status = read_json(folder / STATUS) or {}
+        raise UserError(
+            f"{label(folder)} must be free, got held by process {status.get('process')} on "
+            f"{status.get('host')}. Wait for it, or stop it."
+        ) from None
+    with lock:
+        lock.release()  # `with` counts a second hold
+        yield
+
+
+@contextmanager
+def tracked(folder: Path) -> Iterator[None]:
+    """Keep status.json true to what happens within."""
+    before = read_json(folder / STATUS) or {}
+    entry = {
+        "attempts": before.get("attempts", 0) + 1,
+        "process": os.getpid(),
+        "host": platform.node(),
+    }
+    start = time.time()
+
+    def write(status: str, error: str | None = None) -> None:
+        seconds = before.get("seconds", 0.0) + time.time() - start
+        write_json(folder / STATUS, {"status": status, **entry, "seconds": seconds, "error": error})
+
+    write("running")
+    try:
+        yield
+    except Diverged as error:
+        write("diverged", str(error))
+        raise UserError(
+            f"{label(folder)} diverged: {error}. Lower optimizer.lr, clip the gradients with "
+            "'tricks=[clipping]', or leave such updates out with not_finite=skip."
+        ) from error
+    # a trick's, about its first batch; torch's, about a model and images that do not fit
+    except (ValueError, RuntimeError, TypeError) as error:
+        write("failed", traceback.format_exc())
+        told = " ".join(str(error).split())
+        raise UserError(f"{told} ({label(folder / STATUS)} has the traceback.)") from error
+    except KeyboardInterrupt:
+        write("stopped")
+        print(f"\n{label(folder)} stopped; the same command, without again=true, goes on.")
+        raise
+    except BaseException:
+        write("failed", traceback.format_exc())
+        raise
+    write("done")
+
+
+def clear(folder: Path) -> None:
+    """Remove a run's own files, and nothing else; the config last, which tells whose they are."""
+    own = (RESULT, *checkpoint.FILES, METRICS, CORRECT, STATUS, MACHINE)
+    for path in (*(folder / name for name in own), *folder.glob("events.out.tfevents.*")):
+        path.unlink(missing_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
+
+
+def remove_empty(folder: Path) -> None:
+    """Take back the folders that Hydra made before the config was checked."""
+    with suppress(OSError):
+        for path in (folder, folder.parent, folder.parent.parent):
+            path.rmdir()
