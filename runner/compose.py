@@ -141,18 +141,26 @@ UNNAMED = ("name", "variant", "again", "seed", "tricks", "hydra")
 
 
 def _trick_words(tricks: DictConfig) -> Iterator[str]:
+    """Name the tricks that are on; those of a preset together, and then what differs in them."""
     stored = OmegaConf.to_container(ConfigStore.instance().load("all_tricks.yaml").node.tricks)
     assert isinstance(stored, dict)
-    none_on = True
-    for name, node in tricks.items():
-        if isinstance(node, DictConfig) and node.get("enabled") is True:
-            none_on = False
-            defaults = dict(flatten(stored.get(name, {})))
-            given = flatten(OmegaConf.to_container(node, resolve=True))
-            changed = [(k, v) for k, v in given if k != "enabled" and defaults.get(k) != v]
-            yield "-".join([str(name), *(f"{k}={_write(v, defaults.get(k))}" for k, v in changed)])
-    if none_on:
-        yield "baseline"
+    on = [str(n) for n, t in tricks.items() if isinstance(t, DictConfig) and t.get("enabled")]
+    preset = _presets().get(frozenset(on))
+    if preset or not on:
+        yield preset or "baseline"
+    for name in on:
+        defaults = dict(flatten(stored.get(name, {})))
+        given = flatten(OmegaConf.to_container(tricks[name], resolve=True))
+        changed = [(k, v) for k, v in given if k != "enabled" and defaults.get(k) != v]
+        if changed or not preset:
+            yield "-".join([name, *(f"{k}={_write(v, defaults.get(k))}" for k, v in changed)])
+
+
+@lru_cache
+def _presets() -> dict[frozenset[str], str]:
+    """The names of our presets, by the tricks that each switches on."""
+    nodes = {file.stem: OmegaConf.load(file) for file in CONF.glob("tricks/*.yaml")}
+    return {frozenset(n.defaults): name for name, n in nodes.items() if "defaults" in n}
 
 
 @lru_cache

@@ -23,6 +23,9 @@ VARIANTS = {
     ("name=mine", "model=resnet20"): "baseline+model=resnet20",
     ("data=image_folder", "data.root=/some/where"): "baseline",
     ("experiment=demo",): "baseline",
+    ("tricks=page",): "page",
+    ("tricks=page", "tricks.warm_restarts.T_0=2"): "page+warm_restarts-T_0=2.0",
+    ("tricks=[flooding,clipping,centralization,anti_aliasing,warm_restarts]",): "page",
     ("optimizer.lr=1",): "baseline+optimizer.lr=1.0",
     (
         "~optimizer.momentum",
