@@ -20,7 +20,7 @@ from runner.data import Augmentation
 from runner.errors import UserError
 from runner.mistakes import did_you_mean
 from runner.schedulers import Scheduler, refuse_impure
-from tricks import in_order
+from tricks import Trick, in_order
 
 Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -207,7 +207,7 @@ def _parameters(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[str, Node]:
     checked: dict[str, Node] = {}
-    classes: dict[str, type] = {}
+    classes: dict[str, type[Trick]] = {}
     for name, node in nodes.items():
         where = f"tricks.{name}"
         if not isinstance(node, dict):
@@ -217,6 +217,8 @@ def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[s
         if not node["enabled"]:
             _refuse_idle(name, nodes, overrides)
             node = _defaults(node, classes[name])
+        elif classes[name].replaces_schedule:
+            _refuse_scheduler(name, overrides)
         checked[name] = {
             key: node[key] for key in ("enabled", *(k for k in node if k != "enabled"))
         }
@@ -232,6 +234,16 @@ def _refuse_idle(name: str, nodes: Mapping[str, Node], overrides: Sequence[str])
             raise UserError(
                 f"{key} is set to {value}, but {name} is off. "
                 f"Switch it on with 'tricks=[{','.join(names)}]' or tricks.{name}.enabled=true."
+            )
+
+
+def _refuse_scheduler(name: str, overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key == "scheduler" or key.startswith("scheduler."):
+            raise UserError(
+                f"{override} would change nothing: {name} takes the scheduler's place. "
+                f"Drop it, or set tricks.{name}.enabled=false."
             )
 
 

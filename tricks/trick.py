@@ -31,6 +31,9 @@ class Trick:
     after: ClassVar[tuple[str, ...]] = ()
     """The class names of the tricks that this one must follow in a chain."""
 
+    replaces_schedule: ClassVar[bool] = False
+    """Whether `schedule` gives a factor of its own, whatever the scheduler's."""
+
     name: ClassVar[str] = "trick"
     """The class's name in snake case: the trick's key in a config and in a log."""
 

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Literal, NamedTuple, final, get_args
+from typing import ClassVar, Literal, NamedTuple, final, get_args
 
 from tricks.trick import Trick
 
@@ -190,6 +190,8 @@ class WarmRestarts(Trick):
     Raises:
         ValueError: If a value is out of its range.
     """
+
+    replaces_schedule: ClassVar[bool] = True
 
     T_0: float = 5.0
     T_mult: float = 2.0

@@ -42,6 +42,9 @@ REFUSED = {
         r"got CyclicLR, which cycles the momentum too"
     ),
     "scheduler=torch scheduler._target_=torch.optim.lr_scheduler.StepRL": r"Did you mean StepLR\?",
+    "tricks=[warm_restarts] scheduler=step": (
+        r"^scheduler=step would change nothing: warm_restarts takes the scheduler's place"
+    ),
     "data=image_folder": r"^data\.root must be given: data\.root=VALUE\.",
 }
 
