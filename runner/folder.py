@@ -60,9 +60,10 @@ def owned(folder: Path) -> Iterator[None]:
             f"{label(folder)} must be free, got held by process {status.get('process')} on "
             f"{status.get('host')}. Wait for it, or stop it."
         ) from None
-    with lock:
-        lock.release()  # `with` counts a second hold
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -88,10 +88,11 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
         UserError: If another process holds the folder, or the run diverged.
     """
     with owned(folder):
+        result = finished(folder, settings)  # which refuses a folder of another config
+        if result is not None and not settings.again:
+            return result  # another process was quicker
         if settings.again:
             clear(folder)
-        elif (result := finished(folder, settings)) is not None:
-            return result  # another process was quicker
         made_with = _made_with(bench)
         state = checkpoint.load(folder)
         if state is not None:

@@ -16,7 +16,6 @@ from runner.config import Settings, check
 from runner.run import attempt
 
 ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -193,8 +193,10 @@ def test_a_stopped_run_does_not_go_on_with_other_data(do, tmp_path):
 
 def test_again_never_wipes_a_run_of_another_config(do, tmp_path):
     do(*SHORT)
+    before = {path.name for path in (tmp_path / "run").iterdir()}
     with pytest.raises(UserError, match=r"epochs is 3, not 4"):
-        finished(tmp_path / "run", settings(*SHORT[1:], "epochs=4", "again=true"))
+        do(*SHORT[1:], "epochs=4", "again=true")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == before
 
 
 def test_a_trick_that_changed_nothing_is_marked_inactive(do):
