@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from tricks import Batch, Chain, Trick, derive_seed
+from tricks import Batch, Chain, Trick, derive_seed, scale_learning_rates_
 
 
 class Diverged(ArithmeticError):
@@ -81,8 +81,6 @@ class Training:
         self.changes_gradients = any(type(t).gradients is not Trick.gradients for t in trick)
         self.updates = self.skipped = 0
         self.recent, self.whole = Averages(), Averages()
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
 
     def epoch(self, batches: Iterable[Batch]) -> None:
         """Train on one pass of batches."""
@@ -139,8 +137,7 @@ class Training:
         factor = self.trick.schedule(
             self.factor(self.updates), self.updates, self.updates_per_epoch
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+        scale_learning_rates_(self.optimizer, factor)
         return float(self.optimizer.param_groups[0]["lr"])
 
     def _micro_batches(self, batch: Batch) -> Iterable[tuple[Batch, float]]:

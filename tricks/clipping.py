@@ -10,7 +10,7 @@ one), of the last `history` of them, after a warm-up, and without those that are
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, final, get_args
 
@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from tricks.trick import Trick
 
 By = Literal["norm", "value", "parameter", "unit", "quantile"]
+NotFinite = Literal["error", "skip"]
 
 
 def clip_gradients_(
@@ -31,7 +32,8 @@ def clip_gradients_(
     by: By = "norm",
     *,
     eps: float = 1e-3,
-    history: list[float] | None = None,
+    history: MutableSequence[float] | None = None,
+    not_finite: NotFinite = "error",
 ) -> Tensor:
     """Clip the gradients in place and give back their total 2-norm before that, a scalar.
 
@@ -45,22 +47,24 @@ def clip_gradients_(
       max(|w_u|, eps) / |g_u|); .01 is the paper's limit. A unit is an index of the first
       dimension; a tensor of one dimension is one unit. Leave the classifier out, as the paper
       does;
-    - `quantile`: as `norm`, at the `limit`-quantile of the norms in `history`, to which this
-      call's is then added, unless it is not finite. Nothing is clipped while it is empty.
+    - `quantile`: as `norm`, at the `limit`-quantile of the norms in `history`, to which this one
+      is then added; nothing is clipped while it is empty.
 
-    An infinite limit changes nothing: measure only. As in torch, a gradient that is not finite
-    spoils what it is clipped with: look at the norm before the step.
+    An infinite limit only measures. Otherwise a norm that is not finite, with which torch spoils
+    every gradient, is met as in `check_gradients_`, and never enters the history.
 
     Args:
         parameters: The parameters, or one; those without a gradient are passed over.
         limit: The bound, > 0; for `quantile` a share of the norms, from 0 to 1.
         by: What is bounded.
-        eps: For `unit`: the least norm that a unit's weights count as, so that one which begins
-            at zero still learns.
-        history: For `quantile`: the norms of the earlier calls, a list to keep between calls.
+        eps: For `unit`: the least norm that weights count as, so that zero ones still learn.
+        history: For `quantile`: the norms so far, to keep between calls and in checkpoints: a list,
+            or a `deque(maxlen=1000)`.
+        not_finite: `error` or `skip`, see `check_gradients_`; with a `GradScaler`, `skip`.
 
     Raises:
         ValueError: If the limit is out of its range, or `quantile` comes without a history.
+        FloatingPointError: If the norm is not finite, and that is an error.
 
     >>> weight = torch.zeros(2, requires_grad=True)
     >>> weight.grad = torch.tensor([3.0, 4.0])
@@ -69,28 +73,74 @@ def clip_gradients_(
     >>> weight.grad
     tensor([0.6000, 0.8000])
     """
-    _check_limit(limit, by)
-    given = [parameters] if isinstance(parameters, Tensor) else parameters
-    parameters = [p for p in given if p.grad is not None]
-    norm = _norm_of(parameters)
-    if by != "quantile":
+    _check_limit(limit, by, history)
+    parameters = _with_gradients(parameters)
+    if limit == math.inf:
+        return _norm_of(parameters)
+    norm = check_gradients_(parameters, not_finite)
+    if not parameters or not norm.isfinite():
+        return norm  # without gradients, or they were dropped
+    if history is None or by != "quantile":
         _clip_(parameters, norm, limit, by, eps)
-        return norm
-    if history is None:
-        raise ValueError(
-            "clip_gradients_ by='quantile' must be given a history, got None. "
-            "Make one list, history=[], and give it to every call."
-        )
-    _clip_(parameters, norm, _quantile(history, limit), "norm", eps)
-    _remember(history, norm)
+    else:
+        _clip_(parameters, norm, _quantile(history, limit), "norm", eps)
+        _remember(history, norm)
     return norm
 
 
-def _check_limit(limit: float, by: By) -> None:
+def check_gradients_(
+    parameters: Tensor | Iterable[Tensor], not_finite: NotFinite = "error"
+) -> Tensor:
+    """Give back the gradients' total 2-norm, and stop what is not finite before it is written.
+
+    A norm that is infinite or not a number raises (`error`), or every gradient is dropped, to None
+    (`skip`): then the optimizer's step changes neither weights nor its own state, and the norm says
+    that it was left out. Call it on the true gradients, accumulated, averaged over ranks and
+    unscaled, before the tricks. A float16 `GradScaler` finds its scale by overflows: give `skip`.
+
+    Args:
+        parameters: The parameters, or one; those without a gradient are passed over.
+        not_finite: `error` or `skip`.
+
+    Raises:
+        ValueError: If `not_finite` is neither.
+        FloatingPointError: If the norm is not finite, and that is an error. No gradient is changed.
+
+    >>> weight = torch.ones(2, requires_grad=True)
+    >>> weight.grad = torch.tensor([3.0, math.nan])
+    >>> check_gradients_([weight], "skip"), weight.grad
+    (tensor(nan), None)
+    """
+    if not_finite not in get_args(NotFinite):
+        raise ValueError(f"not_finite must be error or skip, got {not_finite!r}.")
+    parameters = _with_gradients(parameters)
+    norm = _norm_of(parameters)
+    if not norm.isfinite():
+        if not_finite == "error":
+            raise FloatingPointError(
+                f"The norm of the gradients must be finite, got {norm.item()}. Lower the learning "
+                "rate, or leave such updates out by not_finite='skip', as a GradScaler needs."
+            )
+        for parameter in parameters:
+            parameter.grad = None
+    return norm
+
+
+def _with_gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    given = [parameters] if isinstance(parameters, Tensor) else parameters
+    return [p for p in given if p.grad is not None]
+
+
+def _check_limit(limit: float, by: By, history: MutableSequence[float] | None) -> None:
     if by not in get_args(By):
         raise ValueError(f"by must be one of {', '.join(get_args(By))}, got {by!r}.")
     if by == "quantile" and not 0 <= limit <= 1:
         raise ValueError(f"limit must be from 0 to 1 for by='quantile', got {limit}.")
+    if by == "quantile" and history is None:
+        raise ValueError(
+            "clip_gradients_ by='quantile' must be given a history, got None. "
+            "Make one list, history=[], and give it to every call."
+        )
     if not limit > 0 and by != "quantile":
         raise ValueError(f"limit must be > 0, got {limit}. Use math.inf to measure only.")
 
@@ -136,7 +186,7 @@ def _quantile(history: Sequence[float], share: float) -> float:
     return float(torch.tensor(history, dtype=torch.float64).quantile(share))
 
 
-def _remember(history: list[float], norm: Tensor) -> None:
+def _remember(history: MutableSequence[float], norm: Tensor) -> None:
     # one norm that is not finite would make high quantiles infinite for as long as it is kept
     if math.isfinite(number := norm.item()):
         history.append(number)
@@ -161,7 +211,8 @@ class Clipping(Trick):
     `quantile`, the norms so far are the trick's state.
 
     Reports the `norm` before clipping, `clipped_share` (1 if any gradient exceeded its bound, 0
-    if none did), and by `quantile` the `threshold`, as soon as there is one.
+    if none did), and by `quantile` the `threshold`, as soon as there is one. Of gradients that are
+    not finite it makes what torch does: in a loop of your own, call `check_gradients_` first.
 
     Attributes:
         by: What is bounded: `norm`, `value`, `parameter`, `unit` or `quantile`; see
@@ -177,6 +228,16 @@ class Clipping(Trick):
 
     Raises:
         ValueError: If a value is out of its range, or is set and would not be read.
+
+    >>> model = nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters())
+    >>> loss = model(torch.tensor([[3.0, 4.0]])).sum()
+    >>> loss.backward()
+    >>> clipping = Clipping(max_norm=0.5)
+    >>> clipping.gradients(model, optimizer, loss)
+    >>> clipping.report()["clipped_share"], round(nn.utils.get_total_norm(
+    ...     [p.grad for p in model.parameters()]).item(), 3)
+    (1.0, 0.5)
     """
 
     after: ClassVar[tuple[str, ...]] = ("Flooding", "Centralization")
@@ -228,8 +289,10 @@ class Clipping(Trick):
 
     def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:  # noqa: ARG002
         """Clip the gradients that the optimizer is about to use."""
-        groups = optimizer.param_groups
-        parameters = [p for group in groups for p in group["params"] if p.grad is not None]
+        parameters = _with_gradients(p for g in optimizer.param_groups for p in g["params"])
+        if not parameters:
+            self._last.clear()  # dropped by check_gradients_: no norm, and none to remember
+            return
         norm, limit = _norm_of(parameters), self._limit()
         if self.by == "unit":
             classifier = _classifier(model)

@@ -16,6 +16,10 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import ClassVar, Literal, NamedTuple, final, get_args
 
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
 from tricks.trick import Trick
 
 Warmup = Literal["each", "first"]
@@ -64,6 +68,45 @@ def warm_restarts(
     [0.1, 0.05, 0.1, 0.085, 0.05, 0.015, 0.1]
     """
     return _schedule(T_0, T_mult, T_up, gamma, eta_min, eta_max, warmup).at(t)
+
+
+def scale_learning_rates_(optimizer: Optimizer, factor: float) -> None:
+    """Set the learning rate of each parameter group to its initial one, times a factor.
+
+        lr = initial_lr * factor
+
+    A group's initial rate is the one that it has when it is first seen here, kept under
+    `initial_lr`, the key of torch's own schedulers, and saved with the optimizer. So the groups
+    keep their ratios, one that is added later begins from the rate it was added with, and to go
+    on from a checkpoint takes the optimizer's state and the time, as a schedule is a function
+    of time alone.
+
+    A rate that is a tensor (`capturable`, or a compiled step) is filled in place, since what was
+    captured reads that tensor.
+
+    Args:
+        optimizer: The optimizer; call this before each of its steps.
+        factor: The factor for all groups, such as `warm_restarts` gives at its eta_max of 1.
+
+    >>> weights, biases = torch.zeros(2), torch.zeros(2)
+    >>> groups = [{"params": weights}, {"params": biases, "lr": 0.2}]
+    >>> optimizer = torch.optim.SGD(groups, lr=0.1)
+    >>> for update in range(3):
+    ...     scale_learning_rates_(optimizer, warm_restarts(update, T_0=2))
+    ...     print([group["lr"] for group in optimizer.param_groups])
+    [0.1, 0.2]
+    [0.05, 0.1]
+    [0.1, 0.2]
+    """
+    initial: dict[int, float | Tensor] = {}  # by tensor: groups that name no rate share one
+    for group in optimizer.param_groups:
+        rate = group["lr"]
+        if isinstance(rate, Tensor):
+            group.setdefault("initial_lr", initial.get(id(rate), rate.clone()))
+            initial[id(rate)] = group["initial_lr"]
+            rate.copy_(torch.as_tensor(group["initial_lr"] * factor))
+        else:
+            group["lr"] = group.setdefault("initial_lr", rate) * factor
 
 
 # typed, since 0.1 equals the fraction that it is stored as, yet counts as 1/10 here
@@ -128,7 +171,6 @@ class _Schedule:
     ) -> None:
         self.cosine, self.T_mult, self.T_up, self.each = T_0 - T_up, T_mult, T_up, each
         self.gamma, self.eta_min, self.eta_max = gamma, eta_min, eta_max
-        self.starts = [Fraction(0)]
         self.last = self.cycle_at(Fraction(0))
 
     def at(self, t: float | Fraction) -> float:
@@ -154,9 +196,10 @@ class _Schedule:
 
     def _number(self, t: int | Fraction) -> int:
         if self.T_mult > 1:
-            while self.starts[-1] <= t:
-                self.starts.append(self._start(len(self.starts)))
-            return bisect_right(self.starts, t) - 1
+            later = 1
+            while self._start(later) <= t:
+                later *= 2
+            return bisect_right(range(later), t, key=self._start) - 1
         if self.each:
             return t // (self.cosine + self.T_up)
         return max(0, (t - self.T_up) // self.cosine)

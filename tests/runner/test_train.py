@@ -203,6 +203,29 @@ def test_parameter_groups_keep_their_ratio_under_the_schedule():
         assert [group["lr"] for group in optimizer.param_groups] == [expected, expected / 2]
 
 
+def test_a_group_added_later_begins_from_the_rate_it_was_added_with_also_after_a_resume():
+    def start():
+        model = smooth_net()
+        optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+        return Training(model, optimizer, Chain(), lambda update: 0.5**update, 10)
+
+    def add(training):
+        late = training.model[3].parameters()
+        training.optimizer.add_param_group({"params": late, "lr": 0.4})
+
+    training = start()
+    training.step(batch_of(8))
+    training.step(batch_of(8))
+    add(training)
+    training.step(batch_of(8))
+    assert [group["lr"] for group in training.optimizer.param_groups] == [0.025, 0.1]
+    resumed = start()
+    add(resumed)
+    resumed.load_state_dict(copy.deepcopy(training.state_dict()))
+    resumed.step(batch_of(8))
+    assert [group["lr"] for group in resumed.optimizer.param_groups] == [0.0125, 0.05]
+
+
 def test_the_tricks_are_called_in_the_order_of_the_update():
     calls = []
 

@@ -1,6 +1,7 @@
 """Gradient clipping: each way by hand and against the published numbers, and what is refused."""
 
 import math
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from tricks import Clipping, clip_gradients_
+from tricks import Centralization, Chain, Clipping, Flooding, check_gradients_, clip_gradients_
 
 ORACLE = np.load(Path(__file__).parent.parent / "data" / "adaptive_clipping.npz")
 EVERY_WAY = ["norm", "value", "parameter", "unit", "quantile"]
@@ -111,8 +112,123 @@ def test_an_infinite_limit_measures_only(by, number):
 
 @pytest.mark.parametrize("by", EVERY_WAY)
 def test_parameters_without_gradients_are_passed_over(by):
-    assert clip_gradients_([torch.ones(2, requires_grad=True)], 1.0, by, history=[]) == 0
-    assert clip_gradients_([], 1.0, by, history=[]) == 0
+    history = []
+    assert clip_gradients_([torch.ones(2, requires_grad=True)], 1.0, by, history=history) == 0
+    assert clip_gradients_([], 1.0, by, history=history) == 0
+    assert history == []
+
+
+units = st.lists(st.integers(1, 4), min_size=1, max_size=4)
+dtypes = st.sampled_from([torch.float64, torch.float32, torch.bfloat16])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(units, dtypes, st.integers(0, 99), st.floats(0.01, 10), st.floats(1e-3, 1))
+def test_by_unit_no_units_gradient_is_longer_than_its_share_of_the_weights(
+    shape, dtype, seed, factor, eps
+):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    weight[0] = 0.0
+    weight.requires_grad_()
+    weight.grad = (3 * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype)
+    before = weight.grad.clone()
+    clip_gradients_(weight, factor, "unit", eps=eps)
+    tolerance = 4 * torch.finfo(dtype).eps
+    for w, g, b in zip(*(t.detach().double() for t in units_of(weight, before)), strict=True):
+        bound = factor * max(w.norm().item(), eps)
+        assert g.norm() <= bound * (1 + tolerance)
+        scale = min(1.0, bound / b.norm().item()) if b.norm() else 1.0
+        torch.testing.assert_close(g, b * scale, rtol=4 * tolerance, atol=0)
+
+
+def units_of(weight, before):
+    """The units of a weight, of its gradient and of that before: rows, or all of a vector."""
+    rows = len(weight) if weight.ndim > 1 else 1
+    return (t.reshape(rows, -1) for t in (weight, weight.grad, before))
+
+
+# What is not finite
+
+
+@pytest.mark.parametrize("by", EVERY_WAY)
+@pytest.mark.parametrize("number", [math.inf, math.nan])
+def test_what_is_not_finite_is_an_error_before_anything_is_written(by, number):
+    parameters, history = weights([number, 5.0], [2.0]), [1.0]
+    with pytest.raises(FloatingPointError, match=r"must be finite, got .*not_finite='skip'"):
+        clip_gradients_(parameters, 0.1, by, history=history)
+    assert str([p.grad.tolist() for p in parameters]) == str([[number, 5.0], [2.0]])
+    assert history == [1.0]
+
+
+def in_training(kind, **options):
+    """Two weights and an optimizer with a state, in mid-training."""
+    parameters = weights([1.0, 2.0], [[3.0]], dtype=torch.float32)
+    optimizer = kind(parameters, **options)
+    optimizer.step()
+    return parameters, optimizer
+
+
+@pytest.mark.parametrize("by", EVERY_WAY)
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_a_skipped_update_changes_neither_weights_nor_the_optimizers_state(kind, options, by):
+    if kind is torch.optim.SGD:
+        options = {**options, "momentum": 0.9}
+    parameters, optimizer = in_training(kind, lr=0.1, weight_decay=0.1, **options)
+    before = str([parameters, optimizer.state_dict()])
+    parameters[0].grad[0] = math.inf
+    history = [1.0]
+    norm = clip_gradients_(parameters, 0.1, by, history=history, not_finite="skip")
+    assert norm.item() == math.inf
+    assert history == [1.0]
+    optimizer.step()
+    assert str([parameters, optimizer.state_dict()]) == before
+
+
+@pytest.mark.parametrize("by", EVERY_WAY)
+@pytest.mark.parametrize("fused", [False, True])
+def test_under_a_loss_scaler_an_overflow_is_skipped_and_the_rest_is_as_without(fused, by):
+    results = []
+    for enabled in (False, True):
+        (weight,) = weights([0.0, 0.0], dtype=torch.float32)
+        optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, weight_decay=0.1, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, enabled=enabled)
+        history = deque(maxlen=2)
+        for slope in (3.0, 4.0, math.inf, 5.0):
+            optimizer.zero_grad()
+            scaler.scale((weight * slope).sum()).backward()
+            scaler.unscale_(optimizer)
+            clip_gradients_([weight], 0.5, by, history=history, not_finite="skip")
+            scaler.step(optimizer)
+            scaler.update()
+        assert scaler.get_scale() == (2.0**11 if enabled else 1.0)
+        results.append((weight.tolist(), list(history)))
+    assert results[0] == results[1]
+
+
+def test_after_dropped_gradients_a_chain_does_nothing():
+    for where in ("gradient", "gradient_and_decay", "update"):
+        model = nn.Linear(3, 2)
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+        clipping = Clipping(by="quantile", warmup=1)
+        loss = model(torch.full((1, 3), math.inf)).sum()
+        loss.backward()
+        assert not check_gradients_(model.parameters(), "skip").isfinite()
+        Chain(Flooding(), Centralization(where), clipping).gradients(model, optimizer, loss)
+        optimizer.step()
+        assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+        assert clipping.state_dict() == {"norms": []}
+        assert clipping.report() == {}
+
+
+def test_the_check_gives_the_norm_and_knows_two_policies():
+    parameters = weights([3.0, 4.0], [12.0])
+    assert check_gradients_(parameters).item() == 13.0
+    assert [p.grad.tolist() for p in parameters] == [[3.0, 4.0], [12.0]]
+    with pytest.raises(ValueError, match="not_finite must be error or skip, got 'ignore'"):
+        check_gradients_(parameters, "ignore")
 
 
 def norms_by_quantile(trick, sequence):
@@ -209,12 +325,13 @@ def test_gradients_that_the_optimizer_does_not_use_are_left_alone():
     assert other.grad.tolist() == [30.0, 40.0]
 
 
-def test_a_loss_scaler_that_was_unscaled_first_changes_nothing():
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_loss_scaler_that_was_unscaled_first_changes_nothing(fused):
     results = []
     for enabled in (False, True):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, enabled=enabled)
         weight = torch.tensor([3.0, 4.0], requires_grad=True)
-        optimizer = torch.optim.SGD([weight], lr=1.0)
+        optimizer = torch.optim.SGD([weight], lr=1.0, fused=fused)
         scaler.scale(weight.square().sum()).backward()
         scaler.unscale_(optimizer)
         Clipping().gradients(nn.Identity(), optimizer, torch.tensor(25.0))

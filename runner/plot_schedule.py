@@ -1,0 +1,213 @@
+"""The command `python -m runner.plot_schedule [KEY=VALUE ...]`: draws learning rates, untrained.
+
+The config is that of `python -m runner`; values with commas are schedules side by side. Nothing is
+trained, and no model is built.
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from torch import nn
+
+from runner.build import build_data, build_optimizer, build_scheduler, build_tricks
+from runner.compose import CONF, register
+from runner.config import Settings, check
+from runner.errors import UserError
+from runner.files import write_atomically
+from runner.mistakes import explain
+from tricks import Chain, WarmRestarts, scale_learning_rates_
+
+EXAMPLES = """
+  python -m runner.plot_schedule 'tricks=[warm_restarts]' tricks.warm_restarts.T_0=2 epochs=14
+  python -m runner.plot_schedule scheduler=cosine,linear,one_cycle
+  python -m runner.plot_schedule 'tricks=[],[warm_restarts]' data=cifar10 --updates-per-epoch 352
+"""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The learning rates of one training, of the first parameter group."""
+
+    label: str
+    rates: list[float]
+    """Of each update."""
+    updates_per_epoch: int
+    restarts: list[float]
+    """In epochs, the beginning not counted."""
+    caveats: list[str]
+
+
+def configs(overrides: Sequence[str]) -> dict[str, Settings]:
+    """Compose and check a config for each combination of the values given with commas.
+
+    Returns:
+        Each under its name: of one alone its variant, of several the values that differ. Among
+        several, a setting that only some of them use is no mistake.
+
+    Raises:
+        UserError: If a config is wrong.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    choices = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_discrete_sweep()
+        else [str(override.input_line)]
+        for override in parsed
+    ]
+    combinations = [list(combination) for combination in product(*choices)]
+    if len(combinations) == 1:
+        settings = _check(overrides, overrides)
+        return {settings.variant: settings}
+    several = [values for values in choices if len(values) > 1]
+    labels = [" ".join(combination) for combination in product(*several)]
+    return {
+        label: _check(combination) for label, combination in zip(labels, combinations, strict=True)
+    }
+
+
+def _check(overrides: Sequence[str], given: Sequence[str] = ()) -> Settings:
+    cfg = compose("config", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)  # for the names of folders
+    return check(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), given)
+
+
+def count_updates(settings: Settings) -> int:
+    """Count the updates of an epoch from the data that is here; for a picture none is fetched.
+
+    Raises:
+        UserError: If the data is not here.
+    """
+    offline = {"download": False} if "download" in settings.data else {}
+    try:
+        data = build_data(dataclasses.replace(settings, data={**settings.data, **offline}))
+    except UserError as error:
+        raise UserError(f"{error} Or give --updates-per-epoch, and no data is read.") from error
+    return math.ceil(len(data.train.labels) / settings.batch_size)
+
+
+def trace(label: str, settings: Settings, updates_per_epoch: int) -> Curve:
+    """Compute the learning rate of every update, by the parts that a training has."""
+    optimizer = build_optimizer(settings, nn.Linear(1, 1, bias=False))
+    scheduler = build_scheduler(settings, optimizer, updates_per_epoch)
+    chain = build_tricks(settings)
+    updates, rates = settings.epochs * updates_per_epoch, []
+    for update in range(updates):
+        factor = chain.schedule(scheduler(update), update, updates_per_epoch)
+        scale_learning_rates_(optimizer, factor)
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+    return Curve(
+        label,
+        rates,
+        updates_per_epoch,
+        list(_restarts(chain, updates, updates_per_epoch)),
+        chain.caveats(updates, updates_per_epoch),
+    )
+
+
+def _restarts(chain: Chain, updates: int, updates_per_epoch: int) -> Iterator[float]:
+    """Run from the end of a cycle to the next; half an update further, that is the one it is in."""
+    for trick in chain:
+        if isinstance(trick, WarmRestarts):
+            unit, end = 1 if trick.unit == "update" else updates_per_epoch, 0.0
+            while (end := trick.cycle_ends(end + 0.5 / unit)[1]) * unit < updates:
+                yield end * unit / updates_per_epoch
+
+
+def draw(curves: Sequence[Curve], file: Path) -> None:
+    """Draw each rate over the epochs, held for its update; dotted lines are restarts.
+
+    Raises:
+        UserError: If there is no such folder, or the name's ending is no format of pictures.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    formats, suffix = figure.canvas.get_supported_filetypes(), file.suffix.removeprefix(".")
+    if suffix not in formats:
+        raise UserError(f"--out must end in .png, .pdf or .svg, got {file}. Rename it.")
+    if not file.parent.is_dir():
+        raise UserError(f"--out must be in a folder that exists, got {file}. Make {file.parent}.")
+    axes = figure.subplots()
+    for number, curve in enumerate(curves):
+        color = f"C{number % 10}"
+        epochs = [update / curve.updates_per_epoch for update in range(len(curve.rates) + 1)]
+        held = [*curve.rates, curve.rates[-1]]  # the last one too, to the end of its update
+        axes.plot(epochs, held, drawstyle="steps-post", color=color, label=curve.label, lw=1.8)
+        for restart in curve.restarts:
+            axes.axvline(restart, color=color, linestyle=":", linewidth=1.2, zorder=1)
+    axes.set(xlabel="epoch", ylabel="learning rate")
+    axes.set_xlim(0, max(len(curve.rates) / curve.updates_per_epoch for curve in curves))
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=15, steps=[1, 2, 5, 10], integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(curves) == 1:
+        axes.set_title(curves[0].label)
+    else:
+        figure.legend(loc="outside upper left", ncols=3, frameon=False)
+    write_atomically(file, lambda opened: figure.savefig(opened, format=suffix, dpi=120))
+
+
+def summary(curve: Curve) -> str:
+    """Write a curve in a line: its highest and its last rate, and what is to be known of it."""
+    numbers = f"highest {max(curve.rates):.4g}  last {curve.rates[-1]:.4g}"
+    return "  ".join([curve.label, numbers, *(f"note: {caveat}" for caveat in curve.caveats)])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw the schedules of the command line; a mistake ends in one line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m runner.plot_schedule",
+        description=__doc__,
+        epilog=f"for example:\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as for python -m runner; also a,b,c"
+    )
+    parser.add_argument("--out", type=Path, default=Path("schedule.png"), help="a .png, .pdf, .svg")
+    parser.add_argument(
+        "--updates-per-epoch", type=int, metavar="N", help="then no data is read to count them"
+    )
+    parser.add_argument("-cd", "--config-dir", type=Path, help="a folder of your own parts")
+    given = parser.parse_intermixed_args(arguments)
+    try:
+        _draw(given.overrides, given.out, given.updates_per_epoch, given.config_dir)
+    except Exception as error:
+        if line := explain(error):
+            sys.exit(line)
+        raise
+
+
+def _draw(overrides: list[str], out: Path, updates: int | None, config_dir: Path | None) -> None:
+    if updates is not None and updates < 1:
+        raise UserError(f"--updates-per-epoch must be >= 1, got {updates}. Leave it out to count.")
+    if config_dir is not None:
+        if not config_dir.is_dir():
+            raise UserError(f"--config-dir must be a folder, got {config_dir}. Name yours.")
+        overrides = [f"hydra.searchpath=['file://{config_dir.resolve()}']", *overrides]
+    register([config_dir] if config_dir else [])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = configs(overrides)
+    curves = [
+        trace(label, settings, updates or count_updates(settings))
+        for label, settings in found.items()
+    ]
+    draw(curves, out)
+    for curve in curves:
+        print(f"{out}  {summary(curve)}")
+
+
+if __name__ == "__main__":
+    main()
