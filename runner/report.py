@@ -8,7 +8,7 @@ import argparse
 import os
 import statistics
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,16 +57,25 @@ def table(runs: Iterable[Run]) -> list[str]:
     """Write the table, a line for each variant: the baseline first, the others as they score."""
     rows = [_row(variant, group) for variant, group in _by_variant(runs).items()]
     heads = ["variant", "runs", *(head for head, _, _ in MEASURES.values()), "seconds", ""]
-    cells = [heads, *rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    return aligned([heads, *rows], left=(0, len(heads) - 1))
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Container[int]) -> list[str]:
+    """Write rows of cells as lines in columns, the first row as a heading.
+
+    Args:
+        rows: The cells of each row.
+        left: The columns that begin, and do not end, at the same place.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
-            cell.ljust(width) if column in (0, len(heads) - 1) else cell.rjust(width)
+            cell.ljust(width) if column in left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for row in cells
+        for row in rows
     ]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def _row(variant: str, runs: Sequence[Run]) -> list[str]:

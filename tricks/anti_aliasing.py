@@ -4,14 +4,16 @@ Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019,
 https://arxiv.org/abs/1904.11486
 """
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
-from tricks.blur_pool import PaddingMode, blur_pool, check_filter
-from tricks.downsampling import Place, Strided, find_places
+from tricks.blur_pool import PaddingMode, blur_pool, check_filter, is_too_small
+from tricks.downsampling import Place, Rounding, Strided, find_places
 from tricks.trick import Trick
 
 
@@ -30,11 +32,17 @@ def anti_alias(
     | larger convolution that no activation follows | blur of stride 1, the convolution as it is |
     | max-pool | max-pool of stride 1, blur |
     | average-pool | blur |
+    | average-pool whose windows no blur stands for | average-pool of stride 1, blur |
 
     The model's first convolution stays as it is, unless asked for, and so does an average-pool
-    whose result is flattened (a global one). The graph is read once, in evaluation mode; the blurs
-    are hooks. The model stays an ordinary module with the same parameters and `state_dict` keys,
-    and every map but those within a changed place keeps its size.
+    whose result is flattened (a global one). Where a layer strides down or across only, the blur
+    does too. The graph is read once, in evaluation mode; the blurs are hooks. The model stays an
+    ordinary module with the same parameters and `state_dict` keys, and every map but those within a
+    changed place keeps its size. `torch.compile` it with `dynamic=False`: inductor (torch 2.14)
+    cannot order the strides of maps of variable size.
+
+    A map too small to be reflected (or wrapped) but once, as one of 2x2 under a filter of 4, is
+    reflected as often as it takes; a warning names its layer once, though none while compiling.
 
     Differs from the paper's code: a max-pool keeps its kernel (there, the ResNet's 3x3 becomes
     2x2), and the larger convolution without an activation, which the paper's networks have not.
@@ -52,7 +60,6 @@ def anti_alias(
         ValueError: If an argument is out of range, or the model has nothing to change, a place that
             no hook reaches, or hooks already. It is unchanged then.
 
-    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     >>> anti_alias(net)(torch.ones(1, 3, 6, 6)).shape
     torch.Size([1, 8, 3, 3])
@@ -94,33 +101,65 @@ class AntiAliasing(Trick):
         return anti_alias(model, self.filter_size, self.padding_mode, self.first)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Blur:
     """A hook that blurs a module's output or, before the module, its input."""
 
-    filter_size: int
-    stride: int
+    layer: str
+    filter_size: tuple[int, int]
+    stride: tuple[int, int]
     padding_mode: PaddingMode
-    rounds_down: bool
+    rounding: Rounding
+    told: bool = False
 
-    def __call__(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, module: nn.Module, inputs: tuple[Tensor], output: Tensor | None = None
+    ) -> Tensor:
         x = inputs[0] if output is None else output
-        y = blur_pool(x, self.filter_size, self.stride, self.padding_mode)
-        if not self.rounds_down:
-            return y
-        height, width = x.shape[-2:]
-        return y[..., : height // self.stride, : width // self.stride]
+        if not self.told and not torch.compiler.is_compiling():
+            self._tell_if_small(x.shape)
+        size = self._size(module, x.shape, 0), self._size(module, x.shape, 1)
+        return blur_pool(x, self.filter_size, self.stride, self.padding_mode, size)
+
+    def _size(self, module: nn.Module, shape: torch.Size, side: int) -> int:
+        """Give back how many rows (side 0) or columns the plain layer would give."""
+        pixels, stride = shape[side - 2], self.stride[side]
+        if self.rounding == "down":
+            return pixels // stride
+        size = (pixels - 1) // stride + 1
+        if self.rounding == "ceil_mode" and (pixels - 1) % stride:
+            # one more window, not whole: it counts if it begins before the padding on the far side
+            kernel, padding, dilation = (
+                _side(getattr(module, name, 1), side)
+                for name in ("kernel_size", "padding", "dilation")
+            )
+            size += size * stride < pixels + dilation * (kernel - 1) - padding
+        return size
+
+    def _tell_if_small(self, shape: torch.Size) -> None:
+        pairs = zip(shape[-2:], self.filter_size, strict=True)
+        if any(is_too_small(pixels, taps, self.padding_mode) for pixels, taps in pairs):
+            self.told = True
+            warnings.warn(
+                f"The map at {self.layer} is {shape[-2]}x{shape[-1]}, too small for a blur of "
+                f"filter_size={max(self.filter_size)}: its border is taken by "
+                f"padding_mode={self.padding_mode!r} more than once. Take a smaller filter_size or "
+                "larger images, or leave it so.",
+                stacklevel=2,
+            )
 
 
 def _change(model: nn.Module, place: Place, filter_size: int, padding_mode: PaddingMode) -> None:
     """Let the layer of a place keep every pixel, and attach the blur."""
     layer = model.get_submodule(place.layer)
     assert isinstance(layer, Strided)
-    stride = 1 if place.kind == "linear" else place.stride
-    blur = _Blur(filter_size, stride, padding_mode, place.rounds_down)
+    down, across = (filter_size if side > 1 else 1 for side in place.stride)
+    stride = (1, 1) if place.kind == "linear" else place.stride
+    blur = _Blur(place.layer, (down, across), stride, padding_mode, place.rounding)
     if place.kind != "linear":
         layer.stride = (1, 1)
-    if isinstance(layer, nn.AvgPool2d):
+    if place.kind == "average-pool":
+        assert isinstance(layer, nn.AvgPool2d)
         layer.kernel_size, layer.padding = (1, 1), (0, 0)
     for module in map(model.get_submodule, place.at):
         if place.side == "after":
@@ -133,3 +172,7 @@ def _hooks(model: nn.Module) -> Iterable[Any]:
     for module in model.modules():
         yield from module._forward_hooks.values()
         yield from module._forward_pre_hooks.values()
+
+
+def _side(value: int | tuple[int, int], side: int) -> int:
+    return value[side] if isinstance(value, tuple) else value

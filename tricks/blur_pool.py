@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
@@ -18,7 +19,11 @@ SMALL_MAP = 256
 
 
 def blur_pool(
-    x: Tensor, filter_size: int = 4, stride: int = 2, padding_mode: PaddingMode = "reflect"
+    x: Tensor,
+    filter_size: int | tuple[int, int] = 4,
+    stride: int | tuple[int, int] = 2,
+    padding_mode: PaddingMode = "reflect",
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
     """Blur a map with a binomial filter of m taps a side and keep every stride-th pixel.
 
@@ -34,22 +39,28 @@ def blur_pool(
 
     Args:
         x: [..., H, W], floating point; a map in channels_last gives one in channels_last.
-        filter_size: m, the taps a side, 1 to 7; 1 only subsamples.
-        stride: s, in pixels.
+        filter_size: m, the taps a side, 1 to 7, or (down, across); 1 only subsamples.
+        stride: s, in pixels, or (down, across).
         padding_mode: What lies beyond the border, by torch's names.
+        size: (H', W') of the result; pixels further out see more of what lies beyond the border.
 
     Returns:
-        [..., ceil(H / s), ceil(W / s)].
+        [..., H', W'], unless told otherwise [..., ceil(H / s), ceil(W / s)].
 
     >>> blur_pool(torch.tensor([[0.0, 4.0, 0.0, 4.0]]), filter_size=3)
     tensor([[2., 2.]])
     """
     height, width = x.shape[-2:]
-    rows = _blur_matrix(height, filter_size, stride, padding_mode, x)
-    columns = rows
-    if width != height:
-        columns = _blur_matrix(width, filter_size, stride, padding_mode, x)
-    if _is_channels_last(x):
+    filters, strides = _pair(filter_size), _pair(stride)
+    sizes = size or ((height - 1) // strides[0] + 1, (width - 1) // strides[1] + 1)
+    channels_last = _is_channels_last(x)
+    halves = filters == strides == (2, 2) and (height, width) == (2 * sizes[0], 2 * sizes[1])
+    if halves and channels_last:
+        return F.avg_pool2d(x, 2)  # the same by the fastest way; in other memory formats it is not
+    down, across = zip((height, width), sizes, filters, strides, strict=True)
+    rows = _blur_matrix(*down, padding_mode, x)
+    columns = rows if across == down else _blur_matrix(*across, padding_mode, x)
+    if channels_last:
         y = rows @ x.permute(0, 2, 3, 1).flatten(2)  # [N, H', W C]
         y = y.reshape(len(x), len(rows), width, x.shape[1])
         return (columns @ y).permute(0, 3, 1, 2)
@@ -131,18 +142,33 @@ def _is_channels_last(x: Tensor) -> bool:
     return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=channels_last)
 
 
+def is_too_small(pixels: int, filter_size: int, padding_mode: PaddingMode) -> bool:
+    """Say whether a line is reflected or wrapped more than once, where torch's padding refuses."""
+    most = {"reflect": pixels - 1, "circular": pixels}.get(padding_mode, filter_size)
+    return filter_size // 2 > most
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
 def _blur_matrix(
-    size: int, filter_size: int, stride: int, padding_mode: PaddingMode, like: Tensor
+    pixels: int,
+    size: int,
+    filter_size: int,
+    stride: int,
+    padding_mode: PaddingMode,
+    like: Tensor,
 ) -> Tensor:
-    """Give back the matrix [ceil(size / stride), size] that blurs and subsamples a line of pixels.
+    """Give back the matrix [size, pixels] that blurs and subsamples a line of pixels.
 
     A binomial filter of m taps is the sum of two neighbours, taken m - 1 times, and scaled: so the
     matrix comes from the padded unit lines, without bringing taps to the device, which would wait.
     """
-    pixels = torch.arange(size, device=like.device)
-    before, after = (filter_size - 1) // 2, filter_size // 2
-    padded = torch.arange(-before, size + after, device=like.device)
-    lines = (_source(padded, size, padding_mode)[:, None] == pixels).to(like.dtype)
+    before, last = (filter_size - 1) // 2, stride * (size - 1)
+    padded = torch.arange(-before, last + filter_size - before, device=like.device)
+    shown = _source(padded, pixels, padding_mode)
+    lines = (shown[:, None] == torch.arange(pixels, device=like.device)).to(like.dtype)
     for _ in range(filter_size - 1):
         lines = lines[:-1] + lines[1:]
     return lines[::stride] / 2.0 ** (filter_size - 1)

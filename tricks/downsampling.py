@@ -11,7 +11,10 @@ from torch import fx, nn
 from torch.nn.modules import activation
 
 Strided = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
-Kind = Literal["convolution", "pointwise", "linear", "max-pool", "average-pool"]
+Kind = Literal[
+    "convolution", "pointwise", "linear", "max-pool", "average-pool", "other average-pool"
+]
+Rounding = Literal["up", "down", "ceil_mode"]
 
 ACTIVATIONS = {name.lower() for name in activation.__all__} | {"clamp"}
 POINTWISE = {  # what may stand between a convolution and its activation
@@ -30,15 +33,20 @@ class Place:
     layer: str
     """The layer's name in the model."""
     kind: Kind
-    """`convolution` if an activation follows; else `pointwise` (1x1) or `linear`; or a pool."""
-    stride: int
-    """The layer's own stride, in pixels."""
+    """`convolution` if an activation follows; else `pointwise` (1x1) or `linear`; or a pool.
+
+    Of average-pools, `other` are those that no blur stands for: their windows lie neither side by
+    side nor about the pixels that the blur keeps, or have another divisor.
+    """
+    stride: tuple[int, int]
+    """The layer's own stride, in pixels down and across."""
     side: Literal["before", "after"]
     """On which side of the modules `at` the blur stands."""
     at: tuple[str, ...]
     """The names of the modules whose input or output is blurred."""
-    rounds_down: bool = False
-    """Whether the smaller map has floor(H / stride) rows, not ceil(H / stride)."""
+    rounding: Rounding = "up"
+    """How many rows the smaller map has: ceil(H / stride) or floor(H / stride), of a dense map of H
+    rows, or one more than the first where the layer's own ceil_mode has it so."""
 
 
 def find_places(model: nn.Module, first: bool = False) -> list[Place]:
@@ -52,8 +60,8 @@ def find_places(model: nn.Module, first: bool = False) -> list[Place]:
         ValueError: If the model cannot be traced, or a place cannot be reached.
 
     >>> find_places(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2)))
-    [Place(layer='2', kind='max-pool', stride=2, side='after', at=('2',),
-    rounds_down=False)]
+    [Place(layer='2', kind='max-pool', stride=(2, 2), side='after', at=('2',),
+    rounding='up')]
     """
     return _Plan(model, first).places
 
@@ -99,36 +107,33 @@ class _Plan:
         return not upsamples and any(side != 1 for side in _pair(getattr(module, "stride", 1)))
 
     def _place(self, name: str) -> Place | None:
-        layer, stride = self._checked(name)
+        layer = self._checked(name)
+        stride = _pair(layer.stride)
         if isinstance(layer, nn.Conv2d):
             return self._convolution(name, layer, stride)
-        if isinstance(layer, nn.MaxPool2d):
-            return Place(name, "max-pool", stride, "after", (name,))
-        if all(self._is_flattened(call) for call in self.calls[name]):
+        if isinstance(layer, nn.AvgPool2d) and all(map(self._is_flattened, self.calls[name])):
             return None
-        rounds_down = _rounds_down(f"{self.owner}.{name}", layer)
-        return Place(name, "average-pool", stride, "after", (name,), rounds_down)
+        kind: Kind = "max-pool"
+        rounding: Rounding = "ceil_mode" if layer.ceil_mode else "up"
+        if isinstance(layer, nn.AvgPool2d):
+            kind = "other average-pool"
+            if reduced := _rounding_of_blur(layer):
+                kind, rounding = "average-pool", reduced
+        return Place(name, kind, stride, "after", (name,), rounding)
 
-    def _checked(self, name: str) -> tuple[Strided, int]:
-        """Give back a strided layer and its stride, or refuse it."""
+    def _checked(self, name: str) -> Strided:
+        """Give back a strided layer, or refuse it."""
         layer, where = self.modules[name], f"{self.owner}.{name}"
         if not isinstance(layer, Strided):
             raise ValueError(
                 f"{where} must be a Conv2d, MaxPool2d or AvgPool2d, got a {type(layer).__name__} "
                 "with a stride. Replace it by one of these."
             )
-        down, across = _pair(layer.stride)
-        if down != across:
-            raise ValueError(
-                f"{where}.stride must be the same down and across, got {(down, across)}. "
-                "Take a square stride."
-            )
-        if isinstance(layer, nn.MaxPool2d) and (layer.ceil_mode or layer.return_indices):
-            option = "ceil_mode" if layer.ceil_mode else "return_indices"
-            raise ValueError(f"{where}.{option} must be False, got True. Set it to False.")
-        return layer, down
+        if isinstance(layer, nn.MaxPool2d) and layer.return_indices:
+            raise ValueError(f"{where}.return_indices must be False, got True. Set it to False.")
+        return layer
 
-    def _convolution(self, name: str, layer: nn.Conv2d, stride: int) -> Place:
+    def _convolution(self, name: str, layer: nn.Conv2d, stride: tuple[int, int]) -> Place:
         activations = [self._activation_after(call) for call in self.calls[name]]
         found = [node for node in activations if node is not None]
         if len(found) < len(activations):
@@ -239,14 +244,13 @@ def _function_stride(node: fx.Node, operation: str) -> tuple[Any, Any]:
     return _pair(1 if stride is None else stride)
 
 
-def _rounds_down(where: str, pool: nn.AvgPool2d) -> bool:
-    """Say whether a pool leaves out a rest of pixels; refuse one whose size no blur has."""
+def _rounding_of_blur(pool: nn.AvgPool2d) -> Rounding | None:
+    """Say how many rows an average-pool has whose windows a blur can stand for; None for others."""
     kernel, padding = _pair(pool.kernel_size), _pair(pool.padding)
-    side_by_side = kernel == _pair(pool.stride) and padding == (0, 0)
-    centred = kernel == (2 * padding[0] + 1, 2 * padding[1] + 1) and not pool.ceil_mode
-    if not (side_by_side or centred) or pool.divisor_override:
-        raise ValueError(
-            f"{where} must have kernel_size = stride and no padding, or kernel_size = 2 padding + "
-            f"1, got {pool}. Change it to one of these."
-        )
-    return side_by_side and not centred and not pool.ceil_mode
+    if pool.divisor_override:
+        return None
+    if kernel == (2 * padding[0] + 1, 2 * padding[1] + 1) and not pool.ceil_mode:
+        return "up"
+    if kernel == _pair(pool.stride) and padding == (0, 0):
+        return "up" if pool.ceil_mode else "down"
+    return None

@@ -1,0 +1,145 @@
+"""The command `python -m runner.anti_alias MODEL`: what anti-aliasing does to a network.
+
+A table with a line for each layer that is changed: what it is, what it becomes, the size of its
+map; below it the strided layers that are left alone, and what the denser maps cost.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from runner.allowed import locate
+from runner.compose import CONF
+from runner.errors import UserError
+from runner.models import timm_model, torchvision_model
+from runner.report import aligned
+from tricks import AntiAliasing, Place, find_places
+
+BECOMES = {
+    "pointwise": "blur before it, stride 1",
+    "linear": "blur of stride 1 before it",
+    "max-pool": "stride 1, blur after it",
+    "average-pool": "the blur",
+    "other average-pool": "stride 1, blur after it",
+}
+
+
+def build_model(name: str, channels: int, classes: int = 10) -> nn.Module:
+    """Build a network by its name: one of ours, torchvision's, `timm/NAME`, or a YAML file.
+
+    Raises:
+        UserError: If there is no such network.
+    """
+    if name.startswith("timm/"):
+        name = name.removeprefix("timm/")
+        return timm_model(name=name, channels=channels, classes=classes)
+    file = Path(name) if name.endswith(".yaml") else CONF / "model" / f"{name}.yaml"
+    if not file.is_file():
+        return torchvision_model(name=name, channels=channels, classes=classes)
+    node: Any = OmegaConf.to_container(OmegaConf.load(file))
+    build = locate(node.pop("_target_", None), str(file), "model")
+    node.pop("weights", None)
+    model: nn.Module = build(**node, channels=channels, classes=classes)
+    return model
+
+
+def describe(model: nn.Module, trick: AntiAliasing, channels: int, size: int) -> list[str]:
+    """Anti-alias a model, and write what became of it.
+
+    Args:
+        model: The model; it is changed.
+        trick: The trick with its parameters.
+        channels: Channels of the images.
+        size: Height and width of the images, in pixels.
+
+    Raises:
+        ValueError: If the model cannot be anti-aliased; it is unchanged then.
+    """
+    places = find_places(model, trick.first)
+    changed = {place.layer for place in places}
+    images = torch.zeros(1, channels, size, size, device="meta")  # sizes alone, no numbers
+    model = model.to("meta").eval()
+    plain, maps = _run(model, images)
+    alone = [name for name in maps if name not in changed]
+    dense, _ = _run(trick.model(model), images)
+    rows = [
+        [p.layer, p.kind, "x".join(map(str, p.stride)), _becomes(p), maps.get(p.layer, "unused")]
+        for p in places
+    ]
+    kept = ", ".join(f"{name} ({maps[name]})" for name in alone) or "no strided layer"
+    return [
+        *aligned([["layer", "is a", "stride", "becomes", "map"], *rows], left=range(5)),
+        "",
+        f"Left alone: {kept}.",
+        f"Multiply-adds of the convolutions: {plain / 1e6:.1f} million, anti-aliased "
+        f"{dense / 1e6:.1f} million, {dense / plain:.2f} times as many; the blurs come on top.",
+    ]
+
+
+def _becomes(place: Place) -> str:
+    usual = f"stride 1, blur {place.side} {', '.join(place.at)}"
+    return BECOMES.get(place.kind, usual)
+
+
+def _strided(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+            stride = module.stride
+            if stride != 1 and stride != (1, 1):
+                yield name, module
+
+
+def _run(model: nn.Module, images: torch.Tensor) -> tuple[int, dict[str, str]]:
+    """Pass images through; count the convolutions' multiply-adds, and size the strided maps."""
+    maps: dict[str, str] = {}
+
+    def note(name: str) -> Any:  # noqa: ANN401
+        def hook(_: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            maps[name] = " -> ".join("x".join(map(str, m.shape[-2:])) for m in (inputs[0], output))
+
+        return hook
+
+    handles = [module.register_forward_hook(note(name)) for name, module in _strided(model)]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    flops = counter.get_flop_counts()["Global"]
+    return sum(n for operation, n in flops.items() if "conv" in str(operation)) // 2, maps
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table of each model."""
+    parser = argparse.ArgumentParser(prog="python -m runner.anti_alias", description=__doc__)
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="one of conf/model (resnet20), of torchvision's (resnet50), of timm's (timm/dla34), "
+        "or a YAML file like those of conf/model",
+    )
+    parser.add_argument("--filter-size", type=int, default=4, help="taps a side, 1 to 7 (4)")
+    parser.add_argument("--padding-mode", default="reflect", help="zeros, reflect, ... (reflect)")
+    parser.add_argument("--first", action="store_true", help="change the first convolution too")
+    parser.add_argument("--size", type=int, default=224, help="pixels of the images' side (224)")
+    parser.add_argument("--channels", type=int, default=3, help="channels of the images (3)")
+    given = parser.parse_args(arguments)
+    try:
+        trick = AntiAliasing(given.filter_size, given.padding_mode, given.first)
+        for name in given.models:
+            model = build_model(name, given.channels)
+            lines = describe(model, trick, given.channels, given.size)
+            print("\n".join(["", f"{name}, {trick}, images of {given.size}x{given.size}", *lines]))
+    except (UserError, ValueError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
