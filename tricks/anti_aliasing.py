@@ -23,7 +23,7 @@ def anti_alias(
     padding_mode: PaddingMode = "reflect",
     first: bool = False,
 ) -> nn.Module:
-    """Anti-alias a model in place: each strided layer keeps every pixel, and a blur subsamples.
+    """Anti-alias a model in place, and give it back: layers keep every pixel, blurs subsample.
 
     | strided layer | becomes |
     | --- | --- |
@@ -53,9 +53,6 @@ def anti_alias(
         padding_mode: What lies beyond a map's border: zeros, reflect, replicate or circular.
         first: Whether to change the first convolution too, at the cost of its stride in time.
 
-    Returns:
-        The model itself.
-
     Raises:
         ValueError: If an argument is out of range, or the model has nothing to change, a place that
             no hook reaches, or hooks already. It is unchanged then.
@@ -84,9 +81,19 @@ def anti_alias(
 @final
 @dataclass(frozen=True)
 class AntiAliasing(Trick):
-    """The model anti-aliased, by `anti_alias`: https://arxiv.org/abs/1904.11486.
+    """Anti-alias the model (`model`), by `anti_alias`: the fields are its arguments.
 
-    Fields: see `anti_alias`.
+    Attributes:
+        filter_size: Taps of the binomial filter a side, 1 to 7; 1 only subsamples.
+        padding_mode: What lies beyond a map's border: zeros, reflect, replicate or circular.
+        first: Whether to change the first convolution too.
+
+    Raises:
+        ValueError: If a value is out of its range; in `model`, where `anti_alias` refuses it.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2))
+    >>> AntiAliasing(filter_size=3).model(net)[2].stride
+    (1, 1)
     """
 
     filter_size: int = 4

@@ -158,6 +158,16 @@ class Centralization(Trick):
         ValueError: If `where` is none of these; in `model`, if there is nothing to centralize or
             a name in `exclude` is unknown; in `optimizer`, if `gradient_and_decay` meets a weight
             decay that is not added to the gradient.
+
+    >>> model = nn.Linear(3, 1)
+    >>> optimizer = torch.optim.AdamW(model.parameters())
+    >>> before = model.weight.mean().item()
+    >>> loss = model(torch.tensor([[1.0, 2.0, 6.0]])).sum()
+    >>> loss.backward()
+    >>> Centralization(where="update").gradients(model, optimizer, loss)
+    >>> optimizer.step()
+    >>> abs(model.weight.mean().item() - before) < 1e-7
+    True
     """
 
     where: Where = "gradient_and_decay"

@@ -38,7 +38,9 @@ class Flooding(Trick):
     """Flood the mean loss of an update (`gradients`), or each sample's loss (`loss`).
 
     The gradient of |L - level| + level is that of L, times the sign of L - level: the gradients
-    of the whole update are multiplied by it once. At the level exactly they become zero.
+    of the whole update are multiplied by it once. At the level exactly they become zero. In a loop
+    of your own L is the mean over all micro-batches and, where there are several ranks, over them:
+    all-reduce it, so that all ranks turn around together.
 
     Reports `flooded_share`: of the updates, or of the samples, the share not above the level.
 
@@ -49,6 +51,14 @@ class Flooding(Trick):
     Raises:
         ValueError: If the level is out of its range; in `batch`, at the first one, if the targets
             allow no loss below the level.
+
+    >>> weight = torch.tensor(0.2, requires_grad=True)
+    >>> optimizer = torch.optim.SGD([weight], lr=0.1)
+    >>> for micro_batch in (weight, 2 * weight):  # a mean loss of 0.3, in two parts
+    ...     (micro_batch / 2).backward()
+    >>> Flooding(level=0.5).gradients(nn.Module(), optimizer, torch.tensor(0.3))
+    >>> weight.grad
+    tensor(-1.5000)
     """
 
     after: ClassVar[tuple[str, ...]] = ("LabelSmoothing",)

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tricks import BlurPool2d
@@ -51,6 +53,36 @@ def test_a_large_map_is_padded_and_convolved(padding_mode, memory_format):
             y = blur_pool(x, size, stride, padding_mode)
             hand = by_hand(x, size, stride, padding_mode)
             torch.testing.assert_close(y, hand, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(7, 20), st.integers(7, 20)),
+    st.integers(1, 7),
+    st.integers(1, 4),
+    st.sampled_from(["zeros", "reflect", "replicate", "circular"]),
+    st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    st.sampled_from([torch.contiguous_format, torch.channels_last]),
+)
+def test_any_map_is_padded_and_convolved(shape, size, stride, padding_mode, dtype, memory_format):
+    x = double(*shape).to(dtype).contiguous(memory_format=memory_format)
+    y = blur_pool(x, size, stride, padding_mode)
+    assert y.dtype == dtype
+    tolerance = 4 * torch.finfo(dtype).eps * x.abs().max().item()
+    expected = by_hand(x.double(), size, stride, padding_mode)
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=tolerance)
+
+
+def test_down_and_across_may_differ_and_a_size_may_be_asked_for():
+    x = double(*LARGE)
+    by_rows = blur_pool(x, (3, 1), (2, 1))
+    torch.testing.assert_close(by_rows[..., ::3], blur_pool(x, (3, 1), (2, 3)))
+    columns = blur_pool(x.transpose(2, 3), (1, 3), (1, 2)).transpose(2, 3)
+    torch.testing.assert_close(by_rows, columns)
+    larger = blur_pool(x, 3, 2, "zeros", (12, 8))  # one row beyond the map, one column left out
+    padded = F.pad(x, (1, 1, 1, 3))
+    expected = blur_pool(padded, 3, 1, "zeros")[:, :, 1::2, 1::2][:, :, :12, :8]
+    torch.testing.assert_close(larger, expected)
 
 
 def test_a_blur_keeps_the_memory_format():

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import get_total_norm, parametrizations
 
@@ -82,6 +84,39 @@ def test_each_output_loses_the_mean_over_just_the_weights_it_depends_on(layer, s
         (reach,) = torch.autograd.grad(output.sum(), layer.weight, retain_graph=True)
         unit = reach != 0
         torch.testing.assert_close(layer.weight.grad[unit], before[unit] - before[unit].mean())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.sampled_from([nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d]),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    st.integers(0, 99),
+)
+def test_of_any_convolution_each_output_channel_keeps_all_but_its_mean(
+    kind, groups, in_per_group, out_per_group, kernel, dtype, seed
+):
+    layer = kind(groups * in_per_group, groups * out_per_group, kernel, groups=groups, dtype=dtype)
+    before = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(seed))
+    layer.weight.grad = before.to(dtype)
+    before = layer.weight.grad.clone()
+    centralize_(layer)
+    tolerance = 8 * torch.finfo(dtype).eps
+    for group in range(groups):
+        for out in range(out_per_group):
+            # transposed weights are [in, out per group, ...], the others [out, in per group, ...]
+            if "Transpose" in kind.__name__:
+                unit = slice(group * in_per_group, (group + 1) * in_per_group), out
+            else:
+                unit = group * out_per_group + out
+            g, left = before[unit].double(), layer.weight.grad[unit].double()
+            if g.numel() == 1:
+                assert torch.equal(left, g)  # one weight of one input: it must go on learning
+            else:
+                torch.testing.assert_close(left, g - g.mean(), rtol=0, atol=4 * tolerance)
 
 
 def test_what_is_centred_stays_as_it_is():
@@ -206,6 +241,20 @@ def test_with_clipping_the_norm_is_the_bound_and_the_means_of_the_filters_stand_
         torch.testing.assert_close(now, then, rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("form", ["foreach", "fused"])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9, "dampening": 0.5}),
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    ],
+)
+def test_with_decay_in_the_gradient_the_means_stand_still_in_every_form_of_sgd(kind, options, form):
+    options = {"lr": 0.1, "weight_decay": 0.05, **options}
+    for on in (False, True):
+        assert drift(Centralization(), kind, **options, **{form: on}) < 1e-15
+
+
 def test_the_gradient_alone_lets_weight_decay_move_the_means():
     assert drift(Centralization("gradient"), lr=0.1, weight_decay=0.05) > 1e-4
     assert drift(Centralization("gradient"), lr=0.1) < 1e-15
@@ -240,7 +289,13 @@ def test_the_decay_of_each_group_is_taken_off_with_its_own_sign(kind, maximize):
     ("kind", "options"),
     [
         (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.05}),
+        (torch.optim.SGD, {"momentum": 0.9, "dampening": 0.5, "foreach": True}),
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "fused": True}),
         (torch.optim.Adam, {"amsgrad": True}),
+        (torch.optim.Adam, {"weight_decay": 0.05, "foreach": True}),
+        (torch.optim.NAdam, {}),
+        (torch.optim.Adafactor, {}),
+        (torch.optim.Adagrad, {"fused": True}),
         (torch.optim.AdamW, {"weight_decay": 0.1}),
         (torch.optim.AdamW, {"weight_decay": 0.1, "fused": True}),
         (torch.optim.RMSprop, {"weight_decay": 0.1}),

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
@@ -61,6 +63,28 @@ def test_an_update_in_any_micro_batches_descends_on_the_flooded_loss(per_sample,
     expected = torch.autograd.grad(loss, model.parameters())
     for ours, its in zip(gradients(Flooding(level, per_sample), sizes), expected, strict=True):
         torch.testing.assert_close(ours, its, rtol=0, atol=1e-12 if offset else 1)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.floats(0, 2), st.integers(0, 99))
+def test_however_an_update_is_cut_its_gradient_is_that_of_the_flooded_batch(sizes, level, seed):
+    """In float64, through a loss scaler with overflow-free scales, as float16 training has it."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(sum(sizes), 4, generator=generator).double()
+    targets = torch.randint(3, (sum(sizes),), generator=generator)
+    whole = network()
+    flood(F.cross_entropy(whole(inputs), targets), level).backward()
+    model, mean = network(), torch.zeros(())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for part, wanted in zip(inputs.split(sizes), targets.split(sizes), strict=True):
+        loss = F.cross_entropy(model(part), wanted) * (len(part) / len(inputs))
+        scaler.scale(loss).backward()
+        mean = mean + loss.detach()
+    scaler.unscale_(optimizer)
+    Flooding(level).gradients(model, optimizer, mean)
+    for one, other in zip(model.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(("loss", "sign"), [(0.75, 1.0), (0.5, 0.0), (0.25, -1.0)])

@@ -1,0 +1,80 @@
+"""The table of what anti-aliasing does to a network, by the command that people type."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from runner.anti_alias import build_model, describe, main
+from runner.errors import UserError
+from tests.conftest import ROOT
+from tricks import AntiAliasing
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "runner.anti_alias", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_table_of_a_network_of_ours_line_by_line():
+    done = command("resnet8", "--size", "32", "--filter-size", "3")
+    assert done.stderr == ""
+    lines = [" ".join(line.split()) for line in done.stdout.strip().split("\n")]
+    head = "resnet8, AntiAliasing(filter_size=3, padding_mode='reflect', first=False)"
+    assert lines[0] == f"{head}, images of 32x32"
+    assert lines[1] == "layer is a stride becomes map"
+    assert lines[3:7] == [
+        "stage2.0.conv1 convolution 2x2 stride 1, blur after stage2.0.relu1 32x32 -> 16x16",
+        "stage2.0.shortcut.0 pointwise 2x2 blur before it, stride 1 32x32 -> 16x16",
+        "stage3.0.conv1 convolution 2x2 stride 1, blur after stage3.0.relu1 16x16 -> 8x8",
+        "stage3.0.shortcut.0 pointwise 2x2 blur before it, stride 1 16x16 -> 8x8",
+    ]
+    assert lines[8] == "Left alone: no strided layer."
+
+
+def test_the_multiply_adds_are_those_of_the_denser_convolutions():
+    lines = describe(build_model("resnet20", 3), AntiAliasing(), 3, 32)
+    stem, stage = 3 * 16 * 9 * 32**2, 16 * 16 * 9 * 32**2  # each stage's later convolutions alike
+    plain = stem + 6 * stage + 2 * (stage // 2 + 5 * stage) + 2 * 16 * 32 * 16**2
+    added = 2 * 3 * stage // 2  # the first of a stage at four times the pixels
+    assert f"{plain / 1e6:.1f} million, anti-aliased {(plain + added) / 1e6:.1f}" in lines[-1]
+    assert f"{(plain + added) / plain:.2f} times" in lines[-1]
+
+
+def test_what_is_left_alone_is_told_and_the_model_is_changed():
+    model = build_model("resnet18", 3)
+    lines = describe(model, AntiAliasing(), 3, 64)
+    assert lines[-2] == "Left alone: conv1 (64x64 -> 32x32)."
+    assert model.layer2[0].conv1.stride == (1, 1)
+
+
+def test_a_yaml_of_ones_own_names_a_network_behind_the_allow_list(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text("_target_: runner.models.cifar_resnet\ndepth: 8\nwidth: 2\nweights: null\n")
+    assert build_model(str(file), 1)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    file.write_text("_target_: os.system\n")
+    with pytest.raises(UserError, match=r"tiny\.yaml\._target_ must be of runner\.models"):
+        build_model(str(file), 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet51"], "must be a model of torchvision, got resnet51. Did you mean resnet50?"),
+        (["timm/dla35"], "must be a model of timm, got dla35. Did you mean dla34"),
+        (["resnet8", "--filter-size", "9"], "filter_size must be 1 to 7 (taps a side), got 9"),
+        (["inception_v3"], "Inception3 must downsample by modules, got the function maxpool2d"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message):
+    if "timm/" in arguments[0]:
+        pytest.importorskip("timm", reason="timm is not installed: its models are skipped")
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert message in str(stopped.value)
+    assert "\n" not in str(stopped.value)
