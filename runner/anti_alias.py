@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from runner.allowed import locate
@@ -66,9 +66,9 @@ def describe(model: nn.Module, trick: AntiAliasing, channels: int, size: int) ->
     changed = {place.layer for place in places}
     images = torch.zeros(1, channels, size, size, device="meta")  # sizes alone, no numbers
     model = model.to("meta").eval()
-    plain, maps = _run(model, images)
+    maps, plain = _map_sizes(model, images), count_multiply_adds(model, images)
     alone = [name for name in maps if name not in changed]
-    dense, _ = _run(trick.model(model), images)
+    dense = count_multiply_adds(trick.model(model), images)
     rows = [
         [p.layer, p.kind, "x".join(map(str, p.stride)), _becomes(p), maps.get(p.layer, "unused")]
         for p in places
@@ -96,23 +96,30 @@ def _strided(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 yield name, module
 
 
-def _run(model: nn.Module, images: torch.Tensor) -> tuple[int, dict[str, str]]:
-    """Pass images through; count the convolutions' multiply-adds, and size the strided maps."""
+def _map_sizes(model: nn.Module, images: Tensor) -> dict[str, str]:
+    """Pass images through, and write the size of each strided layer's map before and after it."""
     maps: dict[str, str] = {}
 
     def note(name: str) -> Any:  # noqa: ANN401
-        def hook(_: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        def hook(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
             maps[name] = " -> ".join("x".join(map(str, m.shape[-2:])) for m in (inputs[0], output))
 
         return hook
 
     handles = [module.register_forward_hook(note(name)) for name, module in _strided(model)]
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with torch.no_grad():
         model(images)
     for handle in handles:
         handle.remove()
+    return maps
+
+
+def count_multiply_adds(model: nn.Module, images: Tensor) -> int:
+    """Count the multiply-adds that a model's convolutions take for these images."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
     flops = counter.get_flop_counts()["Global"]
-    return sum(n for operation, n in flops.items() if "conv" in str(operation)) // 2, maps
+    return sum(n for operation, n in flops.items() if "conv" in str(operation)) // 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

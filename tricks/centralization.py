@@ -147,7 +147,8 @@ class Centralization(Trick):
       each unit's mean is put back to what it was: whatever the optimizer, the means stand still.
 
     The two last go on in a hook on the optimizer, which acts on the next step after each call of
-    `gradients`. With a loss scaler, call its `unscale_` first, as for clipping.
+    `gradients`. With a loss scaler, call its `unscale_` first, as for clipping. Where the step
+    makes the gradients, by `optimizer.step(closure)` as in Lightning, call `optimizer` before.
 
     Attributes:
         where: What is centralized.
@@ -196,10 +197,12 @@ class Centralization(Trick):
         return model
 
     def optimizer(self, optimizer: Optimizer) -> Optimizer:
-        """Refuse a weight decay that the gradient cannot be freed of."""
+        """Refuse a weight decay that the gradient cannot be freed of; attach the hook."""
         if self.where == "gradient_and_decay":
             for group in optimizer.param_groups:
                 _require_coupled(optimizer, group)
+        if self.where != "gradient" and optimizer not in self._waiting:
+            self._attach(optimizer)
         return optimizer
 
     @torch.no_grad()
@@ -209,8 +212,7 @@ class Centralization(Trick):
             centralize_(model, self.conv_only, self.exclude)
         if self.where == "gradient":
             return
-        if optimizer not in self._waiting:
-            self._attach(optimizer)
+        self.optimizer(optimizer)
         self._waiting[optimizer] = [
             (weight, weight.means(weight.parameter))
             for weight in _weights(model, self.conv_only, self.exclude)
@@ -218,14 +220,29 @@ class Centralization(Trick):
         ]
 
     def _attach(self, optimizer: Optimizer) -> None:
+        self._waiting[optimizer] = []
         if self.where == "update":
             optimizer.register_step_post_hook(self._restore_means)
         else:
-            self.optimizer(optimizer)
-            optimizer.register_step_pre_hook(self._take_off_decay)
+            optimizer.register_step_pre_hook(self._before_step)
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._take_off_decay(optimizer)
+            return None
+
+        def closure_and_trick() -> Any:  # noqa: ANN401
+            loss = closure()  # only now are the gradients there
+            self._take_off_decay(optimizer)
+            return loss
+
+        return args[:1], {**kwargs, "closure": closure_and_trick}
 
     @torch.no_grad()
-    def _take_off_decay(self, optimizer: Optimizer, *_: object) -> None:
+    def _take_off_decay(self, optimizer: Optimizer) -> None:
         means = {weight.parameter: mean for weight, mean in self._waiting[optimizer]}
         self._waiting[optimizer] = []
         for group in optimizer.param_groups:

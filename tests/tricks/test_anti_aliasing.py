@@ -392,6 +392,10 @@ MODELS = {  # with the strided convolutions that no activation follows, by their
     "timm/regnetx_002": ("downsample", {"convolution": 4, "pointwise": 4}),
     "timm/resnet18d": ("none", {"max-pool": 1, "convolution": 3, "average-pool": 3}),
     "timm/efficientnet_b0": ("none", {"convolution": 4}),  # its norm calls the activation
+    # chosen last, unseen while the code was written
+    "timm/dla34": ("none", {"max-pool": 6, "convolution": 5}),
+    "timm/cspdarknet53": ("none", {"convolution": 5}),
+    "timm/ghostnet_100": ("conv_dw|shortcut", {"linear": 8}),
 }
 
 

@@ -255,6 +255,36 @@ def test_with_decay_in_the_gradient_the_means_stand_still_in_every_form_of_sgd(k
         assert drift(Centralization(), kind, **options, **{form: on}) < 1e-15
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("where", ["gradient_and_decay", "update"])
+def test_gradients_made_within_the_step_give_what_those_made_before_it_give(where, by_name):
+    results = []
+    for within in (False, True):
+        model, trick = network(), Centralization(where)
+        optimizer = trick.optimizer(
+            torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.05)
+        )
+        start = means(model)
+        for step in range(3):
+
+            def closure(model=model, trick=trick, optimizer=optimizer, step=step):
+                backward(model, step)
+                trick.gradients(model, optimizer, torch.tensor(1.0))
+                return torch.tensor(float(step))
+
+            if not within:
+                closure()
+                optimizer.step()
+            elif by_name:
+                assert optimizer.step(closure=closure).item() == step
+            else:
+                assert optimizer.step(closure).item() == step
+        for now, then in zip(means(model), start, strict=True):
+            torch.testing.assert_close(now, then, rtol=0, atol=1e-15)
+        results.append([p.detach() for p in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
 def test_the_gradient_alone_lets_weight_decay_move_the_means():
     assert drift(Centralization("gradient"), lr=0.1, weight_decay=0.05) > 1e-4
     assert drift(Centralization("gradient"), lr=0.1) < 1e-15
