@@ -91,7 +91,7 @@ def main():
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, one thread")
     for name in sys.argv[1:] or CASES:
-        samples, side, rounds = CASES[name]
+        samples, side, _ = CASES[name]
         medians, denser = measure(name)
         step, after = medians["plain"]
         print(f"\n{name}, {samples} images of {side}x{side}: {1000 * step:.0f} ms a plain step")

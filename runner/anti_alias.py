@@ -119,7 +119,7 @@ def count_multiply_adds(model: nn.Module, images: Tensor) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(images)
     flops = counter.get_flop_counts()["Global"]
-    return sum(n for operation, n in flops.items() if "conv" in str(operation)) // 2
+    return int(sum(n for operation, n in flops.items() if "conv" in str(operation))) // 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
