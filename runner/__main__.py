@@ -22,6 +22,7 @@ A sweep:    python -m runner -m 'tricks=[clipping]' tricks.clipping.max_norm=0.1
 Real data:  python -m runner data=image_folder data.root=FOLDER model=resnet20 tricks=page
 Again:      python -m runner -cp FOLDER_OF_A_RUN -cn config again=true
 Compare:    python -m runner.report outputs/NAME;  tensorboard --logdir outputs/NAME
+A look:     python -m runner.anti_alias MODEL;  python -m runner.plot_schedule [KEY=VALUE ...]
 Everything: python -m runner --cfg job
 
 Groups (group=option), in {conf}:

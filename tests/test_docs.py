@@ -3,7 +3,11 @@
 import re
 
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
 
+import tricks
 from tests.conftest import ROOT
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
@@ -25,3 +29,23 @@ def test_a_module_that_is_to_be_run_exists(page):
     for module in re.findall(r"python -m ((?:runner|benchmarks|examples)[\w.]*)", page.read_text()):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def test_the_loops_of_the_readme_run_and_train():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loss = F.cross_entropy(model(torch.randn(6, 1, 6, 6)), torch.arange(6) % 3)
+        names = {name: getattr(tricks, name) for name in tricks.__all__}
+        names |= {"model": model, "optimizer": optimizer, "loss": loss, "update": 3}
+        if "backward" not in block:  # it begins where the gradients are there
+            loss.backward()
+            names["mean_loss"] = loss.detach()
+        before = [p.detach().clone() for p in model.parameters()]
+        exec(compile(block, "README.md", "exec"), names)
+        assert all(not torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
