@@ -4,10 +4,12 @@ import copy
 import dataclasses
 import importlib
 import io
+import pickle
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch.nn import functional as F
 
 import tricks
 from runner.compose import CONF
@@ -140,6 +142,30 @@ def test_a_training_goes_on_from_its_state_to_the_same_bits(chain):
         stopped.step(batch(seed))
     assert same(straight.model.state_dict(), stopped.model.state_dict())
     assert straight.recent.means() == stopped.recent.means()
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda run: pickle.loads(pickle.dumps(run))])
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_a_copy_in_mid_training_goes_on_to_the_same_bits(chain, again):
+    chain = Chain(*copy.deepcopy(chain))
+    model = chain.model(network()).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    runs = [(model, chain.optimizer(optimizer), chain)]
+    update(*runs[0], 0)
+    runs.append(again(runs[0]))
+    for run in runs:
+        update(*run, 1)
+    assert same(*(model.state_dict() for model, _, _ in runs))
+
+
+def update(model, optimizer, chain, seed):
+    optimizer.zero_grad()
+    micro = chain.batch(batch(seed), torch.Generator().manual_seed(seed))
+    losses = F.cross_entropy(model(micro.inputs), micro.targets, reduction="none")
+    loss = chain.loss(losses).mean()
+    loss.backward()
+    chain.gradients(model, optimizer, loss.detach())
+    optimizer.step()
 
 
 @pytest.mark.parametrize("one", NODES)

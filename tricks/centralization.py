@@ -186,6 +186,10 @@ class Centralization(Trick):
                 f"got {self.where!r}."
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy knows no optimizer, as a copied optimizer has no hooks."""
+        return type(self), (self.where, self.conv_only, self.exclude)
+
     def model(self, model: nn.Module) -> nn.Module:
         """Refuse a model in which there is nothing to centralize."""
         if not any(_weights(model, self.conv_only, self.exclude)):
