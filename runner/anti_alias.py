@@ -40,7 +40,12 @@ def build_model(name: str, channels: int, classes: int = 10) -> nn.Module:
     if name.startswith("timm/"):
         name = name.removeprefix("timm/")
         return timm_model(name=name, channels=channels, classes=classes)
-    file = Path(name) if name.endswith(".yaml") else CONF / "model" / f"{name}.yaml"
+    own = name.endswith(".yaml")
+    file = Path(name) if own else CONF / "model" / f"{name}.yaml"
+    if own and not file.is_file():
+        raise UserError(
+            f"MODEL must be a file or a name, got {name}, which is none. Mend the path."
+        )
     if not file.is_file():
         return torchvision_model(name=name, channels=channels, classes=classes)
     node: Any = OmegaConf.to_container(OmegaConf.load(file))
@@ -61,17 +66,25 @@ def describe(model: nn.Module, trick: AntiAliasing, channels: int, size: int) ->
 
     Raises:
         ValueError: If the model cannot be anti-aliased; it is unchanged then.
+        UserError: If there are no images of that size, or the model does not take them.
     """
+    for name, value in (("--size", size), ("--channels", channels)):
+        if value < 1:
+            raise UserError(f"{name} must be >= 1, got {value}. Give that of your images.")
     places = find_places(model, trick.first)
     changed = {place.layer for place in places}
     images = torch.zeros(1, channels, size, size, device="meta")  # sizes alone, no numbers
     model = model.to("meta").eval()
-    maps, plain = _map_sizes(model, images), count_multiply_adds(model, images)
+    try:
+        maps, plain = _map_sizes(model, images), count_multiply_adds(model, images)
+    except RuntimeError as error:  # whatever a layer makes of such a map
+        raise UserError(
+            f"--size must suit the model, got {size}: {error}. The usual size is 224."
+        ) from error
     alone = [name for name in maps if name not in changed]
     dense = count_multiply_adds(trick.model(model), images)
     rows = [
-        [p.layer, p.kind, "x".join(map(str, p.stride)), _becomes(p), maps.get(p.layer, "unused")]
-        for p in places
+        [p.layer, p.kind, "x".join(map(str, p.stride)), _becomes(p), maps[p.layer]] for p in places
     ]
     kept = ", ".join(f"{name} ({maps[name]})" for name in alone) or "no strided layer"
     return [
@@ -79,7 +92,8 @@ def describe(model: nn.Module, trick: AntiAliasing, channels: int, size: int) ->
         "",
         f"Left alone: {kept}.",
         f"Multiply-adds of the convolutions: {plain / 1e6:.1f} million, anti-aliased "
-        f"{dense / 1e6:.1f} million, {dense / plain:.2f} times as many; the blurs come on top.",
+        f"{dense / 1e6:.1f} million, {dense / max(plain, 1):.2f} times as many; the blurs come on "
+        "top.",
     ]
 
 
@@ -118,7 +132,7 @@ def count_multiply_adds(model: nn.Module, images: Tensor) -> int:
     """Count the multiply-adds that a model's convolutions take for these images."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(images)
-    flops = counter.get_flop_counts()["Global"]
+    flops = counter.get_flop_counts().get("Global", {})
     return int(sum(n for operation, n in flops.items() if "conv" in str(operation))) // 2
 
 

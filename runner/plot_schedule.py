@@ -33,6 +33,8 @@ EXAMPLES = """
   python -m runner.plot_schedule 'tricks=[],[warm_restarts]' data=cifar10 --updates-per-epoch 352
 """
 
+LINE = 110  # characters that fit beside each other in the picture
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -155,7 +157,9 @@ def draw(curves: Sequence[Curve], file: Path) -> None:
     if len(curves) == 1:
         axes.set_title(curves[0].label)
     else:
-        figure.legend(loc="outside upper left", ncols=3, frameon=False)
+        longest = max(len(curve.label) for curve in curves)
+        columns = max(1, min(3, LINE // (longest + 6)))  # 6 for the line drawn before each
+        figure.legend(loc="outside upper left", ncols=columns, frameon=False)
     write_atomically(file, lambda opened: figure.savefig(opened, format=suffix, dpi=120))
 
 

@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from tricks.blur_pool import PaddingMode, blur_pool, check_filter, is_too_small
+from tricks.blur_pool import PaddingMode, blur_pool, check_filter, is_too_small, pair
 from tricks.downsampling import Place, Rounding, Strided, find_places
 from tricks.trick import Trick
 
@@ -34,12 +34,13 @@ def anti_alias(
     | average-pool | blur |
     | average-pool whose windows no blur stands for | average-pool of stride 1, blur |
 
-    The model's first convolution stays as it is, unless asked for, and so does an average-pool
-    whose result is flattened (a global one). Where a layer strides down or across only, the blur
-    does too. The graph is read once, in evaluation mode; the blurs are hooks. The model stays an
-    ordinary module with the same parameters and `state_dict` keys, and every map but those within a
-    changed place keeps its size. `torch.compile` it with `dynamic=False`: inductor (torch 2.14)
-    cannot order the strides of maps of variable size.
+    The model's first convolution, with those beside it that read the same map, stays as it is,
+    unless asked for, and so does an average-pool whose result is flattened (a global one). Where a
+    layer strides down or across only, the blur does too. The graph is read once, in evaluation
+    mode; the blurs are hooks. The model stays an ordinary module with the same parameters and
+    `state_dict` keys, and every map but those within a changed place keeps its size.
+    `torch.compile` it with `dynamic=False`: inductor (torch 2.14) cannot order the strides of maps
+    of variable size.
 
     A map too small to be reflected (or wrapped) but once, as one of 2x2 under a filter of 4, is
     reflected as often as it takes; a warning names its layer once, though none while compiling.
@@ -55,7 +56,7 @@ def anti_alias(
 
     Raises:
         ValueError: If an argument is out of range, or the model has nothing to change, a place that
-            no hook reaches, or hooks already. It is unchanged then.
+            no hook reaches, or blurs already. It is unchanged then.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     >>> anti_alias(net)(torch.ones(1, 3, 6, 6)).shape
@@ -137,7 +138,7 @@ class _Blur:
         if self.rounding == "ceil_mode" and (pixels - 1) % stride:
             # one more window, not whole: it counts if it begins before the padding on the far side
             kernel, padding, dilation = (
-                _side(getattr(module, name, 1), side)
+                pair(getattr(module, name, 1))[side]
                 for name in ("kernel_size", "padding", "dilation")
             )
             size += size * stride < pixels + dilation * (kernel - 1) - padding
@@ -179,7 +180,3 @@ def _hooks(model: nn.Module) -> Iterable[Any]:
     for module in model.modules():
         yield from module._forward_hooks.values()
         yield from module._forward_pre_hooks.values()
-
-
-def _side(value: int | tuple[int, int], side: int) -> int:
-    return value[side] if isinstance(value, tuple) else value

@@ -4,7 +4,7 @@ Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019,
 https://arxiv.org/abs/1904.11486
 """
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ def blur_pool(
     tensor([[2., 2.]])
     """
     height, width = x.shape[-2:]
-    filters, strides = _pair(filter_size), _pair(stride)
+    filters, strides = pair(filter_size), pair(stride)
     sizes = size or ((height - 1) // strides[0] + 1, (width - 1) // strides[1] + 1)
     channels_last = _is_channels_last(x)
     halves = filters == strides == (2, 2) and (height, width) == (2 * sizes[0], 2 * sizes[1])
@@ -98,8 +98,10 @@ class BlurPool2d(nn.Module):
         super().__init__()
         check_filter("BlurPool2d", filter_size, padding_mode)
         for name, value in (("channels", channels), ("stride", stride)):
-            if value < 1:
-                raise ValueError(f"BlurPool2d.{name} must be >= 1, got {value}. Raise it.")
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"BlurPool2d.{name} must be an integer >= 1, got {value}. Change it."
+                )
         self.channels = channels
         self.filter_size = filter_size
         self.stride = stride
@@ -122,9 +124,9 @@ class BlurPool2d(nn.Module):
         )
 
 
-def check_filter(owner: str, filter_size: int, padding_mode: str) -> None:
+def check_filter(owner: str, filter_size: float, padding_mode: str) -> None:
     """Refuse a filter that there is not, in the name of the owner of the two parameters."""
-    if not 1 <= filter_size <= LARGEST_FILTER:
+    if not isinstance(filter_size, int) or not 1 <= filter_size <= LARGEST_FILTER:
         raise ValueError(
             f"{owner}.filter_size must be 1 to {LARGEST_FILTER} (taps a side), got {filter_size}. "
             "Take 3, 4 or 5, as the paper does."
@@ -148,8 +150,9 @@ def is_too_small(pixels: int, filter_size: int, padding_mode: PaddingMode) -> bo
     return filter_size // 2 > most
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return value if isinstance(value, tuple) else (value, value)
+def pair(value: Any) -> tuple[Any, Any]:  # noqa: ANN401
+    """Give back a setting of a layer as (down, across): torch takes one number, or a pair."""
+    return (value[0], value[-1]) if isinstance(value, tuple | list) else (value, value)
 
 
 def _blur_matrix(

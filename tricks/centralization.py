@@ -10,7 +10,7 @@ transposed convolution is an output channel; a unit with one weight is left alon
 would be zero for ever; and `conv_only` takes in one-dimensional convolutions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, final, get_args
 from weakref import WeakKeyDictionary
@@ -26,7 +26,7 @@ Where = Literal["gradient", "gradient_and_decay", "update"]
 
 
 @torch.no_grad()
-def centralize_(module: nn.Module, conv_only: bool = False, exclude: tuple[str, ...] = ()) -> None:
+def centralize_(module: nn.Module, conv_only: bool = False, exclude: Sequence[str] = ()) -> None:
     """Take its mean over each output unit's weights off each weight's gradient, in place.
 
     The gradient g of a unit's M weights becomes g - mean(g). A unit is an output channel of a
@@ -42,6 +42,7 @@ def centralize_(module: nn.Module, conv_only: bool = False, exclude: tuple[str, 
 
     Raises:
         ValueError: If a name in `exclude` is that of nothing in the module.
+        TypeError: If the module is none, but its parameters, say.
 
     >>> layer = torch.nn.Linear(3, 1)
     >>> layer.weight.grad = torch.tensor([[1.0, 2.0, 6.0]])
@@ -49,6 +50,11 @@ def centralize_(module: nn.Module, conv_only: bool = False, exclude: tuple[str, 
     >>> layer.weight.grad
     tensor([[-2., -1.,  3.]])
     """
+    if not hasattr(module, "modules"):
+        kind = type(module).__name__
+        raise TypeError(
+            f"module must be a torch.nn.Module, got a {kind}. Write centralize_(model)."
+        )
     for weight in _weights(module, conv_only, exclude):
         if weight.parameter.grad is not None:
             weight.parameter.grad.sub_(weight.means(weight.parameter.grad))
@@ -79,8 +85,10 @@ class _Weight(NamedTuple):
         return means.repeat_interleave(grouped.shape[1], dim=0)
 
 
-def _weights(model: nn.Module, conv_only: bool, exclude: tuple[str, ...]) -> Iterator[_Weight]:
+def _weights(model: nn.Module, conv_only: bool, exclude: Sequence[str]) -> Iterator[_Weight]:
     kinds = _CONVOLUTIONS if conv_only else (*_CONVOLUTIONS, nn.Linear)
+    if isinstance(exclude, str):
+        raise ValueError(f"exclude must be names, got the text {exclude!r}. Write ({exclude!r},).")
     passed = {p for name in exclude for p in _parameters_of(model, name)}
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
@@ -91,7 +99,7 @@ def _weights(model: nn.Module, conv_only: bool, exclude: tuple[str, ...]) -> Ite
         groups = int(module.groups) if isinstance(module, _TRANSPOSED) else None
         for parameter in _trained(module):
             weight = _Weight(parameter, groups)
-            if parameter not in passed and parameter.numel() > weight.units:
+            if parameter not in passed and parameter.ndim > 1 and parameter.numel() > weight.units:
                 passed.add(parameter)
                 yield weight
 
@@ -144,7 +152,8 @@ class Centralization(Trick):
       gradient of the loss alone, and the means of the filters stand still. It needs an optimizer
       that adds the decay to the gradient.
     - `update`: the change that the step makes, as the authors advise for Adam. After the step
-      each unit's mean is put back to what it was: whatever the optimizer, the means stand still.
+      each unit's mean is put back to what it was: with any optimizer that takes one gradient a step
+      (LBFGS takes more), the means stand still.
 
     The two last go on in a hook on the optimizer, which acts on the next step after each call of
     `gradients`. With a loss scaler, call its `unscale_` first, as for clipping. Where the step

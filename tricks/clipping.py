@@ -78,8 +78,8 @@ def clip_gradients_(
     if limit == math.inf:
         return _norm_of(parameters)
     norm = check_gradients_(parameters, not_finite)
-    if not parameters or not norm.isfinite():
-        return norm  # without gradients, or they were dropped
+    if not _with_gradients(parameters):
+        return norm  # there were none, or they were dropped
     if history is None or by != "quantile":
         _clip_(parameters, norm, limit, by, eps)
     else:
@@ -126,7 +126,9 @@ def check_gradients_(
     return norm
 
 
-def _with_gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+def _with_gradients(parameters: Tensor | Iterable[Tensor] | nn.Module) -> list[Tensor]:
+    if isinstance(parameters, nn.Module):
+        raise TypeError("parameters must be tensors, got a module. Write model.parameters().")
     given = [parameters] if isinstance(parameters, Tensor) else parameters
     return [p for p in given if p.grad is not None]
 

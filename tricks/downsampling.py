@@ -10,6 +10,8 @@ import torch
 from torch import fx, nn
 from torch.nn.modules import activation
 
+from tricks.blur_pool import pair
+
 Strided = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
 Kind = Literal[
     "convolution", "pointwise", "linear", "max-pool", "average-pool", "other average-pool"
@@ -82,13 +84,18 @@ class _Plan:
                 self.calls[str(node.target)].append(node)
             else:
                 self._refuse_unless_dense(node)
-        convolutions = [n for n in self.calls if isinstance(self.modules[n], nn.Conv2d)]
-        kept = set() if first else set(convolutions[:1])
+        kept = set() if first else self._first_convolutions()
         self.places = [
             place
             for name in self.calls
             if name not in kept and self._is_strided(name) and (place := self._place(name))
         ]
+
+    def _first_convolutions(self) -> set[str]:
+        """Name the first convolution, and those beside it that read the same map."""
+        convolutions = [n for n in self.calls if isinstance(self.modules[n], nn.Conv2d)]
+        inputs = {name: self.calls[name][0].all_input_nodes for name in convolutions}
+        return {name for name in convolutions if inputs[name] == inputs[convolutions[0]]}
 
     def _operation(self, node: fx.Node) -> str:
         """Name what a node does, alike for a module, a function and a method: `leakyrelu`."""
@@ -104,11 +111,11 @@ class _Plan:
         upsamples = getattr(module, "transposed", False) or isinstance(
             module, nn.MaxUnpool1d | nn.MaxUnpool2d | nn.MaxUnpool3d | nn.Fold
         )
-        return not upsamples and any(side != 1 for side in _pair(getattr(module, "stride", 1)))
+        return not upsamples and any(side != 1 for side in pair(getattr(module, "stride", 1)))
 
     def _place(self, name: str) -> Place | None:
         layer = self._checked(name)
-        stride = _pair(layer.stride)
+        stride = pair(layer.stride)
         if isinstance(layer, nn.Conv2d):
             return self._convolution(name, layer, stride)
         if isinstance(layer, nn.AvgPool2d) and all(map(self._is_flattened, self.calls[name])):
@@ -137,7 +144,7 @@ class _Plan:
         activations = [self._activation_after(call) for call in self.calls[name]]
         found = [node for node in activations if node is not None]
         if len(found) < len(activations):
-            pointwise = _pair(layer.kernel_size) == (1, 1) and _pair(layer.padding) == (0, 0)
+            pointwise = pair(layer.kernel_size) == (1, 1) and pair(layer.padding) == (0, 0)
             return Place(name, "pointwise" if pointwise else "linear", stride, "before", (name,))
         if all(node.op == "call_module" for node in found) and self._are_all_calls(found):
             return Place(name, "convolution", stride, "after", _names(found))
@@ -185,8 +192,9 @@ class _Plan:
             got = f"the function {operation}"
         else:
             return
+        inside = [self.owner, *list(node.meta.get("nn_module_stack", {}))[-1:]]
         raise ValueError(
-            f"{self.owner} must downsample by modules, got {got} (node {node.name}). "
+            f"{'.'.join(inside)} must downsample by modules, got {got} (node {node.name}). "
             "Write it as nn.MaxPool2d, nn.AvgPool2d or nn.Conv2d."
         )
 
@@ -194,20 +202,46 @@ class _Plan:
 class _Tracer(fx.Tracer):
     """Stops at a subclass that computes as its base does, too."""
 
+    failed = ""
+    """The name of the module within which the tracing failed."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Say whether a module's call is one node of the graph."""
         bases = (nn.Conv2d.forward, nn.MaxPool2d.forward, nn.AvgPool2d.forward)
         return super().is_leaf_module(m, module_qualified_name) or type(m).forward in bases
 
+    def call_module(self, m: nn.Module, *call: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Trace a module's call, and remember the innermost one that fails."""
+        try:
+            return super().call_module(m, *call, **options)
+        except Exception:
+            self.failed = self.failed or self.path_of_module(m)
+            raise
+
 
 def _trace(model: nn.Module) -> fx.Graph:
     """Read the graph from a copy: what tracing runs may change buffers and draw numbers."""
+    if hasattr(model, "_orig_mod"):
+        raise ValueError(
+            "A model must be read before it is compiled, got one of torch.compile. "
+            "Write torch.compile(anti_alias(model))."
+        )
+    try:
+        copied = copy.deepcopy(model).eval()
+    except Exception as error:  # whatever its parts raise
+        raise ValueError(
+            f"{type(model).__name__} must be one that copy.deepcopy takes, since its graph is read "
+            f"from a copy, got {type(error).__name__}: {error}. If it is an old weight_norm, take "
+            "torch.nn.utils.parametrizations.weight_norm."
+        ) from error
+    tracer = _Tracer()
     try:
         with torch.random.fork_rng(devices=[]):
-            return _Tracer().trace(copy.deepcopy(model).eval())
+            return tracer.trace(copied)
     except Exception as error:  # whatever the model's own code raises
+        inside = ".".join(filter(None, (type(model).__name__, tracer.failed)))
         raise ValueError(
-            f"{type(model).__name__} must be traceable by torch.fx, got {type(error).__name__}: "
+            f"{inside} must be traceable by torch.fx, got {type(error).__name__}: "
             f"{error}. Take control flow that depends on the input out of its forward."
         ) from error
 
@@ -223,15 +257,11 @@ def _names(nodes: Iterable[fx.Node]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(node.target) for node in nodes))
 
 
-def _pair(value: object) -> tuple[Any, Any]:
-    return (value[0], value[-1]) if isinstance(value, tuple | list) else (value, value)
-
-
 def _has_step(index: object) -> bool:
     """Say whether an index leaves out rows or columns of a map [..., H, W]."""
     if not isinstance(index, tuple):
         return False
-    sides = index[-2:] if index[0] is Ellipsis else index[2:]
+    sides = index[-2:] if Ellipsis in index[:1] else index[2:]
     return any(isinstance(side, slice) and side.step not in (None, 1) for side in sides)
 
 
@@ -241,16 +271,16 @@ def _function_stride(node: fx.Node, operation: str) -> tuple[Any, Any]:
     stride = node.kwargs.get("stride", args.get(position))
     if stride is None and operation != "conv2d":
         stride = node.kwargs.get("kernel_size", args.get(position - 1))
-    return _pair(1 if stride is None else stride)
+    return pair(1 if stride is None else stride)
 
 
 def _rounding_of_blur(pool: nn.AvgPool2d) -> Rounding | None:
     """Say how many rows an average-pool has whose windows a blur can stand for; None for others."""
-    kernel, padding = _pair(pool.kernel_size), _pair(pool.padding)
+    kernel, padding = pair(pool.kernel_size), pair(pool.padding)
     if pool.divisor_override:
         return None
     if kernel == (2 * padding[0] + 1, 2 * padding[1] + 1) and not pool.ceil_mode:
         return "up"
-    if kernel == _pair(pool.stride) and padding == (0, 0):
+    if kernel == pair(pool.stride) and padding == (0, 0):
         return "up" if pool.ceil_mode else "down"
     return None

@@ -26,9 +26,13 @@ def flood(loss: Tensor, level: float) -> Tensor:
         loss: The mean loss of a batch, a scalar, or the losses of samples, [N]; in nats.
         level: The flood level, >= 0, in nats.
 
+    Raises:
+        ValueError: If the level is out of its range.
+
     >>> flood(torch.tensor([1.5, 0.25]), level=1.0)
     tensor([1.5000, 1.7500])
     """
+    _check_level("level", level)
     return (loss - level).abs() + level
 
 
@@ -42,7 +46,8 @@ class Flooding(Trick):
     of your own L is the mean over all micro-batches and, where there are several ranks, over them:
     all-reduce it, so that all ranks turn around together.
 
-    Reports `flooded_share`: of the updates, or of the samples, the share not above the level.
+    Reports `flooded_share`: of the updates, or of the samples since the last update, the share not
+    above the level.
 
     Attributes:
         level: The flood level, >= 0, in nats; the paper seeks it from 0 to .2 on a validation set.
@@ -71,11 +76,7 @@ class Flooding(Trick):
     _last: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.level < math.inf:
-            raise ValueError(
-                f"Flooding.level must be >= 0 (nats) and finite, got {self.level}. "
-                "To train without flooding, switch the trick off."
-            )
+        _check_level("Flooding.level", self.level)
 
     def batch(self, batch: Batch, generator: torch.Generator) -> Batch:  # noqa: ARG002
         """Refuse a level that the loss cannot fall below, at the first batch."""
@@ -107,7 +108,7 @@ class Flooding(Trick):
                 self._last["flooded_share"] = torch.cat(self._flooded).double().mean()
             self._flooded.clear()
             return
-        sign = torch.sign(loss - self.level).item()
+        sign = torch.sign(torch.as_tensor(loss) - self.level).item()
         self._last["flooded_share"] = sign != 1.0
         parameters = (p for group in optimizer.param_groups for p in group["params"])
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -117,6 +118,14 @@ class Flooding(Trick):
     def report(self) -> dict[str, float]:
         """Say which share of the last update was flooded."""
         return {name: float(number) for name, number in self._last.items()}
+
+
+def _check_level(where: str, level: float) -> None:
+    if not 0 <= level < math.inf:
+        raise ValueError(
+            f"{where} must be >= 0 (nats) and finite, got {level}. "
+            "To train without flooding, leave it out."
+        )
 
 
 def _floor(targets: Tensor, per_sample: bool) -> float:

@@ -50,7 +50,14 @@ def test_what_is_left_alone_is_told_and_the_model_is_changed():
     model = build_model("resnet18", 3)
     lines = describe(model, AntiAliasing(), 3, 64)
     assert lines[-2] == "Left alone: conv1 (64x64 -> 32x32)."
+    assert lines[2].split()[-3:] == ["32x32", "->", "16x16"], "the max-pool's map"
     assert model.layer2[0].conv1.stride == (1, 1)
+
+
+def test_the_first_convolution_is_in_the_table_if_asked_for():
+    lines = command("resnet18", "--first", "--size", "64").stdout.splitlines()
+    assert any(line.startswith("conv1 ") for line in lines)
+    assert lines[-2] == "Left alone: no strided layer."
 
 
 def test_a_yaml_of_ones_own_names_a_network_behind_the_allow_list(tmp_path):
@@ -67,8 +74,11 @@ def test_a_yaml_of_ones_own_names_a_network_behind_the_allow_list(tmp_path):
     [
         (["resnet51"], "must be a model of torchvision, got resnet51. Did you mean resnet50?"),
         (["timm/dla35"], "must be a model of timm, got dla35. Did you mean dla34"),
+        (["none.yaml"], "MODEL must be a file or a name, got none.yaml, which is none"),
+        (["resnet8", "--size", "0"], "--size must be >= 1, got 0"),
+        (["alexnet", "--size", "32"], "--size must suit the model, got 32"),
         (["resnet8", "--filter-size", "9"], "filter_size must be 1 to 7 (taps a side), got 9"),
-        (["inception_v3"], "Inception3 must downsample by modules, got the function maxpool2d"),
+        (["inception_v3"], "Inception3.Mixed_6a must downsample by modules, got the function maxp"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, message):

@@ -79,6 +79,11 @@ def test_down_and_across_may_differ_and_a_size_may_be_asked_for():
     torch.testing.assert_close(by_rows[..., ::3], blur_pool(x, (3, 1), (2, 3)))
     columns = blur_pool(x.transpose(2, 3), (1, 3), (1, 2)).transpose(2, 3)
     torch.testing.assert_close(by_rows, columns)
+    square = x[..., :6, :6].contiguous(memory_format=torch.channels_last)
+    by_three = blur_pool(square, 2, 3, "zeros", (3, 3))  # half the map, and yet no average-pool
+    torch.testing.assert_close(by_three[..., :2, :2], blur_pool(square, 2, 3, "zeros"))
+    unequal = blur_pool(square, 3, 2, "zeros", (3, 2))
+    torch.testing.assert_close(unequal, blur_pool(square, 3, 2, "zeros")[..., :2])
     larger = blur_pool(x, 3, 2, "zeros", (12, 8))  # one row beyond the map, one column left out
     padded = F.pad(x, (1, 1, 1, 3))
     expected = blur_pool(padded, 3, 1, "zeros")[:, :, 1::2, 1::2][:, :, :12, :8]
@@ -147,8 +152,8 @@ def test_the_layer_has_no_state():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"channels": 0}, r"BlurPool2d\.channels must be >= 1, got 0"),
-        ({"channels": 3, "stride": 0}, r"BlurPool2d\.stride must be >= 1, got 0"),
+        ({"channels": 0}, r"BlurPool2d\.channels must be an integer >= 1, got 0"),
+        ({"channels": 3, "stride": 0}, r"BlurPool2d\.stride must be an integer >= 1, got 0"),
         ({"channels": 3, "filter_size": 8}, r"BlurPool2d\.filter_size must be 1 to 7 .*got 8"),
         ({"channels": 3, "filter_size": 0}, r"BlurPool2d\.filter_size must be 1 to 7 .*got 0"),
         ({"channels": 3, "padding_mode": "zero"}, r"padding_mode must be zeros, .* got 'zero'"),

@@ -154,8 +154,9 @@ def test_embeddings_norms_and_units_of_one_weight_are_never_touched(layer, where
         assert torch.equal(parameter, old[name] - before[parameter])
 
 
-def test_a_weight_shared_with_an_embedding_is_left_alone():
-    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 4, bias=False), nn.Linear(4, 4))
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_a_weight_shared_with_an_embedding_is_left_alone(kind):
+    model = nn.Sequential(kind(4, 3), nn.Linear(3, 4, bias=False), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     model[0].weight.grad = torch.rand(4, 3)
     before = model[0].weight.grad.clone()
@@ -172,6 +173,31 @@ def test_of_weight_normalization_the_direction_is_centralized_and_the_magnitude_
     centralize_(layer)
     assert torch.equal(magnitude.grad, expected)
     assert direction.grad.mean((1, 2, 3)).abs().max() < 1e-6
+
+
+def test_a_magnitude_of_one_number_for_all_is_no_weight():
+    layer = parametrizations.weight_norm(nn.Linear(3, 2), dim=None)
+    layer(torch.randn(1, 3)).sum().backward()
+    centralize_(layer)
+    magnitude, direction = layer.parametrizations.weight.parameters()
+    assert magnitude.ndim == 0
+    assert direction.grad.mean(1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("where", ["gradient_and_decay", "update"])
+def test_a_weight_without_a_gradient_keeps_its_bits(where):
+    """Frozen from the beginning, or dropped by another between the trick and the step."""
+    for drop in (False, True):
+        model, trick = network(), Centralization(where)
+        model[4].weight.requires_grad_(drop)
+        before = model[4].weight.detach().clone()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+        backward(model, 0)
+        trick.gradients(model, optimizer, torch.tensor(1.0))
+        if drop:
+            model[4].weight.grad = None
+        optimizer.step()
+        assert torch.equal(model[4].weight, before)
 
 
 def test_conv_only_and_exclude_leave_out_what_they_say_under_any_of_its_names():
@@ -470,5 +496,9 @@ def test_a_model_with_nothing_to_centralize_is_refused():
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"exclude must name modules .* of Sequential, got 'fc'"):
         Centralization(exclude=("fc",)).model(network())
+    with pytest.raises(ValueError, match=r"got the text 'fc'. Write \('fc',\)"):
+        centralize_(network(), exclude="fc")
+    with pytest.raises(TypeError, match=r"got a generator. Write centralize_\(model\)"):
+        centralize_(network().parameters())
     with pytest.raises(ValueError, match=r"where must be one of .*, got 'decay'"):
         Centralization("decay")

@@ -258,6 +258,48 @@ def test_the_plain_form_by_quantile_keeps_its_norms_in_the_list_it_is_given():
     assert history == [4.0, 8.0, 8.0]
 
 
+def test_before_the_warm_up_is_over_there_is_no_threshold_and_a_quantile_of_0_is_the_least():
+    trick = Clipping(by="quantile", quantile=0.0, warmup=2)
+    assert "threshold" not in clip(trick, weights([4.0]))
+    clip(trick, weights([2.0]))
+    parameters = weights([8.0])
+    assert clip(trick, parameters)["threshold"] == 2.0
+    assert total(parameters) == pytest.approx(2.0, abs=1e-5)
+    (weight,) = weights([8.0])
+    clip_gradients_(weight, 0.0, "quantile", history=[4.0, 2.0])
+    assert total([weight]) == pytest.approx(2.0, abs=1e-5)
+
+
+def test_a_saved_history_is_that_of_its_moment():
+    trick = Clipping(by="quantile", warmup=1)
+    clip(trick, weights([1.0]))
+    state = trick.state_dict()
+    clip(trick, weights([2.0]))
+    assert state == {"norms": [1.0]}
+    with pytest.raises(ValueError, match="must hold norms"):
+        trick.load_state_dict({"norms": [], "more": 1})
+
+
+def test_only_a_quantile_reads_and_writes_the_history():
+    (weight,), history = weights([8.0]), [1.0]
+    clip_gradients_(weight, 4.0, "norm", history=history)
+    assert history == [1.0]
+    assert total([weight]) == pytest.approx(4.0, abs=1e-5)
+
+
+def test_what_was_dropped_is_reported_no_more():
+    trick = Clipping()
+    parameters = weights([3.0])
+    assert clip(trick, parameters)["norm"] == 3.0
+    parameters[0].grad = None
+    assert clip(trick, parameters) == {}
+
+
+def test_a_module_in_place_of_parameters_is_told_what_to_write():
+    with pytest.raises(TypeError, match=r"got a module\. Write model\.parameters\(\)"):
+        clip_gradients_(nn.Linear(1, 1))
+
+
 def test_only_the_last_norms_count():
     trick = Clipping(by="quantile", quantile=1.0, history=2, warmup=1)
     left = norms_by_quantile(trick, [100.0, 1.0, 2.0, 50.0])

@@ -178,7 +178,23 @@ def test_under_label_smoothing_the_floor_is_that_of_the_smoothed_targets():
         Chain(Flooding(), LabelSmoothing())
 
 
+def test_a_mean_loss_may_be_a_number_and_what_has_no_gradient_is_passed_over():
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    trick = Flooding(level=0.5)
+    trick.gradients(nn.Identity(), optimizer, 0.25)
+    assert weight.grad is None
+    weight.grad = torch.ones(1)
+    trick.gradients(nn.Identity(), optimizer, 0.25)
+    assert weight.grad.item() == -1.0
+    per_sample = Flooding(level=0.5, per_sample=True)
+    per_sample.gradients(nn.Identity(), optimizer, torch.tensor(0.25))
+    assert per_sample.report() == {}
+
+
 @pytest.mark.parametrize("level", [-1, math.inf, math.nan])
 def test_a_level_out_of_its_range_is_refused(level):
+    with pytest.raises(ValueError, match=r"^level must be >= 0 \(nats\)"):
+        flood(torch.tensor(1.0), level)
     with pytest.raises(ValueError, match=rf"Flooding\.level must be >= 0 .*got {level}"):
         Flooding(level=level)
