@@ -149,8 +149,8 @@ class Centralization(Trick):
     - `gradient_and_decay`: as the authors' SGD, the gradient of the loss plus weight_decay * w.
       The gradient of the loss is centralized at once, and weight_decay * mean(w) of each unit is
       taken off just before the step, after all other tricks: what clips in between sees the
-      gradient of the loss alone, and the means of the filters stand still. It needs an optimizer
-      that adds the decay to the gradient.
+      gradient of the loss alone, and with SGD the means of the filters stand still. It needs an
+      optimizer that adds the decay to the gradient.
     - `update`: the change that the step makes, as the authors advise for Adam. After the step
       each unit's mean is put back to what it was: with any optimizer that takes one gradient a step
       (LBFGS takes more), the means stand still.
