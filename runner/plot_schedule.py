@@ -160,6 +160,7 @@ def draw(curves: Sequence[Curve], file: Path) -> None:
         longest = max(len(curve.label) for curve in curves)
         columns = max(1, min(3, LINE // (longest + 6)))  # 6 for the line drawn before each
         figure.legend(loc="outside upper left", ncols=columns, frameon=False)
+        figure.set_figheight(4 + 0.22 * math.ceil(len(curves) / columns))
     write_atomically(file, lambda opened: figure.savefig(opened, format=suffix, dpi=120))
 
 

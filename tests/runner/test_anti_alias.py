@@ -54,6 +54,11 @@ def test_what_is_left_alone_is_told_and_the_model_is_changed():
     assert model.layer2[0].conv1.stride == (1, 1)
 
 
+def test_maps_of_one_pixel_are_no_matter_since_nothing_is_trained():
+    lines = describe(build_model("resnet18", 3).train(), AntiAliasing(filter_size=1), 3, 32)
+    assert lines[-4].split()[-3:] == ["2x2", "->", "1x1"]
+
+
 def test_the_first_convolution_is_in_the_table_if_asked_for():
     lines = command("resnet18", "--first", "--size", "64").stdout.splitlines()
     assert any(line.startswith("conv1 ") for line in lines)

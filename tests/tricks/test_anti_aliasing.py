@@ -684,8 +684,8 @@ REFUSED = {
         r"must be read before it is compiled.*Write torch.compile\(anti_alias",
     ),
     "branches within": (
-        after_stem(Functional(lambda x: x if x.sum() > 0 else -x)),
-        r"Sequential\.1 must be traceable by torch.fx, got TraceError",
+        after_stem(nn.Sequential(Functional(lambda x: x if x.sum() > 0 else -x))),
+        r"Sequential\.1\.0 must be traceable by torch.fx, got TraceError",
     ),
     "cannot be copied": (
         after_stem(nn.MaxPool2d(2), Uncopyable()),
@@ -756,8 +756,10 @@ def test_a_consumer_that_no_hook_fits_is_refused(use):
 
 
 def test_what_does_not_downsample_is_let_be():
-    weight = torch.ones(2, 2, 1, 1)
-    model = Functional(lambda x: F.conv2d(F.max_pool2d(x[:, ::2], 3, stride=1)[::2], weight)[()])
+    weight, bias = torch.ones(2, 2, 1, 1), torch.ones(2)
+    model = Functional(
+        lambda x: F.conv2d(F.max_pool2d(x[:, ::2], 3, stride=1)[::2], weight, bias)[()]
+    )
     model = nn.Sequential(model, nn.ConvTranspose2d(2, 2, 3, 2), nn.MaxPool2d(2))
     assert [place.layer for place in find_places(model)] == ["2"]
 
