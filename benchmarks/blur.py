@@ -7,10 +7,10 @@ times are the best of ten, in milliseconds, and the ways take turns, so that all
 noise. `zeros` pads inside the convolution, with zeros: it is no blur of ours, but tells what the
 padding costs. Then two taps, and a step of ResNet-20 on 32x32 images: plain, and anti-aliased.
 
-Measured twice on one thread of an AMD EPYC (AVX512), torch 2.14.1: ours takes .22 to .52 of the time
-of the padded convolution, in channels_last .32 to .99, and less than two one-dimensional ones. Only
-`zeros` is faster, in channels_last. The anti-aliased step takes 1.13 to 1.15 of the plain one, its
-denser convolutions included. Of two taps, last, the average-pool takes .31 to .50 of the products.
+Measured twice on one thread of an AMD EPYC (AVX512), torch 2.14.1: ours takes .22 to .52 of the
+time of the padded convolution, in channels_last .32 to .99, and less than two one-dimensional ones.
+Only `zeros` is faster, in channels_last. The anti-aliased step takes 1.13 to 1.15 of the plain one,
+its denser convolutions included. Of two taps the average-pool takes .31 to .50 of the products.
 """
 
 import copy
