@@ -5,12 +5,14 @@
 Each line is forward and backward of a blur of 4 taps and stride 2, reflected at the border; the
 times are the best of ten, in milliseconds, and the ways take turns, so that all meet the same
 noise. `zeros` pads inside the convolution, with zeros: it is no blur of ours, but tells what the
-padding costs. Then two taps, and a step of ResNet-20 on 32x32 images: plain, and anti-aliased.
+padding costs. Then come two taps, the max-pool of ResNet-18 on 224x224 images at stride 1, which
+its anti-aliasing needs, and a step of ResNet-20 on 32x32 images: plain, and anti-aliased.
 
-Measured twice on one thread of an AMD EPYC (AVX512), torch 2.14.1: ours takes .22 to .52 of the
-time of the padded convolution, in channels_last .32 to .99, and less than two one-dimensional ones.
-Only `zeros` is faster, in channels_last. The anti-aliased step takes 1.13 to 1.15 of the plain one,
-its denser convolutions included. Of two taps the average-pool takes .31 to .50 of the products.
+Measured on one thread of an AMD EPYC (AVX512), torch 2.14.1, in three runs: ours takes .22 to .52 of
+the time of the padded convolution, in channels_last .32 to .93, but on the largest map there .97 to
+1.18, where two one-dimensional ones took .99 to 1.12; `zeros` is faster in channels_last. Of two
+taps the average-pool takes .16 to .50 of the products. The max-pool takes 3 times as long at stride
+1. The anti-aliased step takes 1.13 to 1.19 of the plain one, its denser convolutions included.
 """
 
 import copy
@@ -93,6 +95,9 @@ def main() -> None:
         x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(products(x), blur_pool(x, 2))
         report(f"{shape} channels_last, two taps", best(pairs, x), "products")
+    pools = {"stride 1": partial(F.max_pool2d, kernel_size=3, stride=1, padding=1)}
+    pools["stride 2"] = partial(F.max_pool2d, kernel_size=3, stride=2, padding=1)
+    report("(8, 64, 112, 112), max-pool", best(pools, torch.randn(8, 64, 112, 112)), "stride 2")
     plain = cifar_resnet(depth=20, channels=3, classes=10)
     blurred = anti_alias(copy.deepcopy(plain))
     x = torch.randn(64, 3, 32, 32)

@@ -21,6 +21,7 @@ from runner.errors import UserError
 from runner.models import timm_model, torchvision_model
 from runner.report import aligned
 from tricks import AntiAliasing, Place, find_places
+from tricks.blur_pool import pair
 
 BECOMES = {
     "pointwise": "blur before it, stride 1",
@@ -104,10 +105,9 @@ def _becomes(place: Place) -> str:
 
 def _strided(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-            stride = module.stride
-            if stride != 1 and stride != (1, 1):
-                yield name, module
+        strides = isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)
+        if strides and pair(module.stride) != (1, 1):
+            yield name, module
 
 
 def _map_sizes(model: nn.Module, images: Tensor) -> dict[str, str]:
