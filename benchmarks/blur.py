@@ -9,10 +9,10 @@ padding costs. Then come two taps, the max-pool of ResNet-18 on 224x224 images a
 its anti-aliasing needs, and a step of ResNet-20 on 32x32 images: plain, and anti-aliased.
 
 Measured on one thread of an AMD EPYC (AVX512), torch 2.14.1, in three runs: ours takes .22 to .52
-of the time of the padded convolution, in channels_last .32 to .93, but on the largest map there .97 to
-1.18, where two one-dimensional ones took .99 to 1.12; `zeros` is faster in channels_last. Of two
-taps the average-pool takes .16 to .50 of the products. The max-pool takes 3 times as long at stride
-1. The anti-aliased step takes 1.13 to 1.19 of the plain one, its denser convolutions included.
+of the time of the padded convolution, in channels_last .32 to .93, but on the largest map
+there .97 to 1.18, where two one-dimensional ones took .99 to 1.12; `zeros` is faster in channels_last.
+Of two taps the average-pool takes .16 to .50 of the products. The max-pool takes 3 times as long at
+stride 1. The anti-aliased step takes 1.13 to 1.19 of the plain one, denser convolutions included.
 """
 
 import copy
