@@ -10,7 +10,7 @@ its anti-aliasing needs, and a step of ResNet-20 on 32x32 images: plain, and ant
 
 Measured on one thread of an AMD EPYC (AVX512), torch 2.14.1, in three runs: ours takes .22 to .52
 of the time of the padded convolution, in channels_last .32 to .93, but on the largest map
-there .97 to 1.18, where two one-dimensional ones took .99 to 1.12; `zeros` is faster in channels_last.
+there .97 to 1.18, where two one-dimensional ones took .99 to 1.12; `zeros` is faster there.
 Of two taps the average-pool takes .16 to .50 of the products. The max-pool takes 3 times as long at
 stride 1. The anti-aliased step takes 1.13 to 1.19 of the plain one, denser convolutions included.
 """
