@@ -1,0 +1,302 @@
+"""Designs: from factors to the variants to run, and to the contrasts that answer the question.
+
+Everything an ablation asks is a contrast: a weighted sum of the variants' scores under one seed,
+with weights that sum to zero. `clipping - baseline` is one; a main effect of a factorial and an
+interaction are others. The statistics see nothing but one such number a seed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from math import prod
+from typing import Literal
+
+from runner.errors import UserError
+
+BASELINE, ALL = "baseline", "all"
+
+Kind = Literal["effect", "interaction", "share"]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Something that is varied: a trick, off or on, or a setting and its values.
+
+    Args:
+        name: The trick's name, or the setting's key.
+        levels: The labels of its levels, the baseline's first: the label of a trick that is on
+            is its name, that of a value `key=value`.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A question: the weighted sum of the variants' scores, under each seed."""
+
+    name: str
+    """What it asks about, as the report shows it."""
+    kind: Kind
+    """`effect` gets a verdict; `interaction` and `share` (Shapley's) are told beside it."""
+    factors: tuple[str, ...]
+    """The factors that it is about."""
+    weights: Mapping[str, float]
+    """For each variant that counts its weight; they sum to zero."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """The variants of an ablation, and its questions."""
+
+    variants: Mapping[str, tuple[str, ...]]
+    """For each variant the level of each factor, in the order of the factors."""
+    contrasts: tuple[Contrast, ...]
+
+
+def design(kind: str, factors: Sequence[Factor]) -> Design:
+    """Lay out a design.
+
+    Args:
+        kind: One of `DESIGNS`.
+        factors: What is varied.
+
+    Raises:
+        UserError: If the design is none of ours, has nothing to vary, or cannot take the factors.
+    """
+    if kind == "calibration":
+        return Design({BASELINE: tuple(f.levels[0] for f in factors)}, ())
+    if not factors:
+        raise UserError(
+            "An ablation must vary something, got no factor. Switch on the tricks to judge, as in "
+            "tricks=page or 'tricks=[clipping,flooding]', or give values: "
+            "'ablation.factors={optimizer:[sgd,adam]}'."
+        )
+    if kind in NEED_TWO and len(factors) < 2:
+        raise UserError(
+            f"ablation={kind} must vary two factors or more, got {factors[0].name} alone. "
+            "Take ablation=one_at_a_time."
+        )
+    if kind in TWO_LEVELS and (many := [f.name for f in factors if len(f.levels) > 2]):
+        raise UserError(
+            f"ablation={kind} must have two levels a factor, got more of {', '.join(many)}. "
+            "Take ablation=one_at_a_time, pairs or factorial, or two of its values."
+        )
+    return DESIGNS[kind](factors)
+
+
+def one_at_a_time(factors: Sequence[Factor]) -> Design:
+    """The baseline, and each level of each factor alone: k effects from k + 1 variants."""
+    base = _baseline(factors)
+    changes = list(_single_changes(factors))
+    variants = {BASELINE: base, **{_name(factors, levels): levels for _, levels in changes}}
+    effects = [
+        _effect(factors, f, levels[f], {_name(factors, levels): 1.0, BASELINE: -1.0})
+        for f, levels in changes
+    ]
+    return Design(variants, tuple(effects))
+
+
+def leave_one_out(factors: Sequence[Factor]) -> Design:
+    """Everything together, and everything but each one: what each adds to the others."""
+    full = tuple(f.levels[1] for f in factors)
+    variants, effects = {ALL: full}, []
+    for index, factor in enumerate(factors):
+        name = f"without-{factor.levels[1]}"
+        variants[name] = (*full[:index], factor.levels[0], *full[index + 1 :])
+        effects.append(_effect(factors, index, factor.levels[1], {ALL: 1.0, name: -1.0}))
+    return Design(variants, tuple(effects))
+
+
+def both(factors: Sequence[Factor]) -> Design:
+    """One at a time and leave one out: each trick alone and in company, and what lies between.
+
+    `in company - alone` is the sum of a factor's interactions with all the others, and the mean
+    of the two its Shapley value, exact where no three factors interact (so the shares sum to
+    what everything together gains). With two factors, `all` without one is the other alone.
+    """
+    alone, company = one_at_a_time(factors), leave_one_out(factors)
+    same = {levels: name for name, levels in reversed(alone.variants.items())}
+    rename = {name: same.get(levels, name) for name, levels in company.variants.items()}
+    contrasts: list[Contrast] = []
+    for one, last in zip(alone.contrasts, company.contrasts, strict=True):
+        weights = {rename[name]: weight for name, weight in last.weights.items()}
+        contrasts += [
+            Contrast(f"{one.name}, alone", "effect", one.factors, one.weights),
+            Contrast(f"{one.name}, with the others", "effect", one.factors, weights),
+            Contrast(
+                f"{one.name} x the others",
+                "interaction",
+                tuple(f.name for f in factors),
+                _add((1.0, weights), (-1.0, one.weights)),
+            ),
+            Contrast(one.name, "share", one.factors, _add((0.5, one.weights), (0.5, weights))),
+        ]
+    variants = alone.variants | {rename[name]: v for name, v in company.variants.items()}
+    return Design(variants, tuple(contrasts))
+
+
+def pairs(factors: Sequence[Factor]) -> Design:
+    """The baseline, each level alone, and each two of different factors together."""
+    alone = one_at_a_time(factors)
+    variants, contrasts = dict(alone.variants), list(alone.contrasts)
+    for (i, one), (j, other) in combinations(_single_changes(factors), 2):
+        if i == j:
+            continue
+        together = tuple(
+            other[n] if n == j else one[n] for n in range(len(factors))
+        )
+        variants[_name(factors, together)] = together
+        weights = {
+            _name(factors, together): 1.0,
+            _name(factors, one): -1.0,
+            _name(factors, other): -1.0,
+            BASELINE: 1.0,
+        }
+        contrasts.append(_interaction(factors, (i, one[i]), (j, other[j]), weights))
+    return Design(variants, tuple(contrasts))
+
+
+def factorial(factors: Sequence[Factor]) -> Design:
+    """Every combination: each effect averaged over all that the others do; every pair's interplay.
+
+    With k factors of two levels it takes 2^k variants, and each run counts in every effect.
+    """
+    return _averaged(factors, list(product(*(f.levels for f in factors))))
+
+
+def fractional(factors: Sequence[Factor]) -> Design:
+    """Half of a factorial or less, of resolution V: effects and pairs are clear of each other.
+
+    An effect is mixed up with interactions of four factors or more, a pair's with those of three
+    or more, which are taken for nothing. For four factors or fewer there is no such fraction.
+    Generators: Montgomery, Design and Analysis of Experiments, appendix (k = 5, 6, 8); 7 and 9 to
+    11 factors by the codes of the same resolution; `_resolution` is checked when it is laid out.
+    """
+    count = len(factors)
+    if count not in GENERATORS:
+        raise UserError(
+            f"ablation=fractional must have 5 to {max(GENERATORS)} factors, got {count}. "
+            + ("Take ablation=factorial." if count < 5 else "Take ablation=both or pairs.")
+        )
+    words = GENERATORS[count]
+    basic = count - len(words)
+    rows = []
+    for signs in product((-1, 1), repeat=basic):
+        made = [prod(signs[ord(letter) - ord("A")] for letter in word) for word in words]
+        rows.append(tuple(f.levels[s > 0] for f, s in zip(factors, (*signs, *made), strict=True)))
+    return _averaged(factors, rows)
+
+
+GENERATORS: dict[int, tuple[str, ...]] = {
+    5: ("ABCD",),
+    6: ("ABCDE",),
+    7: ("ABCDEF",),
+    8: ("ABCD", "ABEF"),
+    9: ("ABCDG", "ACEFG"),
+    10: ("ABCG", "BCDE", "ACDF"),
+    11: ("ABCG", "BCDE", "ACDF", "ABCDEFG"),
+}
+"""For each number of factors the products of basic columns that the further columns are."""
+
+
+def _averaged(factors: Sequence[Factor], rows: Sequence[tuple[str, ...]]) -> Design:
+    """Effects and interactions as differences of means over the rows."""
+    variants = {_name(factors, levels): levels for levels in rows}
+    changes = [
+        (index, level) for index, f in enumerate(factors) for level in f.levels[1:]
+    ]
+    contrasts = []
+    for index, level in changes:
+        signs = _signs(factors, rows, index, level)
+        contrasts.append(_effect(factors, index, level, _weigh(factors, rows, signs)))
+    for one, other in combinations(changes, 2):
+        if one[0] != other[0]:
+            pairs = zip(
+                _signs(factors, rows, *one), _signs(factors, rows, *other), strict=True
+            )
+            weights = _weigh(factors, rows, [a * b for a, b in pairs], interaction=True)
+            contrasts.append(_interaction(factors, one, other, weights))
+    return Design(variants, tuple(contrasts))
+
+
+def _signs(
+    factors: Sequence[Factor], rows: Sequence[tuple[str, ...]], index: int, level: str
+) -> list[int]:
+    """1 where a row has the level, -1 where it has the baseline's, 0 where it has another."""
+    base = factors[index].levels[0]
+    return [1 if row[index] == level else -1 if row[index] == base else 0 for row in rows]
+
+
+def _weigh(
+    factors: Sequence[Factor],
+    rows: Sequence[tuple[str, ...]],
+    signs: Sequence[int],
+    interaction: bool = False,
+) -> dict[str, float]:
+    """Mean of the rows with 1 less that with -1; of an interaction, the difference of two such."""
+    scale = 2.0 if interaction else 1.0
+    counts = {sign: signs.count(sign) for sign in (1, -1)}
+    return {
+        _name(factors, row): scale * sign / counts[sign]
+        for row, sign in zip(rows, signs, strict=True)
+        if sign
+    }
+
+
+def _baseline(factors: Sequence[Factor]) -> tuple[str, ...]:
+    return tuple(f.levels[0] for f in factors)
+
+
+def _single_changes(factors: Sequence[Factor]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Each level but the baseline's, alone: which factor, and the levels of all."""
+    base = _baseline(factors)
+    for index, factor in enumerate(factors):
+        for level in factor.levels[1:]:
+            yield index, (*base[:index], level, *base[index + 1 :])
+
+
+def _name(factors: Sequence[Factor], levels: Sequence[str]) -> str:
+    """Name a variant by the levels in which it differs from the baseline."""
+    changed = [v for f, v in zip(factors, levels, strict=True) if v != f.levels[0]]
+    return "+".join(changed) or BASELINE
+
+
+def _effect(
+    factors: Sequence[Factor], index: int, level: str, weights: dict[str, float]
+) -> Contrast:
+    return Contrast(level, "effect", (factors[index].name,), weights)
+
+
+def _interaction(
+    factors: Sequence[Factor],
+    one: tuple[int, str],
+    other: tuple[int, str],
+    weights: dict[str, float],
+) -> Contrast:
+    about = (factors[one[0]].name, factors[other[0]].name)
+    return Contrast(f"{one[1]} x {other[1]}", "interaction", about, weights)
+
+
+def _add(*terms: tuple[float, Mapping[str, float]]) -> dict[str, float]:
+    """Add up weighted contrasts."""
+    total: dict[str, float] = {}
+    for scale, weights in terms:
+        for name, weight in weights.items():
+            total[name] = total.get(name, 0.0) + scale * weight
+    return {name: weight for name, weight in total.items() if weight}
+
+
+DESIGNS: dict[str, Callable[[Sequence[Factor]], Design]] = {
+    "one_at_a_time": one_at_a_time,
+    "leave_one_out": leave_one_out,
+    "both": both,
+    "pairs": pairs,
+    "factorial": factorial,
+    "fractional": fractional,
+}
+"""The designs by their names; `calibration`, the baseline against itself, varies nothing."""
+
+NEED_TWO = ("leave_one_out", "both", "pairs")
+TWO_LEVELS = ("leave_one_out", "both", "fractional")

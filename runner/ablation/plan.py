@@ -1,0 +1,123 @@
+"""The plan of an ablation: `sweep.yaml`, every run resolved before the first one starts."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from runner.ablation.designs import Contrast, Factor
+from runner.errors import UserError
+from runner.files import FORMAT, write_text
+
+PLAN = "sweep.yaml"
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What was settled before the first run: the measure, and how sure a verdict has to be."""
+
+    design: str
+    metric: str
+    """A number of result.json, such as `test/accuracy`."""
+    goal: Literal["maximize", "minimize"]
+    margin: float
+    """The smallest difference that matters, in the metric's unit."""
+    alpha: float
+    """The accepted rate of false verdicts, over all the effects of the ablation together."""
+    until: Literal["fixed", "decided"]
+    """`fixed`: all seeds, then one look. `decided`: seeds are added until every verdict stands."""
+    most_seeds: int
+    """Where `decided` gives up; the number of seeds where `fixed`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An ablation, frozen."""
+
+    name: str
+    question: Question
+    seeds: tuple[int, ...]
+    """The seeds planned so far; `decided` adds to them."""
+    factors: tuple[Factor, ...]
+    variants: Mapping[str, tuple[str, ...]]
+    """For each variant the level of each factor."""
+    contrasts: tuple[Contrast, ...]
+    config: Values
+    """The resolved config of the first variant, by dotted keys, without seed and variant."""
+    changes: Mapping[str, Values]
+    """For each variant the dotted keys in which its config differs from the first one's."""
+    command: str
+    """What was typed."""
+    format: int = field(default=FORMAT)
+
+    def runs(self) -> Iterator[tuple[int, str]]:
+        """Run through all runs, seed by seed: a stopped sweep is whole blocks."""
+        for seed in self.seeds:
+            for variant in self.variants:
+                yield seed, variant
+
+    def folder(self, root: Path, variant: str, seed: int) -> Path:
+        """Give back the folder of a run, below the ablation's."""
+        return root / variant / f"seed={seed}"
+
+
+def save_plan(root: Path, plan: Plan) -> None:
+    """Write `sweep.yaml` into the ablation's folder."""
+    plain = dataclasses.asdict(plan)
+    content = {"format": plain.pop("format"), **_plain(plain)}
+    text = yaml.dump(content, Dumper=_DUMPER, sort_keys=False, width=100, allow_unicode=True)
+    write_text(root / PLAN, text)
+
+
+def load_plan(root: Path) -> Plan | None:
+    """Read the plan of a folder; None if no ablation was planned there.
+
+    Raises:
+        UserError: If it is of a newer format, or is not a plan.
+    """
+    path = root / PLAN
+    try:
+        content = yaml.load(path.read_bytes(), Loader=_LOADER)
+    except FileNotFoundError:
+        return None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} must be a plan, got broken YAML: {' '.join(str(error).split())}")
+    if isinstance(content, dict) and content.get("format", 0) > FORMAT:
+        raise UserError(
+            f"{path} must be of format {FORMAT} or older, got {content['format']}. "
+            "Go on with the newer version that wrote it."
+        )
+    try:
+        return Plan(
+            **{
+                **content,
+                "question": Question(**content["question"]),
+                "seeds": tuple(content["seeds"]),
+                "factors": tuple(Factor(f["name"], tuple(f["levels"])) for f in content["factors"]),
+                "variants": {name: tuple(v) for name, v in content["variants"].items()},
+                "contrasts": tuple(
+                    Contrast(**{**c, "factors": tuple(c["factors"])}) for c in content["contrasts"]
+                ),
+            }
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path} must be the plan of an ablation, got something else ({error!r}). "
+            "Put it back as it was, or give the ablation another name=NAME."
+        ) from error
+
+
+def _plain(node: Any) -> Any:  # noqa: ANN401
+    """Lists for tuples, which YAML would tag."""
+    if isinstance(node, Mapping):
+        return {key: _plain(value) for key, value in node.items()}
+    return [_plain(value) for value in node] if isinstance(node, list | tuple) else node
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it was built in
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
