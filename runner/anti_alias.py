@@ -19,7 +19,7 @@ from runner.allowed import locate
 from runner.compose import CONF
 from runner.errors import UserError
 from runner.models import timm_model, torchvision_model
-from runner.report import aligned
+from runner.report.text import aligned
 from tricks import AntiAliasing, Place, find_places
 from tricks.blur_pool import pair
 

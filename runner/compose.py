@@ -3,9 +3,6 @@
 Imported in every process that runs a job, and before anything is known to be run: so it is light.
 """
 
-import hashlib
-import json
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -21,6 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.errors import UserError
+from runner.names import shorten, write_value
+from runner.plugins import register_plugins
 
 HERE = Path(__file__).resolve().parent
 CONF = next(
@@ -29,7 +28,6 @@ CONF = next(
 """Where the configuration lies: inside an installed package, or beside it in a checkout."""
 
 GROUPS = ("data", "model", "optimizer", "scheduler")
-LONGEST = 120  # characters of a variant's folder; file systems allow 255
 
 
 def task(cfg: DictConfig) -> Any:  # noqa: ANN401
@@ -38,6 +36,10 @@ def task(cfg: DictConfig) -> Any:  # noqa: ANN401
 
     try:
         return run(cfg)
+    except SystemExit as error:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # else it would end the whole sweep
+            raise RuntimeError(f"the run called sys.exit({error.code})") from error
+        raise
     except UserError as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise  # a sweep goes on with its other runs
@@ -56,6 +58,7 @@ def register(config_dirs: Iterable[Path] = ()) -> None:
         for file in sorted(folder.glob("tricks/*.yaml")):
             tricks |= _switched_off(file)
     store.store(name="all_tricks", node={"tricks": tricks}, provider="runner")
+    register_plugins()
     _store_hydra_settings(store)
 
 
@@ -86,9 +89,11 @@ def _switched_off(file: Path) -> dict[str, Any]:
 
 
 def default_name(*, _root_: DictConfig) -> str:
-    """Give back the folder's name where the user gives none: the data and the model."""
+    """Give back the folder's name where the user gives none: data, model, and the ablation's."""
     hydra = _hydra(_root_)
-    return f"{_chosen(hydra, 'data')}-{_chosen(hydra, 'model')}"
+    parts = [_chosen(hydra, "data"), _chosen(hydra, "model")]
+    design = OmegaConf.select(_root_, "ablation.design")
+    return "-".join([*parts, design] if design else parts)
 
 
 def variant(*, _root_: DictConfig) -> str:
@@ -121,7 +126,7 @@ def variant(*, _root_: DictConfig) -> str:
         if reference.get(key) != value and reference.get(key) != "???":
             words.append(f"{key}={_write(value, reference.get(key))}")
     words += [f"~{key}" for key in reference if key not in given_values]
-    return _shorten("+".join(words) or "baseline")
+    return shorten("+".join(words) or "baseline")
 
 
 def _hydra(config: DictConfig) -> Any:  # noqa: ANN401
@@ -137,7 +142,7 @@ def _chosen(hydra: Any, group: str) -> str:  # noqa: ANN401
     return str(choice)
 
 
-UNNAMED = ("name", "variant", "again", "seed", "tricks", "hydra")
+UNNAMED = ("name", "variant", "again", "seed", "tricks", "hydra", "ablation")
 
 
 def _trick_words(tricks: DictConfig) -> Iterator[str]:
@@ -195,14 +200,7 @@ def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:  # noqa: 
 def _write(value: object, usual: object) -> str:
     if isinstance(usual, float) and type(value) is int:
         value = float(value)  # 1 and 1.0 are the same run
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-    return re.sub(r"[^A-Za-z0-9._,=-]+", "_", text).strip("_.") or "_"
-
-
-def _shorten(text: str) -> str:
-    if len(text) <= LONGEST:
-        return text
-    return f"{text[: LONGEST - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return write_value(value)
 
 
 for _resolver in (default_name, variant):

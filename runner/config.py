@@ -86,6 +86,11 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
     """
     plain = _plain(cfg)
     known = [field.name for field in dataclasses.fields(Settings)]
+    if "ablation" in plain:
+        raise UserError(
+            "An ablation must be done by its own sweeper, got another, or one run alone. Drop "
+            "hydra/sweeper=... or hydra.mode=... from the command."
+        )
     for key in plain:
         if key not in known:
             raise UserError(f"{key} is not a setting.{did_you_mean(key, known)} Drop it.")

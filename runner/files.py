@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from runner.errors import UserError
+
 FORMAT = 1
 """The number of the format of every file of a run; raised when an older reader would misread."""
 
@@ -40,12 +42,22 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON file of a run; None if it is not there."""
+    """Read a JSON file of a run; None if it is not there.
+
+    Raises:
+        UserError: If it is damaged.
+    """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    assert isinstance(content, dict)
+    except ValueError as error:
+        content = error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} must be a whole JSON object, got a damaged one ({content}). "
+            "Remove that file, and give the same command: the run goes on from its checkpoint."
+        )
     return content
 
 

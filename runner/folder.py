@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
@@ -17,11 +18,11 @@ from runner.compose import flatten
 from runner.config import Settings
 from runner.errors import UserError
 from runner.files import read_json, write_json
-from runner.log import METRICS
+from runner.memory import peak, reset_peak
+from runner.runs import CORRECT, MACHINE, METRICS, RESULT, STATUS
 from runner.train import Diverged
 
-CONFIG, RESULT, STATUS, MACHINE = "config.yaml", "result.json", "status.json", "run.json"
-CORRECT = "correct.npy"  # [N] bool: which test samples were answered right
+CONFIG = "config.yaml"
 
 
 def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
@@ -67,8 +68,8 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def tracked(folder: Path) -> Iterator[None]:
-    """Keep status.json true to what happens within."""
+def tracked(folder: Path, device: torch.device) -> Iterator[None]:
+    """Keep status.json true to what happens within, and what it takes in time and memory."""
     before = read_json(folder / STATUS) or {}
     entry = {
         "attempts": before.get("attempts", 0) + 1,
@@ -76,10 +77,12 @@ def tracked(folder: Path) -> Iterator[None]:
         "host": platform.node(),
     }
     start = time.time()
+    reset_peak(device)
 
     def write(status: str, error: str | None = None) -> None:
         seconds = before.get("seconds", 0.0) + time.time() - start
-        write_json(folder / STATUS, {"status": status, **entry, "seconds": seconds, "error": error})
+        cost = {"seconds": seconds, "peak_memory": peak(device)}
+        write_json(folder / STATUS, {"status": status, **entry, **cost, "error": error})
 
     write("running")
     try:
@@ -103,6 +106,19 @@ def tracked(folder: Path) -> Iterator[None]:
         write("failed", traceback.format_exc())
         raise
     write("done")
+
+
+def conclude(folder: Path, status: str, error: str | None) -> None:
+    """Record what became of a run that could not do so itself: killed, timed out, never begun.
+
+    A run that told its own end, or that another process holds, is left as it is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    before = read_json(folder / STATUS) or {}
+    if before.get("status", "running") != "running":
+        return
+    with suppress(UserError), owned(folder):
+        write_json(folder / STATUS, {**before, "status": status, "error": error})
 
 
 def clear(folder: Path) -> None:

@@ -5,13 +5,12 @@ import math
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
 from runner.files import write_text
-
-METRICS = "metrics.jsonl"
+from runner.runs import METRICS, read_metrics
 
 
 class RunLog:
@@ -54,10 +53,3 @@ class RunLog:
         for name, number in numbers.items():
             self.tensorboard.add_scalar(name, number, update)
         self.tensorboard.flush()
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the evaluations of a run; a last line cut short by a crash is left out."""
-    path = folder / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -32,6 +32,7 @@ def explain(error: Exception) -> str | None:
     for pattern, answer in (
         (r"Could not override '([^']+)'", _unknown_key),
         (r"Could not (?:find|load) '([^']+)/([^'/]+)'", _unknown_option),
+        (r"Ambiguous value for argument '([^'=]+)=(.+)'\n", _several_values),
     ):
         if match := re.search(pattern, text):
             return answer(match, text)
@@ -45,10 +46,28 @@ def explain(error: Exception) -> str | None:
     return line
 
 
-def _unknown_key(match: re.Match[str], _: str) -> str:
+def _unknown_key(match: re.Match[str], text: str) -> str:
     key = match[1]
+    if key.partition(".")[0] == "ablation":
+        return _unknown_ablation_key(key, text)
     return (
         f"{key} is not a setting.{did_you_mean(key, _known_keys())} See python -m runner --cfg job."
+    )
+
+
+def _unknown_ablation_key(key: str, text: str) -> str:
+    known = [f"ablation.{name}" for name in OmegaConf.load(CONF / "ablation_settings.yaml").ablation]
+    if key in known:
+        designs = ", ".join(sorted(file.stem for file in CONF.glob("ablation/*.yaml")))
+        return f"{key} needs a design, got none. Write ablation=DESIGN, one of {designs}."
+    return f"{key} is not a setting.{did_you_mean(key, known)} See conf/ablation_settings.yaml."
+
+
+def _several_values(match: re.Match[str], _: str) -> str:
+    key, values = match[1], match[2]
+    return (
+        f"{key} must have one value, got {values}. Sweep over them with -m; in an ablation make it "
+        f"a factor: 'ablation.factors={{{key}:[{values}]}}'."
     )
 
 

@@ -22,9 +22,6 @@ from runner.files import write_atomically, write_json, write_text
 from runner.fingerprint import digest_tensors, fingerprint
 from runner.folder import (
     CONFIG,
-    CORRECT,
-    MACHINE,
-    RESULT,
     clear,
     finished,
     label,
@@ -33,6 +30,7 @@ from runner.folder import (
     tracked,
 )
 from runner.log import RunLog
+from runner.runs import CORRECT, MACHINE, RESULT
 from runner.train import Diverged
 
 
@@ -100,7 +98,7 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
             bench.training.load_state_dict(state["training"])
         write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings.to_dict())))
         write_json(folder / MACHINE, fingerprint(settings, bench.training.device))
-        with tracked(folder), RunLog(folder, bench.training.updates) as log:
+        with tracked(folder, bench.training.device), RunLog(folder, bench.training.updates) as log:
             _train(folder, settings, bench, log, quiet, made_with)
             result, correct = _result(bench, settings)
             tested = {k: v for k, v in result.items() if k.startswith("test/")}

@@ -12,6 +12,7 @@ from math import prod
 from typing import Literal
 
 from runner.errors import UserError
+from runner.names import shorten
 
 BASELINE, ALL = "baseline", "all"
 
@@ -103,7 +104,7 @@ def leave_one_out(factors: Sequence[Factor]) -> Design:
     full = tuple(f.levels[1] for f in factors)
     variants, effects = {ALL: full}, []
     for index, factor in enumerate(factors):
-        name = f"without-{factor.levels[1]}"
+        name = shorten(f"without-{factor.levels[1]}")
         variants[name] = (*full[:index], factor.levels[0], *full[index + 1 :])
         effects.append(_effect(factors, index, factor.levels[1], {ALL: 1.0, name: -1.0}))
     return Design(variants, tuple(effects))
@@ -144,9 +145,7 @@ def pairs(factors: Sequence[Factor]) -> Design:
     for (i, one), (j, other) in combinations(_single_changes(factors), 2):
         if i == j:
             continue
-        together = tuple(
-            other[n] if n == j else one[n] for n in range(len(factors))
-        )
+        together = tuple(other[n] if n == j else one[n] for n in range(len(factors)))
         variants[_name(factors, together)] = together
         weights = {
             _name(factors, together): 1.0,
@@ -171,8 +170,8 @@ def fractional(factors: Sequence[Factor]) -> Design:
 
     An effect is mixed up with interactions of four factors or more, a pair's with those of three
     or more, which are taken for nothing. For four factors or fewer there is no such fraction.
-    Generators: Montgomery, Design and Analysis of Experiments, appendix (k = 5, 6, 8); 7 and 9 to
-    11 factors by the codes of the same resolution; `_resolution` is checked when it is laid out.
+    Box, Hunter and Hunter, Statistics for Experimenters, chapter 6; a test multiplies out the
+    generators' words.
     """
     count = len(factors)
     if count not in GENERATORS:
@@ -204,18 +203,14 @@ GENERATORS: dict[int, tuple[str, ...]] = {
 def _averaged(factors: Sequence[Factor], rows: Sequence[tuple[str, ...]]) -> Design:
     """Effects and interactions as differences of means over the rows."""
     variants = {_name(factors, levels): levels for levels in rows}
-    changes = [
-        (index, level) for index, f in enumerate(factors) for level in f.levels[1:]
-    ]
+    changes = [(index, level) for index, f in enumerate(factors) for level in f.levels[1:]]
     contrasts = []
     for index, level in changes:
         signs = _signs(factors, rows, index, level)
         contrasts.append(_effect(factors, index, level, _weigh(factors, rows, signs)))
     for one, other in combinations(changes, 2):
         if one[0] != other[0]:
-            pairs = zip(
-                _signs(factors, rows, *one), _signs(factors, rows, *other), strict=True
-            )
+            pairs = zip(_signs(factors, rows, *one), _signs(factors, rows, *other), strict=True)
             weights = _weigh(factors, rows, [a * b for a, b in pairs], interaction=True)
             contrasts.append(_interaction(factors, one, other, weights))
     return Design(variants, tuple(contrasts))
@@ -260,7 +255,7 @@ def _single_changes(factors: Sequence[Factor]) -> Iterator[tuple[int, tuple[str,
 def _name(factors: Sequence[Factor], levels: Sequence[str]) -> str:
     """Name a variant by the levels in which it differs from the baseline."""
     changed = [v for f, v in zip(factors, levels, strict=True) if v != f.levels[0]]
-    return "+".join(changed) or BASELINE
+    return shorten("+".join(changed)) or BASELINE
 
 
 def _effect(

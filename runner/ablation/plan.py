@@ -86,7 +86,8 @@ def load_plan(root: Path) -> Plan | None:
     except FileNotFoundError:
         return None
     except yaml.YAMLError as error:
-        raise UserError(f"{path} must be a plan, got broken YAML: {' '.join(str(error).split())}")
+        told = " ".join(str(error).split())
+        raise UserError(f"{path} must be YAML, got {told}. Put it back as it was.") from error
     if isinstance(content, dict) and content.get("format", 0) > FORMAT:
         raise UserError(
             f"{path} must be of format {FORMAT} or older, got {content['format']}. "

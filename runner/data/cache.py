@@ -25,7 +25,7 @@ def path(folder: str | None, root: Path, size: int | None) -> Path:
         size: Side of the decoded images, None for their own.
     """
     name = hashlib.sha256(os.fsencode(root) + f"\0{size}".encode()).hexdigest()[:16]
-    return (Path(folder).expanduser() if folder else _default()) / f"images-{name}.npz"
+    return (Path(folder).expanduser() if folder else default_folder()) / f"images-{name}.npz"
 
 
 def fingerprint(files: Iterable[tuple[object, ...]]) -> str:
@@ -58,7 +58,8 @@ def save(file: Path, key: str, images: NDArray[np.uint8]) -> None:
     write_atomically(file, lambda handle: np.savez(handle, key=np.array(key), images=images))
 
 
-def _default() -> Path:
+def default_folder() -> Path:
+    """Give back the user's folder of what can be made again: $BISCUITS_CACHE, or as XDG has it."""
     if own := os.environ.get("BISCUITS_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biscuits"

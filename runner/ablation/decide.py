@@ -1,0 +1,131 @@
+"""The rule that makes verdicts, and the only one; `benchmarks/calibration.py` measures its errors.
+
+Two statements are put to the test for each effect: "it is 0", and "it is at least the margin,
+whichever way". One that is rejected makes a claim: HELPS or HURTS, or NEGLIGIBLE.
+"""
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from runner.ablation.statistics import (
+    FEWEST_SEEDS,
+    Array,
+    equivalence_p,
+    log_e_values,
+    running_moments,
+    t_test,
+)
+
+
+class Claim(IntEnum):
+    """What the rule says of an effect."""
+
+    UNDECIDED = 0
+    HELPS = 1
+    HURTS = 2
+    NEGLIGIBLE = 3
+
+
+class Decision(NamedTuple):
+    """What the rule says of a family of effects; every array is [..., K]."""
+
+    claim: NDArray[np.int64]
+    """Values of `Claim`."""
+    p: Array
+    """Against no effect, two-sided; NaN if the effect was not judged."""
+    adjusted: Array
+    """The same for the number of effects: what is compared with alpha."""
+
+
+def decide(
+    differences: ArrayLike,
+    margin: float,
+    alpha: float,
+    sequential: bool = False,
+    floor: ArrayLike = 0.0,
+) -> Decision:
+    """Decide which effects help, hurt or are negligible, at one error rate for all together.
+
+    The smaller of an effect's two p-values makes its claim, if it is <= alpha / L, where L counts
+    the effects of which not both statements are rejected. Of an effect at most one statement is
+    true; L is never less than the number of true statements until one of them is rejected; so the
+    chance of any false claim is at most alpha, whatever the effects are and however they depend on
+    each other (Shaffer, Journal of the American Statistical Association, 1986). To drop an effect
+    from the count as soon as one of its statements is rejected, as Holm's method does with one
+    statement each, would be wrong in up to 8 % at a nominal 5. Without a margin it is Holm's.
+
+    Args:
+        differences: [..., K, n]. NaN: of a fixed number of seeds, the effect is not judged; of a
+            sequence, it ends there. It counts in K all the same.
+        margin: The smallest difference that matters; 0 if every one does.
+        alpha: The accepted rate of false claims, over all K together.
+        sequential: Whether seeds were added with an eye on the verdicts.
+        floor: [..., K], the least standard deviation to reckon with.
+    """
+    d = np.asarray(differences, float)
+    if d.shape[-1] < FEWEST_SEEDS:
+        nothing = np.full(d.shape[:-1], np.nan)
+        return Decision(np.zeros(d.shape[:-1], np.int64), nothing, nothing)
+    if sequential:
+        sign, p_zero, p_margin = _anytime(d, margin, floor)
+    else:
+        test = t_test(d, alpha, floor)
+        sign, p_zero, p_margin = test.mean, test.p, equivalence_p(d, margin, floor)
+    smaller = np.fmin(p_zero, p_margin)  # without a margin there is one statement alone
+    larger = p_zero if margin <= 0 else np.maximum(p_zero, p_margin)
+    sure = adjust(smaller, larger) <= alpha
+    way = np.where(sign > 0, Claim.HELPS, Claim.HURTS)
+    claim = np.where(p_margin < p_zero, Claim.NEGLIGIBLE, way)
+    return Decision(np.where(sure, claim, Claim.UNDECIDED), p_zero, adjust(p_zero, larger))
+
+
+def adjust(p: ArrayLike, leaves: ArrayLike) -> Array:
+    """Adjust p-values for their number: min over j < K of max(H_j, (K - j) p), H_0 = 0.
+
+    H_j is the j-th smallest of Holm's adjusted `leaves`: from that error rate on, j effects have
+    left the count. With `leaves` equal to `p` it is Holm's method.
+
+    Args:
+        p: [..., K]; NaN stays NaN and counts.
+        leaves: [..., K], the p-value at which an effect leaves the count; NaN if it never does.
+    """
+    p, leaves = np.asarray(p, float), np.asarray(leaves, float)
+    count = p.shape[-1]
+    ordered = np.sort(np.where(np.isnan(leaves), np.inf, leaves), axis=-1)
+    left = np.maximum.accumulate(ordered * np.arange(count, 0, -1), axis=-1)
+    adjusted = count * p
+    for gone in range(1, count):
+        adjusted = np.minimum(adjusted, np.maximum(left[..., gone - 1, None], (count - gone) * p))
+    return np.asarray(np.minimum(adjusted, 1.0))
+
+
+def holm(p: ArrayLike) -> Array:
+    """Adjust p-values [..., K] by Holm's method (Scandinavian Journal of Statistics, 1979)."""
+    return adjust(p, p)
+
+
+def _anytime(d: Array, margin: float, floor: ArrayLike) -> tuple[Array, Array, Array]:
+    """The sign and both p-values, each one over the largest e-value so far.
+
+    Against a margin counts the evidence of an estimate on its inner side alone.
+    """
+    mean, sd = running_moments(d, floor)
+    zero = log_e_values(mean, sd)
+    best = np.where(np.isnan(zero), -np.inf, zero).argmax(-1)[..., None]
+    sign = np.take_along_axis(mean, best, -1)[..., 0]
+    p_zero = _one_over_largest(zero, ~np.isnan(mean))
+    if margin <= 0:
+        return sign, p_zero, np.full(p_zero.shape, np.nan)
+    upper = _one_over_largest(log_e_values(mean, sd, margin), mean < margin)
+    lower = _one_over_largest(log_e_values(mean, sd, -margin), mean > -margin)
+    return sign, p_zero, np.maximum(upper, lower)
+
+
+def _one_over_largest(log_e: Array, counts: NDArray[Any]) -> Array:
+    """1 over the largest e-value that counts, 1 at most; NaN where there is not one seed."""
+    largest = np.where(counts, log_e, -np.inf).max(-1)
+    p: Array = np.exp(-np.maximum(largest, 0.0))
+    return np.where(np.isnan(log_e[..., 0]), np.nan, p)

@@ -1,0 +1,221 @@
+"""From an ablation's config to its plan: every variant composed, checked and frozen."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from runner.ablation.designs import design
+from runner.ablation.plan import Plan
+from runner.ablation.settings import AblationSettings, find_factors, overrides_of
+from runner.compose import flatten
+from runner.config import Settings, check
+from runner.errors import UserError
+
+OWN = ("variant", "seed", "again")
+"""The keys of a run that its place in the ablation gives it."""
+
+
+def make_plan(
+    settings: AblationSettings,
+    master: DictConfig,
+    loader: ConfigLoader,
+    arguments: Sequence[str],
+    threads: int,
+    command: str,
+) -> Plan:
+    """Lay out the design, and compose and check the config of every variant.
+
+    Args:
+        settings: The ablation's.
+        master: The composed config, with Hydra's node.
+        loader: Composes the variants.
+        arguments: The overrides that were typed.
+        threads: CPU threads of a run, where the config leaves them open.
+        command: What was typed, to be told in the report.
+
+    Raises:
+        UserError: If a variant's config is wrong, two variants are the same run, or a setting
+            would have no effect in any of them.
+    """
+    tricks = OmegaConf.to_container(master.tricks, resolve=True)
+    assert isinstance(tricks, dict)
+    factors, levels = find_factors(settings, {str(name): node for name, node in tricks.items()})
+    laid_out = design(settings.design, factors)
+    base = _base(arguments, [f.name for f in factors])
+    if master.threads == "auto":
+        base.append(f"threads={threads}")
+    composed = {
+        variant: loader.load_sweep_config(master, [*base, *overrides_of(factors, levels, row)])
+        for variant, row in laid_out.variants.items()
+    }
+    for config in composed.values():
+        with open_dict(config):
+            config.pop("ablation", None)  # an experiment may have chosen it
+            config.name, config.variant = master.name, "-"
+            del config["hydra"]
+    _refuse_idle(list(composed.values()), base)
+    flat = {variant: _flat(check(config)) for variant, config in composed.items()}
+    _refuse_twins(flat)
+    first = next(iter(flat.values()))
+    return Plan(
+        name=str(master.name),
+        question=settings.question,
+        seeds=settings.numbers(int(master.seed)),
+        factors=factors,
+        variants=laid_out.variants,
+        contrasts=laid_out.contrasts,
+        config=first,
+        changes={name: _difference(first, values) for name, values in flat.items()},
+        command=command,
+    )
+
+
+def _base(arguments: Sequence[str], varied: Sequence[str]) -> list[str]:
+    """Give back the overrides that hold for every variant."""
+    kept = []
+    for override in OverridesParser.create().parse_overrides(list(arguments)):
+        key, line = override.key_or_group, str(override.input_line)
+        if key == "ablation" or key.startswith("ablation."):
+            continue
+        if override.is_sweep_override():
+            values = ",".join(override.sweep_string_iterator())
+            raise UserError(
+                f"{key} must have one value in an ablation, got {values}. Make it a factor: "
+                f"'ablation.factors={{{key}:[{values}]}}'."
+                if key != "seed"
+                else f"seed must be one number in an ablation, got {values}. Give their list as "
+                f"'ablation.seeds=[{values}]'."
+            )
+        if key in varied:
+            raise UserError(
+                f"{key} is given as {line} and varied by ablation.factors too. Drop one of them."
+            )
+        kept.append(line)
+    return kept
+
+
+def _refuse_idle(configs: Sequence[DictConfig], overrides: Sequence[str]) -> None:
+    """Refuse what was set and would change nothing, not in a single variant."""
+    for override in overrides:
+        if not override.lstrip("+~").startswith(("tricks.", "scheduler")):
+            continue  # check() judges no other by the command line
+        refusal = None
+        for config in configs:
+            try:
+                check(config, [override])
+                break
+            except UserError as error:
+                refusal = error
+        else:
+            if refusal:
+                raise refusal
+
+
+def _refuse_twins(flat: Mapping[str, Mapping[str, Any]]) -> None:
+    seen: dict[str, str] = {}
+    for variant, values in flat.items():
+        text = repr(sorted(values.items(), key=lambda item: item[0]))
+        if text in seen:
+            raise UserError(
+                f"{variant} must differ from {seen[text]}, got the same config for both. "
+                "Drop the level that changes nothing."
+            )
+        seen[text] = variant
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    return {k: v for k, v in flatten(settings.to_dict()) if k not in OWN}
+
+
+_MISSING = "~"  # in `changes`: the variant does not have that key
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    changed = {k: v for k, v in other.items() if k not in one or one[k] != v}
+    return {**changed, **{k: _MISSING for k in one if k not in other}}
+
+
+def config_of(plan: Plan, variant: str, seed: int, again: bool = False) -> dict[str, Any]:
+    """Give back the whole config of a run, as its config.yaml will hold it."""
+    flat = {**plan.config, **plan.changes[variant]}
+    nested: dict[str, Any] = {"name": plan.name, "variant": variant, "seed": seed, "again": again}
+    for key, value in flat.items():
+        if isinstance(value, str) and value == _MISSING:
+            continue
+        *path, last = key.split(".")
+        node = nested
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = copy.deepcopy(value)
+    return nested
+
+
+class Frozen:
+    """Stands in for Hydra's loader: a launcher gets what was frozen, whatever the YAML says now.
+
+    A job's overrides are `variant=V` and `seed=S`.
+    """
+
+    def __init__(self, plan: Plan, again: bool) -> None:
+        self.plan, self.again = plan, again
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
+        """Give back the config of a run, with Hydra's node as the master has it."""
+        variant, seed = (override.partition("=")[2] for override in sweep_overrides)
+        hydra = copy.deepcopy(OmegaConf.masked_copy(master_config, "hydra"))
+        OmegaConf.set_readonly(hydra, False)
+        with open_dict(hydra):
+            hydra.hydra.overrides.task = list(sweep_overrides)
+            hydra.hydra.sweep.dir = str(master_config.hydra.sweep.dir)
+            hydra.hydra.sweep.subdir = f"{variant}/seed={seed}"
+        config = OmegaConf.create(config_of(self.plan, variant, int(seed), self.again))
+        merged = OmegaConf.merge(hydra, config)
+        assert isinstance(merged, DictConfig)
+        return merged
+
+
+def refuse_other(root: Path, before: Plan, now: Plan) -> Plan:
+    """Give back the plan to go on with: the one of the folder, if it is the one that is meant.
+
+    Where seeds are added until all is decided, more of them may be there, and the limit may change.
+
+    Raises:
+        UserError: If they differ, with what differs.
+    """
+    one, other = dict(_comparable(before)), dict(_comparable(now))
+    differing = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    if not differing:
+        return before
+    listed = "; ".join(f"{k} is {one.get(k)}, not {other.get(k)}" for k in differing[:5])
+    more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+    advice = ""
+    if differing == ["seeds"]:
+        advice = (
+            " Seeds added after a look would spoil the error rate of a fixed design: to add them "
+            "as needed, begin with ablation.until=decided."
+        )
+    raise UserError(
+        f"{root} must be this ablation, got another under that name: {listed}{more}.{advice} "
+        "Give this one a name of its own (name=NAME), or remove that folder."
+    )
+
+
+def _comparable(plan: Plan) -> list[tuple[str, Any]]:
+    question = vars(plan.question)
+    grows = plan.question.until == "decided"
+    pairs = [(f"ablation.{k}", v) for k, v in question.items() if k != "most_seeds"]
+    if not grows:
+        pairs.append(("seeds", list(plan.seeds)))
+    pairs.append(("the first seed", plan.seeds[0]))
+    pairs += plan.config.items()
+    pairs.append(("variants", sorted(plan.variants)))
+    for variant, changes in plan.changes.items():
+        pairs += [(f"{variant}: {key}", value) for key, value in changes.items()]
+    return pairs

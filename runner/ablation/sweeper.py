@@ -1,0 +1,226 @@
+"""Hydra's sweeper of ablations: freeze the plan, do the runs that are left, judge, report.
+
+The same command goes on where it stopped: done runs are kept, stopped ones go on, failed ones are
+tried again. Light to import, since Hydra imports it for --help and completion too.
+"""
+
+import dataclasses
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from runner.ablation.plan import Plan, load_plan, save_plan
+from runner.errors import UserError
+from runner.launch import LocalLauncher, available_cores, slots, visible_cards
+from runner.runs import STATUS, read_run
+
+if TYPE_CHECKING:
+    from runner.ablation.verdicts import Findings
+
+
+class AblationSweeper(Sweeper):
+    """Chosen by every option of the group `ablation`."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what Hydra hands to a sweeper; the launcher is made when there is a plan for it."""
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Do the ablation.
+
+        Raises:
+            UserError: If the config is wrong, or the folder holds another ablation.
+            SystemExit: With 1, if runs failed, which the same command would try again.
+        """
+        from runner.ablation.freeze import make_plan, refuse_other
+        from runner.ablation.settings import check_settings
+
+        if "ablation" not in self.config:
+            raise UserError(
+                "hydra/sweeper=ablation is chosen by a design, got none. "
+                "Write ablation=one_at_a_time, or another of its options."
+            )
+        node = OmegaConf.to_container(self.config.ablation, resolve=True)
+        assert isinstance(node, dict)
+        settings = check_settings({str(key): value for key, value in node.items()})
+        root = Path(str(self.config.hydra.sweep.dir))
+        before = load_plan(root)
+        threads = int(before.config["threads"]) if before else self._threads()
+        plan = make_plan(
+            settings, self.config, self.context.config_loader, arguments, threads, _command()
+        )
+        if before:
+            plan = refuse_other(root, before, plan)
+        if settings.dry_run:
+            from runner.ablation.dry_run import describe
+
+            print("\n".join(describe(root, plan, self._workers(plan))))
+            return
+        with _held(root):
+            findings = self._run(root, plan, again=bool(self.config.again))
+        failed = [run.folder for run in findings.runs.values() if run.state == "failed"]
+        if failed:
+            sys.exit(
+                f"{len(failed)} of the runs failed, such as {failed[0]}: its status.json has the "
+                "error. The same command tries them again."
+            )
+
+    def _run(self, root: Path, plan: Plan, again: bool) -> "Findings":
+        """Do what is left of the plan, and add seeds to it as long as that is called for."""
+        from runner.ablation.freeze import Frozen
+        from runner.ablation.progress import Progress
+        from runner.ablation.verdicts import judge
+
+        root.mkdir(parents=True, exist_ok=True)
+        save_plan(root, plan)
+        context = HydraContext(
+            config_loader=Frozen(plan, again),  # type: ignore[arg-type]
+            callbacks=self.context.callbacks,
+        )
+        self._keep_pickles_out(root)
+        launcher = Plugins.instance().instantiate_launcher(context, self.task, self.config)
+        with Progress(root, plan, lively=isinstance(launcher, LocalLauncher)) as progress:
+            if isinstance(launcher, LocalLauncher):
+                launcher.show = progress.line
+            needed = set(plan.variants)
+            while True:
+                jobs = [
+                    (variant, seed)
+                    for seed, variant in plan.runs()
+                    if variant in needed and (again or not _settled(root, plan, variant, seed))
+                ]
+                progress.begin(plan, jobs)
+                self._launch(launcher, root, plan, jobs)
+                findings = judge(root, plan)
+                needed = _open_variants(findings)
+                if plan.question.until == "fixed" or not needed:
+                    break
+                if len(plan.seeds) >= plan.question.most_seeds:
+                    break
+                plan = dataclasses.replace(plan, seeds=(*plan.seeds, plan.seeds[-1] + 1))
+                save_plan(root, plan)
+            progress.end(findings)
+        return findings
+
+    def _launch(
+        self, launcher: Launcher, root: Path, plan: Plan, jobs: Sequence[tuple[str, int]]
+    ) -> None:
+        """Do the jobs, also those that a launcher lets fall because of another one's end."""
+        left = list(jobs)
+        while left:
+            error, start = None, time.time()
+            try:
+                launcher.launch([[f"variant={v}", f"seed={s}"] for v, s in left], 0)
+            except Exception as caught:  # joblib and submitit raise when a worker is killed
+                error = caught
+            fallen = [job for job in left if _written(root, plan, *job) >= start]
+            for variant, seed in fallen:
+                _conclude(plan.folder(root, variant, seed), error)
+            if error is None:
+                return
+            if not fallen:
+                raise error
+            left = [job for job in left if job not in fallen]
+
+    def _keep_pickles_out(self, root: Path) -> None:
+        """Submitit would write pickles into the ablation's folder, and read them from there."""
+        node = self.config.hydra.launcher
+        folder = node.get("submitit_folder")
+        if folder and Path(str(folder)).is_relative_to(root):
+            from runner.data.cache import default_folder
+
+            with open_dict(node):
+                node.submitit_folder = str(default_folder() / "submitit" / "%j")
+
+    def _workers(self, plan: Plan) -> int:
+        """How many runs there will be at once."""
+        node, runs = self.config.hydra.launcher, len(plan.seeds) * len(plan.variants)
+        if node._target_.endswith("LocalLauncher"):
+            cards = visible_cards(str(self.config.device))
+            return len(slots(node.workers, node.per_card, runs, cards))
+        jobs = int(node.get("n_jobs") or 1)
+        return min(runs, jobs if jobs > 0 else max(1, len(available_cores()) + 1 + jobs))
+
+    def _threads(self) -> int:
+        """The CPU threads of a run where the config leaves them open: its share of the cores."""
+        node, cores = self.config.hydra.launcher, len(available_cores())
+        if "submitit_folder" in node:
+            return int(node.get("cpus_per_task") or 1)
+        if node._target_.endswith("LocalLauncher"):
+            cards = visible_cards(str(self.config.device))
+            return len(slots(node.workers, node.per_card, sys.maxsize, cards)[0].cores)
+        jobs = int(node.get("n_jobs") or 1)
+        return max(1, cores // (jobs if jobs > 0 else max(1, cores + 1 + jobs)))
+
+
+def _settled(root: Path, plan: Plan, variant: str, seed: int) -> bool:
+    """Whether a run is done; one that diverged would do so again."""
+    return _state(root, plan, variant, seed) in ("done", "diverged")
+
+
+def _written(root: Path, plan: Plan, variant: str, seed: int) -> float:
+    """When a run last told of itself; 0 if it never did."""
+    try:
+        return (plan.folder(root, variant, seed) / STATUS).stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _state(root: Path, plan: Plan, variant: str, seed: int) -> str:
+    return read_run(plan.folder(root, variant, seed), variant).state
+
+
+def _conclude(folder: Path, error: Exception | None) -> None:
+    """Record the end of a run whose process is gone; others told theirs."""
+    from runner.folder import conclude
+
+    conclude(folder, "failed", f"Its process is gone. {error or ''}".strip())
+
+
+def _open_variants(findings: "Findings") -> set[str]:
+    """The variants of the questions that are still open."""
+    from runner.ablation.verdicts import Verdict
+
+    still = (Verdict.UNDECIDED, Verdict.NONE)
+    return {
+        variant
+        for finding in findings.effects
+        if finding.verdict in still
+        for variant in finding.contrast.weights
+    }
+
+
+@contextmanager
+def _held(root: Path) -> Iterator[None]:
+    """Hold an ablation's folder; the lock dies with its owner."""
+    root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"{root} must be free, got held by another ablation that is running there. "
+            "Wait for it, or give this one a name of its own (name=NAME)."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _command() -> str:
+    """Write what was typed, to be typed again."""
+    return shlex.join(["python", "-m", "runner", *sys.argv[1:]])

@@ -1,0 +1,251 @@
+"""The local launcher: runs side by side on this machine, in warm worker processes.
+
+A slot is a share of the cores (and on CUDA a card) with one worker process of its own, in which
+torch is imported once. A run that raises, calls sys.exit, is killed or hangs ends alone: what
+became of it is recorded in its status.json, and the slot gets a new worker.
+"""
+
+import io
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for_process
+from pathlib import Path
+from typing import Any
+
+import cloudpickle  # Hydra's state holds functions within functions
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from runner.errors import UserError
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one run at a time may use."""
+
+    cores: tuple[int, ...]
+    card: str | None = None
+    """Its CUDA device, as CUDA_VISIBLE_DEVICES names it; None on a CPU."""
+
+
+def slots(workers: int | str, per_card: int, runs: int, cards: Sequence[str]) -> list[Slot]:
+    """Divide the machine among the runs.
+
+    Args:
+        workers: Runs at once, or `auto`: as many as there are cores, or on CUDA cards times
+            `per_card`; never more than there are runs.
+        per_card: Runs at once on a card.
+        runs: How many there are to do.
+        cards: The CUDA devices to use; none for the CPU.
+
+    Raises:
+        UserError: If a number is not one.
+    """
+    for key, value in (("workers", workers), ("per_card", per_card)):
+        if value != "auto" and (not isinstance(value, int) or value < 1):
+            raise UserError(f"hydra.launcher.{key} must be a whole number >= 1, got {value}.")
+    cores = available_cores()
+    count = (len(cards) * per_card or len(cores)) if workers == "auto" else int(workers)
+    count = max(1, min(count, runs))
+    share = max(1, len(cores) // count)
+    return [
+        Slot(
+            tuple(cores[(i * share + n) % len(cores)] for n in range(share)),
+            cards[i % len(cards)] if cards else None,
+        )
+        for i in range(count)
+    ]
+
+
+def available_cores() -> list[int]:
+    """Give back the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+class LocalLauncher(Launcher):
+    """Hydra's launcher of that name; see `LOCAL` in runner/plugins.py for its settings."""
+
+    def __init__(self, workers: int | str, per_card: int, timeout: float | None) -> None:
+        self.workers, self.per_card, self.timeout = workers, per_card, timeout
+        self.show: Callable[[str], None] = lambda text: print(text, end="", flush=True)
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what Hydra hands to a launcher before it is used."""
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Do the jobs, in order as slots become free; give back what became of each.
+
+        Ctrl-C ends the runs at once and leaves each as `stopped`, to go on from its checkpoint.
+        """
+        jobs = [
+            self._compose(list(overrides), initial_job_idx + number)
+            for number, overrides in enumerate(job_overrides)
+        ]
+        cards = visible_cards(str(self.config.get("device", "auto")))
+        workers = [_Worker(slot) for slot in slots(self.workers, self.per_card, len(jobs), cards)]
+        waiting = iter(enumerate(jobs))
+        running: dict[Future[Any], tuple[int, _Worker]] = {}
+        ends: dict[int, JobReturn] = {}
+
+        def begin(worker: _Worker) -> None:
+            for number, job in waiting:
+                payload = cloudpickle.dumps((self.context, job, self.task, Singleton.get_state()))
+                running[worker.begin(payload, self.timeout)] = number, worker
+                return
+
+        try:
+            for worker in workers:
+                begin(worker)
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    number, worker = running.pop(future)
+                    ends[number] = self._end(jobs[number], future, worker)
+                    begin(worker)
+        finally:
+            for worker in workers:
+                worker.stop(at_once=bool(running))
+            for number, _ in running.values():  # only after Ctrl-C, or an error of our own
+                _conclude(jobs[number], "stopped", None)
+        return [ends[number] for number in range(len(jobs))]
+
+    def _compose(self, overrides: list[str], number: int) -> DictConfig:
+        config = self.context.config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        return config
+
+    def _end(self, job: DictConfig, future: "Future[Any]", worker: "_Worker") -> JobReturn:
+        """Tell what became of a run, and record it where the run itself could not."""
+        end = JobReturn(overrides=list(job.hydra.overrides.task), status=JobStatus.FAILED)
+        try:
+            succeeded, value, printed = future.result()
+            self.show(printed)
+            if succeeded:
+                end.status, end.return_value = JobStatus.COMPLETED, value
+                return end
+        except TimeoutError:
+            value = UserError(
+                f"It took longer than hydra.launcher.timeout={self.timeout} seconds, and was "
+                "ended. Raise that, and give the same command to go on with it."
+            )
+        except Exception as error:  # the worker is gone, or could not even begin
+            value = UserError(_obituary(error))
+            worker.stop()
+        _conclude(job, "failed", str(value))
+        end.return_value = value
+        return end
+
+
+class _Worker:
+    """The process of a slot; a new one is started when it is needed."""
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+        self.pool: Any = None
+
+    def begin(self, payload: bytes, timeout: float | None) -> "Future[Any]":
+        from pebble import ProcessPool  # slow to import, and not needed for --help
+
+        if self.pool is None:
+            self.pool = ProcessPool(1, context=multiprocessing.get_context("spawn"))
+        future: Future[Any] = self.pool.schedule(_work, (payload, self.slot), timeout=timeout)
+        return future
+
+    def stop(self, at_once: bool = True) -> None:
+        """End the process, whatever it does, or when it has nothing more to do."""
+        if self.pool is not None:
+            (self.pool.stop if at_once else self.pool.close)()
+            self.pool.join()
+            self.pool = None
+
+
+def _work(payload: bytes, slot: Slot) -> tuple[bool, Any, str]:
+    """Do one job, in the worker: whether it succeeded, its value or its error, what it printed."""
+    if slot.card is not None:  # before CUDA starts
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot.card
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, slot.cores)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    from runner.compose import register  # here, not as the worker starts: an error is then told
+
+    register()
+    context, config, task, state = pickle.loads(payload)  # from our own parent, through a pipe
+    setup_globals()
+    Singleton.set_state(state)
+    register()  # the state brought its own list of plugins
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            end = run_job(
+                task_function=task,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+                hydra_context=context,
+            )
+    except BaseException as error:  # sys.exit and the like, which Hydra lets through
+        return False, RuntimeError(_told(error)), printed.getvalue()
+    value = end._return_value
+    if end.status is JobStatus.FAILED:
+        value = value if isinstance(value, UserError) else RuntimeError(_told(value))
+    return end.status is JobStatus.COMPLETED, value, printed.getvalue()
+
+
+def _told(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)).strip()
+
+
+def _die_with_parent() -> None:
+    """A sweep that is killed leaves no run behind that would hold its folder."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for_process([parent.sentinel])
+        os._exit(1)
+
+
+def _obituary(error: Exception) -> str:
+    """Write why a worker process ended, from Pebble's error."""
+    code = getattr(error, "exitcode", None)
+    if isinstance(code, int) and code < 0:
+        name = signal.Signals(-code).name
+        more = " Was there enough memory?" if name == "SIGKILL" else ""
+        return f"Its process was ended by {name}.{more} Give the same command to go on with it."
+    if isinstance(code, int):
+        return f"Its process ended with code {code}, and without a word."
+    return _told(error)
+
+
+def _conclude(job: DictConfig, status: str, error: str | None) -> None:
+    from runner.folder import conclude
+
+    folder = Path(str(OmegaConf.select(job, "hydra.sweep.dir")))
+    conclude(folder / str(OmegaConf.select(job, "hydra.sweep.subdir")), status, error)
+
+
+def visible_cards(device: str) -> list[str]:
+    """Name the CUDA devices that the runs are to be spread over: all, for `auto` and `cuda`."""
+    if device not in ("auto", "cuda"):
+        return []
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    chosen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return (chosen or [str(number) for number in range(count)])[:count]

@@ -1,0 +1,84 @@
+"""The command `python -m runner.report DIR [DIR ...]`: what the runs below these folders came to.
+
+For an ablation the verdicts; for other runs a table of mean and spread. Each folder gets its
+report.html, report.md and report.json; also while a sweep still runs.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.ablation.plan import load_plan
+from runner.ablation.verdicts import Findings, judge
+from runner.errors import UserError
+from runner.report import verdict_table, write_report
+from runner.report.folders import find_ablations, find_loose_runs
+from runner.report.multirun import Multirun, table
+from runner.report.story import path
+from runner.report.words import printable
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables, and write the reports into the folders."""
+    parser = argparse.ArgumentParser(
+        prog="python -m runner.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="outputs/NAME, a part of it, or outputs",
+    )
+    judged: list[Findings] = []
+    plain: list[Multirun] = []
+    mistakes: list[str] = []
+    for folder in parser.parse_args(arguments).folders:
+        roots = list(find_ablations(folder))
+        for root in roots:
+            try:
+                judged.append(_judge(root))
+            except UserError as error:
+                mistakes.append(printable(error))
+        if runs := list(find_loose_runs(folder)):
+            plain.append(Multirun(folder, runs))
+        elif not roots:
+            what = "got none" if folder.is_dir() else "got none: it does not exist"
+            mistakes.append(
+                f"{printable(folder)} must hold runs, {what}. Give a folder that a run wrote into."
+            )
+    mistakes += _tell(judged, plain)
+    if mistakes:
+        sys.exit("\n".join(mistakes))
+
+
+def _judge(root: Path) -> Findings:
+    plan = load_plan(root)
+    assert plan is not None  # it was just found
+    return judge(root, plan)
+
+
+def _tell(judged: Sequence[Findings], plain: Sequence[Multirun]) -> list[str]:
+    """Print and write everything; give back what could not be written."""
+    if judged:
+        print("\n".join(verdict_table(*judged)))
+    for multirun in plain:
+        print("\n".join(["", path(multirun.root), *table(multirun)]))
+    print()
+    mistakes = []
+    found: Findings | Multirun
+    for found in [*judged, *plain]:
+        try:
+            page, *others = write_report(found)
+        except UserError as error:
+            mistakes.append(str(error))
+            continue
+        print(f"{path(page)}, with {' and '.join(other.name for other in others)} beside it")
+    return mistakes
+
+
+if __name__ == "__main__":
+    main()

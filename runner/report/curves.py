@@ -1,0 +1,134 @@
+"""The learning curves: of each variant the mean over its seeds, in a band from least to most."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+from runner.report import words
+from runner.report.svg import COLORS, draw
+from runner.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MEASURES = {"train/loss": "training loss", "validation/accuracy": "validation accuracy, %"}
+
+TOGETHER = 6  # variants in one picture, beside the reference
+
+Points = Mapping[float, Sequence[float]]
+"""For each epoch the numbers of the seeds."""
+
+STYLES = (
+    ("c1", "-", "o"),
+    ("c2", "--", "s"),
+    ("c3", "-.", "^"),
+    ("c4", (0, (1, 1)), "D"),
+    ("c5", (0, (5, 1, 1, 1, 1, 1)), "v"),
+    ("c6", (0, (6, 2)), "X"),
+)
+
+
+def evaluations(run: Run) -> list[dict[str, Any]]:
+    """Give back the evaluations of a run; none if the file is damaged."""
+    try:
+        return [line for line in run.metrics if isinstance(line, dict)]
+    except (ValueError, OSError):
+        return []
+
+
+def curves(groups: Mapping[str, Sequence[Run]], reference: str) -> list[str]:
+    """Draw the curves, a few variants in each picture and the reference in all.
+
+    Args:
+        groups: The runs of each variant that is drawn.
+        reference: The variant that the others are seen against; it may be missing.
+
+    Returns:
+        The pictures of the training loss, then those of the accuracy; none without evaluations.
+    """
+    figures = []
+    for measure, title in MEASURES.items():
+        points = {name: _points(runs, measure) for name, runs in groups.items()}
+        points = {name: found for name, found in points.items() if found}
+        others = [name for name in points if name != reference]
+        pictures = -(-len(others) // TOGETHER) or bool(points)
+        size = -(-len(others) // pictures) if pictures else 0
+        limits = _limits(points.values(), measure)
+        for number in range(pictures):
+            shown = others[number * size : (number + 1) * size]
+            if reference in points:
+                shown.insert(0, reference)
+            some = {name: points[name] for name in shown}
+            key = f"curves-{measure.partition('/')[0]}-{number}"
+            figures.append(_picture(some, reference, title, key, limits))
+    return figures
+
+
+def _points(runs: Iterable[Run], measure: str) -> Points:
+    """Gather a number of the evaluations over the seeds, by epoch."""
+    points: dict[float, list[float]] = {}
+    for run in runs:
+        for line in evaluations(run):
+            epoch, value = words.number(line.get("epoch")), words.number(line.get(measure))
+            if epoch is not None and value is not None:
+                points.setdefault(epoch, []).append(value * words.scale(measure))
+    return {epoch: points[epoch] for epoch in sorted(points)}
+
+
+def _limits(points: Iterable[Points], measure: str) -> tuple[float, float, bool]:
+    """Find the axis that all pictures share: from, to, and whether in powers of ten."""
+    values = [value for found in points for seeds in found.values() for value in seeds]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    if measure == "train/loss" and 0 < low < high / 3:
+        return low / 1.2, high * 1.2, True
+    gap = 0.04 * (high - low) or 0.5
+    return low - gap, high + gap, False
+
+
+def _picture(
+    points: Mapping[str, Points],
+    reference: str,
+    title: str,
+    key: str,
+    limits: tuple[float, float, bool],
+) -> str:
+    def paint(figure: "Figure") -> None:
+        from matplotlib.ticker import LogLocator, MaxNLocator
+
+        axis = figure.subplots()
+        low, high, powers = limits
+        if powers:
+            axis.set_yscale("log", subs=[])
+            axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_ylim(low, high)
+        styles = cycle(STYLES)
+        for name, found in points.items():
+            _curve(axis, name, found, None if name == reference else next(styles))
+        axis.set_xlabel("epoch")
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(loc="outside lower left", fontsize=8, handlelength=3.2)
+
+    return draw(f"Learning curves: {title}", key, 2.5 + 0.17 * len(points), paint)
+
+
+def _curve(axis: "Axes", name: str, points: Points, style: tuple[str, Any, str] | None) -> None:
+    """Draw one variant; the reference is wider, in the colour of text."""
+    color, dashes, marker = style or ("reference", "-", "")
+    epochs = list(points)
+    axis.plot(
+        epochs,
+        [statistics.fmean(seeds) for seeds in points.values()],
+        color=COLORS[color],
+        linestyle=dashes,
+        linewidth=1.4 if style else 2.2,
+        marker=marker or ("." if len(epochs) == 1 else None),
+        markersize=3.5,
+        markevery=max(1, len(epochs) // 8),
+        label=words.shorten(name, 56).lstrip("_"),  # which would leave it out of the legend
+    )
+    low, high = ([pick(seeds) for seeds in points.values()] for pick in (min, max))
+    axis.fill_between(epochs, low, high, color=COLORS[color], alpha=0.13, linewidth=0)

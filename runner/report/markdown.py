@@ -1,0 +1,73 @@
+"""report.md: what belongs into a pull request."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from runner.ablation.verdicts import Findings
+from runner.report import story, words
+from runner.report.rows import rows
+from runner.runs import Run
+
+
+def escape(text: object) -> str:
+    """Write anything so that Markdown shows it as it is, in one line."""
+    plain = words.printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")
+    return re.sub(r"([\\`*_\[\]>|#~])", r"\\\1", plain)
+
+
+def code(text: str) -> list[str]:
+    """Write a command as a block of lines; a fence inside it closes nothing."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return [fence, text, fence]
+
+
+def table(heads: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
+    """Write a table; every cell is escaped."""
+    lines = [heads, ["---"] * len(heads)]
+    written = [f"| {' | '.join(line)} |" for line in lines]
+    return [*written, *(f"| {' | '.join(escape(cell) for cell in row)} |" for row in body)]
+
+
+def page(findings: Findings) -> str:
+    """Write the Markdown of an ablation."""
+    plan = findings.plan
+    unit = words.unit(plan.question.metric)
+    lines = [f"## {escape(plan.name)}", "", f"{escape(story.sentence(plan))}"]
+    if (progress := story.progress(findings)) is not None:
+        lines += ["", f"**{escape(progress)}**"]
+    if findings.effects:
+        heads = ["effect", "verdict", f"difference, {unit}", "seeds better"]
+        body = [
+            [r.effect, r.verdict, r.plus_minus, r.better, r.time, r.memory, r.reason]
+            for r in rows(findings)
+        ]
+        lines += ["", *table([*heads, "time", "memory", "reason"], body)]
+    if findings.calibration:
+        heads = ["seeds a side", "made-up ablations", "false HELPS or HURTS", "true NEGLIGIBLE"]
+        lines += [
+            "",
+            *table(
+                heads,
+                [
+                    [
+                        *map(str, (c.seeds, c.draws)),
+                        f"{100 * c.false:.1f} %",
+                        f"{100 * c.negligible:.1f} %",
+                    ]
+                    for c in findings.calibration
+                ],
+            ),
+        ]
+    lines += remarks(findings.runs.values(), findings.warnings)
+    lines += ["", *code(words.printable(plan.command))]
+    return "\n".join(lines) + "\n"
+
+
+def remarks(runs: Iterable[Run], warnings: Sequence[str] = (), most: int = 40) -> list[str]:
+    """List the runs that failed, and what must be known."""
+    items = [f"{p.state}: {p.run}: {words.shorten(p.last, 200)}" for p in story.problems(runs)]
+    items += warnings
+    lines = [f"- {escape(item)}" for item in items[:most]]
+    if (more := len(items) - most) > 0:
+        lines.append(f"- ... and {more:,} more; report.json has them all.")
+    return ["", *lines] if lines else []

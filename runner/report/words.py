@@ -1,0 +1,101 @@
+"""Numbers and names as a reader meets them: units, signs, lengths; safe to show anywhere."""
+
+import math
+import re
+
+SHARES = ("accuracy", "consistency", "share")
+"""Ends of the names of numbers from 0 to 1, which are shown in percent."""
+
+LONGEST = 4000  # characters of an error or a warning
+
+
+def printable(text: object) -> str:
+    """Write anything in one line, without what a terminal or a browser would act on."""
+    plain = " ".join(str(text).split())
+    return "".join(char if char.isprintable() else "?" for char in plain)
+
+
+def printable_lines(text: object) -> list[str]:
+    """Write anything in lines; of a very long text its end, where an error says what it is."""
+    lines = str(text)[-LONGEST:].splitlines()
+    return ["".join(c if c.isprintable() else "?" for c in line.expandtabs()) for line in lines]
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut out the middle of what is too long, since names often differ in their ends."""
+    text = printable(text)
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[-tail:]}"
+
+
+def number(value: object) -> float | None:
+    """Give back a finite number as it was read; None for everything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of thousands of digits
+        return None
+
+
+def is_share(name: str) -> bool:
+    """Tell whether a number is a share, such as an accuracy."""
+    return name.endswith(SHARES)
+
+
+def scale(name: str) -> float:
+    """Give back by what a number is multiplied to be shown."""
+    return 100.0 if is_share(name) else 1.0
+
+
+def unit(name: str) -> str:
+    """Name the unit of a difference."""
+    return "percentage points" if is_share(name) else spaced(name)
+
+
+def spaced(name: str) -> str:
+    """Write `test/shift_consistency` as `test shift consistency`."""
+    return printable(re.sub(r"[/_]+", " ", name))
+
+
+def difference(value: float | None, name: str) -> str:
+    """Write a difference of a number with its sign, `+0.42`; `-` if there is none."""
+    return "-" if value is None else _zero(f"{value:+.4g}", f"{100 * value:+.2f}", name)
+
+
+def size(value: float | None, name: str) -> str:
+    """Write the size of a difference, without a sign; `-` if there is none."""
+    return "-" if value is None else _zero(f"{value:.3g}", f"{100 * value:.2f}", name)
+
+
+def with_unit(value: float, name: str) -> str:
+    """Write the size of a difference with its unit: `0.5 points`, or `0.01`."""
+    return f"{100 * value:.3g} points" if is_share(name) else f"{value:.3g}"
+
+
+def score(value: float, name: str) -> str:
+    """Write a number that was reported: `98.7 %` of a share, three digits of another."""
+    return f"{100 * value:.3g} %" if is_share(name) else f"{value:.3g}"
+
+
+def between(interval: tuple[float, float] | None, name: str) -> str:
+    """Write an interval, `+0.11 to +0.73`; nothing if there is none."""
+    return " to ".join(difference(end, name) for end in interval) if interval else ""
+
+
+def ratio(value: float | None) -> str:
+    """Write a ratio, `x1.22`; `-` if there is none."""
+    return "-" if value is None else f"x{value:.2f}"
+
+
+def count(number: int, noun: str) -> str:
+    """Write `1 run` or `2 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _zero(plain: str, percent: str, name: str) -> str:
+    """Choose by the number's kind; nothing is written as minus nothing."""
+    text = percent if is_share(name) else plain
+    return text.lstrip("+-") if not text.strip("+-0.") else text

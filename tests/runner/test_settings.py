@@ -1,0 +1,122 @@
+"""What a config says of an ablation: the factors that it means, and mistakes in one line."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from runner.ablation.settings import check_settings, find_factors, literal
+from runner.compose import CONF
+from runner.errors import UserError
+
+TRICKS = {
+    "clipping": {"enabled": True, "max_norm": 1.0},
+    "flooding": {"enabled": False, "level": 0.05},
+    "page_turner": {"enabled": True},
+}
+
+
+def given(**changes):
+    node = OmegaConf.to_container(OmegaConf.load(CONF / "ablation_settings.yaml").ablation)
+    return check_settings({**node, "design": "one_at_a_time", **changes})
+
+
+def factors(**changes):
+    found, levels = find_factors(given(**changes), TRICKS)
+    return {f.name: f.levels for f in found}, levels
+
+
+def test_the_tricks_that_are_on_are_what_is_varied():
+    found, levels = factors()
+    assert found == {"clipping": ("off", "clipping"), "page_turner": ("off", "page_turner")}
+    assert levels["clipping"]["off"] == ("tricks.clipping.enabled=false",)
+    assert levels["clipping"]["clipping"] == ("tricks.clipping.enabled=true",)
+
+
+def test_tricks_that_are_named_are_the_only_ones_that_are_varied():
+    assert list(factors(tricks=["flooding"])[0]) == ["flooding"]
+    assert factors(tricks=[])[1] == {}
+
+
+def test_a_trick_whose_parameter_is_varied_stays_on():
+    found, levels = factors(factors={"tricks.clipping.max_norm": [1.0, 0.1]})
+    assert list(found) == ["page_turner", "tricks.clipping.max_norm"]
+    assert found["tricks.clipping.max_norm"] == ("clipping.max_norm=1.0", "clipping.max_norm=0.1")
+    assert levels["tricks.clipping.max_norm"]["clipping.max_norm=0.1"] == (
+        "tricks.clipping.max_norm=0.1",
+    )
+
+
+def test_levels_can_have_names_and_several_settings():
+    sizes = {"small": {"model": "resnet8"}, "large": {"model": "resnet20", "optimizer.lr": 0.05}}
+    found, levels = factors(tricks=[], factors={"size": sizes})
+    assert found == {"size": ("small", "large")}
+    assert levels["size"]["large"] == ("model=resnet20", "optimizer.lr=0.05")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1,
+        0.1,
+        1e-7,
+        True,
+        None,
+        "sgd",
+        "true",
+        "a b",
+        "it's",
+        r"a\b",
+        "\\",
+        r"\'",
+        "1",
+        [1, "x y"],
+        {"a": [1]},
+    ],
+)
+def test_a_value_comes_back_the_same_through_hydras_grammar(value):
+    (override,) = OverridesParser.create().parse_overrides([f"key={literal(value)}"])
+    found = override.value()
+    assert (str(found) if isinstance(value, str) else found) == value
+
+
+def test_seeds_are_counted_from_the_first_or_listed():
+    assert given(seeds=3).numbers(5) == (5, 6, 7)
+    assert given(seeds=[4, 2]).numbers(5) == (4, 2)
+
+
+def test_the_direction_follows_the_metric_unless_it_is_given():
+    assert given().question.goal == "maximize"
+    assert given(metric="test/loss").question.goal == "minimize"
+    assert given(metric="test/loss", goal="maximize").question.goal == "maximize"
+
+
+MISTAKES = {
+    "a typo": ({"sedes": 3}, "ablation.sedes is not a setting. Did you mean ablation.seeds?"),
+    "no seeds": ({"seeds": 0}, "ablation.seeds must be >= 1"),
+    "a seed twice": ({"seeds": [1, 1]}, "must be different numbers"),
+    "an unknown metric": ({"metric": "test/accurcy"}, "ablation.metric must be"),
+    "a negative margin": ({"margin": -0.1}, "ablation.margin must be >= 0"),
+    "a limit below the start": (
+        {"until": "decided", "seeds": 9, "most_seeds": 5},
+        "most_seeds must be >= the 9 seeds",
+    ),
+    "listed seeds that are to grow": ({"until": "decided", "seeds": [3, 1]}, "must be a number"),
+    "one value": ({"factors": {"optimizer": ["sgd"]}}, "must have two values or more"),
+    "a parameter of what is off": (
+        {"factors": {"tricks.flooding.level": [0.1, 0.2]}},
+        "flooding is off. Switch it on",
+    ),
+    "no trick of that name": ({"tricks": ["cliping"]}, "no trick. Did you mean clipping?"),
+    "one name for two levels": (
+        {"factors": {"a": [1, 2], "b": {"a=2": {"x": 1}, "c": {"x": 2}}}},
+        "got a=2 twice",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_told(changes, message):
+    with pytest.raises(UserError) as told:
+        factors(**changes)
+    assert message in str(told.value)
+    assert "\n" not in str(told.value)

@@ -1,0 +1,426 @@
+"""TensorBoard's view of an ablation, read back as TensorBoard reads it."""
+
+import html
+import io
+import json
+import os
+import statistics
+import time
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import t as student
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, metadata
+from tensorboard.plugins.hparams.list_session_groups import Handler
+
+from runner import tensorboard
+from runner.ablation.designs import Contrast, Factor, design
+from runner.ablation.plan import Plan, Question, save_plan
+from runner.ablation.verdicts import Calibration, Finding, Findings, Verdict
+from runner.errors import UserError
+from runner.files import write_json
+from runner.log import RunLog
+from runner.runs import read_run
+from runner.tensorboard import write_views
+
+FACTORS = (
+    Factor("clipping", ("off", "clipping")),
+    Factor("optimizer", ("optimizer=sgd", "optimizer=adam", "optimizer=lion")),
+)
+VARIANTS = ("baseline", "clipping", "optimizer=adam", "optimizer=lion")
+
+
+def make_plan(seeds=(0, 1), variants=None, metric="test/accuracy"):
+    question = Question(
+        design="one_at_a_time",
+        metric=metric,
+        goal="maximize",
+        margin=0.005,
+        alpha=0.05,
+        until="fixed",
+        most_seeds=9,
+    )
+    laid_out = design("one_at_a_time", FACTORS)
+    return Plan(
+        name="demo",
+        question=question,
+        seeds=tuple(seeds),
+        factors=FACTORS,
+        variants=laid_out.variants if variants is None else variants,
+        contrasts=laid_out.contrasts,
+        config={},
+        changes={},
+        command="",
+    )
+
+
+def score(variant, seed, epoch):
+    return 0.5 + 0.1 * VARIANTS.index(variant) + 0.01 * seed**2 + 0.001 * epoch
+
+
+def make_run(root, variant, seed, state="done", epochs=(1, 2), began=0, minute=0):
+    """Write a run as it writes itself, of ten updates an epoch; as if it took half a minute."""
+    folder = root / variant / f"seed={seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    before = set(folder.iterdir())
+    with RunLog(folder, began) as log:
+        for epoch in epochs:
+            value = score(variant, seed, epoch)
+            log.write(epoch, 10 * epoch, {"train/loss": 1 - value, "validation/accuracy": value})
+        if state == "done":
+            result = {"test/accuracy": score(variant, seed, 0), "test/loss": 0.25}
+            log.scalars(10 * epochs[-1], result)
+            write_json(folder / "result.json", result)
+    (events,) = set(folder.glob("events*")) - before
+    events.rename(folder / f"events.out.tfevents.{START + 60 * minute}.host.1.0")
+    set_state(folder, state, minute)
+    return folder
+
+
+START = 1_700_000_000
+
+
+def set_state(folder, state, minute=0):
+    write_json(folder / "status.json", {"status": state, "attempts": 1, "seconds": 30.0})
+    os.utime(folder / "status.json", (START + 60 * minute + 30,) * 2)
+
+
+def find(root, plan, effects=(), warnings=(), calibration=()):
+    save_plan(root, plan)
+    runs = {
+        (variant, seed): read_run(plan.folder(root, variant, seed), variant)
+        for seed, variant in plan.runs()
+        if (plan.folder(root, variant, seed) / "status.json").exists()
+    }
+    return Findings(
+        root=root,
+        plan=plan,
+        effects=tuple(effects),
+        interactions=(),
+        shares=(),
+        calibration=tuple(calibration),
+        runs=runs,
+        warnings=tuple(warnings),
+    )
+
+
+def finding(name, **numbers):
+    return Finding(
+        contrast=Contrast(name, "effect", ("clipping",), {"clipping": 1.0, "baseline": -1.0}),
+        **{"verdict": Verdict.HELPS, "reason": "", "differences": {}, "did": {}, "failures": {}}
+        | numbers,
+    )
+
+
+@pytest.fixture
+def ablation(tmp_path):
+    """Four variants under two seeds: all done, but for one that diverged and one that runs."""
+    plan = make_plan()
+    for seed, variant in plan.runs():
+        state = "diverged" if (variant, seed) == ("optimizer=lion", 0) else "done"
+        state = "running" if (variant, seed) == ("optimizer=lion", 1) else state
+        make_run(tmp_path, variant, seed, state)
+    return find(tmp_path, plan, [finding("clipping", differences={0: 0.1}, mean=0.1)])
+
+
+def events_of(folder):
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+
+
+def points(events, tag):
+    return [(event.step, pytest.approx(event.value)) for event in events.Scalars(tag)]
+
+
+def views(root):
+    return sorted(path for path in root.rglob("events.out.tfevents.*.view"))
+
+
+def served(root):
+    """The runs that TensorBoard finds, and the context of its HParams plugin."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(root))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(root))
+    context = backend_context.Context(TBContext(data_provider=provider))
+    return set(multiplexer.Runs()), context
+
+
+def sessions(root):
+    """The groups of sessions, as the page of HParams asks for them."""
+    request = api_pb2.ListSessionGroupsRequest(
+        allowed_statuses=api_pb2.Status.values(),
+        aggregation_type=api_pb2.AGGREGATION_AVG,
+        slice_size=100,
+    )
+    groups = Handler(RequestContext(), served(root)[1], "", request).run().session_groups
+    return {group.name: group for group in groups}
+
+
+def status(root, variant):
+    found = sessions(root)[variant].sessions
+    return {s.name: api_pb2.Status.Name(s.status).removeprefix("STATUS_") for s in found}
+
+
+def test_hparams_has_the_factors_as_columns_and_switches_among_them_are_booleans(ablation):
+    write_views(ablation)
+    _, context = served(ablation.root)
+    told = context.hparams_metadata(RequestContext(), "")
+    assert [run for run, tags in told.items() if metadata.EXPERIMENT_TAG in tags] == ["."]
+    request = api_pb2.GetExperimentRequest()
+    experiment = get_experiment.Handler(RequestContext(), context, "", request).run()
+    columns = {info.name: info for info in experiment.hparam_infos}
+    assert set(columns) == {"clipping", "optimizer"}
+    assert columns["clipping"].type == api_pb2.DATA_TYPE_BOOL
+    assert set(columns["clipping"].domain_discrete) == {True, False}
+    assert columns["optimizer"].type == api_pb2.DATA_TYPE_STRING
+    assert sorted(columns["optimizer"].domain_discrete) == sorted(FACTORS[1].levels)
+    assert [info.name.tag for info in experiment.metric_infos] == [
+        "test/accuracy",
+        "test/loss",
+        "test/shift_consistency",
+        "validation/accuracy",
+    ]
+
+
+def test_the_primary_metric_is_the_first_column_of_metrics(tmp_path):
+    write_views(find(tmp_path, make_plan(metric="train/loss")))
+    request = api_pb2.GetExperimentRequest()
+    found = get_experiment.Handler(RequestContext(), served(tmp_path)[1], "", request).run()
+    assert [info.name.tag for info in found.metric_infos][:2] == ["train/loss", "test/accuracy"]
+
+
+def test_the_seeds_of_a_variant_are_one_group_with_the_mean_of_its_runs_and_their_endings(ablation):
+    write_views(ablation)
+    groups = sessions(ablation.root)
+    assert set(groups) == set(VARIANTS)
+    values = {name: dict(group.hparams) for name, group in groups.items()}
+    for name in VARIANTS:
+        assert values[name]["clipping"].WhichOneof("kind") == "bool_value"
+        assert values[name]["clipping"].bool_value is (name == "clipping")
+    levels = {name: found["optimizer"].string_value for name, found in values.items()}
+    assert levels == {
+        "baseline": "optimizer=sgd",
+        "clipping": "optimizer=sgd",
+        "optimizer=adam": "optimizer=adam",
+        "optimizer=lion": "optimizer=lion",
+    }
+    (accuracy,) = (m for m in groups["clipping"].metric_values if m.name.tag == "test/accuracy")
+    assert accuracy.value == pytest.approx((score("clipping", 0, 0) + score("clipping", 1, 0)) / 2)
+    assert status(ablation.root, "clipping") == {
+        "clipping/seed=0": "SUCCESS",
+        "clipping/seed=1": "SUCCESS",
+    }
+    assert status(ablation.root, "optimizer=lion") == {"optimizer=lion/seed=0": "FAILURE"}
+    began, ended = (
+        getattr(groups["clipping"].sessions[0], f"{k}_time_secs") for k in ("start", "end")
+    )
+    assert ended - began == pytest.approx(30)
+
+
+def test_there_are_no_runs_but_the_runs_and_the_means(ablation):
+    write_views(ablation)
+    runs, _ = served(ablation.root)
+    own = {f"{variant}/seed={seed}" for variant in VARIANTS for seed in (0, 1)}
+    means = {f"means/{variant}" for variant in VARIANTS[:3]}  # of the fourth none is done
+    assert runs == {".", "means"} | means | own
+
+
+def test_done_again_it_leaves_every_file_as_it_was(ablation):
+    write_views(ablation)
+    before = {path: (path.stat().st_ino, path.read_bytes()) for path in ablation.root.rglob("*.*")}
+    write_views(find(ablation.root, ablation.plan, ablation.effects))
+    os.utime(ablation.root / "sweep.yaml")  # written again, with more seeds perhaps
+    write_views(ablation)
+    after = {path: path.stat().st_ino for path in ablation.root.rglob("*.*")}
+    assert len(after) == len(before)
+    same = [path for path, (inode, _) in before.items() if after.get(path) == inode]
+    assert {path for path in before if path not in same} == {
+        path for path in before if path.parent == ablation.root
+    }
+
+
+def test_a_view_that_was_lost_or_spoiled_is_as_it_was(ablation):
+    write_views(ablation)
+    whole = {path: path.read_bytes() for path in views(ablation.root)}
+    for number, path in enumerate(whole):
+        if number % 2:
+            path.write_bytes(whole[path][:40])
+        else:
+            path.unlink()
+    write_views(ablation)
+    assert {path: path.read_bytes() for path in views(ablation.root)} == whole
+
+
+def test_a_run_that_goes_on_stays_in_sight_of_a_tensorboard_that_is_open(tmp_path):
+    folder = tmp_path / "clipping" / "seed=0"
+    make_run(tmp_path, "clipping", 0, "running")
+    with RunLog(folder, 20) as log:
+        reader = events_of(folder)
+        write_views(find(tmp_path, make_plan()))
+        assert [event.step for event in reader.Reload().Scalars("train/loss")] == [10, 20]
+        log.write(3, 30, {"train/loss": 0.1})
+    assert [event.step for event in reader.Reload().Scalars("train/loss")] == [10, 20, 30]
+    assert views(folder) == []
+    assert sessions(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("ending", "shown"), [("stopped", "UNKNOWN"), ("failed", "FAILURE"), ("diverged", "FAILURE")]
+)
+def test_a_run_that_is_gone_on_with_shows_its_numbers_and_its_new_ending(tmp_path, ending, shown):
+    folder = make_run(tmp_path, "clipping", 0, ending)
+    write_views(find(tmp_path, make_plan()))
+    assert status(tmp_path, "clipping") == {"clipping/seed=0": shown}
+    reader = events_of(folder)
+
+    set_state(folder, "running")
+    write_views(find(tmp_path, make_plan()))
+    assert views(folder) == []
+    make_run(tmp_path, "clipping", 0, "done", epochs=(2, 3), began=10, minute=1)
+    write_views(find(tmp_path, make_plan()))
+    assert status(tmp_path, "clipping") == {"clipping/seed=0": "SUCCESS"}
+    assert len(views(folder)) == 1
+    expected = [(10 * e, 1 - score("clipping", 0, e)) for e in (1, 2, 3)]
+    assert points(events_of(folder), "train/loss") == expected
+    assert metadata.SESSION_END_INFO_TAG in reader.Reload().Tags()["tensors"]
+
+
+def test_the_means_are_those_of_the_seeds_that_are_done_with_the_t_interval(tmp_path):
+    seeds = (0, 1, 2)
+    for seed in seeds:
+        make_run(tmp_path, "clipping", seed)
+    make_run(tmp_path, "clipping", 3, "diverged")
+    make_run(tmp_path, "clipping", 4, "running")
+    make_run(tmp_path, "baseline", 0)
+    write_views(find(tmp_path, make_plan(range(5))))
+    shown = events_of(tmp_path / "means" / "clipping")
+    for epoch in (1, 2):
+        values = [score("clipping", seed, epoch) for seed in seeds]
+        mean = sum(values) / 3
+        half = student.ppf(0.975, 2) * statistics.stdev(values) / 3**0.5
+        for name, number in {"mean": mean, "lower": mean - half, "upper": mean + half}.items():
+            told = points(shown, f"means/validation/accuracy/{name}")
+            assert told[epoch - 1] == (10 * epoch, number), name
+    single = events_of(tmp_path / "means" / "baseline").Tags()["scalars"]
+    assert set(single) == {"means/validation/accuracy/mean", "means/train/loss/mean"}
+
+
+def test_numbers_that_are_not_finite_are_left_out_and_a_damaged_log_is_passed_over(tmp_path):
+    for seed, loss in enumerate((0.5, float("nan"), 1e39)):
+        folder = make_run(tmp_path, "clipping", seed)
+        with RunLog(folder, 20) as log:
+            log.write(3, 30, {"train/loss": loss})
+    (make_run(tmp_path, "clipping", 3) / "metrics.jsonl").write_text('{"update": \n')
+    (make_run(tmp_path, "clipping", 4) / "metrics.jsonl").write_text('["update"]\n')
+    write_views(find(tmp_path, make_plan(range(5))))
+    shown = events_of(tmp_path / "means" / "clipping")
+    assert points(shown, "means/train/loss/mean")[-1] == (30, 0.5)
+    assert [event.step for event in shown.Scalars("means/train/loss/upper")] == [10, 20]
+
+
+def test_a_reader_that_is_open_sees_the_new_means_in_the_place_of_the_old(tmp_path):
+    plan = make_plan()
+    make_run(tmp_path, "clipping", 0)
+    write_views(find(tmp_path, plan))
+    reader, count = events_of(tmp_path / "means" / "clipping"), len(views(tmp_path))
+    time.sleep(0.01)
+    make_run(tmp_path, "clipping", 1)
+    write_views(find(tmp_path, plan))
+    assert len(views(tmp_path)) == count + 1  # the session of the second run
+    both = [(score("clipping", 0, e) + score("clipping", 1, e)) / 2 for e in (1, 2)]
+    reader.Reload()
+    assert points(reader, "means/validation/accuracy/mean") == [(10, both[0]), (20, both[1])]
+
+
+def test_the_margin_charts_draw_what_the_means_hold(ablation):
+    write_views(ablation)
+    (event,) = events_of(ablation.root / "means").Tensors("custom_scalars__config__")
+    layout = Layout.FromString(event.tensor_proto.string_val[0])
+    series = [s for chart in layout.category[0].chart for s in chart.margin.series]
+    assert len(series) == 3
+    drawn = {tag for s in series for tag in (s.value, s.lower, s.upper)}
+    held = events_of(ablation.root / "means" / "clipping").Tags()["scalars"]
+    assert set(held) == {tag for tag in drawn if "validation/loss" not in tag}
+
+
+def shown_text(root):
+    with warnings.catch_warnings(action="ignore"):  # of what TensorBoard cleans HTML with
+        from tensorboard.plugin_util import markdown_to_safe_html
+    (event,) = events_of(root / "means").Tensors("verdicts/text_summary")
+    return markdown_to_safe_html(event.tensor_proto.string_val[0].decode())
+
+
+def test_the_verdicts_are_a_table_in_which_names_are_no_markup(tmp_path):
+    name = "<b>a</b> | `b` ![i](http://x.y/z.png) *c* _d_ \\ &amp;"
+    effects = [
+        finding(name, mean=0.0123, interval=(-0.001, 0.02), differences={0: 0.1, 1: 0.2}),
+        finding("second", verdict=Verdict.UNDECIDED, reason="about 6 seeds more"),
+    ]
+    write_views(find(tmp_path, make_plan(), effects, warnings=["made with <i>other code</i>"]))
+    page = shown_text(tmp_path)
+    assert page.count("<tr>") == 3
+    assert page.count("<td>") == 12
+    for tag in ("<b>", "<img", "<a", "<em>", "<code>", "<i>"):
+        assert tag not in page
+    cells = [cell.partition("</td>")[0] for cell in page.split("<td>")[1:]]
+    assert html.unescape(cells[0]) == name
+    assert cells[1:6] == ["HELPS", "+0.0123", "-0.001 to +0.02", "2", ""]
+    assert cells[7:12] == ["UNDECIDED", "", "", "0", "about 6 seeds more"]
+    assert "made with <i>other code</i>" in html.unescape(page)
+
+
+def test_a_calibration_tells_its_rates(tmp_path):
+    told = Calibration(seeds=5, draws=1000, false=0.048, negligible=0.2)
+    write_views(find(tmp_path, make_plan(), calibration=[told]))
+    assert "HELPS or HURTS in 4.8 %, NEGLIGIBLE in 20 %" in shown_text(tmp_path)
+
+
+def test_the_effects_are_a_picture_whatever_their_names_and_numbers(tmp_path):
+    effects = [
+        finding("$\\frac{", mean=0.1, interval=(float("-inf"), float("inf")), differences={0: 0.1}),
+        finding("none yet", verdict=Verdict.NONE),
+    ]
+    write_views(find(tmp_path, make_plan(metric="$x"), effects))
+    (event,) = events_of(tmp_path / "means").Images("effects")
+    picture = Image.open(io.BytesIO(event.encoded_image_string))
+    assert picture.size == (event.width, event.height)
+    assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_the_means_of_a_variant_that_is_no_more_go_and_what_a_user_put_there_stays(ablation):
+    write_views(ablation)
+    (ablation.root / "means" / "optimizer=adam" / "mine.txt").write_text("a file of the user's")
+    fewer = {v: ablation.plan.variants[v] for v in ("baseline",)}
+    write_views(find(ablation.root, make_plan(variants=fewer)))
+    left = [path.name for path in (ablation.root / "means").iterdir() if path.is_dir()]
+    assert sorted(left) == ["baseline", "optimizer=adam"]
+    assert [p.name for p in (ablation.root / "means/optimizer=adam").iterdir()] == ["mine.txt"]
+
+
+def test_only_so_many_variants_have_means(ablation, monkeypatch):
+    monkeypatch.setattr(tensorboard, "MOST_VARIANTS", 2)
+    write_views(ablation)
+    found = {path.parent.name for path in views(ablation.root / "means")}
+    assert found == {"means", "baseline", "clipping"}
+
+
+@pytest.mark.parametrize("way", ["name", "link"])
+def test_nothing_is_written_outside_the_ablations_folder(tmp_path, way):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    name = "../outside" if way == "name" else "clipping"
+    (outside / "seed=0").mkdir(parents=True)
+    (outside / "seed=0" / "status.json").write_text(json.dumps({"status": "failed"}))
+    if way == "link":
+        (root / "clipping").symlink_to(outside)
+    plan = make_plan((0,), {name: ("clipping", "optimizer=sgd")})
+    with pytest.raises(UserError, match=r"must lie in .*root, got .*outside"):
+        write_views(find(root, plan))
+    assert {path.name for path in outside.rglob("*")} == {"seed=0", "status.json"}
