@@ -1,12 +1,13 @@
 """A file of TensorBoard's events that can be made again: one in a folder, beside those of a run.
 
 Its name ends in `.view`, and begins with the time of what it shows. With the same events of the
-same time it is the same file, and is left as it is; otherwise it takes the place of the old one.
+same time it is the same file, and is left as it is; otherwise it takes the place of the old one,
+which stays beside it, emptied, until the next: TensorBoard's reader in Python goes through the
+files of a folder by their names, and stops for good at one that is gone.
 """
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -45,14 +46,13 @@ def replace_view(
         )
     events = [Event(wall_time=when, step=step, summary=summary) for step, summary in logged]
     path = folder / f"events.out.tfevents.{when:017.6f}.view"
-    if events:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(path, [*_opening(when, restart), *events])
-    for old in folder.glob(VIEWS):
-        if old != path or not events:
-            old.unlink(missing_ok=True)
-    with suppress(OSError):  # it stays if anything is in it
-        folder.rmdir()
+    old = [other for other in folder.glob(VIEWS) if other != path or not events]
+    written = bool(events) and _write(path, [*_opening(when, restart), *events])
+    for other in old:
+        if other.stat().st_size > 0:
+            other.write_bytes(b"")
+        elif written:
+            other.unlink()
 
 
 def _opening(when: float, restart: bool) -> Iterator[Event]:
@@ -61,14 +61,15 @@ def _opening(when: float, restart: bool) -> Iterator[Event]:
         yield Event(wall_time=when, session_log=SessionLog(status=SessionLog.START))
 
 
-def _write(path: Path, events: Iterable[Event]) -> None:
-    """Write a file of events at once, if it does not hold them already."""
+def _write(path: Path, events: Iterable[Event]) -> bool:
+    """Write a file of events at once; False if it holds them already."""
     content = BytesIO()
     writer = RecordWriter(content)
     for event in events:
         writer.write(event.SerializeToString(deterministic=True))
     if path.exists() and path.read_bytes() == content.getvalue():
-        return
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
     # not the atomic writing of runner.files: TensorBoard reads all whose name holds `tfevents`
     beside = path.with_name(f".view.{os.getpid()}.tmp")
     try:
@@ -76,3 +77,4 @@ def _write(path: Path, events: Iterable[Event]) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+    return True

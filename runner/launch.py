@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -135,9 +136,11 @@ class LocalLauncher(Launcher):
     def _end(self, job: DictConfig, future: "Future[Any]", worker: "_Worker") -> JobReturn:
         """Tell what became of a run, and record it where the run itself could not."""
         end = JobReturn(overrides=list(job.hydra.overrides.task), status=JobStatus.FAILED)
+        printed = ""
         try:
             succeeded, value, printed = future.result()
-            self.show(printed)
+            if printed:
+                self.show(printed)
             if succeeded:
                 end.status, end.return_value = JobStatus.COMPLETED, value
                 return end
@@ -149,7 +152,9 @@ class LocalLauncher(Launcher):
         except Exception as error:  # the worker is gone, or could not even begin
             value = UserError(_obituary(error))
             worker.stop()
-        _conclude(job, "failed", str(value))
+        folder = _conclude(job, "failed", str(value))
+        if not isinstance(value, UserError) or not printed:
+            self.show(f"{folder}  failed: {str(value).strip().splitlines()[-1]}\n")
         end.return_value = value
         return end
 
@@ -165,6 +170,8 @@ class _Worker:
         from pebble import ProcessPool  # slow to import, and not needed for --help
 
         if self.pool is None:
+            # a worker that is killed leaves semaphores, which Python then complains of at its end
+            sys.warnoptions.append("ignore:resource_tracker")
             self.pool = ProcessPool(1, context=multiprocessing.get_context("spawn"))
         future: Future[Any] = self.pool.schedule(_work, (payload, self.slot), timeout=timeout)
         return future
@@ -233,11 +240,13 @@ def _obituary(error: Exception) -> str:
     return _told(error)
 
 
-def _conclude(job: DictConfig, status: str, error: str | None) -> None:
+def _conclude(job: DictConfig, status: str, error: str | None) -> Path:
+    """Record a run's end where it could not do so itself; give back its folder."""
     from runner.folder import conclude
 
-    folder = Path(str(OmegaConf.select(job, "hydra.sweep.dir")))
-    conclude(folder / str(OmegaConf.select(job, "hydra.sweep.subdir")), status, error)
+    sweep, subdir = (str(OmegaConf.select(job, f"hydra.sweep.{k}")) for k in ("dir", "subdir"))
+    conclude(Path(sweep) / subdir, status, error)
+    return Path(sweep) / subdir
 
 
 def visible_cards(device: str) -> list[str]:

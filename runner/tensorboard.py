@@ -17,6 +17,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -36,7 +37,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from torch.utils.tensorboard.summary import custom_scalars, text
 
 from runner.ablation.designs import Factor
-from runner.ablation.plan import PLAN, Plan
+from runner.ablation.plan import Plan
 from runner.ablation.verdicts import Finding, Findings, Verdict
 from runner.events import VIEWS, Logged, replace_view
 from runner.runs import METRICS, STATUS, Run
@@ -62,7 +63,7 @@ def write_views(findings: Findings) -> None:
         OSError: If the folder cannot be written to.
     """
     root, plan = findings.root, findings.plan
-    replace_view(root, root, _changed(root / PLAN), [(0, _experiment(plan))])
+    replace_view(root, root, 0.0, [(0, _experiment(plan))])  # always the same; of no time
     done: dict[str, list[Run]] = {variant: [] for variant in list(plan.variants)[:MOST_VARIANTS]}
     for (variant, _), run in findings.runs.items():
         ended = _changed(run.folder / STATUS)
@@ -79,7 +80,9 @@ def write_views(findings: Findings) -> None:
     kept = [root / MEANS, *(root / MEANS / variant for variant in done)]
     for path in list((root / MEANS).rglob(VIEWS)):
         if path.parent not in kept:  # of a variant that is no more
-            replace_view(root, path.parent, 0.0, ())
+            path.unlink()
+            with suppress(OSError):  # it stays if anything else is in it
+                path.parent.rmdir()
 
 
 def _experiment(plan: Plan) -> Summary:

@@ -14,6 +14,7 @@ from runner.ablation.statistics import (
     FEWEST_SEEDS,
     Array,
     equivalence_p,
+    least_sd,
     log_e_values,
     running_moments,
     t_test,
@@ -45,7 +46,7 @@ def decide(
     margin: float,
     alpha: float,
     sequential: bool = False,
-    floor: ArrayLike = 0.0,
+    step: ArrayLike = 0.0,
 ) -> Decision:
     """Decide which effects help, hurt or are negligible, at one error rate for all together.
 
@@ -63,17 +64,18 @@ def decide(
         margin: The smallest difference that matters; 0 if every one does.
         alpha: The accepted rate of false claims, over all K together.
         sequential: Whether seeds were added with an eye on the verdicts.
-        floor: [..., K], the least standard deviation to reckon with.
+        step: [..., K], what the differences are multiples of; 0 if of nothing. See `least_sd`.
     """
     d = np.asarray(differences, float)
     if d.shape[-1] < FEWEST_SEEDS:
         nothing = np.full(d.shape[:-1], np.nan)
         return Decision(np.zeros(d.shape[:-1], np.int64), nothing, nothing)
     if sequential:
-        sign, p_zero, p_margin = _anytime(d, margin, floor)
+        sign, p_zero, p_margin = _anytime(d, margin, step)
     else:
-        test = t_test(d, alpha, floor)
-        sign, p_zero, p_margin = test.mean, test.p, equivalence_p(d, margin, floor)
+        test = t_test(d, alpha, least_sd(step))
+        sign, p_zero = test.mean, test.p
+        p_margin = equivalence_p(d, margin, least_sd(step, margin))
     smaller = np.fmin(p_zero, p_margin)  # without a margin there is one statement alone
     larger = p_zero if margin <= 0 else np.maximum(p_zero, p_margin)
     sure = adjust(smaller, larger) <= alpha
@@ -107,18 +109,19 @@ def holm(p: ArrayLike) -> Array:
     return adjust(p, p)
 
 
-def _anytime(d: Array, margin: float, floor: ArrayLike) -> tuple[Array, Array, Array]:
+def _anytime(d: Array, margin: float, step: ArrayLike) -> tuple[Array, Array, Array]:
     """The sign and both p-values, each one over the largest e-value so far.
 
     Against a margin counts the evidence of an estimate on its inner side alone.
     """
-    mean, sd = running_moments(d, floor)
+    mean, sd = running_moments(d, least_sd(step))
     zero = log_e_values(mean, sd)
     best = np.where(np.isnan(zero), -np.inf, zero).argmax(-1)[..., None]
     sign = np.take_along_axis(mean, best, -1)[..., 0]
     p_zero = _one_over_largest(zero, ~np.isnan(mean))
     if margin <= 0:
         return sign, p_zero, np.full(p_zero.shape, np.nan)
+    mean, sd = running_moments(d, least_sd(step, margin))
     upper = _one_over_largest(log_e_values(mean, sd, margin), mean < margin)
     lower = _one_over_largest(log_e_values(mean, sd, -margin), mean > -margin)
     return sign, p_zero, np.maximum(upper, lower)

@@ -118,7 +118,7 @@ def both(factors: Sequence[Factor]) -> Design:
     what everything together gains). With two factors, `all` without one is the other alone.
     """
     alone, company = one_at_a_time(factors), leave_one_out(factors)
-    same = {levels: name for name, levels in reversed(alone.variants.items())}
+    same = {levels: name for name, levels in alone.variants.items()}
     rename = {name: same.get(levels, name) for name, levels in company.variants.items()}
     contrasts: list[Contrast] = []
     for one, last in zip(alone.contrasts, company.contrasts, strict=True):
@@ -134,7 +134,7 @@ def both(factors: Sequence[Factor]) -> Design:
             ),
             Contrast(one.name, "share", one.factors, _add((0.5, one.weights), (0.5, weights))),
         ]
-    variants = alone.variants | {rename[name]: v for name, v in company.variants.items()}
+    variants = {**alone.variants, **{rename[name]: v for name, v in company.variants.items()}}
     return Design(variants, tuple(contrasts))
 
 

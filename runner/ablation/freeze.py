@@ -49,8 +49,9 @@ def make_plan(
     base = _base(arguments, [f.name for f in factors])
     if master.threads == "auto":
         base.append(f"threads={threads}")
+    alone = _without_hydras_own(master)
     composed = {
-        variant: loader.load_sweep_config(master, [*base, *overrides_of(factors, levels, row)])
+        variant: loader.load_sweep_config(alone, [*base, *overrides_of(factors, levels, row)])
         for variant, row in laid_out.variants.items()
     }
     for config in composed.values():
@@ -73,6 +74,15 @@ def make_plan(
         changes={name: _difference(first, values) for name, values in flat.items()},
         command=command,
     )
+
+
+def _without_hydras_own(master: DictConfig) -> DictConfig:
+    """Drop what was typed for this sweep's launcher, which a run alone does not know."""
+    alone = copy.deepcopy(master)
+    kept = [o for o in master.hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
+    OmegaConf.set_readonly(alone.hydra, False)
+    alone.hydra.overrides.hydra = kept
+    return alone
 
 
 def _base(arguments: Sequence[str], varied: Sequence[str]) -> list[str]:

@@ -1,12 +1,14 @@
 """What is special to accuracies: they are counted on test samples, which are chance as well."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from math import lcm, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+from runner.runs import Run
 
 FINEST = 10**6  # samples, from which on rounding does not matter
 
@@ -52,3 +54,34 @@ def crossed_interval(table: NDArray[np.floating], alpha: float) -> tuple[float, 
     variance = max(seed + by_sample / (samples - 1) - rest, seed) / (seeds * samples)
     half = float(stats.t.isf(alpha / 2, seeds - 1)) * sqrt(variance)
     return mean - half, mean + half
+
+
+def samples_interval(
+    weights: Mapping[str, float],
+    seeds: Sequence[int],
+    answers: Mapping[tuple[str, int], NDArray[np.bool_]],
+    alpha: float,
+) -> tuple[float, float] | None:
+    """Give a contrast's interval over seeds and test samples; None if it cannot be told.
+
+    Args:
+        weights: For each variant that counts its weight.
+        seeds: The seeds that count.
+        answers: For each run, by variant and seed, [N] bool: which samples it answered right.
+        alpha: One less the level.
+    """
+    runs = [(variant, seed) for variant in weights for seed in seeds]
+    sizes = {answers[run].size if run in answers else 0 for run in runs}
+    if len(seeds) < 2 or len(sizes) != 1 or min(sizes) < 2:
+        return None
+    table = np.zeros((len(seeds), sizes.pop()), np.float32)
+    for row, seed in enumerate(seeds):
+        for variant, weight in weights.items():
+            table[row] += np.float32(weight) * answers[variant, seed]
+    return crossed_interval(table, alpha)
+
+
+def read_answers(runs: Mapping[tuple[str, int], Run]) -> dict[tuple[str, int], NDArray[np.bool_]]:
+    """Read which samples each run answered right, of those that are done and can be read."""
+    found = {key: run.correct() for key, run in runs.items() if run.result is not None}
+    return {key: right for key, right in found.items() if right is not None}

@@ -35,7 +35,7 @@ class AblationSettings:
 
     design: str
     tricks: list[str] | None
-    factors: dict[str, list[Any] | dict[str, dict[str, Any]]]
+    factors: dict[str, list[Any] | dict[str, dict[str, Any]]] | None
     seeds: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]]
     metric: Literal[METRICS]  # type: ignore[valid-type]
     goal: Literal["auto", "maximize", "minimize"]
@@ -113,10 +113,11 @@ def find_factors(
             have one name.
     """
     levels: dict[str, Levels] = {}
+    varied = settings.factors or {}
     if settings.design != "calibration":
         for name in _tricks_to_judge(settings, tricks):
             levels[name] = {OFF: _switch(name, False), name: _switch(name, True)}
-        levels |= {key: _values(key, given, tricks) for key, given in settings.factors.items()}
+        levels |= {key: _values(key, given, tricks) for key, given in varied.items()}
     labels = [label for each in levels.values() for label in each if label != OFF]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UserError(
@@ -130,7 +131,8 @@ def _tricks_to_judge(
     settings: AblationSettings, tricks: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
     if settings.tricks is None:
-        tuned = {key.split(".")[1] for key in settings.factors if key.startswith("tricks.")}
+        varied = settings.factors or {}
+        tuned = {key.split(".")[1] for key in varied if key.startswith("tricks.")}
         yield from (n for n, node in tricks.items() if node.get("enabled") and n not in tuned)
         return
     for name in settings.tricks:
@@ -152,7 +154,7 @@ def _values(key: str, given: Any, tricks: Mapping[str, Mapping[str, Any]]) -> Le
             f"ablation.factors.{key} must have two values or more, the baseline's first, got "
             f"{json.dumps(given)}."
         )
-    trick = key.split(".")[1] if key.startswith("tricks.") else None
+    trick = key.split(".")[1] if key.startswith("tricks.") else ""
     if trick in tricks and not tricks[trick].get("enabled") and not key.endswith(".enabled"):
         raise UserError(
             f"ablation.factors.{key} would change nothing, since {trick} is off. "

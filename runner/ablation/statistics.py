@@ -3,9 +3,6 @@
 With a number of seeds that was settled before, Student's t says how sure a difference is; where
 seeds are added with an eye on the verdicts an e-value does, which stays valid however often one
 looks. What is concluded from them is for `decide` to say.
-
-A `floor` is the least standard deviation to reckon with: what rounding alone gives. A few equal
-differences of rounded numbers would else pass for certainty.
 """
 
 from typing import Any, NamedTuple
@@ -24,6 +21,22 @@ POWER = 0.8
 
 SAME = 1e-9
 """Differences that differ by less than this share of the largest are equal but for rounding."""
+
+
+def least_sd(step: ArrayLike, margin: float = 0.0) -> Array:
+    """Give the least standard deviation to reckon with, of differences that are rounded.
+
+    A few equal differences of accuracies, which are counts of samples, would else pass for
+    certainty. Against 0 it is what rounding two numbers gives, step / sqrt(6). Against a margin it
+    is sqrt(margin step) or more: if they did differ by the margin, there were margin / step errors
+    or more to count, and the variance of a count of rare events is their number (Poisson's).
+
+    Args:
+        step: [...], what the differences are multiples of; 0 if of nothing.
+        margin: The margin that a test is against; 0 if it is against 0.
+    """
+    step = np.asarray(step, float)
+    return np.sqrt(np.maximum(step**2 / 6, margin * step))
 
 
 class TTest(NamedTuple):
@@ -200,6 +213,7 @@ def seeds_needed(
     have: ArrayLike,
     sequential: bool = False,
     limit: int = 1000,
+    least: ArrayLike = 0.0,
     power: float = POWER,
 ) -> Array:
     """Give the number of seeds that would probably decide, if mean and spread are as they seem.
@@ -216,17 +230,20 @@ def seeds_needed(
         have: [...], the seeds so far, >= 2.
         sequential: Whether seeds are added until all is decided.
         limit: Where to give up.
+        least: [...], the least standard deviation to reckon with against the margin.
         power: How often they shall decide.
 
     Returns:
         [...], old seeds and new; NaN if the limit would not do, or if there is no spread.
     """
     mean, sd, have = np.broadcast_arrays(np.abs(mean), sd, np.asarray(have, int))
+    sd = np.where(sd > 0, sd, np.nan)
 
     def enough(n: NDArray[Any]) -> NDArray[np.bool_]:
-        root = np.sqrt(n) / np.where(sd > 0, sd, np.nan)
+        root = np.sqrt(n) / sd
         found = _two_sided(mean * root, n, critical_t(n, alpha, sequential))
         if margin > 0:
+            root = np.sqrt(n) / np.maximum(sd, least)
             critical = critical_t(n, alpha, sequential, sides=1)
             above, below = (_beyond((margin + s * mean) * root, n, critical) for s in (1, -1))
             found = np.fmax(found, above + below - 1)

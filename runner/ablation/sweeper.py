@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 class AblationSweeper(Sweeper):
     """Chosen by every option of the group `ablation`."""
 
+    config: DictConfig
+
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:

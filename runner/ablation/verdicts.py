@@ -1,13 +1,27 @@
 """Verdicts: what the runs of an ablation say about each of its questions, from the files alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.ablation import reasons
+from runner.ablation.calibrate import DRAWS, calibrate
+from runner.ablation.decide import Claim
 from runner.ablation.designs import Contrast
+from runner.ablation.facts import Facts
+from runner.ablation.numbers import Numbers, number
 from runner.ablation.plan import Plan
+from runner.ablation.samples import read_answers, samples_interval
+from runner.ablation.statistics import FEWEST_SEEDS
+from runner.ablation.table import Table, read_table, warnings
 from runner.runs import Run
+
+MOST_WITH_SAMPLES = 200
+"""Contrasts, beyond which the test samples are not looked at."""
 
 
 class Verdict(StrEnum):
@@ -40,15 +54,21 @@ class Finding:
     """Half a line in plain words, such as `about 6 seeds more`."""
     differences: Mapping[int, float]
     """For each seed that is complete the contrast's value."""
+    open: bool = False
+    """Whether more seeds, or runs that are still to come, may give another verdict."""
     mean: float | None = None
+    """Of `until=decided` over the seeds before the first that is missing, as all that follows."""
     interval: tuple[float, float] | None = None
-    """At 1 - alpha: Student's t, or of `until=decided` the confidence sequence. From two seeds."""
+    """At 1 - alpha: Student's t, from two seeds; of `until=decided` the confidence sequence, from
+    five or so: of fewer it is endless."""
     samples_interval: tuple[float, float] | None = None
-    """Resampled over seeds and test samples; of accuracies alone."""
+    """Over seeds and test samples, both as drawn by chance: added to describe test accuracies; no
+    verdict rests on it."""
     p_value: float | None = None
     """Against no effect, two-sided; of `until=decided` one over the largest e-value."""
     adjusted: float | None = None
-    """The same by Holm, over the ablation's effects (or its interactions)."""
+    """The same for the number of the ablation's effects, as `decide` counts them; of interactions
+    by Holm."""
     correlation: float | None = None
     """Of the two variants' scores over the seeds, where there are two and three seeds."""
     smallest_effect: float | None = None
@@ -97,14 +117,145 @@ class Findings:
     @property
     def decided(self) -> bool:
         """Whether more seeds would change nothing."""
-        open_ones = (Verdict.UNDECIDED, Verdict.NONE)
-        return all(finding.verdict not in open_ones for finding in self.effects)
+        return not any(finding.open for finding in self.effects)
 
 
 def judge(root: Path, plan: Plan) -> Findings:
     """Judge an ablation by the runs in its folder, as far as they have come.
 
+    Args:
+        root: The ablation's folder.
+        plan: Its plan; what lies there and is no run of the plan is ignored.
+
     Raises:
-        UserError: If nothing can be concluded because the plan itself cannot be used.
+        UserError: If a result lacks the metric.
     """
-    raise NotImplementedError
+    table = read_table(root, plan)
+    found = _find(plan, table) if plan.contrasts else ()
+    kinds = {
+        kind: tuple(finding for finding in found if finding.contrast.kind == kind)
+        for kind in ("effect", "interaction", "share")
+    }
+    calibration: tuple[Calibration, ...] = ()
+    if plan.question.design == "calibration":
+        done = table.scores[~np.isnan(table.scores)]
+        calibration = tuple(
+            Calibration(seeds=seeds, draws=DRAWS, false=false, negligible=negligible)
+            for seeds, false, negligible in calibrate(plan.question, done)
+        )
+    return Findings(
+        root=root,
+        plan=plan,
+        effects=kinds["effect"],
+        interactions=kinds["interaction"],
+        shares=kinds["share"],
+        calibration=calibration,
+        runs=table.runs,
+        warnings=tuple(warnings(table)),
+    )
+
+
+def _find(plan: Plan, table: Table) -> tuple[Finding, ...]:
+    """Find out about every contrast."""
+    numbers = number(plan, table.scores)
+    answers: dict[tuple[str, int], NDArray[np.bool_]] = {}
+    if plan.question.metric == "test/accuracy" and len(plan.contrasts) <= MOST_WITH_SAMPLES:
+        answers = read_answers(table.runs)
+    found = []
+    for index, contrast in enumerate(plan.contrasts):
+        facts = Facts(plan, table, contrast, numbers.used[index])
+        finding = _describe(plan, numbers, index)
+        seeds = [s for s, used in zip(plan.seeds, numbers.used[index], strict=True) if used]
+        interval = samples_interval(contrast.weights, seeds, answers, plan.question.alpha)
+        finding = replace(finding, samples_interval=interval)
+        found.append(
+            _conclude(finding, facts, numbers, index) if contrast.kind == "effect" else finding
+        )
+    return tuple(found)
+
+
+def _describe(plan: Plan, numbers: Numbers, index: int) -> Finding:
+    """Tell the numbers of a contrast, and nothing of a verdict."""
+    contrast, values = plan.contrasts[index], numbers.values[index].tolist()
+    low, high = float(numbers.low[index]), float(numbers.high[index])
+    reason = ""
+    if contrast.kind == "interaction" and numbers.judged[index]:
+        told = reasons.amount(float(numbers.mean[index]), plan.question)
+        sure = numbers.claim[index] != Claim.UNDECIDED
+        reason = f"{told}, surely not 0" if sure else f"{told}, not told apart from 0"
+    elif not numbers.judged[index]:
+        reason = reasons.seeds_so_far(int(numbers.used[index].sum()), _planned(plan))
+    return Finding(
+        contrast=contrast,
+        verdict=None,
+        reason=reason,
+        differences={s: v for s, v in zip(plan.seeds, values, strict=True) if np.isfinite(v)},
+        mean=_known(numbers.mean[index]),
+        interval=(low, high) if np.isfinite(low) and np.isfinite(high) else None,
+        p_value=_known(numbers.p[index]),
+        adjusted=_known(numbers.adjusted[index]),
+        smallest_effect=_known(numbers.smallest[index]),
+        did={},
+        failures={},
+    )
+
+
+def _conclude(finding: Finding, facts: Facts, numbers: Numbers, index: int) -> Finding:
+    """Give an effect its verdict, and tell what happened in its runs."""
+    verdict, reason = _verdict(facts, numbers, index)
+    more = float(numbers.needed[index]) - int(facts.used.sum())
+    undecided = verdict is Verdict.UNDECIDED
+    return replace(
+        finding,
+        verdict=verdict,
+        reason=reason,
+        open=undecided or (verdict is Verdict.NONE and not facts.unfounded),
+        more_seeds=int(more) if undecided and np.isfinite(more) else None,
+        correlation=facts.correlation(),
+        time_ratio=facts.ratio(facts.table.seconds),
+        memory_ratio=facts.ratio(facts.table.memory),
+        did=facts.did,
+        failures=facts.failures,
+    )
+
+
+def _verdict(facts: Facts, numbers: Numbers, index: int) -> tuple[Verdict, str]:
+    """Judge an effect: what went wrong first, then whether there is enough, then the numbers."""
+    question, count = facts.plan.question, int(facts.used.sum())
+    if facts.broken:
+        return Verdict.BROKEN, _how(facts, facts.with_it, facts.broken)
+    if facts.unfounded:
+        return Verdict.NONE, _how(facts, facts.without_it, facts.unfounded)
+    planned = _planned(facts.plan)
+    if count < (planned or FEWEST_SEEDS):
+        return Verdict.NONE, reasons.seeds_so_far(count, planned)
+    if facts.same_weights:
+        return Verdict.INACTIVE, "it changed nothing: the weights are those without it"
+    if facts.idle and all(facts.idle.values()):
+        return Verdict.INACTIVE, "it never acted, in any run"
+    if count < FEWEST_SEEDS:
+        return Verdict.NONE, reasons.seeds_so_far(count, planned)
+    remark = f"; inactive {reasons.with_seeds(facts.idle_seeds)}" if facts.idle_seeds else ""
+    claim, mean = Claim(int(numbers.claim[index])), float(numbers.mean[index])
+    if claim is not Claim.UNDECIDED:
+        ends = float(numbers.low[index]), float(numbers.high[index])
+        return Verdict[claim.name], reasons.sure(claim, mean, *ends, question) + remark
+    if numbers.sd[index] == 0 and mean != 0:
+        return Verdict.UNDECIDED, f"all seeds differ by the same: no spread to judge by{remark}"
+    return Verdict.UNDECIDED, reasons.undecided(float(numbers.needed[index]) - count) + remark
+
+
+def _how(facts: Facts, variants: list[str], seeds: list[int]) -> str:
+    """Say which runs came to nothing, how, and with which seeds."""
+    bad = facts.bad_states(variants, seeds)
+    told = reasons.went_wrong([state for states in bad.values() for state in states], seeds)
+    return told if variants is facts.with_it else f"{reasons.without_it(list(bad))} {told}"
+
+
+def _planned(plan: Plan) -> int | None:
+    """The number of seeds that was settled; None where they are added."""
+    return len(plan.seeds) if plan.question.until == "fixed" else None
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -69,8 +69,8 @@ def _tell(judged: Sequence[Findings], plain: Sequence[Multirun]) -> list[str]:
         print("\n".join(["", path(multirun.root), *table(multirun)]))
     print()
     mistakes = []
-    found: Findings | Multirun
-    for found in [*judged, *plain]:
+    reports: list[Findings | Multirun] = [*judged, *plain]
+    for found in reports:
         try:
             page, *others = write_report(found)
         except UserError as error:

@@ -79,8 +79,13 @@ def _points(runs: Iterable[Run], measure: str) -> Points:
 
 def _limits(points: Iterable[Points], measure: str) -> tuple[float, float, bool]:
     """Find the axis that all pictures share: from, to, and whether in powers of ten."""
-    values = [value for found in points for seeds in found.values() for value in seeds]
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    pairs = [(e, value) for found in points for e, seeds in found.items() for value in seeds]
+    if not pairs:
+        return 0.0, 1.0, False
+    if measure == "validation/accuracy":  # the steep beginning would flatten all the rest
+        last = max(epoch for epoch, _ in pairs)
+        pairs = [pair for pair in pairs if pair[0] > 0.25 * last]
+    low, high = min(v for _, v in pairs), max(v for _, v in pairs)
     if measure == "train/loss" and 0 < low < high / 3:
         return low / 1.2, high * 1.2, True
     gap = 0.04 * (high - low) or 0.5

@@ -14,7 +14,7 @@ from runner.ablation.verdicts import Findings, Verdict
 from runner.report import sections, story, words
 from runner.report.curves import curves
 from runner.report.plots import costs, forest
-from runner.report.rows import SHOWN, largest, ranked, rows
+from runner.report.rows import SHOWN, largest, ranked, shown_rows
 from runner.runs import Run
 
 SYMBOLS = {
@@ -28,7 +28,10 @@ SYMBOLS = {
 }
 """For each verdict the shape that it has in the pictures too."""
 
-CURVES_NOTE = "The line is the mean over the seeds, the band reaches from the least to the most."
+CURVES_NOTE = (
+    "The line is the mean over the seeds, the band reaches from the least to the most. The first "
+    "quarter of the accuracy may lie below the picture."
+)
 
 
 def render(**values: Any) -> str:  # noqa: ANN401
@@ -42,7 +45,17 @@ def render(**values: Any) -> str:  # noqa: ANN401
 
 
 SECTIONS = (
-    *("rules", "progress", "rows", "scores", "warnings", "calibration", "effects", "curves"),
+    *(
+        "rules",
+        "progress",
+        "rows",
+        "rows_more",
+        "scores",
+        "warnings",
+        "calibration",
+        "effects",
+        "curves",
+    ),
     *("matrix", "interactions", "shares", "did", "figures_behind", "problems", "problems_more"),
     *("fingerprints", "hashes"),
 )
@@ -62,15 +75,17 @@ def page(findings: Findings) -> str:
     unit = words.unit(metric)
     pictures = [picture for picture in (forest(findings), costs(findings)) if picture]
     runs = list(findings.runs.values())
+    shown, others = shown_rows(findings)
     return render(
-        title=words.printable(f"{plan.name}: {story.summary(findings) or 'an ablation'}"),
+        title=words.printable(f"{plan.name}: {story.summary(findings)}"),
         sentence=story.sentence(plan),
         rules=story.rules(plan),
         progress=story.progress(findings),
-        rows=rows(findings),
+        rows=shown,
+        rows_more=others,
         heads=[f"Difference, {unit}", "Seeds better", "Could show", "Time", "Memory"],
         reading=_reading(findings),
-        warnings=[words.printable(warning) for warning in findings.warnings],
+        warnings=story.notes(findings),
         calibration=sections.calibration(findings),
         legend=legend(plan.question),
         effects=pictures,

@@ -4,15 +4,17 @@ import re
 from collections.abc import Iterable, Sequence
 
 from runner.ablation.verdicts import Findings
-from runner.report import story, words
+from runner.report import sections, story, words
 from runner.report.rows import rows
 from runner.runs import Run
 
 
 def escape(text: object) -> str:
     """Write anything so that Markdown shows it as it is, in one line."""
-    plain = words.printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")
-    return re.sub(r"([\\`*_\[\]>|#~])", r"\\\1", plain)
+    escaped = re.sub(r"([\\`*_\[\]>|#~])", r"\\\1", words.printable(text).replace("&", "&amp;"))
+    for char, entity in (("<", "&lt;"), ("@", "&#64;"), ("$", "&#36;")):
+        escaped = escaped.replace(char, entity)  # no HTML, nobody is called, and no formula
+    return escaped
 
 
 def code(text: str) -> list[str]:
@@ -42,23 +44,9 @@ def page(findings: Findings) -> str:
             for r in rows(findings)
         ]
         lines += ["", *table([*heads, "time", "memory", "reason"], body)]
-    if findings.calibration:
-        heads = ["seeds a side", "made-up ablations", "false HELPS or HURTS", "true NEGLIGIBLE"]
-        lines += [
-            "",
-            *table(
-                heads,
-                [
-                    [
-                        *map(str, (c.seeds, c.draws)),
-                        f"{100 * c.false:.1f} %",
-                        f"{100 * c.negligible:.1f} %",
-                    ]
-                    for c in findings.calibration
-                ],
-            ),
-        ]
-    lines += remarks(findings.runs.values(), findings.warnings)
+    if calibration := sections.calibration(findings):
+        lines += ["", *table(calibration[0], calibration[1:])]
+    lines += remarks(findings.runs.values(), story.notes(findings))
     lines += ["", *code(words.printable(plan.command))]
     return "\n".join(lines) + "\n"
 

@@ -9,7 +9,7 @@ from typing import Any
 from runner.report import html, markdown, plain, story, words
 from runner.report.curves import curves
 from runner.report.rows import SHOWN
-from runner.report.text import aligned
+from runner.report.text import aligned, problem_lines, wrapped
 from runner.runs import Run
 
 MEASURES = {
@@ -45,10 +45,7 @@ def table(multirun: Multirun) -> list[str]:
     """Write the table for the terminal, and why there are no verdicts."""
     cells = score_table(multirun.runs)
     lines = aligned(cells, left=(0, len(cells[0]) - 1))
-    problems = list(story.problems(multirun.runs))
-    for problem in problems[:10]:
-        lines.append(f"{problem.state} {problem.run}: {words.shorten(problem.last, 160)}")
-    return [*lines, "", NO_VERDICTS]
+    return [*lines, "", *wrapped([*problem_lines(multirun.runs), NO_VERDICTS])]
 
 
 def _row(variant: str, runs: Sequence[Run]) -> list[str]:

@@ -25,7 +25,7 @@ MARKERS = {
 }
 """For each verdict its shape and its colour, so that neither is needed alone."""
 
-ROW = 0.44  # inches that an effect takes
+ROW = 0.5  # inches that an effect takes
 LABELLED = 14  # points of a scatter that can have their names beside them
 
 
@@ -157,8 +157,7 @@ def _name_points(
         before = x > (left + right) / 2
         gap = (-0.03 if before else 0.03) * (right - left)
         if height != y:
-            line = {"color": COLORS["zero"], "linewidth": 0.6}
-            axis.plot([x, x + 0.8 * gap], [y, height], **line)
+            axis.plot([x, x + 0.8 * gap], [y, height], color=COLORS["zero"], linewidth=0.6)
         axis.text(
             x + gap,
             height,

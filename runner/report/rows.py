@@ -37,6 +37,16 @@ def rows(findings: Findings) -> list[Row]:
     return [_row(finding, metric) for finding in ranked(findings.effects)]
 
 
+def shown_rows(findings: Findings) -> tuple[list[Row], list[Row]]:
+    """Give back the rows of the largest effects, and those of all others."""
+    kept = {id(finding) for finding in largest(findings.effects)}
+    shown: list[Row] = []
+    others: list[Row] = []
+    for finding, row in zip(ranked(findings.effects), rows(findings), strict=True):
+        (shown if id(finding) in kept else others).append(row)
+    return shown, others
+
+
 def _row(finding: Finding, metric: str) -> Row:
     return Row(
         effect=words.printable(finding.contrast.name),
@@ -55,9 +65,9 @@ def _row(finding: Finding, metric: str) -> Row:
 def plus_minus(finding: Finding, metric: str) -> str:
     """Write the mean and its interval in one short cell; `-` if there is no mean."""
     mean = words.difference(finding.mean, metric)
-    if finding.mean is None or finding.interval is None:
+    if finding.mean is None or not words.between(finding.interval, metric):
         return mean
-    low, high = finding.interval
+    low, high = finding.interval or (0.0, 0.0)
     half = (high - low) / 2
     if abs((high + low) / 2 - finding.mean) > 0.01 * half:
         return f"{mean} ({words.between(finding.interval, metric)})"

@@ -71,22 +71,21 @@ def _cell(findings: Findings, finding: Finding | None, most: float) -> Cell | No
 
 def is_real(finding: Finding, alpha: float) -> bool:
     """Tell whether an interaction is more than chance, looked at together with the others."""
-    return finding.adjusted is not None and finding.adjusted < alpha
+    return finding.adjusted is not None and finding.adjusted <= alpha
 
 
 def interactions(findings: Findings) -> Table:
     """List the interactions; of many the largest."""
-    metric, alpha = findings.plan.question.metric, findings.plan.question.alpha
+    metric = findings.plan.question.metric
     rows = [
         [
             words.printable(f.contrast.name),
             plus_minus(f, metric),
-            _p(f.adjusted),
-            "yes" if is_real(f, alpha) else "cannot be told" if f.adjusted is not None else "-",
+            words.printable(f.reason),
         ]
         for f in largest(findings.interactions)
     ]
-    heads = ["Interaction", f"Difference, {words.unit(metric)}", "Adjusted p", "More than chance"]
+    heads = ["Interaction", f"Difference, {words.unit(metric)}", "In words"]
     return [heads, *rows] if rows else []
 
 

@@ -74,13 +74,11 @@ def _part(config: Values, group: str) -> str:
 def rules(plan: Plan) -> str:
     """Say how sure a verdict is, and when the seeds were settled."""
     question = plan.question
-    rate = f"{100 * question.alpha:.3g} % of ablations without any effect"
+    rate = f"The chance of any false verdict among them is {100 * question.alpha:.3g} % at most"
     if question.until == "decided":
-        return (
-            f"Seeds are added until every verdict stands, {question.most_seeds} at most; a wrong "
-            f"verdict may come up in {rate}, however often one looks."
-        )
-    return f"The seeds were settled before the first run; a wrong verdict may come up in {rate}."
+        most = f"Seeds are added until every verdict stands, {question.most_seeds} at most."
+        return f"{most} {rate}, however often one looks."
+    return f"The seeds were settled before the first run. {rate}."
 
 
 def progress(findings: Findings) -> str | None:
@@ -97,6 +95,8 @@ def progress(findings: Findings) -> str | None:
 
 def summary(findings: Findings) -> str:
     """Count the verdicts: `2 HELPS, 1 HURTS`."""
+    if not findings.effects:
+        return words.printable(findings.plan.question.design)
     counts = Counter(finding.verdict for finding in findings.effects)
     return ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v])
 
@@ -127,6 +127,13 @@ def problems(runs: Iterable[Run]) -> Iterator[Problem]:
             last=said[-1].strip(),
             full="\n".join(lines) if len(said) > 1 else "",
         )
+
+
+def notes(findings: Findings) -> list[str]:
+    """Give back the warnings, but for those of runs that `problems` tells of."""
+    told = tuple(f"{problem.run}: " for problem in problems(findings.runs.values()))
+    warnings = (words.printable(warning) for warning in findings.warnings)
+    return [warning for warning in warnings if not warning.startswith(told)]
 
 
 def fingerprints(runs: Iterable[Run]) -> list[tuple[str, list[tuple[str, int]]]]:

@@ -20,7 +20,7 @@ NAMES = (
 COLORS = {name: f"#fe01{number:02x}" for number, name in enumerate(NAMES, 1)}
 """What stands for them while matplotlib draws, which knows no variables."""
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": COLORS["line"],
     "axes.facecolor": "none",

@@ -3,11 +3,13 @@
 import os
 import sys
 import textwrap
-from collections.abc import Container, Sequence
+import unicodedata
+from collections.abc import Container, Iterable, Sequence
 
 from runner.ablation.verdicts import Findings, Verdict
 from runner.report import story, words
-from runner.report.rows import SHOWN, Row, largest, ranked, rows
+from runner.report.rows import SHOWN, Row, shown_rows
+from runner.runs import Run
 
 COLORS = {
     Verdict.HELPS: "32",
@@ -20,6 +22,7 @@ COLORS = {
 
 WIDTH = 100  # columns of a usual table
 NAME = 34  # of them, the longest name
+TOLD = 10  # runs that failed, and notes
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Container[int]) -> list[str]:
@@ -29,15 +32,20 @@ def aligned(rows: Sequence[Sequence[str]], left: Container[int]) -> list[str]:
         rows: The cells of each row.
         left: The columns that begin, and do not end, at the same place.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+    widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = []
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            gap = " " * (width - _columns(cell))
+            cells.append(cell + gap if column in left else gap + cell)
+        lines.append("  ".join(cells).rstrip())
+    return [lines[0], "-" * max(map(_columns, lines)), *lines[1:]]
+
+
+def _columns(text: str) -> int:
+    """Count the columns that a text takes; Chinese characters, for one, are two wide."""
+    return len(text) + sum(unicodedata.east_asian_width(char) in "WF" for char in text)
 
 
 def verdict_table(*several: Findings) -> list[str]:
@@ -49,7 +57,7 @@ def verdict_table(*several: Findings) -> list[str]:
     lines: list[str] = []
     for findings in several:
         lines += _introduction(findings)
-    body = [(f, finding_row) for f in several for finding_row in _shown(f)]
+    body = [(f, finding_row) for f in several for finding_row in shown_rows(f)[0]]
     if body:
         named = len(several) > 1
         heads = [*(["ablation"] if named else []), "effect", "difference", "better", "time"]
@@ -58,22 +66,9 @@ def verdict_table(*several: Findings) -> list[str]:
         ]
         left = {0, 1, len(heads) + 1, *([2] if named else [])}
         table = aligned([["verdict", *heads, "reason"], *cells], left)
-        lines += ["", *_colored(table, [row.verdict for _, row in body])]
-    for findings in several:
-        lines += _remarks(findings, len(several) > 1)
-    return lines
-
-
-def _shown(findings: Findings) -> list[Row]:
-    """Give back the rows; of very many those of the largest effects."""
-    if len(findings.effects) <= SHOWN:
-        return rows(findings)
-    kept = {id(finding) for finding in largest(findings.effects)}
-    return [
-        row
-        for row, finding in zip(rows(findings), ranked(findings.effects), strict=True)
-        if id(finding) in kept
-    ]
+        lines += ["", *map(_colored, _folded(table))]
+    remarks = [line for f in several for line in _remarks(f, len(several) > 1)]
+    return [*lines, "", *remarks] if remarks else lines
 
 
 def _cells(row: Row) -> list[str]:
@@ -93,10 +88,8 @@ def _introduction(findings: Findings) -> list[str]:
         + (", + is better; " if question.goal == "maximize" else ", + is better, that is less; ")
         + f"below {words.with_unit(question.margin, question.metric)} it does not matter"
     )
-    lines = textwrap.wrap(said, WIDTH)
-    if (progress := story.progress(findings)) is not None:
-        lines.append(progress)
-    return lines
+    progress = story.progress(findings)
+    return wrapped([said, progress] if progress else [said])
 
 
 def _remarks(findings: Findings, named: bool) -> list[str]:
@@ -110,25 +103,51 @@ def _remarks(findings: Findings, named: bool) -> list[str]:
             f"{100 * calibration.false:.1f} % said HELPS or HURTS, which is false here; "
             f"{100 * calibration.negligible:.1f} % NEGLIGIBLE, which is true."
         )
-    problems = list(story.problems(findings.runs.values()))
-    for problem in problems[:10]:
-        lines.append(f"{problem.state} {problem.run}: {words.shorten(problem.last, 160)}")
-    if len(problems) > 10:
-        lines.append(f"... and {len(problems) - 10:,} more runs that failed or are damaged.")
-    lines += [f"Note: {words.printable(warning)}" for warning in findings.warnings[:10]]
-    if (more := len(findings.warnings) - 10) > 0:
+    lines += problem_lines(findings.runs.values())
+    notes = story.notes(findings)
+    lines += [f"Note: {note}" for note in notes[:TOLD]]
+    if (more := len(notes) - TOLD) > 0:
         lines.append(f"... and {more:,} more notes.")
     prefix = f"{_name(findings)}: " if named else ""
-    return ["", *(prefix + line for line in lines)] if lines else []
+    return wrapped(prefix + line for line in lines)
 
 
-def _colored(table: list[str], verdicts: Sequence[Verdict]) -> list[str]:
-    """Colour the verdicts, which begin the lines, if a person looks on and has not refused."""
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
-        return table
-    lines = table[:2]
-    for line, verdict in zip(table[2:], verdicts, strict=True):
-        code = COLORS.get(verdict)
-        rest = line[len(verdict.value) :]
-        lines.append(f"\x1b[{code}m{verdict.value}\x1b[0m{rest}" if code else line)
+def problem_lines(runs: Iterable[Run]) -> list[str]:
+    """Name the first runs that failed or are damaged, a line each, and count the others."""
+    found = list(story.problems(runs))
+    lines = [f"{p.state} {p.run}: {words.shorten(p.last, 160)}" for p in found[:TOLD]]
+    if (more := len(found) - TOLD) > 0:
+        lines.append(f"... and {more:,} more runs that failed or are damaged.")
     return lines
+
+
+def wrapped(lines: Iterable[str]) -> list[str]:
+    """Break long lines at spaces; a path or a name stays whole."""
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False)
+    ]
+
+
+def _folded(table: Sequence[str]) -> list[str]:
+    """Go on below with reasons that would not fit beside the rest."""
+    heads, rule, *rows = table
+    start = heads.rindex("reason")
+    room = max(WIDTH - start, 30)
+    lines = [heads, rule[: start + room]]
+    for row in rows:
+        wide = len(row) - _columns(row)  # columns more than characters, as a negative number
+        first, *more = textwrap.wrap(row[start + wide :], room) or [""]
+        lines += [row[: start + wide] + first, *(" " * start + part for part in more)]
+    return lines
+
+
+def _colored(line: str) -> str:
+    """Colour the verdict that begins a line, if a person looks on and has not refused."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return line
+    for verdict, code in COLORS.items():
+        if line.startswith(f"{verdict.value} "):
+            return f"\x1b[{code}m{verdict.value}\x1b[0m{line[len(verdict.value) :]}"
+    return line

@@ -3,8 +3,7 @@
 import math
 import re
 
-SHARES = ("accuracy", "consistency", "share")
-"""Ends of the names of numbers from 0 to 1, which are shown in percent."""
+from runner.ablation.reasons import SHARES
 
 LONGEST = 4000  # characters of an error or a warning
 
@@ -41,7 +40,7 @@ def number(value: object) -> float | None:
 
 
 def is_share(name: str) -> bool:
-    """Tell whether a number is a share, such as an accuracy."""
+    """Tell whether a metric is a share, such as an accuracy, and shown in percent."""
     return name.endswith(SHARES)
 
 
@@ -77,12 +76,15 @@ def with_unit(value: float, name: str) -> str:
 
 def score(value: float, name: str) -> str:
     """Write a number that was reported: `98.7 %` of a share, three digits of another."""
-    return f"{100 * value:.3g} %" if is_share(name) else f"{value:.3g}"
+    share = is_share(name) or name.endswith("share")
+    return f"{100 * value:.3g} %" if share else f"{value:.3g}"
 
 
 def between(interval: tuple[float, float] | None, name: str) -> str:
-    """Write an interval, `+0.11 to +0.73`; nothing if there is none."""
-    return " to ".join(difference(end, name) for end in interval) if interval else ""
+    """Write an interval, `+0.11 to +0.73`; nothing if there is none, or it is endless."""
+    if interval is None or not all(map(math.isfinite, interval)):
+        return ""
+    return " to ".join(difference(end, name) for end in interval)
 
 
 def ratio(value: float | None) -> str:

@@ -140,7 +140,8 @@ def points(events, tag):
 
 
 def views(root):
-    return sorted(path for path in root.rglob("events.out.tfevents.*.view"))
+    found = sorted(root.rglob("events.out.tfevents.*.view"))
+    return [path for path in found if path.stat().st_size > 0]
 
 
 def served(root):
@@ -234,16 +235,26 @@ def test_there_are_no_runs_but_the_runs_and_the_means(ablation):
 
 def test_done_again_it_leaves_every_file_as_it_was(ablation):
     write_views(ablation)
-    before = {path: (path.stat().st_ino, path.read_bytes()) for path in ablation.root.rglob("*.*")}
+    before = {path: path.stat().st_ino for path in ablation.root.rglob("*")}
     write_views(find(ablation.root, ablation.plan, ablation.effects))
-    os.utime(ablation.root / "sweep.yaml")  # written again, with more seeds perhaps
+    (ablation.root / "sweep.yaml").touch()
     write_views(ablation)
-    after = {path: path.stat().st_ino for path in ablation.root.rglob("*.*")}
-    assert len(after) == len(before)
-    same = [path for path, (inode, _) in before.items() if after.get(path) == inode]
-    assert {path for path in before if path not in same} == {
-        path for path in before if path.parent == ablation.root
-    }
+    after = {path: path.stat().st_ino for path in ablation.root.rglob("*")}
+    assert set(after) == set(before)
+    assert {p.name for p, inode in after.items() if before[p] != inode} == {"sweep.yaml"}
+
+
+def test_views_that_changed_do_not_pile_up(tmp_path):
+    counts = []
+    for seed in range(5):
+        make_run(tmp_path, "clipping", seed, minute=seed)
+        os.utime(tmp_path / f"clipping/seed={seed}/metrics.jsonl", (START + 60 * seed,) * 2)
+        make_run(tmp_path, "baseline", 0, "failed", minute=seed)
+        write_views(find(tmp_path, make_plan(range(5))))
+        counts.append(len(list(tmp_path.rglob("*.view"))) - seed)
+    assert counts[1:] == [counts[1]] * 4
+    # one each of the root, means, means/clipping, the five runs with clipping, the failed run
+    assert len(views(tmp_path)) == 1 + 1 + 1 + 5 + 1
 
 
 def test_a_view_that_was_lost_or_spoiled_is_as_it_was(ablation):
@@ -283,11 +294,14 @@ def test_a_run_that_is_gone_on_with_shows_its_numbers_and_its_new_ending(tmp_pat
     set_state(folder, "running")
     write_views(find(tmp_path, make_plan()))
     assert views(folder) == []
-    make_run(tmp_path, "clipping", 0, "done", epochs=(2, 3), began=10, minute=1)
+    make_run(tmp_path, "clipping", 0, "running", epochs=(2, 3), began=10, minute=1)
+    expected = [(10 * e, 1 - score("clipping", 0, e)) for e in (1, 2, 3)]
+    assert points(reader.Reload(), "train/loss") == expected
+    set_state(folder, "done", minute=1)
+    write_json(folder / "result.json", {})
     write_views(find(tmp_path, make_plan()))
     assert status(tmp_path, "clipping") == {"clipping/seed=0": "SUCCESS"}
     assert len(views(folder)) == 1
-    expected = [(10 * e, 1 - score("clipping", 0, e)) for e in (1, 2, 3)]
     assert points(events_of(folder), "train/loss") == expected
     assert metadata.SESSION_END_INFO_TAG in reader.Reload().Tags()["tensors"]
 
@@ -369,8 +383,8 @@ def test_the_verdicts_are_a_table_in_which_names_are_no_markup(tmp_path):
     assert page.count("<td>") == 12
     for tag in ("<b>", "<img", "<a", "<em>", "<code>", "<i>"):
         assert tag not in page
-    cells = [cell.partition("</td>")[0] for cell in page.split("<td>")[1:]]
-    assert html.unescape(cells[0]) == name
+    cells = [html.unescape(cell.partition("</td>")[0]) for cell in page.split("<td>")[1:]]
+    assert cells[0] == name
     assert cells[1:6] == ["HELPS", "+0.0123", "-0.001 to +0.02", "2", ""]
     assert cells[7:12] == ["UNDECIDED", "", "", "0", "about 6 seeds more"]
     assert "made with <i>other code</i>" in html.unescape(page)

@@ -1,0 +1,81 @@
+"""Why a verdict is what it is, in half a line of plain words."""
+
+from collections.abc import Iterable, Sequence
+
+from runner.ablation.decide import Claim
+from runner.ablation.designs import BASELINE
+from runner.ablation.plan import Question
+
+BAD = {"failed": "failed", "diverged": "diverged", "damaged": "left damaged files"}
+"""The states of runs that came to nothing, and the words for them."""
+
+SHARES = ("accuracy", "shift_consistency")
+"""Ends of the names of metrics from 0 to 1, which are told in points of a percent."""
+
+LISTED = 5  # seeds that are named
+
+
+def amount(mean: float, question: Question) -> str:
+    """Write a mean difference: `+0.84 points`, or `0.012 lower` where less is better."""
+    if question.goal == "minimize":
+        size = _size(abs(mean), question.metric, sign="")
+        return f"{size} {'lower' if mean > 0 else 'higher'}" if mean else "no difference"
+    return _size(mean, question.metric, sign="+")
+
+
+def sure(claim: Claim, mean: float, low: float, high: float, question: Question) -> str:
+    """Say what is sure, and of what size it is."""
+    share = question.metric.endswith(SHARES)
+    margin = f"{100 * question.margin:.3g} points" if share else f"{question.margin:.3g}"
+    told, side = amount(mean, question), "above" if claim is Claim.HELPS else "below"
+    if claim is Claim.NEGLIGIBLE:
+        return f"{told}, surely less than {margin} either way"
+    told += ", surely" + (f" {side} 0" if question.goal == "maximize" else "")
+    small = question.margin > 0 and -question.margin < low and high < question.margin
+    return f"{told}, but less than {margin}" if small else told
+
+
+def undecided(more: float) -> str:
+    """Say how many seeds more it would probably take; NaN: more than were looked ahead."""
+    if more != more:
+        return "more than 1000 seeds more"
+    return f"about {int(more)} {'seed' if more == 1 else 'seeds'} more"
+
+
+def seeds_so_far(count: int, planned: int | None) -> str:
+    """Say how far it has come; with no number planned, of a sequence."""
+    if planned is None or count == planned:
+        return ("no seed so far", "one seed: no interval, no verdict", _TWO)[count]
+    return f"{count} of {planned} seeds so far"
+
+
+_TWO = "two seeds: an interval, no verdict"
+
+
+def with_seeds(seeds: Iterable[int]) -> str:
+    """Write `with seed 3`, `with seeds 1, 2` or `with 12 seeds`."""
+    named = [str(seed) for seed in seeds]
+    if len(named) > LISTED:
+        return f"with {len(named)} seeds"
+    return f"with {'seed' if len(named) == 1 else 'seeds'} {', '.join(named)}"
+
+
+def went_wrong(states: Sequence[str], seeds: Iterable[int]) -> str:
+    """Write `diverged with seed 3`, `failed or diverged with seeds 1, 2`."""
+    words = [word for state, word in BAD.items() if state in states]
+    return f"{' or '.join(words)} {with_seeds(seeds)}"
+
+
+def without_it(variants: Sequence[str]) -> str:
+    """Name the runs without a trick: the baseline, or another variant, or more."""
+    if len(variants) > 1:
+        return f"{len(variants)} variants without it"
+    return "the baseline" if variants[0] == BASELINE else variants[0]
+
+
+def _size(value: float, metric: str, sign: str) -> str:
+    """Write shares in percent points, everything else as it is."""
+    if metric.endswith(SHARES):
+        text = f"{100 * value:{sign}.2f}"
+        return f"{text if text.strip('+-0.') else text.strip('+-')} points"
+    return f"{value:{sign}.3g}"

@@ -1,0 +1,146 @@
+"""Made-up ablations for the tests: their plans, the files of their runs, and what they came to."""
+
+import json
+import random
+
+import numpy as np
+
+from runner.ablation.designs import Factor, design
+from runner.ablation.plan import Plan, Question, save_plan
+from runner.ablation.verdicts import Finding, Findings, Verdict
+from runner.runs import find_runs
+
+MACHINE = {
+    "config": "0123456789abcdef",
+    "code": {"version": "0.1.0", "commit": "abcdef123456"},
+    "libraries": {"torch": "2.14.1", "numpy": "2.4.0"},
+    "processor": "AMD EPYC",
+    "threads": 1,
+}
+CONFIG = {
+    "data._target_": "runner.data.digits",
+    "data.validation": 0.1,
+    "model._target_": "runner.models.cifar_resnet",
+    "model.depth": 8,
+    "model.width": 8,
+    "model.weights": None,
+    "epochs": 15,
+}
+
+
+def write_plan(root, factors, kind="one_at_a_time", seeds=5, **question):
+    """Write the plan of an ablation."""
+    laid = design(kind, factors)
+    asked = {
+        "design": kind,
+        "metric": "test/accuracy",
+        "goal": "maximize",
+        "margin": 0.005,
+        "alpha": 0.05,
+        "until": "fixed",
+        "most_seeds": seeds,
+    }
+    plan = Plan(
+        name=root.name,
+        question=Question(**{**asked, **question}),
+        seeds=tuple(range(seeds)),
+        factors=factors,
+        variants=laid.variants,
+        contrasts=laid.contrasts,
+        config=CONFIG,
+        changes={name: {} for name in laid.variants},
+        command=f"python -m runner ablation={kind} tricks=page name={root.name}",
+    )
+    root.mkdir(parents=True, exist_ok=True)
+    save_plan(root, plan)
+    return plan
+
+
+def write_run(folder, variant, seed, accuracy=None, status="done", inactive=(), **more):
+    """Write the files of a run: done with an accuracy, or on its way, or broken."""
+    place = folder / variant / f"seed={seed}"
+    place.mkdir(parents=True, exist_ok=True)
+    told = {"status": status, "seconds": 2.0 + seed, "peak_memory": 10**8, "error": None}
+    (place / "status.json").write_text(json.dumps({**told, **more.get("told", {})}))
+    (place / "run.json").write_text(json.dumps({**MACHINE, **more.get("machine", {})}))
+    noise = random.Random(f"{variant} {seed}")
+    slow = more.get("slow", 1.0)
+    lines = [
+        {
+            "epoch": e,
+            "update": e * 5,
+            "train/loss": (2.0 + 0.3 * noise.random()) / e,
+            "validation/accuracy": (accuracy or 0.5) * (1 - 0.5 / e) + 0.02 * noise.random(),
+            "time/seconds": slow * (1.0 + 0.02 * noise.random()),
+            "time/images_per_second": 1000.0 / slow,
+        }
+        for e in range(1, more.get("epochs", 5) + 1)
+    ]
+    (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if accuracy is not None and status == "done":
+        result = {"test/accuracy": accuracy, "test/loss": 0.5, "test/shift_consistency": 0.75}
+        for name in more.get("on", ()):
+            result[f"tricks/{name}/{name}_share"] = 0.0 if name in inactive else 0.42
+        result |= {
+            "inactive": [*inactive],
+            "updates": 25,
+            "skipped": 0,
+            "weights": f"those of {variant} {seed}",
+        }
+        (place / "result.json").write_text(json.dumps({"format": 1, **result}))
+    return place
+
+
+def tricks(**effects):
+    """Give back the factors of tricks, for each the true effect of having it on."""
+    return {trick(name): {name: effect} for name, effect in effects.items()}
+
+
+def trick(name):
+    return Factor(name, (f"no-{name}", name))
+
+
+def write_ablation(root, factors, kind="one_at_a_time", seeds=5, slow=(), samples=None, **question):
+    """Write an ablation: its plan, and runs that come to the true effects of the levels."""
+    effects = {level: effect for levels in factors.values() for level, effect in levels.items()}
+    plan = write_plan(root, tuple(factors), kind, seeds, **question)
+    for seed, variant in plan.runs():
+        on = [level for level in plan.variants[variant] if level in effects]
+        noise = 0.002 * random.Random(f"{variant} of {seed}").gauss()
+        score = round(0.9 + 0.004 * seed / seeds + sum(effects[level] for level in on) + noise, 4)
+        cost = 1.0 + 0.07 * len(on) + sum(dict(slow).get(name, 0.0) for name in on)
+        place = write_run(root, variant, seed, score, on=on, slow=cost)
+        if samples is not None:
+            np.save(place / "correct.npy", np.arange(samples) < score * samples)
+    return plan
+
+
+def make_findings(root, verdicts=None, plan=None, **more):
+    """Make the findings of an ablation by hand: for each effect its verdict and its differences."""
+    if verdicts is None:
+        verdicts = {"clipping": (Verdict.HELPS, (0.01, 0.02, 0.03))}
+    plan = plan or write_plan(root, tuple(trick(name) for name in verdicts), seeds=3)
+    asked = {contrast.name: contrast for contrast in plan.contrasts}
+    effects = [make_finding(asked[name], *told) for name, told in verdicts.items()]
+    runs = {(run.variant, int(run.seed)): run for run in find_runs(root)}
+    nothing = {"interactions": (), "shares": (), "calibration": (), "warnings": ()}
+    return Findings(
+        **{"root": root, "plan": plan, "effects": tuple(effects), "runs": runs, **nothing, **more}
+    )
+
+
+def make_finding(contrast, verdict, differences, **more):
+    mean = sum(differences) / len(differences) if differences else None
+    half = max(differences) - min(differences) if differences else None
+    usual = {
+        "reason": "as the test has it",
+        "differences": dict(enumerate(differences)),
+        "mean": mean,
+        "interval": (mean - half, mean + half) if len(differences) > 1 else None,
+        "time_ratio": 1.22 if differences else None,
+        "memory_ratio": 1.05 if differences else None,
+        "open": verdict is Verdict.UNDECIDED,
+        "did": {},
+        "failures": {},
+    }
+    return Finding(contrast=contrast, verdict=verdict, **{**usual, **more})

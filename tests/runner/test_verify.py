@@ -1,0 +1,287 @@
+"""Doing a run again: every bit is compared, the folder only read, and nothing in it executed."""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import torch
+
+from runner import run as running
+from runner.build import build
+from runner.run import attempt
+from runner.train import Diverged
+from runner.verify import main
+from tests.conftest import settings
+
+SHORT = ("epochs=2", "batch_size=256", "model.width=4")
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """A run that is done."""
+    place = tmp_path_factory.mktemp("once")
+    given = settings(*SHORT, "tricks=[clipping]")
+    attempt(place, given, build(given), quiet=True)
+    return place
+
+
+@pytest.fixture
+def folder(once, tmp_path, monkeypatch):
+    """A copy of it; what is temporary has a folder of its own, empty before and after."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    yield shutil.copytree(once, tmp_path / "run")
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def refusal(*folders):
+    """What the command exits with: all of it on the standard error, and 1."""
+    with pytest.raises(SystemExit) as exit_:
+        main([str(folder) for folder in folders])
+    return str(exit_.value)
+
+
+def contents(folder):
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def change_json(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def change_line(path, number, **values):
+    lines = path.read_text().splitlines()
+    lines[number] = json.dumps({**json.loads(lines[number]), **values})
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_a_run_done_again_is_equal_to_the_bit_and_its_folder_is_only_read(folder, capsys):
+    before = contents(folder)
+    main([str(folder)])
+    assert contents(folder) == before
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    result = json.loads((folder / "result.json").read_text())
+    numbers = sum(not key.startswith("time/") for line in lines for key in line) + len(result) - 2
+    answers = len(np.load(folder / "correct.npy"))
+    told = f"{folder} equal to the bit: {numbers} numbers, weights, {answers} answers\n"
+    assert capsys.readouterr().out == told
+
+
+def test_time_is_not_compared(folder, capsys):
+    change_line(folder / "metrics.jsonl", 0, **{"time/seconds": 1e6})
+    main([str(folder)])
+    assert "equal to the bit" in capsys.readouterr().out
+
+
+def test_a_digit_of_an_evaluation_is_noticed_with_its_line_and_that_nothing_else_changed(folder):
+    line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[1])
+    digit = float(np.nextafter(line["train/loss"], 9))
+    change_line(folder / "metrics.jsonl", 1, **{"train/loss": digit})
+    change_json(folder / "result.json", updates=1)  # later in the run: not what differs first
+    first, *rest = refusal(folder).splitlines()
+    assert first == (
+        f"{folder} differs: metrics.jsonl, line 2 (epoch 2, update {line['update']}): "
+        f"train/loss was {digit!r}, is now {line['train/loss']!r}"
+    )
+    code = json.loads((folder / "run.json").read_text())["code"]["commit"] or ""
+    (why,) = rest
+    assert ("perhaps the code" if code.endswith("+") else "nothing that run.json tells") in why
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"epoch": 1.0}, "epoch was 1.0, is now 1"),
+        ({"train/skipped": -0.0}, "train/skipped was -0.0, is now 0"),
+        ({"extra": 1}, "extra was 1, is now not there"),
+        ({"train/loss": None}, "train/loss was null, is now "),
+    ],
+)
+def test_equal_is_to_the_bit(folder, change, told):
+    change_line(folder / "metrics.jsonl", 0, **change)
+    assert f"line 1 (epoch 1, update 6): {told}" in refusal(folder)
+
+
+def test_an_evaluation_that_is_missing_is_noticed(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text(lines[0])
+    assert "metrics.jsonl has 1 evaluations, now 2" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("weights", "0" * 64), ("test/loss", 0.5), ("inactive", ["clipping"])]
+)
+def test_a_change_of_the_result_is_noticed(folder, key, value):
+    true = json.loads((folder / "result.json").read_text())[key]
+    change_json(folder / "result.json", **{key: value})
+    told = f"result.json: {key} was {json.dumps(value)}, is now {json.dumps(true)}"
+    assert told in refusal(folder)
+
+
+def test_a_flipped_answer_is_noticed(folder):
+    answers = np.load(folder / "correct.npy")
+    answers[[7, 9]] ^= True
+    np.save(folder / "correct.npy", answers)
+    was, now = ("right", "wrong") if answers[7] else ("wrong", "right")
+    told = f"test sample 7 was {was}, is now {now} (2 of {len(answers)} differ)"
+    assert f"correct.npy: {told}" in refusal(folder)
+    np.save(folder / "correct.npy", answers[:5])
+    assert f"correct.npy has 5 answers, now {len(answers)}" in refusal(folder)
+
+
+def test_what_has_changed_since_is_named_where_it_may_be_why(folder):
+    change_json(folder / "result.json", weights="0")
+    machine = json.loads((folder / "run.json").read_text())
+    machine["libraries"]["torch"] = "1.0"
+    change_json(folder / "run.json", threads=7, processor="another", libraries=machine["libraries"])
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state["made_with"]["data"] = "f" * 64
+    torch.save(state, folder / "checkpoint.pt")
+    told = refusal(folder)
+    assert "threads was 7, is now 1 (a part of the config: config.yaml sets it)" in told
+    assert "processor was another, is now " in told
+    assert f"libraries.torch was 1.0, is now {version('torch')}" in told
+    assert "data was ffffffffffffffff, is now " in told
+    assert "python was" not in told
+    assert "config was" not in told
+    (folder / "run.json").unlink()
+    assert "changed: cannot be told: run.json is damaged or not there" in refusal(folder)
+
+
+def test_a_config_that_was_edited_is_named_as_the_reason(folder):
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("seed: 0", "seed: 1"))
+    told = refusal(folder)
+    assert "differs: metrics.jsonl, line 1" in told
+    assert "config was" in told
+    assert "edited since" in told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("_target_: runner.data.digits", "_target_: os.system", "data._target_ must be of"),
+        ("_target_: runner.data.digits", "_target_: evil.boom", "data._target_ must be of"),
+        ("seed: 0", "seed: ${oc.env:SECRET,0}", "must be resolved, got ${"),
+        ("seed: 0", "seed: !!python/object/apply:os.mkdir [evil]", "must be YAML, got"),
+        ("seed: 0", "seed: 0\nhydra: {run: {dir: evil}}", "hydra is not a setting"),
+        ("seed: 0", "seed: 0\ndefaults: [evil]", "defaults is not a setting"),
+        ("data:\n", "data:\n  _args_: [evil]\n", "must be resolved, got _args_"),
+        ("seed: 0\n", "seed: [\n", "must be YAML, got"),
+    ],
+)
+def test_nothing_in_a_config_is_followed_or_executed(folder, tmp_path, monkeypatch, old, new, told):
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path('evil').touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    text = (folder / "config.yaml").read_text()
+    assert old in text
+    (folder / "config.yaml").write_text(text.replace(old, new, 1))
+    refused = refusal(folder)
+    assert told in refused
+    assert refused.startswith("run/config.yaml")
+    assert len(refused.splitlines()) == 1
+    assert not (tmp_path / "evil").exists()
+    assert "evil" not in sys.modules
+
+
+def test_an_empty_config_or_a_list_is_refused(folder):
+    for text, told in (("", "is missing from the config"), ("[1, 2]", "must be a mapping")):
+        (folder / "config.yaml").write_text(text)
+        assert told in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda f: (f / "config.yaml").unlink(), "must be the folder of a run, got one without"),
+        (lambda f: (f / "result.json").write_text("{"), "must be whole, got one where result.json"),
+        (lambda f: (f / "metrics.jsonl").write_text("x\n"), "where metrics.jsonl is damaged"),
+        (lambda f: (f / "metrics.jsonl").write_text("[1]\n"), "where metrics.jsonl is damaged"),
+        (lambda f: (f / "correct.npy").write_bytes(b"x"), "where correct.npy is damaged"),
+        (lambda f: (f / "correct.npy").unlink(), "where correct.npy is damaged or not there"),
+        (lambda f: change_json(f / "result.json", format=99), "must be of format 1, got 99"),
+        (lambda f: change_json(f / "run.json", format=99), "must be of format 1, got 99"),
+    ],
+)
+def test_a_damaged_run_is_refused_in_one_line(folder, spoil, told):
+    spoil(folder)
+    refused = refusal(folder)
+    assert told in refused
+    assert len(refused.splitlines()) == 1
+
+
+@pytest.mark.parametrize("state", ["running", "stopped", "failed", "diverged", None])
+def test_a_run_that_is_not_done_is_refused(folder, state):
+    (folder / "result.json").unlink()
+    if state:
+        change_json(folder / "status.json", status=state)
+    else:
+        (folder / "status.json").unlink()
+    told = state or "nothing that tells how it ended"
+    assert f"{folder} must be done, got {told}. Go on with it" in refusal(folder)
+
+
+@pytest.mark.parametrize("way", ["given", "auto"])
+def test_a_device_that_is_not_here_is_named(folder, way):
+    if way == "given":
+        text = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(text.replace("device: auto", "device: cuda:99"))
+    else:  # it was chosen where there was one
+        change_json(folder / "run.json", device="cuda:99")
+    assert f"{folder} must be done again on cuda:99" in refusal(folder)
+
+
+def test_a_run_that_fails_now_differs_and_data_that_is_gone_is_said(folder, monkeypatch):
+    def diverge(*_):
+        raise Diverged("the loss is not finite")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running, "_epoch", diverge)
+        told = refusal(folder)
+    assert f"{folder} differs: it was done, and fails now: the loss is not finite\n" in told
+    assert str(tempfile.tempdir) not in told
+
+    text = (folder / "config.yaml").read_text()
+    npz = "_target_: runner.data.npz\n  file: nowhere.npz"
+    (folder / "config.yaml").write_text(text.replace("_target_: runner.data.digits", npz))
+    assert f"{folder} cannot be done again: data.file must be" in refusal(folder)
+
+
+def test_stopping_it_leaves_nothing_behind_and_says_nothing_of_a_folder(
+    folder, monkeypatch, capsys
+):
+    real, done = running._epoch, []
+
+    def interrupted(*arguments):
+        if done:
+            assert os.listdir(tempfile.tempdir)
+            raise KeyboardInterrupt
+        done.append(1)
+        return real(*arguments)
+
+    before = contents(folder)
+    monkeypatch.setattr(running, "_epoch", interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        main([str(folder)])
+    assert exit_.value.code == 130
+    assert os.listdir(tempfile.tempdir) == []
+    assert capsys.readouterr().out == ""
+    assert contents(folder) == before
+
+
+def test_of_several_runs_each_is_told(folder, tmp_path, capsys):
+    told = refusal(tmp_path / "none", folder)
+    assert told.splitlines() == [
+        f"{tmp_path / 'none'} must be the folder of a run, got one without config.yaml. "
+        "Give a folder as outputs/NAME/VARIANT/seed=0."
+    ]
+    assert f"{folder} equal to the bit" in capsys.readouterr().out

@@ -1,0 +1,287 @@
+"""Ablations as a person types them: real sweeps, real kills, and what is left after them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.test_main import biscuits
+
+PARTS = ROOT / "tests" / "parts"
+DYING = {
+    "PYTHONPATH": f"{ROOT}{os.pathsep}{PARTS}",
+    "BISCUITS_ALLOW": "dying.Dying",
+}
+SHORT = ("epochs=1", "batch_size=256", "threads=1")
+TWO = ("ablation=one_at_a_time", "tricks=[clipping,anti_aliasing]", "name=mine")
+
+
+def ablate(folder, *arguments, **environment):
+    """Do an ablation that has to succeed; give back what it printed."""
+    code, out, complaint = biscuits(folder, *arguments, **environment)
+    assert code == 0, complaint + out
+    return out
+
+
+def results(root):
+    found = {}
+    for path in sorted(root.glob("*/seed=*/result.json")):
+        found[str(path.parent.relative_to(root))] = path.read_text()
+    return found
+
+
+def states(root):
+    return {
+        str(path.parent.relative_to(root)): json.loads(path.read_text())["status"]
+        for path in sorted(root.glob("*/seed=*/status.json"))
+    }
+
+
+def test_an_ablation_ends_in_verdicts_and_is_never_done_twice(tmp_path):
+    command = (*TWO, *SHORT, "ablation.seeds=3")
+    out = ablate(tmp_path, *command)
+    root = tmp_path / "outputs" / "mine"
+    assert set(results(root)) == {
+        f"{variant}/seed={seed}"
+        for variant in ("baseline", "clipping", "anti_aliasing")
+        for seed in range(3)
+    }
+    for name in ("sweep.yaml", "report.html", "report.md", "report.json"):
+        assert (root / name).stat().st_size > 500, name
+    assert any(word in out for word in ("HELPS", "HURTS", "NEGLIGIBLE", "UNDECIDED"))
+    plan = yaml.safe_load((root / "sweep.yaml").read_text())
+    assert plan["config"]["epochs"] == 1
+    assert plan["changes"]["clipping"] == {"tricks.clipping.enabled": True}
+    saved = yaml.safe_load((root / "clipping" / "seed=2" / "config.yaml").read_text())
+    assert (saved["variant"], saved["seed"], saved["name"]) == ("clipping", 2, "mine")
+    assert "ablation" not in saved
+
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("result.json")}
+    ablate(tmp_path, *command)
+    assert before == {path: path.stat().st_mtime_ns for path in root.rglob("result.json")}
+
+    code, _, complaint = biscuits(tmp_path, *command, "optimizer.lr=0.05", "ablation.margin=0.01")
+    assert code != 0
+    assert len(complaint.strip().splitlines()) == 1, complaint
+    assert "ablation.margin is 0.005, not 0.01; optimizer.lr is 0.1, not 0.05" in complaint
+    assert "name=NAME" in complaint
+    code, _, complaint = biscuits(tmp_path, *command[:-1], "ablation.seeds=4")
+    assert code != 0
+    assert "begin with ablation.until=decided" in complaint
+
+
+def test_a_run_of_an_ablation_has_the_bits_of_the_same_run_alone(tmp_path):
+    ablate(tmp_path, *TWO, *SHORT, "ablation.seeds=1", "tricks.clipping.max_norm=0.5")
+    alone = ("tricks=[clipping]", "tricks.clipping.max_norm=0.5", *SHORT, "name=alone")
+    ablate(tmp_path, *alone)
+    (one,) = results(tmp_path / "outputs" / "alone").values()
+    assert results(tmp_path / "outputs" / "mine")["clipping/seed=0"] == one
+
+
+def test_each_way_to_die_is_recorded_and_every_other_run_is_done(tmp_path):
+    mercy = tmp_path / "mercy"
+    command = (
+        *("--config-dir", str(PARTS / "conf"), "ablation=one_at_a_time", "tricks=[dying]"),
+        "ablation.factors={tricks.dying.how:[nothing,raise,exit,kill,hang]}",
+        *(*SHORT, "name=deaths", "ablation.seeds=2", "hydra.launcher.timeout=15"),
+        *("hydra.launcher.workers=3", f"tricks.dying.mercy={mercy}"),
+    )
+    code, out, complaint = biscuits(tmp_path, *command, **DYING)
+    root = tmp_path / "outputs" / "deaths"
+    assert code == 1
+    assert "8 of the runs failed" in complaint
+    assert "Traceback" not in complaint
+    for seed in range(2):
+        assert states(root)[f"baseline/seed={seed}"] == "done"
+    errors = {
+        how: json.loads((root / f"dying.how={how}" / "seed=1" / "status.json").read_text())["error"]
+        for how in ("raise", "exit", "kill", "hang")
+    }
+    assert "RuntimeError: the trick raised" in errors["raise"]
+    assert "Traceback" in errors["raise"]
+    assert "SystemExit: 7" in errors["exit"]
+    assert "ended by SIGKILL" in errors["kill"]
+    assert "longer than hydra.launcher.timeout=15" in errors["hang"]
+    for how in errors:
+        assert f"dying.how={how}" in out
+    assert out.count("BROKEN") >= 4
+
+    mercy.touch()  # the same command tries the failed ones again, and those alone
+    done = {path: path.stat().st_mtime_ns for path in root.rglob("result.json")}
+    ablate(tmp_path, *command, **DYING)
+    assert set(states(root).values()) == {"done"}
+    assert all(path.stat().st_mtime_ns == then for path, then in done.items())
+
+
+LONG = (*TWO, "batch_size=32", "threads=1", "epochs=12", "ablation.seeds=1")
+
+
+def start(folder, *arguments):
+    """Start an ablation in a group of processes of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "runner", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_epochs(root, runs):
+    """Wait until so many runs have an epoch behind them and are in the middle of another."""
+    deadline = time.monotonic() + 120
+    while sum(path.stat().st_size > 0 for path in root.glob("*/seed=*/metrics.jsonl")) < runs:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ablate(folder, *LONG)
+    return results(folder / "outputs" / "mine")
+
+
+def test_ctrl_c_stops_at_once_and_the_same_command_goes_on_to_the_same_bits(tmp_path, undisturbed):
+    root = tmp_path / "outputs" / "mine"
+    process = start(tmp_path, *LONG)
+    wait_for_epochs(root, 1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it, to all of them
+    pressed = time.monotonic()
+    out, _ = process.communicate(timeout=60)
+    assert time.monotonic() - pressed < 20
+    assert process.returncode == 130, out
+    assert "the same command goes on from here" in out
+    assert "Traceback" not in out
+    assert "running" not in states(root).values()
+    assert "stopped" in states(root).values()
+    ablate(tmp_path, *LONG)
+    assert results(root) == undisturbed
+
+
+def test_a_sweep_that_is_killed_leaves_no_process_behind_and_goes_on(tmp_path, undisturbed):
+    root = tmp_path / "outputs" / "mine"
+    process = start(tmp_path, *LONG)
+    wait_for_epochs(root, 1)
+    process.kill()  # the sweep alone; its workers have to notice
+    process.communicate(timeout=60)
+    out = ablate(tmp_path, *LONG)
+    assert "must be free" not in out
+    assert results(root) == undisturbed
+
+
+def test_a_second_sweep_in_the_same_folder_is_refused(tmp_path):
+    root = tmp_path / "outputs" / "mine"
+    process = start(tmp_path, *LONG)
+    try:
+        wait_for_epochs(root, 1)
+        code, _, complaint = biscuits(tmp_path, *LONG)
+        assert code != 0
+        assert "must be free, got held by another ablation" in complaint
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_editing_a_config_during_a_sweep_changes_nothing(tmp_path):
+    own = tmp_path / "conf" / "experiment"
+    own.mkdir(parents=True)
+    file = own / "mine.yaml"
+    text = "# @package _global_\nepochs: 2\nbatch_size: 64\nname: mine\n"
+    file.write_text(text)
+    root = tmp_path / "outputs" / "mine"
+    command = ("-cd", "conf", "experiment=mine", *TWO[:2], "threads=1", "ablation.seeds=2")
+    process = start(tmp_path, *command)
+    deadline = time.monotonic() + 120
+    while not list(root.glob("*/seed=*/status.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    file.write_text(text.replace("epochs: 2", "epochs: 3"))
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+    epochs = {yaml.safe_load(p.read_text())["epochs"] for p in root.rglob("config.yaml")}
+    assert epochs == {2}
+    code, _, complaint = biscuits(tmp_path, *command)
+    assert code != 0
+    assert "epochs is 2, not 3" in complaint
+
+
+def test_a_dry_run_tells_the_runs_their_time_and_the_smallest_effect_and_writes_nothing(tmp_path):
+    out = ablate(tmp_path, *TWO, *SHORT, "ablation.seeds=4", "ablation.dry_run=true")
+    assert "12 runs, seed by seed: 0, 1, 2, 3; 0 are done" in out
+    assert "tricks.anti_aliasing.enabled=True" in out
+    assert "times the spread" in out
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_seeds_are_added_until_all_is_decided_or_there_are_enough(tmp_path):
+    out = ablate(
+        tmp_path,
+        *TWO,
+        *SHORT,
+        "ablation.until=decided",
+        "ablation.seeds=2",
+        "ablation.most_seeds=4",
+    )
+    root = tmp_path / "outputs" / "mine"
+    plan = yaml.safe_load((root / "sweep.yaml").read_text())
+    assert 3 <= len(plan["seeds"]) <= 4
+    assert f"seed={plan['seeds'][-1]}" in out
+
+
+def test_a_trick_that_changed_nothing_is_inactive_whatever_the_numbers(tmp_path):
+    out = ablate(
+        tmp_path,
+        *("ablation=one_at_a_time", "tricks=[flooding,clipping]", *SHORT),
+        *("tricks.flooding.level=1e-6", "ablation.seeds=3"),
+    )
+    (line,) = [line for line in out.splitlines() if line.strip().startswith("flooding")]
+    assert "INACTIVE" in line
+
+
+MISTAKES = {
+    ("ablation=one_at_a_time",): "must vary something, got no factor",
+    ("ablation=one_at_time", "tricks=page"): "Did you mean one_at_a_time?",
+    ("ablation.seeds=3",): "ablation.seeds needs a design, got none. Write ablation=DESIGN",
+    (*TWO, "ablation.sedes=3"): "ablation.sedes is not a setting. Did you mean ablation.seeds?",
+    (*TWO, "optimizer.lr=0.1,0.2"): "'ablation.factors={optimizer.lr:[0.1,0.2]}'",
+    (*TWO, "-m", "optimizer.lr=0.1,0.2"): "'ablation.factors={optimizer.lr:[0.1,0.2]}'",
+    (*TWO, "-m", "seed=1,2"): "'ablation.seeds=[1,2]'",
+    (*TWO, "hydra/sweeper=basic"): "must be done by its own sweeper, got another",
+    (*TWO, "tricks.label_smoothing.smoothing=0.2"): "label_smoothing is off. Switch it on",
+    (*TWO, "ablation.factors={optimizer.lr:[0.1,0.1]}"): "got optimizer.lr=0.1 twice",
+    (*TWO, "tricks.clipping.max_norm=-1"): "Clipping.max_norm must be",
+    (*TWO, "hydra.launcher.workers=0"): "hydra.launcher.workers must be",
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.items(), ids=str)
+def test_a_mistake_is_one_line_and_nothing_is_begun(tmp_path, arguments, message):
+    code, _, complaint = biscuits(tmp_path, *arguments)
+    assert code != 0
+    assert message in complaint
+    assert len(complaint.strip().splitlines()) == 1, complaint
+    assert not list(tmp_path.glob("outputs/*/*/*/result.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_every_launcher_gives_the_same_bits(tmp_path, launcher):
+    if launcher == "submitit_local":
+        pytest.importorskip("submitit")
+    for name in ("local", launcher):
+        ablate(
+            tmp_path, *TWO[:2], *SHORT, "ablation.seeds=1", f"hydra/launcher={name}", f"name={name}"
+        )
+    found = [results(tmp_path / "outputs" / name) for name in ("local", launcher)]
+    assert len(found[0]) == 3
+    assert found[0] == found[1]
+    assert not list((tmp_path / "outputs").rglob("*.pkl"))
