@@ -7,9 +7,8 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow check clean
 
-demo: $(READY)  ## the five tricks, each alone, against the baseline: three seeds on the digits
+demo: $(READY)  ## the five tricks, each alone, against the baseline: five seeds on the digits
 	$(BIN)/python -m runner experiment=demo
-	$(BIN)/python -m runner.report outputs/demo
 
 test: $(READY)  ## the default tests, under five minutes on two cores
 	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4

@@ -149,6 +149,7 @@ class LocalLauncher(Launcher):
                 f"It took longer than hydra.launcher.timeout={self.timeout} seconds, and was "
                 "ended. Raise that, and give the same command to go on with it."
             )
+            worker.stop()
         except Exception as error:  # the worker is gone, or could not even begin
             value = UserError(_obituary(error))
             worker.stop()
@@ -173,7 +174,8 @@ class _Worker:
             # a worker that is killed leaves semaphores, which Python then complains of at its end
             sys.warnoptions.append("ignore:resource_tracker")
             self.pool = ProcessPool(1, context=multiprocessing.get_context("spawn"))
-        future: Future[Any] = self.pool.schedule(_work, (payload, self.slot), timeout=timeout)
+            self.pool.schedule(_warm_up, (self.slot,))  # not on the first run's time
+        future: Future[Any] = self.pool.schedule(_work, (payload,), timeout=timeout)
         return future
 
     def stop(self, at_once: bool = True) -> None:
@@ -184,14 +186,19 @@ class _Worker:
             self.pool = None
 
 
-def _work(payload: bytes, slot: Slot) -> tuple[bool, Any, str]:
-    """Do one job, in the worker: whether it succeeded, its value or its error, what it printed."""
+def _warm_up(slot: Slot) -> None:
+    """Make a new worker ready: what it may use, whom it dies with, and torch."""
     if slot.card is not None:  # before CUDA starts
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.card
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, slot.cores)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    from runner.compose import register  # here, not as the worker starts: an error is then told
+    import runner.run  # noqa: F401
+
+
+def _work(payload: bytes) -> tuple[bool, Any, str]:
+    """Do one job, in the worker: whether it succeeded, its value or its error, what it printed."""
+    from runner.compose import register
 
     register()
     context, config, task, state = pickle.loads(payload)  # from our own parent, through a pipe

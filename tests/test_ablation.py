@@ -10,6 +10,7 @@ import time
 import pytest
 import yaml
 
+from runner.__main__ import main
 from tests.conftest import ROOT
 from tests.test_main import biscuits
 
@@ -43,7 +44,7 @@ def states(root):
     }
 
 
-def test_an_ablation_ends_in_verdicts_and_is_never_done_twice(tmp_path):
+def test_an_ablation_ends_in_verdicts_and_is_never_done_twice(tmp_path, do):
     command = (*TWO, *SHORT, "ablation.seeds=3")
     out = ablate(tmp_path, *command)
     root = tmp_path / "outputs" / "mine"
@@ -62,26 +63,14 @@ def test_an_ablation_ends_in_verdicts_and_is_never_done_twice(tmp_path):
     assert (saved["variant"], saved["seed"], saved["name"]) == ("clipping", 2, "mine")
     assert "ablation" not in saved
 
+    alone = do(*SHORT, "tricks=[clipping]", "seed=1")  # the same run, of no ablation
+    assert json.loads(results(root)["clipping/seed=1"]) == {"format": 1, **alone}
+
     before = {path: path.stat().st_mtime_ns for path in root.rglob("result.json")}
+    (root / "report.html").unlink()
     ablate(tmp_path, *command)
+    assert (root / "report.html").exists()
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("result.json")}
-
-    code, _, complaint = biscuits(tmp_path, *command, "optimizer.lr=0.05", "ablation.margin=0.01")
-    assert code != 0
-    assert len(complaint.strip().splitlines()) == 1, complaint
-    assert "ablation.margin is 0.005, not 0.01; optimizer.lr is 0.1, not 0.05" in complaint
-    assert "name=NAME" in complaint
-    code, _, complaint = biscuits(tmp_path, *command[:-1], "ablation.seeds=4")
-    assert code != 0
-    assert "begin with ablation.until=decided" in complaint
-
-
-def test_a_run_of_an_ablation_has_the_bits_of_the_same_run_alone(tmp_path):
-    ablate(tmp_path, *TWO, *SHORT, "ablation.seeds=1", "tricks.clipping.max_norm=0.5")
-    alone = ("tricks=[clipping]", "tricks.clipping.max_norm=0.5", *SHORT, "name=alone")
-    ablate(tmp_path, *alone)
-    (one,) = results(tmp_path / "outputs" / "alone").values()
-    assert results(tmp_path / "outputs" / "mine")["clipping/seed=0"] == one
 
 
 def test_each_way_to_die_is_recorded_and_every_other_run_is_done(tmp_path):
@@ -89,25 +78,24 @@ def test_each_way_to_die_is_recorded_and_every_other_run_is_done(tmp_path):
     command = (
         *("--config-dir", str(PARTS / "conf"), "ablation=one_at_a_time", "tricks=[dying]"),
         "ablation.factors={tricks.dying.how:[nothing,raise,exit,kill,hang]}",
-        *(*SHORT, "name=deaths", "ablation.seeds=2", "hydra.launcher.timeout=15"),
-        *("hydra.launcher.workers=3", f"tricks.dying.mercy={mercy}"),
+        *(*SHORT, "name=deaths", "ablation.seeds=1", "hydra.launcher.timeout=30"),
+        f"tricks.dying.mercy={mercy}",
     )
     code, out, complaint = biscuits(tmp_path, *command, **DYING)
     root = tmp_path / "outputs" / "deaths"
     assert code == 1
-    assert "8 of the runs failed" in complaint
+    assert "4 of the runs failed" in complaint
     assert "Traceback" not in complaint
-    for seed in range(2):
-        assert states(root)[f"baseline/seed={seed}"] == "done"
+    assert states(root)["baseline/seed=0"] == "done"
     errors = {
-        how: json.loads((root / f"dying.how={how}" / "seed=1" / "status.json").read_text())["error"]
+        how: json.loads((root / f"dying.how={how}" / "seed=0" / "status.json").read_text())["error"]
         for how in ("raise", "exit", "kill", "hang")
     }
     assert "RuntimeError: the trick raised" in errors["raise"]
     assert "Traceback" in errors["raise"]
     assert "SystemExit: 7" in errors["exit"]
     assert "ended by SIGKILL" in errors["kill"]
-    assert "longer than hydra.launcher.timeout=15" in errors["hang"]
+    assert "longer than hydra.launcher.timeout=30" in errors["hang"]
     for how in errors:
         assert f"dying.how={how}" in out
     assert out.count("BROKEN") >= 4
@@ -167,6 +155,7 @@ def test_ctrl_c_stops_at_once_and_the_same_command_goes_on_to_the_same_bits(tmp_
     assert results(root) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_leaves_no_process_behind_and_goes_on(tmp_path, undisturbed):
     root = tmp_path / "outputs" / "mine"
     process = start(tmp_path, *LONG)
@@ -178,6 +167,7 @@ def test_a_sweep_that_is_killed_leaves_no_process_behind_and_goes_on(tmp_path, u
     assert results(root) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_second_sweep_in_the_same_folder_is_refused(tmp_path):
     root = tmp_path / "outputs" / "mine"
     process = start(tmp_path, *LONG)
@@ -191,6 +181,7 @@ def test_a_second_sweep_in_the_same_folder_is_refused(tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_editing_a_config_during_a_sweep_changes_nothing(tmp_path):
     own = tmp_path / "conf" / "experiment"
     own.mkdir(parents=True)
@@ -214,14 +205,21 @@ def test_editing_a_config_during_a_sweep_changes_nothing(tmp_path):
     assert "epochs is 2, not 3" in complaint
 
 
-def test_a_dry_run_tells_the_runs_their_time_and_the_smallest_effect_and_writes_nothing(tmp_path):
-    out = ablate(tmp_path, *TWO, *SHORT, "ablation.seeds=4", "ablation.dry_run=true")
+def test_a_dry_run_tells_the_runs_and_what_they_could_show_and_writes_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = (*TWO, *SHORT, "ablation.seeds=4", "ablation.dry_run=true")
+    monkeypatch.setattr(sys, "argv", ["biscuits", *arguments])
+    main()
+    out = capsys.readouterr().out
     assert "12 runs, seed by seed: 0, 1, 2, 3; 0 are done" in out
     assert "tricks.anti_aliasing.enabled=True" in out
     assert "times the spread" in out
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_seeds_are_added_until_all_is_decided_or_there_are_enough(tmp_path):
     out = ablate(
         tmp_path,
@@ -237,39 +235,33 @@ def test_seeds_are_added_until_all_is_decided_or_there_are_enough(tmp_path):
     assert f"seed={plan['seeds'][-1]}" in out
 
 
-def test_a_trick_that_changed_nothing_is_inactive_whatever_the_numbers(tmp_path):
-    out = ablate(
-        tmp_path,
-        *("ablation=one_at_a_time", "tricks=[flooding,clipping]", *SHORT),
-        *("tricks.flooding.level=1e-6", "ablation.seeds=3"),
-    )
-    (line,) = [line for line in out.splitlines() if line.strip().startswith("flooding")]
-    assert "INACTIVE" in line
-
-
 MISTAKES = {
     ("ablation=one_at_a_time",): "must vary something, got no factor",
     ("ablation=one_at_time", "tricks=page"): "Did you mean one_at_a_time?",
     ("ablation.seeds=3",): "ablation.seeds needs a design, got none. Write ablation=DESIGN",
     (*TWO, "ablation.sedes=3"): "ablation.sedes is not a setting. Did you mean ablation.seeds?",
     (*TWO, "optimizer.lr=0.1,0.2"): "'ablation.factors={optimizer.lr:[0.1,0.2]}'",
-    (*TWO, "-m", "optimizer.lr=0.1,0.2"): "'ablation.factors={optimizer.lr:[0.1,0.2]}'",
-    (*TWO, "-m", "seed=1,2"): "'ablation.seeds=[1,2]'",
+    ("-m", *TWO, "optimizer.lr=0.1,0.2"): "'ablation.factors={optimizer.lr:[0.1,0.2]}'",
+    ("-m", *TWO, "seed=1,2"): "'ablation.seeds=[1,2]'",
     (*TWO, "hydra/sweeper=basic"): "must be done by its own sweeper, got another",
     (*TWO, "tricks.label_smoothing.smoothing=0.2"): "label_smoothing is off. Switch it on",
     (*TWO, "ablation.factors={optimizer.lr:[0.1,0.1]}"): "got optimizer.lr=0.1 twice",
-    (*TWO, "tricks.clipping.max_norm=-1"): "Clipping.max_norm must be",
+    (*TWO, "tricks.clipping.max_norm=-1"): "clipping cannot be built: tricks.clipping: Clipping",
+    (*TWO, "data=image_folder", "data.root=nowhere"): "got nowhere: it does not exist.",
+    (*TWO, "model=timm", "model.name=no_such"): "baseline cannot be built: ",
     (*TWO, "hydra.launcher.workers=0"): "hydra.launcher.workers must be",
 }
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.items(), ids=str)
-def test_a_mistake_is_one_line_and_nothing_is_begun(tmp_path, arguments, message):
-    code, _, complaint = biscuits(tmp_path, *arguments)
-    assert code != 0
-    assert message in complaint
-    assert len(complaint.strip().splitlines()) == 1, complaint
-    assert not list(tmp_path.glob("outputs/*/*/*/result.json"))
+def test_a_mistake_is_one_line_and_nothing_is_begun(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["biscuits", *arguments])
+    with pytest.raises(SystemExit) as ended:  # the command itself, without waiting for torch
+        main()
+    assert message in str(ended.value)
+    assert "\n" not in str(ended.value)
+    assert not list(tmp_path.rglob("config.yaml"))
 
 
 @pytest.mark.slow

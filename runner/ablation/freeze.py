@@ -1,6 +1,8 @@
 """From an ablation's config to its plan: every variant composed, checked and frozen."""
 
 import copy
+import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,6 +167,30 @@ def config_of(plan: Plan, variant: str, seed: int, again: bool = False) -> dict[
     return nested
 
 
+BUILDING = 20.0  # seconds spent on trying, at most
+
+
+def refuse_unbuildable(plan: Plan) -> None:
+    """Build each variant once, as far as there is time, so that a mistake does not cost a night.
+
+    Raises:
+        UserError: If one cannot be built, with what is wrong with it.
+    """
+    from runner.build import build_data, build_model, build_optimizer, build_tricks
+
+    start, data = time.monotonic(), None
+    for variant in plan.variants:
+        settings = check(OmegaConf.create(config_of(plan, variant, plan.seeds[0])))
+        try:
+            if data is None or settings.data != data[0]:
+                data = settings.data, build_data(settings)
+            build_optimizer(settings, build_model(settings, data[1], build_tricks(settings)))
+        except UserError as error:
+            raise UserError(f"{variant} cannot be built: {error}") from error
+        if time.monotonic() - start > BUILDING:
+            return
+
+
 class Frozen:
     """Stands in for Hydra's loader: a launcher gets what was frozen, whatever the YAML says now.
 
@@ -202,7 +228,7 @@ def refuse_other(root: Path, before: Plan, now: Plan) -> Plan:
     one, other = dict(_comparable(before)), dict(_comparable(now))
     differing = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     if not differing:
-        return before
+        return dataclasses.replace(before, question=now.question)
     listed = "; ".join(f"{k} is {one.get(k)}, not {other.get(k)}" for k in differing[:5])
     more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
     advice = ""

@@ -38,11 +38,6 @@ class Progress:
     def __init__(self, root: Path, plan: Plan, lively: bool) -> None:
         self.root, self.plan = root, plan
         self.console = Console(highlight=False, soft_wrap=True)
-        self.live = (
-            Live(console=self.console, refresh_per_second=4, get_renderable=self._draw)
-            if lively and sys.stdout.isatty()
-            else None
-        )
         self.jobs: Sequence[tuple[str, int]] = ()
         self.ended: dict[tuple[str, int], Run] = {}
         self.start = time.monotonic()
@@ -50,6 +45,16 @@ class Progress:
         self.shares: dict[tuple[str, int], float] = {}
         self.over = threading.Event()
         self.watcher = threading.Thread(target=self._watch, daemon=True)
+        self.live = (
+            Live(
+                console=self.console,
+                refresh_per_second=4,
+                get_renderable=self._draw,
+                transient=True,  # the verdicts follow
+            )
+            if lively and sys.stdout.isatty()
+            else None
+        )
 
     def __enter__(self) -> Self:
         if self.live:

@@ -118,12 +118,7 @@ def find_factors(
         for name in _tricks_to_judge(settings, tricks):
             levels[name] = {OFF: _switch(name, False), name: _switch(name, True)}
         levels |= {key: _values(key, given, tricks) for key, given in varied.items()}
-    labels = [label for each in levels.values() for label in each if label != OFF]
-    if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise UserError(
-            f"ablation.factors must have levels of different names, got {twice[0]} twice. "
-            "Name the levels: {FACTOR: {NAME: {KEY: VALUE}, ...}}."
-        )
+    _refuse_twice([label for each in levels.values() for label in each if label != OFF])
     return tuple(Factor(name, tuple(each)) for name, each in levels.items()), levels
 
 
@@ -166,7 +161,17 @@ def _values(key: str, given: Any, tricks: Mapping[str, Mapping[str, Any]]) -> Le
             for label, settings in given.items()
         }
     short = key.removeprefix("tricks.")
-    return {write_value(f"{short}={write_value(v)}"): (f"{key}={literal(v)}",) for v in given}
+    labels = [write_value(f"{short}={write_value(value)}") for value in given]
+    _refuse_twice(labels)
+    return {n: (f"{key}={literal(v)}",) for n, v in zip(labels, given, strict=True)}
+
+
+def _refuse_twice(labels: Sequence[str]) -> None:
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise UserError(
+            f"ablation.factors must have levels of different names, got {twice[0]} twice. "
+            "Name the levels: {FACTOR: {NAME: {KEY: VALUE}, ...}}."
+        )
 
 
 def literal(value: Any) -> str:  # noqa: ANN401

@@ -47,7 +47,7 @@ class AblationSweeper(Sweeper):
             UserError: If the config is wrong, or the folder holds another ablation.
             SystemExit: With 1, if runs failed, which the same command would try again.
         """
-        from runner.ablation.freeze import make_plan, refuse_other
+        from runner.ablation.freeze import make_plan, refuse_other, refuse_unbuildable
         from runner.ablation.settings import check_settings
 
         if "ablation" not in self.config:
@@ -71,6 +71,8 @@ class AblationSweeper(Sweeper):
 
             print("\n".join(describe(root, plan, self._workers(plan))))
             return
+        if before is None:
+            refuse_unbuildable(plan)
         with _held(root):
             findings = self._run(root, plan, again=bool(self.config.again))
         failed = [run.folder for run in findings.runs.values() if run.state == "failed"]
@@ -86,7 +88,6 @@ class AblationSweeper(Sweeper):
         from runner.ablation.progress import Progress
         from runner.ablation.verdicts import judge
 
-        root.mkdir(parents=True, exist_ok=True)
         save_plan(root, plan)
         context = HydraContext(
             config_loader=Frozen(plan, again),  # type: ignore[arg-type]
@@ -194,13 +195,10 @@ def _conclude(folder: Path, error: Exception | None) -> None:
 
 def _open_variants(findings: "Findings") -> set[str]:
     """The variants of the questions that are still open."""
-    from runner.ablation.verdicts import Verdict
-
-    still = (Verdict.UNDECIDED, Verdict.NONE)
     return {
         variant
         for finding in findings.effects
-        if finding.verdict in still
+        if finding.open
         for variant in finding.contrast.weights
     }
 

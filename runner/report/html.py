@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from runner.ablation.designs import ALL, BASELINE
 from runner.ablation.plan import Question
@@ -41,7 +40,7 @@ def render(**values: Any) -> str:  # noqa: ANN401
     template = environment.from_string((folder / "page.html").read_text("utf-8"))
     css = (folder / "page.css").read_text("utf-8")
     empty = dict.fromkeys(SECTIONS)
-    return template.render({**empty, "css": css, "badge": badge, **values}) + "\n"
+    return template.render({**empty, "css": css, "symbols": SYMBOLS, **values}) + "\n"
 
 
 SECTIONS = (
@@ -59,14 +58,6 @@ SECTIONS = (
     *("matrix", "interactions", "shares", "did", "figures_behind", "problems", "problems_more"),
     *("fingerprints", "hashes"),
 )
-
-
-def badge(verdict: Verdict) -> Markup:
-    """Write a verdict with its shape and its colour."""
-    style = verdict.name if verdict is not Verdict.NONE else "NONE"
-    return Markup('<span class="badge {}">{} {}</span>').format(
-        style, SYMBOLS[verdict], verdict.value
-    )
 
 
 def page(findings: Findings) -> str:
@@ -136,7 +127,10 @@ def legend(question: Question) -> list[tuple[Verdict, str]]:
             "The seeds so far allow either; it does not mean that it does nothing.",
         ),
         (Verdict.INACTIVE, "It changed nothing at all: the runs with it equal those without."),
-        (Verdict.BROKEN, "Runs with it failed or diverged, and those without did not."),
+        (
+            Verdict.BROKEN,
+            "Runs with it failed, diverged or left damaged files; those without did not.",
+        ),
         (Verdict.NONE, "Too few seeds, runs still to come, or nothing to compare with."),
     ]
 

@@ -25,9 +25,8 @@ def code(text: str) -> list[str]:
 
 def table(heads: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
     """Write a table; every cell is escaped."""
-    lines = [heads, ["---"] * len(heads)]
-    written = [f"| {' | '.join(line)} |" for line in lines]
-    return [*written, *(f"| {' | '.join(escape(cell) for cell in row)} |" for row in body)]
+    head, *rows = (f"| {' | '.join(escape(cell) for cell in row)} |" for row in (heads, *body))
+    return [head, f"|{' --- |' * len(heads)}", *rows]
 
 
 def page(findings: Findings) -> str:

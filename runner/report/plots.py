@@ -27,6 +27,7 @@ MARKERS = {
 
 ROW = 0.5  # inches that an effect takes
 LABELLED = 14  # points of a scatter that can have their names beside them
+FARTHEST = 4  # lines that a name may be off its point
 
 
 def forest(findings: Findings) -> str | None:
@@ -129,7 +130,7 @@ def costs(findings: Findings) -> str | None:
         for (x, y), finding in zip(points, effects, strict=True):
             shape, name = MARKERS[finding.verdict or Verdict.NONE]
             axis.plot([x], [y], shape, markersize=6.5, color=COLORS[name])
-        xs, ys = [1.0, *(x for x, _ in points)], [0.0, *(y for _, y in points)]
+        xs, ys = [0.98, 1.05, *(x for x, _ in points)], [0.0, *(y for _, y in points)]
         axis.set_xlim(*_padded(min(xs), max(xs), 0.12))
         axis.set_ylim(*_padded(min([*ys, -margin]), max([*ys, margin]), 0.1))
         axis.set_xlabel("training time, as a multiple of that without")
@@ -152,8 +153,11 @@ def _name_points(
     named = {id(finding) for finding in largest(effects, LABELLED)}
     pairs = zip(points, effects, strict=True)
     chosen = sorted((p for p in pairs if id(p[1]) in named), key=lambda p: -p[0][1])
-    heights = _apart([y for (_, y), _ in chosen], 0.055 * (high - low), low, high)
+    line = 0.055 * (high - low)
+    heights = _apart([y for (_, y), _ in chosen], line, low, high)
     for ((x, y), finding), height in zip(chosen, heights, strict=True):
+        if abs(height - y) > FARTHEST * line:
+            continue
         before = x > (left + right) / 2
         gap = (-0.03 if before else 0.03) * (right - left)
         if height != y:

@@ -72,7 +72,8 @@ def verdict_table(*several: Findings) -> list[str]:
 
 
 def _cells(row: Row) -> list[str]:
-    return [words.shorten(row.effect, NAME), row.plus_minus, row.better, row.time, row.reason]
+    name = words.shorten(row.effect, NAME * len(row.effect) // max(1, _columns(row.effect)))
+    return [name, row.plus_minus, row.better, row.time, row.reason]
 
 
 def _name(findings: Findings) -> str:
@@ -134,7 +135,7 @@ def _folded(table: Sequence[str]) -> list[str]:
     """Go on below with reasons that would not fit beside the rest."""
     heads, rule, *rows = table
     start = heads.rindex("reason")
-    room = max(WIDTH - start, 30)
+    room = max(WIDTH - start, 22)
     lines = [heads, rule[: start + room]]
     for row in rows:
         wide = len(row) - _columns(row)  # columns more than characters, as a negative number

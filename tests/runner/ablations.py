@@ -27,6 +27,13 @@ CONFIG = {
     "epochs": 15,
 }
 
+THREE = {
+    "anti_aliasing": (Verdict.HELPS, (0.010, 0.011, 0.012)),
+    "clipping": (Verdict.UNDECIDED, (0.004, -0.002, 0.001)),
+    "flooding": (Verdict.HURTS, (-0.02, -0.021, -0.019)),
+}
+"""Verdicts to show, with the differences under each seed."""
+
 
 def write_plan(root, factors, kind="one_at_a_time", seeds=5, **question):
     """Write the plan of an ablation."""

@@ -398,10 +398,12 @@ def test_a_calibration_tells_its_rates(tmp_path):
 
 def test_the_effects_are_a_picture_whatever_their_names_and_numbers(tmp_path):
     effects = [
-        finding("$\\frac{", mean=0.1, interval=(float("-inf"), float("inf")), differences={0: 0.1}),
+        finding(
+            "$\\frac{$", mean=0.1, interval=(float("-inf"), float("inf")), differences={0: 0.1}
+        ),
         finding("none yet", verdict=Verdict.NONE),
     ]
-    write_views(find(tmp_path, make_plan(metric="$x"), effects))
+    write_views(find(tmp_path, make_plan(metric="$\\frac{$"), effects))
     (event,) = events_of(tmp_path / "means").Images("effects")
     picture = Image.open(io.BytesIO(event.encoded_image_string))
     assert picture.size == (event.width, event.height)

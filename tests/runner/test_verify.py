@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from runner import fingerprint
 from runner import run as running
 from runner.build import build
 from runner.run import attempt
@@ -81,7 +82,11 @@ def test_time_is_not_compared(folder, capsys):
     assert "equal to the bit" in capsys.readouterr().out
 
 
-def test_a_digit_of_an_evaluation_is_noticed_with_its_line_and_that_nothing_else_changed(folder):
+def test_a_digit_of_an_evaluation_is_noticed_with_its_line_and_that_nothing_else_changed(
+    folder, monkeypatch
+):
+    monkeypatch.setattr(fingerprint, "_commit", lambda: "abc")
+    change_json(folder / "run.json", code={"commit": "abc", "version": version("biscuits-bench")})
     line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[1])
     digit = float(np.nextafter(line["train/loss"], 9))
     change_line(folder / "metrics.jsonl", 1, **{"train/loss": digit})
@@ -91,9 +96,17 @@ def test_a_digit_of_an_evaluation_is_noticed_with_its_line_and_that_nothing_else
         f"{folder} differs: metrics.jsonl, line 2 (epoch 2, update {line['update']}): "
         f"train/loss was {digit!r}, is now {line['train/loss']!r}"
     )
-    code = json.loads((folder / "run.json").read_text())["code"]["commit"] or ""
-    (why,) = rest
-    assert ("perhaps the code" if code.endswith("+") else "nothing that run.json tells") in why
+    assert rest == [
+        "  changed: nothing that run.json tells of: so a file was, or the run does not repeat itself"
+    ]
+
+
+def test_code_that_was_not_as_its_commit_has_it_may_be_why(folder, monkeypatch):
+    monkeypatch.setattr(fingerprint, "_commit", lambda: "abc+")
+    change_json(folder / "run.json", code={"commit": "abc+", "version": version("biscuits-bench")})
+    change_json(folder / "result.json", updates=1)
+    told = "perhaps the code: it was not as its commit has it when the run was made"
+    assert refusal(folder).splitlines()[1:] == [f"  changed: {told}"]
 
 
 @pytest.mark.parametrize(
@@ -110,10 +123,11 @@ def test_equal_is_to_the_bit(folder, change, told):
     assert f"line 1 (epoch 1, update 6): {told}" in refusal(folder)
 
 
-def test_an_evaluation_that_is_missing_is_noticed(folder):
+def test_an_evaluation_too_few_or_too_many_is_noticed(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (folder / "metrics.jsonl").write_text(lines[0])
-    assert "metrics.jsonl has 1 evaluations, now 2" in refusal(folder)
+    for number in (1, 3):
+        (folder / "metrics.jsonl").write_text("".join([*lines, lines[1]][:number]))
+        assert f"metrics.jsonl has {number} evaluations, now 2" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -279,9 +293,9 @@ def test_stopping_it_leaves_nothing_behind_and_says_nothing_of_a_folder(
 
 
 def test_of_several_runs_each_is_told(folder, tmp_path, capsys):
-    told = refusal(tmp_path / "none", folder)
+    told = refusal(folder, tmp_path / "none", folder)
     assert told.splitlines() == [
         f"{tmp_path / 'none'} must be the folder of a run, got one without config.yaml. "
         "Give a folder as outputs/NAME/VARIANT/seed=0."
     ]
-    assert f"{folder} equal to the bit" in capsys.readouterr().out
+    assert capsys.readouterr().out.count(f"{folder} equal to the bit") == 2

@@ -1,0 +1,219 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
+
+from runner.ablation.decide import Claim, adjust, decide, holm
+from runner.ablation.statistics import equivalence_p, t_test
+
+UNDECIDED, HELPS, HURTS, NEGLIGIBLE = Claim
+MARGIN, ALPHA = 1.0, 0.05
+BOUND = ALPHA + 2 * np.sqrt(ALPHA * (1 - ALPHA) / 10_000)  # two standard errors of a simulation
+
+
+def around(mean, sd, n=5):
+    """n numbers of exactly this mean and standard deviation."""
+    shape = np.arange(n) - (n - 1) / 2
+    return mean + sd * shape / shape.std(ddof=1)
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "claim"),
+    [
+        (3.0, 1.0, HELPS),  # t = 6.7 with 4 degrees of freedom
+        (-3.0, 1.0, HURTS),
+        (3.0, 3.0, UNDECIDED),  # t = 2.2
+        (0.1, 0.5, NEGLIGIBLE),  # t = 4.0 against 1
+        (0.1, 2.0, UNDECIDED),
+        (0.9, 0.2, HELPS),  # not surely below 1: t = 1.1
+        (0.9, 0.02, HELPS),  # surely above 0 and below 1; farther from 0
+        (0.1, 0.02, NEGLIGIBLE),  # the same; farther from 1
+    ],
+)
+def test_one_effect_by_hand(mean, sd, claim):
+    assert decide([around(mean, sd)], MARGIN, ALPHA).claim == [claim]
+    assert decide([around(-mean, sd)], MARGIN, ALPHA).claim == [
+        {HELPS: HURTS, HURTS: HELPS}.get(claim, claim)
+    ]
+
+
+@pytest.mark.parametrize(("others", "claim"), [(0, HELPS), (1, HELPS), (2, UNDECIDED)])
+def test_each_further_effect_takes_its_share_of_alpha(others, claim):
+    d = [around(1.7, 1.0), *[around(0.7, 3.0)] * others]  # p = .0191
+    assert decide(d, 0.1, ALPHA).claim[0] == claim
+
+
+def test_an_effect_leaves_the_count_when_both_of_its_statements_are_rejected_and_not_before():
+    weak = around(1.5, 1.0)  # p = .028, too much for a share of two
+    small, open_one = around(0.4, 0.02), around(0.4, 0.3)  # surely in (0, 1); surely below 1 alone
+    assert decide([weak, open_one], MARGIN, ALPHA).claim.tolist() == [UNDECIDED, NEGLIGIBLE]
+    assert decide([weak, small], MARGIN, ALPHA).claim[0] == HELPS
+
+
+def test_effects_that_are_not_judged_count_and_get_no_claim():
+    missing = np.full(5, np.nan)
+    found = decide([around(1.7, 1.0), missing, missing], 0.1, ALPHA)
+    assert found.claim.tolist() == [UNDECIDED, UNDECIDED, UNDECIDED]
+    assert found.adjusted[0] == pytest.approx(3 * found.p[0])
+    assert np.isnan(found.p[1:]).all()
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_fewer_than_three_seeds_decide_nothing(sequential):
+    found = decide([[5.0, 5.1]], MARGIN, 0.9, sequential)
+    assert found.claim == [UNDECIDED]
+    assert np.isnan(found.p)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_equal_differences_that_are_not_0_decide_nothing_where_the_rounding_is_not_known(
+    sequential,
+):
+    d = [[0.3] * 8, [0.0] * 8, around(9.0, 1.0, 8)]
+    assert decide(d, MARGIN, ALPHA, sequential).claim.tolist() == [UNDECIDED, NEGLIGIBLE, HELPS]
+    assert decide(d, MARGIN, ALPHA, sequential, step=0.01).claim[0] != UNDECIDED
+
+
+def test_three_equal_accuracies_are_no_proof():
+    step = 1 / 359
+    assert decide([[step] * 3], 0.005, ALPHA, step=step).claim == [UNDECIDED]
+    assert decide([[0.0] * 3], 0.005, ALPHA, step=step).claim == [UNDECIDED]
+    assert decide([[0.0] * 5], 0.005, ALPHA, step=step).claim == [NEGLIGIBLE]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_the_adjustment_for_one_statement_each_is_holms(count):
+    p = np.random.default_rng(count).uniform(size=(2, count)) ** 3
+    for row in p:
+        theirs = multipletests(row, method="holm")[1]
+        assert holm(row) == pytest.approx(theirs, rel=1e-9)
+    assert holm(p) == pytest.approx(np.array([holm(row) for row in p]), rel=1e-12)
+
+
+def test_without_a_margin_the_rule_is_holms():
+    d = np.random.default_rng(0).normal(1.0, 1.0, (6, 5))
+    found = decide(d, 0.0, ALPHA)
+    assert found.adjusted == pytest.approx(multipletests(t_test(d).p, method="holm")[1], rel=1e-9)
+    assert ((found.claim == HELPS) == (found.adjusted <= ALPHA)).all()
+
+
+def test_the_adjusted_p_value_is_the_error_rate_at_which_the_claim_begins():
+    d = np.random.default_rng(3).normal(0.8, 1.0, (4, 6))
+    adjusted = decide(d, MARGIN, ALPHA).adjusted
+    for index, p in enumerate(adjusted.tolist()):
+        if p < 1:
+            assert decide(d, MARGIN, 1.0001 * p).claim[index] != UNDECIDED
+    helps = decide(d, MARGIN, ALPHA).claim == HELPS
+    assert (adjusted[helps] <= ALPHA).all()
+
+
+def test_p_values_are_adjusted_in_steps_by_hand():
+    # at .02 the first has left; so the second needs 2 p, not 3 p
+    assert adjust([0.001, 0.02, 0.5], [0.006, 0.9, 0.9]) == pytest.approx([0.003, 0.04, 1.0])
+
+
+def test_a_verdict_once_reached_stands():
+    clear, noise = around(4.0, 1.0, 8), np.array([-30.0, 40.0, -50.0, 20.0])
+    d = np.concatenate([clear, noise])[None]
+    assert decide(d[:, :8], MARGIN, ALPHA, sequential=True).claim == [HELPS]
+    assert decide(d, MARGIN, ALPHA, sequential=True).claim == [HELPS]
+    assert decide(d, MARGIN, ALPHA).claim == [UNDECIDED]
+
+
+def test_a_sequence_ends_where_a_number_is_missing():
+    d = np.array([around(4.0, 1.0, 9), around(0.0, 1.0, 9)])
+    d[0, 8], d[1, 5:] = np.nan, np.nan
+    found = decide(d, MARGIN, ALPHA, sequential=True)
+    assert found.p[0] == decide(d[:1, :8], MARGIN, ALPHA, sequential=True).p[0]
+    assert found.p[1] == decide(d[1:, :5], MARGIN, ALPHA, sequential=True).p[0]
+
+
+whole_numbers = st.lists(
+    st.lists(st.integers(-40, 40), min_size=6, max_size=6), min_size=1, max_size=5
+)
+
+
+@given(whole_numbers, st.booleans(), st.sampled_from([0.25, 16.0]), st.sampled_from([0.0, 1.0]))
+def test_the_unit_does_not_matter(rows, sequential, scale, step):
+    d = np.array(rows, float)
+    one = decide(d, 8.0, ALPHA, sequential, step)
+    other = decide(scale * d, scale * 8.0, ALPHA, sequential, scale * step)
+    assert one.claim.tolist() == other.claim.tolist()
+    assert one.adjusted == pytest.approx(other.adjusted, rel=1e-9, nan_ok=True)
+
+
+@given(whole_numbers, st.booleans())
+def test_turned_around_helps_and_hurts_change_places(rows, sequential):
+    d = np.array(rows, float)
+    turned = {UNDECIDED: UNDECIDED, NEGLIGIBLE: NEGLIGIBLE, HELPS: HURTS, HURTS: HELPS}
+    one, other = (decide(sign * d, 8.0, ALPHA, sequential) for sign in (1, -1))
+    assert [turned[claim] for claim in one.claim.tolist()] == other.claim.tolist()
+
+
+@given(whole_numbers, st.booleans(), st.randoms())
+def test_the_order_of_the_effects_does_not_matter(rows, sequential, random):
+    order = list(range(len(rows)))
+    random.shuffle(order)
+    d = np.array(rows, float)
+    one, other = (decide(x, 8.0, ALPHA, sequential) for x in (d, d[order]))
+    assert one.claim[order].tolist() == other.claim.tolist()
+    assert one.adjusted[order] == pytest.approx(other.adjusted, rel=1e-12, nan_ok=True)
+
+
+@given(whole_numbers, st.permutations(range(6)))
+def test_with_a_fixed_number_the_order_of_the_seeds_does_not_matter(rows, order):
+    d = np.array(rows, float)
+    one, other = (decide(x, 8.0, ALPHA) for x in (d, d[:, order]))
+    assert one.adjusted == pytest.approx(other.adjusted, rel=1e-6, nan_ok=True)
+
+
+def family(effects, sd, n, seed=0):
+    """10,000 families of tricks that share a baseline, [families, K, n]."""
+    draw = np.random.default_rng(seed)
+    scores = sd * draw.standard_normal((10_000, len(effects) + 1, n))
+    return scores[:, 1:] + np.array(effects)[:, None] - scores[:, :1]
+
+
+def false(claims, effects):
+    """Whether each family has any false claim."""
+    effects = np.array(effects)
+    wrong = (claims == HELPS) & (effects <= 0) | (claims == HURTS) & (effects >= 0)
+    return (wrong | (claims == NEGLIGIBLE) & (np.abs(effects) >= MARGIN)).any(-1)
+
+
+@pytest.mark.parametrize("n", [3, 10])
+@pytest.mark.parametrize("sd", [0.3, 1.0])
+@pytest.mark.parametrize("effects", [(0.0,) * 5, (1.0, -1.0), (0.0, 0.0, 1.0, -1.0)])
+def test_few_families_hold_a_false_claim(effects, sd, n):
+    claims = decide(family(effects, sd, n), MARGIN, ALPHA).claim
+    assert false(claims, effects).mean() <= BOUND
+
+
+@pytest.mark.parametrize("effects", [(0.0, 0.0), (1.0, 0.0)])
+def test_few_families_hold_a_false_claim_at_any_look(effects):
+    d, ever = family(effects, 0.7, 20), np.zeros(10_000, bool)
+    for n in range(3, 21):
+        ever |= false(decide(d[..., :n], MARGIN, ALPHA, sequential=True).claim, effects)
+    assert ever.mean() <= BOUND
+
+
+def test_holms_count_over_two_statements_would_err_too_often():
+    n = 20
+    d = np.random.default_rng(0).standard_normal((10_000, 10, n))
+    margin = 4 / np.sqrt(n)
+    p_zero, p_margin = t_test(d).p, equivalence_p(d, margin)
+    broken = (holm(np.minimum(p_zero, p_margin)) <= ALPHA) & (p_zero < p_margin)
+    claims = decide(d, margin, ALPHA).claim
+    assert broken.any(-1).mean() > 0.15
+    assert ((claims == HELPS) | (claims == HURTS)).any(-1).mean() <= BOUND
+
+
+def test_without_a_least_spread_rare_errors_would_pass_for_negligible_too_often():
+    draw = np.random.default_rng(0)
+    better, worse = draw.binomial(359, [[0.998], [0.993]], (10_000, 2, 3)).swapaxes(0, 1)
+    d = (worse - better)[:, None] / 359
+    rates = [
+        (decide(d, 0.005, ALPHA, step=step).claim == NEGLIGIBLE).mean() for step in (0.0, 1 / 359)
+    ]
+    assert rates[1] <= BOUND < rates[0]

@@ -1,0 +1,144 @@
+"""From a config to a frozen plan: what a variant is, what comes back from sweep.yaml, refusals."""
+
+import dataclasses
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from runner.ablation.freeze import Frozen, config_of, make_plan, refuse_other
+from runner.ablation.plan import Plan, load_plan, save_plan
+from runner.ablation.settings import check_settings
+from runner.compose import CONF
+from runner.config import check
+from runner.errors import UserError
+from runner.folder import finished
+from tests.conftest import settings
+
+ONE = ("ablation=one_at_a_time", "tricks=[clipping,flooding]", "name=mine")
+
+
+def planned(*overrides: str, swept: tuple[str, ...] = ()) -> tuple[Plan, OmegaConf]:
+    """Plan an ablation as the sweeper does, and give back its master config too."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        master = compose("config", list(overrides), return_hydra_config=True)
+        settings = check_settings(OmegaConf.to_container(master.ablation))
+        loader = GlobalHydra.instance().config_loader()
+        return make_plan(settings, master, loader, [*overrides, *swept], 1, "as typed"), master
+
+
+def plan_of(*overrides: str) -> Plan:
+    return planned(*overrides)[0]
+
+
+def test_a_variant_is_the_config_with_its_levels_and_nothing_else():
+    plan = plan_of(*ONE, "optimizer.lr=0.05", "tricks.flooding.level=0.3", "ablation.seeds=2")
+    assert list(plan.variants) == ["baseline", "clipping", "flooding"]
+    assert plan.changes["baseline"] == {}
+    assert plan.changes["clipping"] == {"tricks.clipping.enabled": True}
+    assert plan.changes["flooding"] == {
+        "tricks.flooding.enabled": True,
+        "tricks.flooding.level": 0.3,  # reset where the trick is off
+    }
+    assert plan.config["optimizer.lr"] == 0.05
+    assert list(plan.runs())[:4] == [
+        (0, "baseline"),
+        (0, "clipping"),
+        (0, "flooding"),
+        (1, "baseline"),
+    ]
+
+
+def test_the_config_of_a_run_is_that_of_the_same_run_alone():
+    plan = plan_of(*ONE, "tricks.flooding.level=0.3", "epochs=3")
+    mine = check(OmegaConf.create(config_of(plan, "flooding", 4)))
+    alone = settings("tricks=[flooding]", "tricks.flooding.level=0.3", "epochs=3", "seed=4")
+    assert mine == dataclasses.replace(alone, name="mine", variant="flooding")
+
+
+def test_a_factor_that_changes_a_whole_group_drops_the_keys_that_the_other_lacks():
+    plan = plan_of("ablation=one_at_a_time", "tricks=[]", "ablation.factors={optimizer:[sgd,adam]}")
+    assert list(plan.variants) == ["baseline", "optimizer=adam"]
+    adam = check(OmegaConf.create(config_of(plan, "optimizer=adam", 0)))
+    assert adam.optimizer["_target_"] == "torch.optim.Adam"
+    assert "nesterov" not in adam.optimizer
+    assert adam.optimizer == settings("optimizer=adam").optimizer
+
+
+def test_a_plan_comes_back_from_its_file(tmp_path):
+    for overrides in (ONE, ("ablation=both", *ONE[1:]), ("ablation=calibration", "name=c")):
+        plan = plan_of(*overrides)
+        save_plan(tmp_path, plan)
+        assert load_plan(tmp_path) == plan
+    assert load_plan(tmp_path / "nowhere") is None
+
+
+def test_a_plan_of_a_newer_format_or_no_plan_at_all_is_refused(tmp_path):
+    file = tmp_path / "sweep.yaml"
+    for text, message in (
+        ("format: 99", "must be of format 1 or older, got 99"),
+        ("format: 1\nname: x", "must be the plan of an ablation, got something else"),
+        ("{", "must be YAML"),
+        ("a: !!python/object/apply:os.system [echo]", "must be YAML"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=message):
+            load_plan(tmp_path)
+
+
+def test_a_launcher_gets_what_was_frozen_with_the_folder_of_the_run(tmp_path):
+    plan, master = planned(*ONE)
+    job = Frozen(plan, again=False).load_sweep_config(master, ["variant=clipping", "seed=3"])
+    assert job.hydra.sweep.dir == "outputs/mine"
+    assert job.hydra.sweep.subdir == "clipping/seed=3"
+    assert (job.seed, job.variant, job.tricks.clipping.enabled) == (3, "clipping", True)
+    assert "ablation" not in job
+    assert (
+        finished(tmp_path, check(OmegaConf.masked_copy(job, [k for k in job if k != "hydra"])))
+        is None
+    )
+
+
+def test_the_same_plan_goes_on_and_another_is_refused_with_what_differs(tmp_path):
+    plan = plan_of(*ONE)
+    assert refuse_other(tmp_path, plan, plan_of(*ONE)) == plan
+    for changed, message in (
+        (("ablation.margin=0.01",), "ablation.margin is 0.005, not 0.01"),
+        (("optimizer.lr=0.05",), "optimizer.lr is 0.1, not 0.05"),
+        (("tricks.flooding.level=0.3",), "flooding: tricks.flooding.level is None, not 0.3"),
+        (("ablation.tricks=[clipping]", "tricks=[clipping]"), "variants is"),
+        (("ablation.seeds=6",), "begin with ablation.until=decided"),
+        (("seed=1",), "the first seed is 0, not 1"),
+    ):
+        with pytest.raises(UserError) as told:
+            refuse_other(tmp_path, plan, plan_of(*ONE, *changed))
+        assert message in str(told.value)
+        assert "name=NAME" in str(told.value)
+
+
+def test_where_seeds_are_added_more_of_them_and_another_limit_are_the_same_plan(tmp_path):
+    grow = (*ONE, "ablation.until=decided", "ablation.seeds=3")
+    grown = dataclasses.replace(plan_of(*grow), seeds=(0, 1, 2, 3, 4))
+    found = refuse_other(tmp_path, grown, plan_of(*grow, "ablation.most_seeds=50"))
+    assert found.seeds == (0, 1, 2, 3, 4)
+    assert found.question.most_seeds == 50
+
+
+REFUSED = {
+    ("ablation.factors={optimizer.lr:[0.1,0.10]}",): "got optimizer.lr=0.1 twice",
+    ("ablation.factors={a:{x:{epochs:3},y:{epochs:3}}}",): "y must differ from baseline",
+    ("epochs=3", "ablation.factors={epochs:[1,2]}"): "is given as epochs=3 and varied",
+    ("tricks.label_smoothing.smoothing=0.2",): "label_smoothing is off. Switch it on",
+}
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSED.items(), ids=str)
+def test_a_plan_that_would_ask_nothing_is_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        planned(*ONE, *overrides)
+
+
+def test_several_values_of_a_setting_are_to_be_a_factor():
+    with pytest.raises(UserError, match=r"'ablation\.factors=\{optimizer\.lr:\[0\.1,0\.2\]\}'"):
+        planned(*ONE, swept=("optimizer.lr=0.1,0.2",))

@@ -1,0 +1,105 @@
+"""The local launcher's share-out of a machine; how its runs end is in tests/test_ablation.py."""
+
+import multiprocessing
+import os
+
+import cloudpickle
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.singleton import Singleton
+from hydra.types import HydraContext
+
+from runner.ablation.sweeper import AblationSweeper
+from runner.compose import CONF
+from runner.errors import UserError
+from runner.files import read_json, write_json
+from runner.folder import conclude, owned
+from runner.launch import Slot, _obituary, _Worker, available_cores, slots, visible_cards
+from runner.plugins import register_plugins
+
+
+@pytest.fixture
+def eight_cores(monkeypatch):
+    monkeypatch.setattr("runner.launch.available_cores", lambda: [2, 3, 4, 5, 6, 7, 8, 9])
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_each_run_gets_cores_of_its_own_and_all_are_used():
+    assert slots("auto", 1, runs=100, cards=[]) == [Slot((core,)) for core in range(2, 10)]
+    assert slots(2, 1, 100, []) == [Slot((2, 3, 4, 5)), Slot((6, 7, 8, 9))]
+    assert slots("auto", 1, 3, []) == [Slot((2, 3)), Slot((4, 5)), Slot((6, 7))]
+    assert [slot.cores for slot in slots(16, 1, 100, [])] == 2 * [(core,) for core in range(2, 10)]
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_on_cuda_there_is_one_run_a_card_or_several_if_asked():
+    assert [slot.card for slot in slots("auto", 1, 100, ["0", "3"])] == ["0", "3"]
+    assert [slot.card for slot in slots("auto", 2, 100, ["0", "3"])] == ["0", "3", "0", "3"]
+    assert [len(slot.cores) for slot in slots("auto", 1, 100, ["0", "3"])] == [4, 4]
+
+
+@pytest.mark.parametrize("value", [0, -1, "two", 1.5])
+def test_a_number_of_workers_that_is_none_is_refused(value):
+    with pytest.raises(UserError, match=r"hydra\.launcher\.workers must be a whole number >= 1"):
+        slots(value, 1, 10, [])
+
+
+def test_on_the_cpu_there_are_no_cards():
+    assert visible_cards("cpu") == []
+    assert visible_cards("cuda:1") == []  # that one card is the user's choice
+
+
+def where_it_runs(*_):
+    return sorted(os.sched_getaffinity(0)), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can be chosen on Linux")
+def test_a_worker_keeps_to_its_cores_and_its_card(tmp_path):
+    core = available_cores()[-1]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [f"hydra.sweep.dir={tmp_path}"], return_hydra_config=True)
+    context = HydraContext(config_loader=None, callbacks=Callbacks())
+    payload = cloudpickle.dumps((context, config, where_it_runs, Singleton.get_state()))
+    worker = _Worker(Slot((core,), "1"))
+    try:
+        succeeded, value, printed = worker.begin(payload, None).result(timeout=120)
+    finally:
+        worker.stop()
+    assert succeeded, value
+    assert value == ([core], "1")
+    assert printed == ""
+    assert not multiprocessing.active_children()
+
+
+def test_the_end_of_a_process_is_told_by_its_signal():
+    class Ended(OSError):
+        exitcode = -9
+
+    assert "ended by SIGKILL. Was there enough memory?" in _obituary(Ended())
+    Ended.exitcode = 3
+    assert "ended with code 3" in _obituary(Ended())
+
+
+def test_an_end_is_recorded_only_where_the_run_told_none(tmp_path):
+    conclude(tmp_path / "new", "failed", "never began")
+    assert read_json(tmp_path / "new" / "status.json")["error"] == "never began"
+    for before, after in (("running", "stopped"), ("done", "done"), ("diverged", "diverged")):
+        folder = tmp_path / before
+        folder.mkdir()
+        write_json(folder / "status.json", {"status": before, "attempts": 3})
+        conclude(folder, "stopped", None)
+        content = read_json(folder / "status.json")
+        assert (content["status"], content["attempts"]) == (after, 3)
+
+
+def test_a_run_that_another_process_holds_is_left_as_it_is(tmp_path):
+    write_json(tmp_path / "status.json", {"status": "running"})
+    with owned(tmp_path):
+        conclude(tmp_path, "failed", "gone")
+    assert read_json(tmp_path / "status.json")["status"] == "running"
+
+
+def test_hydra_takes_our_sweeper_for_a_plugin():
+    register_plugins()
+    assert AblationSweeper.__module__ == "hydra_plugins.biscuits"

@@ -1,0 +1,96 @@
+"""The report's Markdown, JSON and table for the terminal, and how numbers are written."""
+
+import dataclasses
+import json
+import math
+import re
+
+import pytest
+
+from runner.ablation.designs import BASELINE
+from runner.ablation.verdicts import Verdict
+from runner.errors import UserError
+from runner.report import markdown, plain, verdict_table, words, write_report
+from tests.runner.ablations import THREE, make_findings, tricks, write_ablation, write_run
+
+
+def test_the_markdown_has_a_row_for_each_effect_and_names_what_failed(tmp_path):
+    write_run(tmp_path, "clipping", 1, status="diverged", told={"error": "the loss is nan"})
+    text = markdown.page(make_findings(tmp_path, THREE, warnings=("other code",)))
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(THREE)
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    assert "| HELPS | +1.10 ± 0.20 | 3 of 3 | x1.22 | x1.05 | as the test has it |" in text
+    assert "- diverged: clipping/seed=1: the loss is nan" in text
+    assert "- other code" in text
+    assert "```\npython -m runner ablation=one_at_a_time tricks=page" in text
+
+
+def test_the_json_holds_the_findings_and_nothing_that_json_does_not_know(tmp_path):
+    plan = write_ablation(tmp_path, tricks(clipping=0.01), seeds=3)
+    findings = make_findings(tmp_path, {"clipping": THREE["clipping"]}, plan)
+    open_ended = dataclasses.replace(findings.effects[0], interval=(-math.inf, math.inf))
+    findings = dataclasses.replace(findings, effects=(open_ended,))
+    text = write_report(findings)[2].read_text()
+    content = json.loads(text, parse_constant=pytest.fail)
+    assert content == {"format": 1, **json.loads(json.dumps(plain.content(findings)))}
+    (effect,) = content["effects"]
+    assert effect["verdict"] == "UNDECIDED"
+    assert effect["differences"] == {"0": 0.004, "1": -0.002, "2": 0.001}
+    assert effect["interval"] == [None, None]
+    assert effect["contrast"]["weights"] == {"clipping": 1.0, BASELINE: -1.0}
+    assert content["plan"]["question"]["margin"] == 0.005
+    assert content["decided"] is False
+    assert [run["folder"] for run in content["runs"]][:2] == ["baseline/seed=0", "baseline/seed=1"]
+    assert content["runs"][0]["result"]["test/accuracy"] > 0.8
+
+
+def test_the_table_fits_a_terminal_and_is_colored_only_where_a_person_wants_it(
+    tmp_path, monkeypatch
+):
+    findings = make_findings(tmp_path, THREE | {"日本" * 30: THREE["clipping"]})
+    wordy = dataclasses.replace(findings.effects[1], reason="very wordy " * 9)
+    findings = dataclasses.replace(findings, effects=(wordy, *findings.effects))
+    lines = verdict_table(findings)
+    assert max(map(len, lines)) <= 100
+    assert " ".join(lines).count("wordy") == 9
+    assert (
+        len(
+            {
+                line.index("as the test") + line.count("日") + line.count("本")
+                for line in lines
+                if "as the test" in line
+            }
+        )
+        == 1
+    )
+    rows = [line.split() for line in lines if line.startswith(tuple(Verdict))]
+    assert rows[0][:8] == ["HELPS", "anti_aliasing", "+1.10", "±", "0.20", "3", "of", "3"]
+    assert [row[0] for row in rows] == ["HELPS", *["UNDECIDED"] * 3, "HURTS"]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    colored = verdict_table(findings)
+    assert [re.sub(r"\x1b\[[\d;]*m", "", line) for line in colored] == lines
+    assert colored != lines
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert verdict_table(findings) == lines
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path):
+    findings = make_findings(tmp_path)
+    with pytest.raises(UserError, match="must be a folder to write the report into"):
+        write_report(dataclasses.replace(findings, root=tmp_path / "gone"))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.00001, "0.00"), (0.0042, "+0.42"), (-0.5, "-50.00"), (None, "-")]
+)
+def test_a_difference_has_a_sign_unless_it_is_nothing(value, text):
+    assert words.difference(value, "test/accuracy") == text
+
+
+def test_what_is_not_a_finite_number_is_none():
+    assert [words.number(x) for x in (True, "1", None, math.nan, math.inf, 10**400, [])] == [
+        None
+    ] * 7
+    assert words.number(3) == 3.0

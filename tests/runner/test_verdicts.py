@@ -1,0 +1,518 @@
+"""Each rule by files as runs write them, for a plan as the designs lay it out."""
+
+import json
+from math import sqrt
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from runner.ablation.designs import Factor, design
+from runner.ablation.plan import Plan, Question
+from runner.ablation.statistics import seeds_needed
+from runner.ablation.verdicts import Verdict, judge
+from runner.errors import UserError
+
+HELPFUL = (0.031, 0.024, 0.035, 0.027, 0.029)
+NOISE = (0.0, 0.011, -0.009, 0.004, -0.006)
+TINY = (0.0003, -0.0002, 0.0001, -0.0001, 0.0002)
+
+
+def make_plan(kind="one_at_a_time", tricks=("clipping", "flooding"), seeds=5, **asked):
+    factors = tuple(Factor(name, ("off", name)) for name in tricks)
+    laid_out = design(kind, factors)
+    question = {
+        "design": kind,
+        "metric": "test/accuracy",
+        "goal": "maximize",
+        "margin": 0.005,
+        "alpha": 0.05,
+        "until": "fixed",
+        "most_seeds": 30,
+    }
+    return Plan(
+        name="mine",
+        question=Question(**{**question, **asked}),
+        seeds=tuple(range(seeds)),
+        factors=factors,
+        variants=laid_out.variants,
+        contrasts=laid_out.contrasts,
+        config={},
+        changes={name: {} for name in laid_out.variants},
+        command="python -m runner ablation=one_at_a_time",
+    )
+
+
+class Runs:
+    """Writes runs into an ablation's folder."""
+
+    def __init__(self, root, plan):
+        self.root, self.plan = root, plan
+
+    def write(self, variant, seed, score=0.9, state="done", seconds=(1.0, 1.0), **more):
+        """Write a run; `more` goes into its result, but for `memory`, `machine` and `correct`."""
+        folder = self.plan.folder(self.root, variant, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        status = {"format": 1, "status": state, "peak_memory": more.pop("memory", None)}
+        (folder / "status.json").write_text(json.dumps(status))
+        machine = {"code": {"commit": "abc"}, "libraries": {"torch": "2.10"}, "threads": 1}
+        machine |= more.pop("machine", {})
+        (folder / "run.json").write_text(json.dumps({"format": 1, "processor": "a", **machine}))
+        correct = more.pop("correct", None)
+        if correct is not None:
+            np.save(folder / "correct.npy", correct)
+        lines = [json.dumps({"epoch": i, "time/seconds": s}) for i, s in enumerate(seconds)]
+        (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
+        if state == "done":
+            result = {"test/accuracy": score, "inactive": [], "weights": f"{variant}{seed}"}
+            (folder / "result.json").write_text(json.dumps({"format": 1, **result, **more}))
+        return folder
+
+    def fill(self, **differences):
+        """Write all runs: the baseline's scores, and those of each variant so much above."""
+        for seed, variant in self.plan.runs():
+            base = 0.9 + 0.00137 * (seed * 7 % 5)
+            more = 0 if variant == "baseline" else differences.get(variant, NOISE)[seed]
+            self.write(variant, seed, base + more)
+
+
+@pytest.fixture
+def plan():
+    return make_plan()
+
+
+@pytest.fixture
+def runs(tmp_path, plan):
+    return Runs(tmp_path, plan)
+
+
+def effects(root, plan):
+    return {finding.contrast.name: finding for finding in judge(root, plan).effects}
+
+
+def test_a_trick_that_helps_is_told_with_its_numbers(tmp_path, plan, runs):
+    runs.fill(clipping=HELPFUL)
+    found = effects(tmp_path, plan)["clipping"]
+    low, high = stats.ttest_1samp(HELPFUL, 0).confidence_interval(0.95)
+    assert found.verdict is Verdict.HELPS
+    assert found.reason == "+2.92 points, surely above 0"
+    assert list(found.differences.values()) == pytest.approx(HELPFUL)
+    assert found.mean == pytest.approx(np.mean(HELPFUL))
+    assert found.interval == pytest.approx((low, high))
+    assert found.p_value == pytest.approx(stats.ttest_1samp(HELPFUL, 0).pvalue)
+    assert found.adjusted == pytest.approx(2 * found.p_value)
+    assert not found.open
+    assert found.more_seeds is None
+
+
+def test_hurts_and_negligible_and_undecided_are_told_in_words(tmp_path, plan, runs):
+    runs.fill(clipping=[-d for d in HELPFUL], flooding=TINY)
+    found = effects(tmp_path, plan)
+    assert found["clipping"].verdict is Verdict.HURTS
+    assert found["clipping"].reason == "-2.92 points, surely below 0"
+    assert found["flooding"].verdict is Verdict.NEGLIGIBLE
+    assert found["flooding"].reason == "+0.01 points, surely less than 0.5 points either way"
+
+
+def test_an_undecided_one_needs_so_many_seeds_more(tmp_path, plan, runs):
+    runs.fill(clipping=HELPFUL)
+    found = effects(tmp_path, plan)["flooding"]
+    n = int(seeds_needed(np.mean(NOISE), np.std(NOISE, ddof=1), 0.005, 0.025, 5, limit=1005))
+    assert found.verdict is Verdict.UNDECIDED
+    assert found.more_seeds == n - 5
+    assert found.reason == f"about {n - 5} seeds more"
+    assert found.open
+
+
+def test_where_seeds_would_not_do_none_are_named(tmp_path):
+    plan = make_plan(margin=0.0)
+    Runs(tmp_path, plan).fill(flooding=(0.02, -0.02, 0.01, -0.01, 1e-6))
+    found = effects(tmp_path, plan)["flooding"]
+    assert found.reason == "more than 1000 seeds more"
+    assert found.more_seeds is None
+
+
+def test_an_effect_that_is_sure_and_small_says_both(tmp_path):
+    plan = make_plan(margin=0.05)
+    Runs(tmp_path, plan).fill(clipping=HELPFUL)
+    found = effects(tmp_path, plan)["clipping"]
+    assert found.verdict is Verdict.HELPS
+    assert found.reason == "+2.92 points, surely above 0, but less than 5 points"
+
+
+def test_of_a_loss_less_is_better(tmp_path):
+    plan = make_plan(metric="test/loss", goal="minimize", margin=0.001)
+    runs = Runs(tmp_path, plan)
+    for seed, variant in plan.runs():
+        better = {"baseline": NOISE, "clipping": HELPFUL, "flooding": [-d for d in HELPFUL]}
+        runs.write(variant, seed, **{"test/loss": 0.4 - better[variant][seed]})
+    found = effects(tmp_path, plan)
+    assert found["clipping"].verdict is Verdict.HELPS
+    assert found["clipping"].mean > 0
+    assert found["clipping"].reason == "0.0292 lower, surely"
+    assert found["flooding"].verdict is Verdict.HURTS
+    assert found["flooding"].reason == "0.0292 higher, surely"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "reason"),
+    [(1, "one seed: no interval, no verdict"), (2, "two seeds: an interval, no verdict")],
+)
+def test_one_seed_gives_a_difference_and_two_an_interval_and_neither_a_verdict(
+    tmp_path, seeds, reason
+):
+    plan = make_plan(seeds=seeds)
+    Runs(tmp_path, plan).fill(clipping=HELPFUL)
+    found = effects(tmp_path, plan)["clipping"]
+    assert (found.verdict, found.reason) == (Verdict.NONE, reason)
+    assert found.mean == pytest.approx(np.mean(HELPFUL[:seeds]))
+    assert (found.interval is None) == (seeds == 1)
+    assert found.p_value is None
+    assert found.smallest_effect is None
+
+
+@pytest.mark.parametrize("state", ["running", "stopped", None])
+def test_runs_that_are_still_to_come_leave_no_verdict_but_what_is_there(
+    tmp_path, plan, runs, state
+):
+    runs.fill(clipping=HELPFUL)
+    for seed in (1, 4):
+        folder = plan.folder(tmp_path, "clipping", seed)
+        for file in folder.iterdir():
+            file.unlink()
+        if state:
+            runs.write("clipping", seed, state=state)
+    found = effects(tmp_path, plan)
+    assert found["clipping"].verdict is Verdict.NONE
+    assert found["clipping"].reason == "3 of 5 seeds so far"
+    assert found["clipping"].open
+    assert list(found["clipping"].differences) == [0, 2, 3]
+    assert found["clipping"].mean == pytest.approx(np.mean([HELPFUL[s] for s in (0, 2, 3)]))
+    assert found["clipping"].interval is not None
+    assert found["clipping"].p_value is None
+    assert found["flooding"].verdict is Verdict.UNDECIDED
+
+
+def test_nothing_has_been_run_yet(tmp_path, plan):
+    found = effects(tmp_path, plan)["clipping"]
+    assert (found.verdict, found.reason) == (Verdict.NONE, "0 of 5 seeds so far")
+    assert (found.mean, found.interval, found.time_ratio) == (None, None, None)
+
+
+def test_the_number_of_effects_is_that_of_the_plan_also_where_some_cannot_be_judged(
+    tmp_path, plan, runs
+):
+    runs.fill(clipping=HELPFUL)
+    runs.write("flooding", 2, state="running")
+    plan.folder(tmp_path, "flooding", 2).joinpath("result.json").unlink()
+    found = effects(tmp_path, plan)["clipping"]
+    assert found.adjusted == pytest.approx(2 * found.p_value)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"), [("diverged", "diverged with seed 3"), ("failed", "failed with seed 3")]
+)
+def test_a_trick_whose_run_came_to_nothing_is_broken(tmp_path, plan, runs, state, words):
+    runs.fill(clipping=HELPFUL)
+    plan.folder(tmp_path, "clipping", 3).joinpath("result.json").unlink()
+    runs.write("clipping", 3, state=state)
+    found = effects(tmp_path, plan)
+    assert (found["clipping"].verdict, found["clipping"].reason) == (Verdict.BROKEN, words)
+    assert found["clipping"].failures == {state: 1}
+    assert not found["clipping"].open
+    assert found["flooding"].verdict is Verdict.UNDECIDED
+    assert found["flooding"].failures == {}
+
+
+def test_a_damaged_result_counts_as_failed_and_is_told(tmp_path, plan, runs):
+    runs.fill(clipping=HELPFUL)
+    plan.folder(tmp_path, "clipping", 3).joinpath("result.json").write_text('{"format": 1,')
+    findings = judge(tmp_path, plan)
+    assert findings.effects[0].verdict is Verdict.BROKEN
+    assert findings.effects[0].reason == "left damaged files with seed 3"
+    assert findings.effects[0].failures == {"damaged": 1}
+    assert len(findings.warnings) == 1
+    assert findings.warnings[0].startswith("clipping/seed=3: result.json is damaged")
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_where_the_baseline_diverged_there_is_no_verdict_and_more_seeds_do_not_help(
+    tmp_path, plan, runs, both
+):
+    runs.fill(clipping=HELPFUL)
+    for variant in ("baseline", "clipping") if both else ("baseline",):
+        plan.folder(tmp_path, variant, 3).joinpath("result.json").unlink()
+        runs.write(variant, 3, state="diverged")
+    found = effects(tmp_path, plan)["clipping"]
+    assert (found.verdict, found.reason) == (Verdict.NONE, "the baseline diverged with seed 3")
+    assert found.failures == ({"diverged": 1} if both else {})
+    assert not found.open
+    assert 3 not in found.differences
+
+
+def test_while_the_baseline_is_still_to_come_a_failed_trick_is_not_called_broken(
+    tmp_path, plan, runs
+):
+    runs.fill()
+    for variant, state in (("baseline", "running"), ("clipping", "failed")):
+        plan.folder(tmp_path, variant, 4).joinpath("result.json").unlink()
+        runs.write(variant, 4, state=state)
+    assert effects(tmp_path, plan)["clipping"].verdict is Verdict.NONE
+
+
+def test_in_a_factorial_a_failure_is_laid_to_every_trick_that_was_on(tmp_path):
+    plan = make_plan("factorial", ("clipping", "flooding", "centralization"), seeds=3)
+    runs = Runs(tmp_path, plan)
+    for seed, variant in plan.runs():
+        runs.write(variant, seed, 0.9)
+    plan.folder(tmp_path, "clipping+flooding", 1).joinpath("result.json").unlink()
+    runs.write("clipping+flooding", 1, state="diverged")
+    found = effects(tmp_path, plan)
+    assert found["clipping"].verdict is Verdict.BROKEN
+    assert found["flooding"].verdict is Verdict.BROKEN
+    assert found["centralization"].verdict is Verdict.NONE
+    assert found["centralization"].reason == "clipping+flooding diverged with seed 1"
+
+
+def test_a_trick_that_ended_in_the_baselines_weights_is_inactive(tmp_path, plan, runs):
+    for seed, variant in plan.runs():
+        weights = variant if variant == "flooding" and seed == 2 else "same"
+        runs.write(variant, seed, 0.9, weights=f"{weights}{seed}")
+    found = effects(tmp_path, plan)
+    assert found["clipping"].verdict is Verdict.INACTIVE
+    assert found["clipping"].reason == "it changed nothing: the weights are those without it"
+    assert found["flooding"].verdict is not Verdict.INACTIVE
+
+
+def test_a_trick_that_says_so_in_every_run_is_inactive(tmp_path, plan, runs):
+    runs.fill()
+    for seed in plan.seeds:
+        runs.write("clipping", seed, 0.91, inactive=["clipping"])
+        runs.write("flooding", seed, 0.9 + TINY[seed], inactive=["clipping"])
+    found = effects(tmp_path, plan)
+    assert found["clipping"].verdict is Verdict.INACTIVE
+    assert found["clipping"].reason == "it never acted, in any run"
+    assert found["flooding"].verdict is not Verdict.INACTIVE
+
+
+def test_a_trick_that_was_idle_with_some_seeds_is_judged_and_it_is_said(tmp_path, plan, runs):
+    runs.fill(clipping=HELPFUL)
+    for seed in (1, 3):
+        score = 0.9 + 0.00137 * (seed * 7 % 5) + HELPFUL[seed]
+        runs.write("clipping", seed, score, inactive=["clipping"])
+    found = effects(tmp_path, plan)["clipping"]
+    assert found.verdict is Verdict.HELPS
+    assert found.reason == "+2.92 points, surely above 0; inactive with seeds 1, 3"
+
+
+def test_in_a_factorial_inactive_is_what_changes_no_combination(tmp_path):
+    plan = make_plan("factorial", seeds=3)
+    runs = Runs(tmp_path, plan)
+    for seed, variant in plan.runs():
+        weights = "with" if "flooding" in variant else "without"
+        runs.write(variant, seed, 0.9 + 0.0101 * seed, weights=f"{weights}{seed}")
+    found = effects(tmp_path, plan)
+    assert found["clipping"].verdict is Verdict.INACTIVE
+    assert found["flooding"].verdict is Verdict.NEGLIGIBLE
+
+
+def test_equal_differences_of_unrounded_scores_are_no_proof(tmp_path):
+    plan = make_plan(metric="test/loss", goal="minimize")
+    runs = Runs(tmp_path, plan)
+    for seed, variant in plan.runs():
+        loss = sqrt(2) + sqrt(seed) - (variant == "clipping") * sqrt(3)
+        runs.write(variant, seed, **{"test/loss": loss})
+    found = effects(tmp_path, plan)["clipping"]
+    assert found.verdict is Verdict.UNDECIDED
+    assert found.reason == "all seeds differ by the same: no spread to judge by"
+
+
+def sequence(tmp_path, seeds, scores, missing=()):
+    """An ablation until=decided of one trick, with so many seeds."""
+    plan = make_plan(tricks=("clipping",), seeds=seeds, until="decided")
+    runs = Runs(tmp_path, plan)
+    for seed in set(plan.seeds) - set(missing):
+        runs.write("baseline", seed, 0.9)
+        runs.write("clipping", seed, 0.9 + scores[seed])
+    return effects(tmp_path, plan)["clipping"]
+
+
+CLEAR = (0.031, 0.024, 0.035, 0.027, 0.029, 0.03, 0.028, 0.031)
+
+
+def test_until_decided_a_verdict_rests_on_the_e_value(tmp_path):
+    found = sequence(tmp_path, 8, CLEAR)
+    n, t = 8, stats.ttest_1samp(CLEAR, 0).statistic
+    e = (1 + n) ** -0.5 * ((1 + t**2 / 7) / (1 + t**2 / (7 * 9))) ** 4
+    assert found.verdict is Verdict.HELPS
+    assert found.p_value == pytest.approx(1 / e)
+    low, high = found.interval
+    assert low < stats.ttest_1samp(CLEAR, 0).confidence_interval(0.95).low
+    assert high > found.mean
+
+
+def test_until_decided_three_seeds_may_be_judged_and_two_may_not(tmp_path):
+    two, three = (sequence(tmp_path / str(n), n, CLEAR) for n in (2, 3))
+    assert (two.verdict, two.reason) == (Verdict.NONE, "two seeds: an interval, no verdict")
+    assert three.verdict is Verdict.UNDECIDED
+    assert three.interval is None  # it would be endless
+    assert three.more_seeds == 2
+
+
+def test_until_decided_the_seeds_before_the_first_gap_count(tmp_path):
+    whole, gap = (
+        sequence(tmp_path / str(missing), 8, CLEAR, missing) for missing in ((6, 7), (6,))
+    )
+    assert gap.verdict is Verdict.HELPS
+    assert (gap.p_value, gap.mean) == (whole.p_value, whole.mean)
+    assert 7 in gap.differences
+
+
+def test_an_ablation_is_decided_when_no_effect_is_open(tmp_path, plan, runs):
+    runs.fill(clipping=HELPFUL)
+    assert not judge(tmp_path, plan).decided
+    runs.fill(clipping=HELPFUL, flooding=TINY)
+    assert judge(tmp_path, plan).decided
+
+
+def test_interactions_are_adjusted_among_themselves_and_shares_not_at_all(tmp_path):
+    plan = make_plan("both", ("clipping", "flooding", "centralization"))
+    draw = np.random.default_rng(0)
+    runs = Runs(tmp_path, plan)
+    for seed, variant in plan.runs():
+        runs.write(variant, seed, 0.9 + 0.01 * draw.standard_normal())
+    findings = judge(tmp_path, plan)
+    assert len(findings.effects) == 6
+    p = [finding.p_value for finding in findings.interactions]
+    assert min(f.adjusted for f in findings.interactions) == pytest.approx(min(1, 3 * min(p)))
+    assert all(f.verdict is None for f in (*findings.interactions, *findings.shares))
+    assert all(f.p_value is None and f.adjusted is None for f in findings.shares)
+    assert all(f.interval for f in findings.shares)
+    alone, company, _, share = (
+        next(f for f in group if f.contrast.name.startswith("clipping") and end in f.contrast.name)
+        for group, end in (
+            (findings.effects, "alone"),
+            (findings.effects, "others"),
+            (findings.interactions, ""),
+            (findings.shares, ""),
+        )
+    )
+    assert share.mean == pytest.approx((alone.mean + company.mean) / 2)
+
+
+def test_time_and_memory_are_geometric_means_of_the_ratios(tmp_path, plan, runs):
+    for seed, variant in plan.runs():
+        on = variant == "clipping"
+        seconds = (2.0, 4.0 + seed) if on else (1.0, 2.0)
+        runs.write(variant, seed, seconds=seconds, memory=3000 if on else 1000)
+    found = effects(tmp_path, plan)["clipping"]
+    ratios = [(6.0 + seed) / 3.0 for seed in plan.seeds]
+    assert found.time_ratio == pytest.approx(stats.gmean(ratios))
+    assert found.memory_ratio == pytest.approx(3)
+
+
+def test_cost_that_was_not_measured_is_not_told(tmp_path, plan, runs):
+    runs.fill()
+    plan.folder(tmp_path, "clipping", 0).joinpath("metrics.jsonl").unlink()
+    found = effects(tmp_path, plan)
+    assert found["clipping"].time_ratio is None
+    assert found["clipping"].memory_ratio is None
+    assert found["flooding"].time_ratio == pytest.approx(1)
+
+
+def test_what_the_trick_reported_is_the_mean_over_its_runs(tmp_path, plan, runs):
+    for seed, variant in plan.runs():
+        runs.write(variant, seed, **{"tricks/clipping/clipped": seed / 10, "tricks/other/x": 1.0})
+    assert effects(tmp_path, plan)["clipping"].did == {"clipped": pytest.approx(0.2)}
+
+
+def test_scores_that_rise_and_fall_together_are_told(tmp_path, plan, runs):
+    runs.fill(clipping=(0.001,) * 5)
+    found = effects(tmp_path, plan)
+    assert found["clipping"].correlation == pytest.approx(1)
+    assert -1 < found["flooding"].correlation < 1
+
+
+def test_the_interval_over_samples_is_wider_where_the_test_set_is_small(tmp_path, plan, runs):
+    draw = np.random.default_rng(0)
+    for seed, variant in plan.runs():
+        right = np.arange(50) < (45 if variant == "clipping" else 30)
+        right[draw.integers(50)] = False  # else all are equal, and only the samples are chance
+        runs.write(variant, seed, float(right.mean()), correct=right)
+    found = effects(tmp_path, plan)["clipping"]
+    assert sum(found.samples_interval) / 2 == pytest.approx(found.mean)
+    assert found.samples_interval[0] < found.interval[0]
+
+
+def test_without_equally_many_answers_there_is_no_interval_over_samples(tmp_path, plan, runs):
+    for seed, variant in plan.runs():
+        many = 40 if (variant, seed) == ("clipping", 2) else 50
+        correct = None if (variant, seed) == ("flooding", 1) else np.arange(many) < 30
+        runs.write(variant, seed, 0.6, correct=correct)
+    found = effects(tmp_path, plan)
+    assert found["clipping"].samples_interval is None
+    assert found["flooding"].samples_interval is None
+
+
+def test_a_metric_that_a_result_lacks_is_named_with_the_file(tmp_path):
+    plan = make_plan(metric="validation/accuracy")
+    Runs(tmp_path, plan).fill()
+    with pytest.raises(UserError) as error:
+        judge(tmp_path, plan)
+    assert "got validation/accuracy, which is not there" in str(error.value)
+    assert str(plan.folder(tmp_path, "baseline", 0) / "result.json") in str(error.value)
+    assert "test/accuracy" in str(error.value)
+
+
+def test_runs_that_were_not_made_alike_are_named(tmp_path, plan, runs):
+    runs.fill()
+    runs.write("flooding", 1, machine={"code": {"commit": "def+"}, "threads": 4})
+    runs.write("flooding", 2, machine={"libraries": {"torch": "2.11"}, "processor": "b"})
+    assert judge(tmp_path, plan).warnings == (
+        "The runs were made with different code: abc (14 runs), def+ (1 run).",
+        "The runs were made with different torch: 2.10 (14 runs), 2.11 (1 run).",
+        "The runs were made with different processors: a (14 runs), b (1 run).",
+        "The runs were made with different numbers of threads: 1 (14 runs), 4 (1 run).",
+    )
+
+
+def test_of_many_damaged_files_five_are_named(tmp_path, plan, runs):
+    runs.fill()
+    for variant in ("clipping", "flooding"):
+        for seed in range(4):
+            (plan.folder(tmp_path, variant, seed) / "metrics.jsonl").write_text("{]\n")
+    found = judge(tmp_path, plan).warnings
+    assert len(found) == 6
+    assert found[0].startswith("clipping/seed=0: metrics.jsonl is damaged")
+    assert found[-1] == "and 3 more with damaged files"
+
+
+def test_what_is_no_run_of_the_plan_is_ignored(tmp_path, plan, runs):
+    runs.fill(clipping=HELPFUL)
+    before = judge(tmp_path, plan)
+    runs.write("another", 0, state="failed")
+    runs.write("clipping", 77, 0.1)
+    assert judge(tmp_path, plan).effects == before.effects
+    assert len(before.runs) == 15
+
+
+@pytest.mark.parametrize(("done", "sides"), [(5, []), (6, [3]), (19, [3, 5]), (20, [3, 5, 10])])
+def test_a_calibration_pairs_the_runs_that_are_done(tmp_path, done, sides):
+    plan = make_plan("calibration", (), seeds=20)
+    runs = Runs(tmp_path, plan)
+    draw = np.random.default_rng(0)
+    for seed in range(done):
+        runs.write("baseline", seed, draw.binomial(359, 0.97) / 359)
+    findings = judge(tmp_path, plan)
+    assert findings.effects == ()
+    assert [row.seeds for row in findings.calibration] == sides
+    assert all(row.draws == 1000 and row.false < 0.1 for row in findings.calibration)
+
+
+def test_a_calibration_with_a_wide_margin_finds_nothing_but_negligible(tmp_path):
+    plan = make_plan("calibration", (), seeds=20, margin=0.5)
+    runs = Runs(tmp_path, plan)
+    draw = np.random.default_rng(0)
+    for seed in plan.seeds:
+        runs.write("baseline", seed, draw.binomial(359, 0.97) / 359)
+    assert [row.negligible for row in judge(tmp_path, plan).calibration] == [1, 1, 1]
