@@ -189,7 +189,7 @@ def none_differs():
         yield Family("heavy tails (t, 3 df)", none, 1.0, heavy)
         yield Family("3 % of runs diverge", none, 1.0, diverging)
         yield Family("one trick spreads 3x", none, 1.0, unequal)
-        for accuracy in (0.975, 0.99, 0.998):
+        for accuracy in (0.975, 0.99, 0.994, 0.998):
             yield Family(f"accuracies near {accuracy}", none, 0.005, accuracy=accuracy)
 
 
@@ -202,7 +202,7 @@ def all_at_the_margin():
         yield Family("heavy tails, sd 0.3 margins", effects, 1.0, heavy, 0.3)
         yield Family("3 % diverge, sd 0.3 margins", effects, 1.0, diverging, 0.3)
         yield Family("one spreads 3x, sd 0.3 margins", effects, 1.0, unequal, 0.3)
-        for accuracy in (0.975, 0.99, 0.998):
+        for accuracy in (0.975, 0.99, 0.994, 0.998, 1.0):
             lower = (-0.005,) * count
             yield Family(f"accuracies near {accuracy}", lower, 0.005, accuracy=accuracy)
 

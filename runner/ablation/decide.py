@@ -14,7 +14,6 @@ from runner.ablation.statistics import (
     FEWEST_SEEDS,
     Array,
     equivalence_p,
-    least_sd,
     log_e_values,
     running_moments,
     t_test,
@@ -55,8 +54,8 @@ def decide(
     true; L is never less than the number of true statements until one of them is rejected; so the
     chance of any false claim is at most alpha, whatever the effects are and however they depend on
     each other (Shaffer, Journal of the American Statistical Association, 1986). To drop an effect
-    from the count as soon as one of its statements is rejected, as Holm's method does with one
-    statement each, errs in up to 19 % at a nominal 5, of ten effects. Without a margin it is Holm's.
+    from the count as soon as one of its statements is rejected, as Holm's method does where there
+    is one each, errs in up to 19 % at a nominal 5, of ten effects. Without a margin it is Holm's.
 
     Args:
         differences: [..., K, n]. NaN: of a fixed number of seeds, the effect is not judged; of a
@@ -64,7 +63,7 @@ def decide(
         margin: The smallest difference that matters; 0 if every one does.
         alpha: The accepted rate of false claims, over all K together.
         sequential: Whether seeds were added with an eye on the verdicts.
-        step: [..., K], what the differences are multiples of; 0 if of nothing. See `least_sd`.
+        step: [..., K], what the differences are multiples of; 0 if of nothing. See `spread`.
     """
     d = np.asarray(differences, float)
     if d.shape[-1] < FEWEST_SEEDS:
@@ -73,9 +72,9 @@ def decide(
     if sequential:
         sign, p_zero, p_margin = _anytime(d, margin, step)
     else:
-        test = t_test(d, alpha, least_sd(step))
+        test = t_test(d, alpha, step)
         sign, p_zero = test.mean, test.p
-        p_margin = equivalence_p(d, margin, least_sd(step, margin))
+        p_margin = equivalence_p(d, margin, step)
     smaller = np.fmin(p_zero, p_margin)  # without a margin there is one statement alone
     larger = p_zero if margin <= 0 else np.maximum(p_zero, p_margin)
     sure = adjust(smaller, larger) <= alpha
@@ -114,14 +113,14 @@ def _anytime(d: Array, margin: float, step: ArrayLike) -> tuple[Array, Array, Ar
 
     Against a margin counts the evidence of an estimate on its inner side alone.
     """
-    mean, sd = running_moments(d, least_sd(step))
+    mean, sd = running_moments(d, step)
     zero = log_e_values(mean, sd)
     best = np.where(np.isnan(zero), -np.inf, zero).argmax(-1)[..., None]
     sign = np.take_along_axis(mean, best, -1)[..., 0]
     p_zero = _one_over_largest(zero, ~np.isnan(mean))
     if margin <= 0:
         return sign, p_zero, np.full(p_zero.shape, np.nan)
-    mean, sd = running_moments(d, least_sd(step, margin))
+    mean, sd = running_moments(d, step, margin)
     upper = _one_over_largest(log_e_values(mean, sd, margin), mean < margin)
     lower = _one_over_largest(log_e_values(mean, sd, -margin), mean > -margin)
     return sign, p_zero, np.maximum(upper, lower)

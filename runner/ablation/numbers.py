@@ -15,7 +15,6 @@ from runner.ablation.statistics import (
     FEWEST_SEEDS,
     Array,
     confidence_sequence,
-    least_sd,
     seeds_needed,
     smallest_effect,
     t_test,
@@ -133,11 +132,10 @@ def _describe(
     found.mean[some] = packed.mean(1)
     if packed.shape[1] < 2:
         return
-    floor = least_sd(step[some])
-    test = t_test(packed, alpha, floor)
-    ends = confidence_sequence(packed, alpha, floor) if sequential else (test.low, test.high)
+    test = t_test(packed, alpha, step[some])
+    low_high = confidence_sequence(packed, alpha, step[some]) if sequential else test[3:]
     found.sd[some] = test.sd
-    found.low[some], found.high[some] = ends
+    found.low[some], found.high[some] = low_high
 
 
 def _look_ahead(
@@ -160,5 +158,5 @@ def _look_ahead(
         n,
         sequential,
         limit=n + MOST_MORE,
-        least=least_sd(step[some], margin),
+        step=step[some],
     )

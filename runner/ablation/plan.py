@@ -88,29 +88,49 @@ def load_plan(root: Path) -> Plan | None:
     except yaml.YAMLError as error:
         told = " ".join(str(error).split())
         raise UserError(f"{path} must be YAML, got {told}. Put it back as it was.") from error
-    if isinstance(content, dict) and content.get("format", 0) > FORMAT:
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        content = {}
+    if content.get("format", 0) > FORMAT:
         raise UserError(
             f"{path} must be of format {FORMAT} or older, got {content['format']}. "
             "Go on with the newer version that wrote it."
         )
+    return _check(path, content)
+
+
+def _check(path: Path, content: Mapping[str, Any]) -> Plan:
+    """Make a plan of what a file says, whoever wrote it."""
+    from pydantic import TypeAdapter, ValidationError  # slow to import, and not for --help
+
+    problem = None
     try:
-        return Plan(
-            **{
-                **content,
-                "question": Question(**content["question"]),
-                "seeds": tuple(content["seeds"]),
-                "factors": tuple(Factor(f["name"], tuple(f["levels"])) for f in content["factors"]),
-                "variants": {name: tuple(v) for name, v in content["variants"].items()},
-                "contrasts": tuple(
-                    Contrast(**{**c, "factors": tuple(c["factors"])}) for c in content["contrasts"]
-                ),
-            }
-        )
-    except (TypeError, KeyError, AttributeError) as error:
+        plan = TypeAdapter(Plan).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    else:
+        problem = _problem(plan)
+    if problem:
         raise UserError(
-            f"{path} must be the plan of an ablation, got something else ({error!r}). "
+            f"{path} must be the plan of an ablation, got something else ({problem}). "
             "Put it back as it was, or give the ablation another name=NAME."
-        ) from error
+        )
+    return plan
+
+
+def _problem(plan: Plan) -> str | None:
+    """What does not fit together, or would lead out of the ablation's folder."""
+    if not plan.variants or not plan.seeds or set(plan.changes) != set(plan.variants):
+        return "it needs seeds, and variants with their changes"
+    for variant, row in plan.variants.items():
+        if "/" in variant or variant in ("", ".", ".."):
+            return f"{variant!r} is no name of a folder"
+        if len(row) != len(plan.factors):
+            return f"{variant} needs a level of each factor"
+    for contrast in plan.contrasts:
+        if not contrast.weights or not set(contrast.weights) <= set(plan.variants):
+            return f"{contrast.name} must weigh variants"
+    return None
 
 
 def _plain(node: Any) -> Any:  # noqa: ANN401

@@ -102,10 +102,10 @@ class Progress:
         if self.live:
             self.live.stop()
         print("\n".join(["", *verdict_table(findings), ""]))
-        for file in write_report(findings):
-            print(file)
+        page, *others = write_report(findings)
         write_views(findings)
-        print(f"To compare the runs in TensorBoard: tensorboard --logdir {self.root}")
+        print(f"{page}, with {' and '.join(other.name for other in others)} beside it")
+        print(f"TensorBoard: tensorboard --logdir {self.root}")
 
     def _watch(self) -> None:
         """Look at the files until all is over; judge anew when a run has ended."""
@@ -171,7 +171,7 @@ class Progress:
             f"{variant} seed={seed} {self.shares[variant, seed]:4.0%}" for variant, seed in running
         ]
         return Group(
-            *([Text("\n".join(self.verdicts))] if self.verdicts else []),
+            *([Text.from_ansi("\n".join(self.verdicts))] if self.verdicts else []),
             bar,
             Text("  ".join(now[:4]), style="dim", overflow="ellipsis", no_wrap=True),
         )

@@ -23,20 +23,21 @@ SAME = 1e-9
 """Differences that differ by less than this share of the largest are equal but for rounding."""
 
 
-def least_sd(step: ArrayLike, margin: float = 0.0) -> Array:
-    """Give the least standard deviation to reckon with, of differences that are rounded.
+def spread(sd: ArrayLike, step: ArrayLike, margin: float = 0.0) -> Array:
+    """Give the standard deviation to reckon with, of differences that are rounded.
 
     A few equal differences of accuracies, which are counts of samples, would else pass for
-    certainty. Against 0 it is what rounding two numbers gives, step / sqrt(6). Against a margin it
-    is sqrt(margin step) or more: if they did differ by the margin, there were margin / step errors
-    or more to count, and the variance of a count of rare events is their number (Poisson's).
+    certainty. Against 0 it is sqrt(sd^2 + step^2 / 6): rounding two numbers adds that much. Against
+    a margin it is at least sqrt(margin step): if they did differ by the margin, there were margin /
+    step errors or more to count, and a count of rare events varies by their number (Poisson's).
 
     Args:
+        sd: [...], of the differences as they are.
         step: [...], what the differences are multiples of; 0 if of nothing.
         margin: The margin that a test is against; 0 if it is against 0.
     """
     step = np.asarray(step, float)
-    return np.sqrt(np.maximum(step**2 / 6, margin * step))
+    return np.asarray(np.sqrt(np.maximum(np.square(sd) + step**2 / 6, margin * step)))
 
 
 class TTest(NamedTuple):
@@ -50,24 +51,24 @@ class TTest(NamedTuple):
     high: Array
 
 
-def t_test(differences: ArrayLike, alpha: float = 0.05, floor: ArrayLike = 0.0) -> TTest:
+def t_test(differences: ArrayLike, alpha: float = 0.05, step: ArrayLike = 0.0) -> TTest:
     """Test whether a mean is 0, and give its interval: mean +- t(1 - alpha/2, n - 1) sd / sqrt(n).
 
-    The p-value is NaN where all differences are the same but not 0, and there is no floor: that
-    says nothing about the spread.
+    The p-value is NaN where all differences are the same but not 0, and are multiples of nothing:
+    that says nothing about the spread.
 
     Args:
         differences: [..., n], n >= 2.
         alpha: One less the interval's level.
-        floor: [...], the least standard deviation to reckon with.
+        step: [...], what the differences are multiples of; 0 if of nothing.
     """
-    mean, sd, error, df = _moments(differences, floor)
+    mean, sd, error, df = _moments(differences, step)
     half = stats.t.isf(alpha / 2, df) * error
     p = 2 * stats.t.sf(np.abs(_ratio(mean, error, mean)), df)
     return TTest(mean, sd, p, mean - half, mean + half)
 
 
-def equivalence_p(differences: ArrayLike, margin: float, floor: ArrayLike = 0.0) -> Array:
+def equivalence_p(differences: ArrayLike, margin: float, step: ArrayLike = 0.0) -> Array:
     """Test whether a mean is at least the margin, whichever way: two one-sided t tests.
 
     p = P(T > (margin - |mean|) / (sd / sqrt(n))), the larger of both (Schuirmann, Journal of
@@ -76,23 +77,26 @@ def equivalence_p(differences: ArrayLike, margin: float, floor: ArrayLike = 0.0)
     Args:
         differences: [..., n], n >= 2.
         margin: The smallest difference that matters, >= 0.
-        floor: [...], the least standard deviation to reckon with.
+        step: [...], what the differences are multiples of; 0 if of nothing.
     """
-    mean, _, error, df = _moments(differences, floor)
+    mean, _, error, df = _moments(differences, step, margin)
     if margin <= 0:
         return np.full(mean.shape, np.nan)
     return np.asarray(stats.t.sf(_ratio(margin - np.abs(mean), error, mean), df))
 
 
-def running_moments(differences: ArrayLike, floor: ArrayLike = 0.0) -> tuple[Array, Array]:
-    """Give the mean and the standard deviation of the first n, for each n (Welford's method).
+def running_moments(
+    differences: ArrayLike, step: ArrayLike = 0.0, margin: float = 0.0
+) -> tuple[Array, Array]:
+    """Give the mean and the `spread` of the first n, for each n (Welford's method).
 
     Args:
         differences: [..., N]. From a NaN on all is NaN.
-        floor: [...], the least standard deviation to reckon with.
+        step: [...], what the differences are multiples of; 0 if of nothing.
+        margin: The margin that a test is against; 0 if it is against 0.
 
     Returns:
-        Both [..., N]; the standard deviation of the first alone is NaN.
+        Both [..., N]; the spread of the first alone is NaN.
     """
     d = np.asarray(differences, float)
     means, sds = np.empty_like(d), np.full_like(d, np.nan)
@@ -105,7 +109,8 @@ def running_moments(differences: ArrayLike, floor: ArrayLike = 0.0) -> tuple[Arr
         largest = np.maximum(largest, np.abs(x))
         means[..., index] = mean
         if index:
-            sds[..., index] = _at_least(np.sqrt(squares / index), floor, largest)
+            sd = _but_for_rounding(np.sqrt(squares / index), largest)
+            sds[..., index] = spread(sd, step, margin)
     return means, sds
 
 
@@ -123,7 +128,7 @@ def log_e_values(mean: Array, sd: Array, null: float = 0.0) -> Array:
         null: The mean that the evidence is against.
 
     Returns:
-        [..., N]. 0 with one seed, and where all are the same but not 0 and there is no floor.
+        [..., N]. 0 with one seed, and where all are the same but not 0, and have no step.
     """
     n = np.arange(1.0, mean.shape[-1] + 1)
     df = np.maximum(n - 1, 1.0)
@@ -135,19 +140,19 @@ def log_e_values(mean: Array, sd: Array, null: float = 0.0) -> Array:
 
 
 def confidence_sequence(
-    differences: ArrayLike, alpha: float, floor: ArrayLike = 0.0
+    differences: ArrayLike, alpha: float, step: ArrayLike = 0.0
 ) -> tuple[Array, Array]:
     """Give the interval that stays valid under looking: every mean with an e-value < 1/alpha.
 
     Args:
         differences: [..., n], n >= 2.
         alpha: The chance that the mean ever lies outside, at most.
-        floor: [...], the least standard deviation to reckon with.
+        step: [...], what the differences are multiples of; 0 if of nothing.
 
     Returns:
         Its ends, [...]; infinite where n is too small to exclude anything.
     """
-    mean, _, error, df = _moments(differences, floor)
+    mean, _, error, df = _moments(differences, step)
     critical = critical_t(df + 1, alpha, sequential=True)
     half = critical * error if np.isfinite(critical) else np.full(mean.shape, np.inf)
     return mean - half, mean + half
@@ -213,7 +218,7 @@ def seeds_needed(
     have: ArrayLike,
     sequential: bool = False,
     limit: int = 1000,
-    least: ArrayLike = 0.0,
+    step: ArrayLike = 0.0,
     power: float = POWER,
 ) -> Array:
     """Give the number of seeds that would probably decide, if mean and spread are as they seem.
@@ -224,13 +229,13 @@ def seeds_needed(
 
     Args:
         mean: [...], of the differences.
-        sd: [...], of the differences.
+        sd: [...], their `spread`.
         margin: The smallest difference that matters; 0 if every one does.
         alpha: The error rate: the ablation's divided by its number of effects.
         have: [...], the seeds so far, >= 2.
         sequential: Whether seeds are added until all is decided.
         limit: Where to give up.
-        least: [...], the least standard deviation to reckon with against the margin.
+        step: [...], what the differences are multiples of; 0 if of nothing.
         power: How often they shall decide.
 
     Returns:
@@ -243,7 +248,7 @@ def seeds_needed(
         root = np.sqrt(n) / sd
         found = _two_sided(mean * root, n, critical_t(n, alpha, sequential))
         if margin > 0:
-            root = np.sqrt(n) / np.maximum(sd, least)
+            root = np.sqrt(n) / np.maximum(sd, np.sqrt(margin * np.asarray(step)))
             critical = critical_t(n, alpha, sequential, sides=1)
             above, below = (_beyond((margin + s * mean) * root, n, critical) for s in (1, -1))
             found = np.fmax(found, above + below - 1)
@@ -258,16 +263,18 @@ def seeds_needed(
     return np.where(within, high, np.nan)
 
 
-def _moments(differences: ArrayLike, floor: ArrayLike) -> tuple[Array, Array, Array, int]:
-    """Mean, standard deviation, standard error and degrees of freedom over the last axis."""
+def _moments(
+    differences: ArrayLike, step: ArrayLike, margin: float = 0.0
+) -> tuple[Array, Array, Array, int]:
+    """Mean, spread, standard error and degrees of freedom over the last axis."""
     d = np.asarray(differences, float)
-    sd = _at_least(d.std(-1, ddof=1), floor, np.abs(d).max(-1))
+    sd = spread(_but_for_rounding(d.std(-1, ddof=1), np.abs(d).max(-1)), step, margin)
     return d.mean(-1), sd, sd / np.sqrt(d.shape[-1]), d.shape[-1] - 1
 
 
-def _at_least(sd: Array, floor: ArrayLike, largest: Array) -> Array:
-    """Take what floating point left of no spread for none, and then at least the floor."""
-    return np.maximum(np.where(sd <= SAME * largest, 0.0, sd), floor)
+def _but_for_rounding(sd: Array, largest: Array) -> Array:
+    """Take what floating point left of no spread for none."""
+    return np.where(sd <= SAME * largest, 0.0, sd)
 
 
 def _ratio(off: Array, error: Array, mean: Array) -> Array:

@@ -19,6 +19,10 @@ from runner.report.story import path
 from runner.report.words import printable
 
 
+MOST_RUNS = 1000
+"""Of which TensorBoard's views are rebuilt; it grows slow from some 250 on."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables, and write the reports into the folders."""
     parser = argparse.ArgumentParser(
@@ -77,7 +81,20 @@ def _tell(judged: Sequence[Findings], plain: Sequence[Multirun]) -> list[str]:
             mistakes.append(str(error))
             continue
         print(f"{path(page)}, with {' and '.join(other.name for other in others)} beside it")
+        if isinstance(found, Findings):
+            _show_in_tensorboard(found)
     return mistakes
+
+
+def _show_in_tensorboard(found: Findings) -> None:
+    """Rebuild the views, as long as TensorBoard could show so many runs at all."""
+    if len(found.runs) > MOST_RUNS:
+        print(f"TensorBoard: left as it is, being too slow for {len(found.runs)} runs")
+        return
+    from runner.tensorboard import write_views  # imports torch, which the report does not need
+
+    write_views(found)
+    print(f"TensorBoard: tensorboard --logdir {path(found.root)}")
 
 
 if __name__ == "__main__":

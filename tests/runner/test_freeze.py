@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -81,10 +82,40 @@ def test_a_plan_of_a_newer_format_or_no_plan_at_all_is_refused(tmp_path):
         ("format: 1\nname: x", "must be the plan of an ablation, got something else"),
         ("{", "must be YAML"),
         ("a: !!python/object/apply:os.system [echo]", "must be YAML"),
+        ("format: x", "must be the plan of an ablation"),
+        ("[1, 2]", "must be the plan of an ablation"),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             load_plan(tmp_path)
+
+
+BROKEN = {
+    "a margin that is no number": (("question", "margin"), "much"),
+    "no variants": (("variants",), {}),
+    "no factors for the levels": (("factors",), []),
+    "a way out of the folder": (("variants", "../../etc"), ["off", "off"]),
+    "weights of what is not run": (("contrasts", 0, "weights"), {"nobody": 1.0}),
+    "a config that is a list": (("config",), [1]),
+}
+
+
+@pytest.mark.parametrize(("place", "value"), BROKEN.values(), ids=BROKEN)
+def test_a_plan_that_somebody_changed_is_one_line(tmp_path, place, value):
+    save_plan(tmp_path, plan_of(*ONE))
+    content = yaml.safe_load((tmp_path / "sweep.yaml").read_text())
+    *way, last = place
+    node = content
+    for key in way:
+        node = node[key]
+    node[last] = value
+    if last == "../../etc":
+        content["changes"][last] = {}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError) as told:
+        load_plan(tmp_path)
+    assert "must be the plan of an ablation, got something else" in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 def test_a_launcher_gets_what_was_frozen_with_the_folder_of_the_run(tmp_path):

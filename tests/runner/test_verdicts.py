@@ -18,8 +18,10 @@ NOISE = (0.0, 0.011, -0.009, 0.004, -0.006)
 TINY = (0.0003, -0.0002, 0.0001, -0.0001, 0.0002)
 
 
-def make_plan(kind="one_at_a_time", tricks=("clipping", "flooding"), seeds=5, **asked):
-    factors = tuple(Factor(name, ("off", name)) for name in tricks)
+def make_plan(kind="one_at_a_time", tricks=("clipping", "flooding"), seeds=5, levels=2, **asked):
+    factors = tuple(
+        Factor(name, ("off", name, *(f"{name}={n}" for n in range(2, levels)))) for name in tricks
+    )
     laid_out = design(kind, factors)
     question = {
         "design": kind,
@@ -71,7 +73,7 @@ class Runs:
     def fill(self, **differences):
         """Write all runs: the baseline's scores, and those of each variant so much above."""
         for seed, variant in self.plan.runs():
-            base = 0.9 + 0.00137 * (seed * 7 % 5)
+            base = sqrt(0.8 + seed * 7 % 5 / 1000)  # no share of a number of samples
             more = 0 if variant == "baseline" else differences.get(variant, NOISE)[seed]
             self.write(variant, seed, base + more)
 
@@ -298,7 +300,7 @@ def test_a_trick_that_says_so_in_every_run_is_inactive(tmp_path, plan, runs):
 def test_a_trick_that_was_idle_with_some_seeds_is_judged_and_it_is_said(tmp_path, plan, runs):
     runs.fill(clipping=HELPFUL)
     for seed in (1, 3):
-        score = 0.9 + 0.00137 * (seed * 7 % 5) + HELPFUL[seed]
+        score = sqrt(0.8 + seed * 7 % 5 / 1000) + HELPFUL[seed]
         runs.write("clipping", seed, score, inactive=["clipping"])
     found = effects(tmp_path, plan)["clipping"]
     assert found.verdict is Verdict.HELPS
@@ -316,6 +318,15 @@ def test_in_a_factorial_inactive_is_what_changes_no_combination(tmp_path):
     assert found["flooding"].verdict is Verdict.NEGLIGIBLE
 
 
+def test_differences_that_sum_to_0_but_for_floating_point_are_0(tmp_path):
+    plan = make_plan("factorial", levels=3, margin=1e-12)
+    runs = Runs(tmp_path, plan)
+    for seed, variant in plan.runs():
+        runs.write(variant, seed, (0.7123, 0.7131, 0.9111, 0.8467, 0.31211)[seed])
+    for found in effects(tmp_path, plan).values():
+        assert set(found.differences.values()) == {0.0}
+
+
 def test_equal_differences_of_unrounded_scores_are_no_proof(tmp_path):
     plan = make_plan(metric="test/loss", goal="minimize")
     runs = Runs(tmp_path, plan)
@@ -327,13 +338,22 @@ def test_equal_differences_of_unrounded_scores_are_no_proof(tmp_path):
     assert found.reason == "all seeds differ by the same: no spread to judge by"
 
 
+def test_of_accuracies_the_rounding_to_whole_samples_is_reckoned_with(tmp_path):
+    plan = make_plan(seeds=3)
+    runs = Runs(tmp_path, plan)
+    for seed, variant in plan.runs():
+        runs.write(variant, seed, (340 + seed + 2 * (variant == "clipping")) / 359)
+    found = effects(tmp_path, plan)["clipping"]
+    assert found.p_value == pytest.approx(2 * stats.t.sf(2 / sqrt(1 / 6) * sqrt(3), 2))
+
+
 def sequence(tmp_path, seeds, scores, missing=()):
     """An ablation until=decided of one trick, with so many seeds."""
     plan = make_plan(tricks=("clipping",), seeds=seeds, until="decided")
     runs = Runs(tmp_path, plan)
     for seed in set(plan.seeds) - set(missing):
-        runs.write("baseline", seed, 0.9)
-        runs.write("clipping", seed, 0.9 + scores[seed])
+        runs.write("baseline", seed, sqrt(0.8))
+        runs.write("clipping", seed, sqrt(0.8) + scores[seed])
     return effects(tmp_path, plan)["clipping"]
 
 
@@ -354,6 +374,8 @@ def test_until_decided_a_verdict_rests_on_the_e_value(tmp_path):
 def test_until_decided_three_seeds_may_be_judged_and_two_may_not(tmp_path):
     two, three = (sequence(tmp_path / str(n), n, CLEAR) for n in (2, 3))
     assert (two.verdict, two.reason) == (Verdict.NONE, "two seeds: an interval, no verdict")
+    gap = sequence(tmp_path / "gap", 8, CLEAR, missing=(2,))
+    assert (gap.reason, gap.p_value, gap.open) == (two.reason, None, True)
     assert three.verdict is Verdict.UNDECIDED
     assert three.interval is None  # it would be endless
     assert three.more_seeds == 2
