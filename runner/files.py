@@ -1,5 +1,6 @@
 """Files that are whole or not there: written beside, flushed to the disk, then renamed."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -59,6 +60,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
             "Remove that file, and give the same command: the run goes on from its checkpoint."
         )
     return content
+
+
+def digest(content: dict[str, Any]) -> str:
+    """Give back a hash of plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Where and with what a run was made: what its bits depend on beside its config."""
 
 import hashlib
-import json
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from runner.config import Settings
+from runner.files import digest
 
 LIBRARIES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorboard")
 
@@ -31,11 +31,6 @@ def fingerprint(settings: Settings, device: torch.device) -> dict[str, Any]:
         "precision": settings.precision,
         "channels_last": settings.channels_last,
     }
-
-
-def digest(content: dict[str, Any]) -> str:
-    """Give back a hash of plain values, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def digest_tensors(state: dict[str, torch.Tensor]) -> str:

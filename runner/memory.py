@@ -1,5 +1,6 @@
 """The peak memory of a run: of this process on a CPU, of the card on CUDA."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -10,10 +11,8 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        try:
+        with suppress(OSError):  # not Linux, or not allowed: then its peak so far counts
             Path("/proc/self/clear_refs").write_text("5")
-        except OSError:  # not Linux, or not allowed: then the peak of the process so far counts
-            pass
 
 
 def peak(device: torch.device) -> int | None:

@@ -46,17 +46,18 @@ def explain(error: Exception) -> str | None:
     return line
 
 
-def _unknown_key(match: re.Match[str], text: str) -> str:
+def _unknown_key(match: re.Match[str], _: str) -> str:
     key = match[1]
     if key.partition(".")[0] == "ablation":
-        return _unknown_ablation_key(key, text)
+        return _unknown_ablation_key(key)
     return (
         f"{key} is not a setting.{did_you_mean(key, _known_keys())} See python -m runner --cfg job."
     )
 
 
-def _unknown_ablation_key(key: str, text: str) -> str:
-    known = [f"ablation.{name}" for name in OmegaConf.load(CONF / "ablation_settings.yaml").ablation]
+def _unknown_ablation_key(key: str) -> str:
+    node = OmegaConf.load(CONF / "ablation_settings.yaml").ablation
+    known = [f"ablation.{name}" for name in node]
     if key in known:
         designs = ", ".join(sorted(file.stem for file in CONF.glob("ablation/*.yaml")))
         return f"{key} needs a design, got none. Write ablation=DESIGN, one of {designs}."

@@ -32,7 +32,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """`done`, `running`, `stopped`, `failed` or `diverged`; `damaged` if that cannot be told."""
+        """`done`, `running`, `stopped`, `failed`, `diverged`; `damaged` if it cannot be told."""
         if self.result is not None:
             return "done"
         found = str(self.status.get("status", "damaged"))

@@ -27,8 +27,7 @@ from runner.compare import changes, count, differences
 from runner.compose import flatten
 from runner.config import Settings, check
 from runner.errors import UserError
-from runner.files import FORMAT
-from runner.fingerprint import digest
+from runner.files import FORMAT, digest
 from runner.folder import CONFIG, label
 from runner.report.words import printable
 from runner.run import attempt

@@ -7,7 +7,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from runner.ablation.freeze import config_of
 from runner.ablation.plan import Plan
 from runner.ablation.statistics import smallest_effect
 from runner.build import Bench, build
@@ -58,7 +57,7 @@ def measure(plan: Plan) -> dict[str, float]:
         if time.perf_counter() - start > MOST_SECONDS:
             seconds[variant] = sum(seconds.values()) / len(seconds)
             continue
-        config = OmegaConf.create(config_of(plan, variant, plan.seeds[0]))
+        config = OmegaConf.create(plan.config_of(variant, plan.seeds[0]))
         bench = build(check(config))
         seconds[variant] = _seconds_an_update(bench) * len(bench.batches) * _epochs(plan.config)
     return seconds

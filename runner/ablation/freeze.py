@@ -17,6 +17,7 @@ from runner.ablation.settings import AblationSettings, find_factors, overrides_o
 from runner.compose import flatten
 from runner.config import Settings, check
 from runner.errors import UserError
+from runner.runs import read_run
 
 OWN = ("variant", "seed", "again")
 """The keys of a run that its place in the ablation gives it."""
@@ -144,27 +145,23 @@ def _flat(settings: Settings) -> dict[str, Any]:
     return {k: v for k, v in flatten(settings.to_dict()) if k not in OWN}
 
 
-_MISSING = "~"  # in `changes`: the variant does not have that key
-
-
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     changed = {k: v for k, v in other.items() if k not in one or one[k] != v}
-    return {**changed, **{k: _MISSING for k in one if k not in other}}
+    return {**changed, **{f"~{k}": None for k in one if k not in other}}
 
 
-def config_of(plan: Plan, variant: str, seed: int, again: bool = False) -> dict[str, Any]:
-    """Give back the whole config of a run, as its config.yaml will hold it."""
-    flat = {**plan.config, **plan.changes[variant]}
-    nested: dict[str, Any] = {"name": plan.name, "variant": variant, "seed": seed, "again": again}
-    for key, value in flat.items():
-        if isinstance(value, str) and value == _MISSING:
-            continue
-        *path, last = key.split(".")
-        node = nested
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = copy.deepcopy(value)
-    return nested
+def refuse_foreign_runs(root: Path, plan: Plan) -> None:
+    """Refuse folders in which other runs lie: they would be counted, or be in the way.
+
+    Raises:
+        UserError: If the config of a run there is another than is planned, with what differs.
+    """
+    from runner.folder import finished
+
+    for seed, variant in plan.runs():
+        run = read_run(plan.folder(root, variant, seed), variant)
+        if run.machine and not plan.is_run_of(variant, seed, run.machine):
+            finished(run.folder, check(OmegaConf.create(plan.config_of(variant, seed))))
 
 
 BUILDING = 20.0  # seconds spent on trying, at most
@@ -180,7 +177,7 @@ def refuse_unbuildable(plan: Plan) -> None:
 
     start, data = time.monotonic(), None
     for variant in plan.variants:
-        settings = check(OmegaConf.create(config_of(plan, variant, plan.seeds[0])))
+        settings = check(OmegaConf.create(plan.config_of(variant, plan.seeds[0])))
         try:
             if data is None or settings.data != data[0]:
                 data = settings.data, build_data(settings)
@@ -211,7 +208,8 @@ class Frozen:
             hydra.hydra.overrides.task = list(sweep_overrides)
             hydra.hydra.sweep.dir = str(master_config.hydra.sweep.dir)
             hydra.hydra.sweep.subdir = f"{variant}/seed={seed}"
-        config = OmegaConf.create(config_of(self.plan, variant, int(seed), self.again))
+        again = {"again": self.again}
+        config = OmegaConf.create({**self.plan.config_of(variant, int(seed)), **again})
         merged = OmegaConf.merge(hydra, config)
         assert isinstance(merged, DictConfig)
         return merged

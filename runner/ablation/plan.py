@@ -1,5 +1,6 @@
 """The plan of an ablation: `sweep.yaml`, every run resolved before the first one starts."""
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ import yaml
 
 from runner.ablation.designs import Contrast, Factor
 from runner.errors import UserError
-from runner.files import FORMAT, write_text
+from runner.files import FORMAT, digest, write_text
 
 PLAN = "sweep.yaml"
 
@@ -50,7 +51,8 @@ class Plan:
     config: Values
     """The resolved config of the first variant, by dotted keys, without seed and variant."""
     changes: Mapping[str, Values]
-    """For each variant the dotted keys in which its config differs from the first one's."""
+    """For each variant the dotted keys in which its config differs from the first one's; `~key`
+    for one that it does not have."""
     command: str
     """What was typed."""
     format: int = field(default=FORMAT)
@@ -64,6 +66,24 @@ class Plan:
     def folder(self, root: Path, variant: str, seed: int) -> Path:
         """Give back the folder of a run, below the ablation's."""
         return root / variant / f"seed={seed}"
+
+    def config_of(self, variant: str, seed: int) -> dict[str, Any]:
+        """Give back the whole config of a run, as its config.yaml holds it."""
+        changes = self.changes[variant]
+        whole: dict[str, Any] = {"name": self.name, "variant": variant, "seed": seed}
+        for key, value in {**self.config, **changes, "again": False}.items():
+            if key.startswith("~") or f"~{key}" in changes:
+                continue
+            *path, last = key.split(".")
+            node = whole
+            for part in path:
+                node = node.setdefault(part, {})
+            node[last] = copy.deepcopy(value)
+        return whole
+
+    def is_run_of(self, variant: str, seed: int, machine: Mapping[str, Any]) -> bool:
+        """Whether a run's run.json says that it was made with the config that is planned."""
+        return machine.get("config") == digest(self.config_of(variant, seed))
 
 
 def save_plan(root: Path, plan: Plan) -> None:

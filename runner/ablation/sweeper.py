@@ -47,7 +47,12 @@ class AblationSweeper(Sweeper):
             UserError: If the config is wrong, or the folder holds another ablation.
             SystemExit: With 1, if runs failed, which the same command would try again.
         """
-        from runner.ablation.freeze import make_plan, refuse_other, refuse_unbuildable
+        from runner.ablation.freeze import (
+            make_plan,
+            refuse_foreign_runs,
+            refuse_other,
+            refuse_unbuildable,
+        )
         from runner.ablation.settings import check_settings
 
         if "ablation" not in self.config:
@@ -71,6 +76,7 @@ class AblationSweeper(Sweeper):
 
             print("\n".join(describe(root, plan, self._workers(plan))))
             return
+        refuse_foreign_runs(root, plan)
         if before is None:
             refuse_unbuildable(plan)
         with _held(root):

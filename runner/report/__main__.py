@@ -18,7 +18,6 @@ from runner.report.multirun import Multirun, table
 from runner.report.story import path
 from runner.report.words import printable
 
-
 MOST_RUNS = 1000
 """Of which TensorBoard's views are rebuilt; it grows slow from some 250 on."""
 

@@ -23,7 +23,7 @@ class Dying(Trick):
     how: str = "nothing"
     mercy: str = ""
 
-    def gradients(self, model, optimizer, loss):
+    def gradients(self, *_):
         """End as told."""
         if self.mercy and os.path.exists(self.mercy):
             return

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from runner.ablation.freeze import Frozen, config_of, make_plan, refuse_other
+from runner.ablation.freeze import Frozen, make_plan, refuse_other
 from runner.ablation.plan import Plan, load_plan, save_plan
 from runner.ablation.settings import check_settings
 from runner.compose import CONF
@@ -53,7 +53,7 @@ def test_a_variant_is_the_config_with_its_levels_and_nothing_else():
 
 def test_the_config_of_a_run_is_that_of_the_same_run_alone():
     plan = plan_of(*ONE, "tricks.flooding.level=0.3", "epochs=3")
-    mine = check(OmegaConf.create(config_of(plan, "flooding", 4)))
+    mine = check(OmegaConf.create(plan.config_of("flooding", 4)))
     alone = settings("tricks=[flooding]", "tricks.flooding.level=0.3", "epochs=3", "seed=4")
     assert mine == dataclasses.replace(alone, name="mine", variant="flooding")
 
@@ -61,9 +61,10 @@ def test_the_config_of_a_run_is_that_of_the_same_run_alone():
 def test_a_factor_that_changes_a_whole_group_drops_the_keys_that_the_other_lacks():
     plan = plan_of("ablation=one_at_a_time", "tricks=[]", "ablation.factors={optimizer:[sgd,adam]}")
     assert list(plan.variants) == ["baseline", "optimizer=adam"]
-    adam = check(OmegaConf.create(config_of(plan, "optimizer=adam", 0)))
+    adam = check(OmegaConf.create(plan.config_of("optimizer=adam", 0)))
     assert adam.optimizer["_target_"] == "torch.optim.Adam"
     assert "nesterov" not in adam.optimizer
+    assert plan.changes["optimizer=adam"]["~optimizer.nesterov"] is None
     assert adam.optimizer == settings("optimizer=adam").optimizer
 
 
