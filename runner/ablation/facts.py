@@ -81,7 +81,8 @@ class Facts:
         factor, runs = self.contrast.factors[0], self.table.runs
         keys = [(name, seed) for name in self.with_it for seed in self.plan.seeds]
         done = {key: runs[key].result for key in keys if key in runs}
-        return {k: factor in result.get("inactive", ()) for k, result in done.items() if result}
+        said = {key: result.get("inactive") for key, result in done.items() if result}
+        return {k: isinstance(names, list) and factor in names for k, names in said.items()}
 
     @property
     def idle_seeds(self) -> list[int]:

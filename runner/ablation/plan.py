@@ -82,8 +82,9 @@ class Plan:
         return whole
 
     def is_run_of(self, variant: str, seed: int, machine: Mapping[str, Any]) -> bool:
-        """Whether a run's run.json says that it was made with the config that is planned."""
-        return machine.get("config") == digest(self.config_of(variant, seed))
+        """Whether a run was made with the config that is planned, as far as run.json tells."""
+        planned = digest(self.config_of(variant, seed))
+        return bool(machine.get("config", planned) == planned)
 
 
 def save_plan(root: Path, plan: Plan) -> None:

@@ -120,7 +120,7 @@ def log_e_values(mean: Array, sd: Array, null: float = 0.0) -> Array:
     E_n = (1 + n)^(-1/2) [(1 + t^2/v) / (1 + t^2/(v (1 + n)))]^((v + 1)/2), v = n - 1: how likely
     t is under effects of N(0, 1) standard deviations, over how likely it is under none. If the mean
     is the null, E_n ever exceeds 1/alpha with a chance of at most alpha, whatever the standard
-    deviation (Lai, Annals of Statistics 1976; Wang and Ramdas, arXiv 2310.03722).
+    deviation (Wang and Ramdas, https://arxiv.org/abs/2310.03722, the Gaussian mixture).
 
     Args:
         mean: [..., N], from `running_moments`.

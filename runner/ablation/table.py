@@ -1,5 +1,6 @@
 """The runs of a plan as arrays over variants and seeds, and what a reader must know about them."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from runner.ablation.statistics import Array
 from runner.errors import UserError
 from runner.runs import METRICS, RESULT, STATUS, Run, read_metrics, read_run
 
+MOST = sys.float_info.max
 LISTED = 5  # damaged files and values that are named; of the others the number is told
 
 
@@ -57,7 +59,9 @@ def read_table(root: Path, plan: Plan) -> Table:
             states[at] = run.state
             memory[at] = finite(run.status.get("peak_memory"))
             problem = run.damage
-            if run.result is not None:
+            if run.machine and not plan.is_run_of(variant, seed, run.machine):
+                problem, states[at] = "it is a run of another config", "damaged"
+            elif run.result is not None:
                 scores[at] = _score(run, run.result, plan.question.metric)
                 seconds[at], unread = _seconds(folder)
                 problem = problem or unread
@@ -119,6 +123,6 @@ def _seconds(folder: Path) -> tuple[float, str | None]:
 
 def finite(value: object) -> float:
     """A finite number, or NaN."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MOST:
         return np.nan
-    return float(value) if np.isfinite(value) else np.nan
+    return float(value)  # NaN is larger than nothing, and stays

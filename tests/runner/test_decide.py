@@ -80,6 +80,8 @@ def test_three_equal_accuracies_are_no_proof():
     assert decide([[step] * 3], 0.005, ALPHA, step=step).claim == [UNDECIDED]
     assert decide([[0.0] * 3], 0.005, ALPHA, step=step).claim == [UNDECIDED]
     assert decide([[0.0] * 5], 0.005, ALPHA, step=step).claim == [NEGLIGIBLE]
+    assert decide([[0.0] * 5], 0.005, ALPHA, sequential=True, step=step).claim == [UNDECIDED]
+    assert decide([[0.0] * 12], 0.005, ALPHA, sequential=True, step=step).claim == [NEGLIGIBLE]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 12])

@@ -8,9 +8,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from runner.ablation.freeze import Frozen, make_plan, refuse_other
+from runner.ablation.freeze import Frozen, make_plan, refuse_foreign_runs, refuse_other
 from runner.ablation.plan import Plan, load_plan, save_plan
 from runner.ablation.settings import check_settings
+from runner.ablation.verdicts import judge
 from runner.compose import CONF
 from runner.config import check
 from runner.errors import UserError
@@ -147,6 +148,25 @@ def test_the_same_plan_goes_on_and_another_is_refused_with_what_differs(tmp_path
             refuse_other(tmp_path, plan, plan_of(*ONE, *changed))
         assert message in str(told.value)
         assert "name=NAME" in str(told.value)
+
+
+def test_a_run_of_another_config_is_neither_gone_on_with_nor_counted(tmp_path, do):
+    plan = plan_of(*ONE, "epochs=1", "batch_size=600", "ablation.seeds=1", "name=mine")
+    (tmp_path / "mine" / "baseline").mkdir(parents=True)
+    own = ("epochs=1", "batch_size=600", "name=mine")
+    do(*own, "variant=baseline", folder="mine/baseline/seed=0")
+    refuse_foreign_runs(tmp_path / "mine", plan)
+    assert judge(tmp_path / "mine", plan).runs["baseline", 0].state == "done"
+
+    (tmp_path / "mine" / "clipping").mkdir()
+    other = ("tricks=[clipping]", "variant=clipping", "optimizer.lr=0.05")
+    do(*own, *other, folder="mine/clipping/seed=0")
+    with pytest.raises(UserError, match=r"optimizer\.lr is 0\.05, not 0\.1"):
+        refuse_foreign_runs(tmp_path / "mine", plan)
+    findings = judge(tmp_path / "mine", plan)
+    (clipping,) = (f for f in findings.effects if f.contrast.name == "clipping")
+    assert clipping.mean is None
+    assert "clipping/seed=0: it is a run of another config" in findings.warnings
 
 
 def test_where_seeds_are_added_more_of_them_and_another_limit_are_the_same_plan(tmp_path):

@@ -344,7 +344,9 @@ def test_of_accuracies_the_rounding_to_whole_samples_is_reckoned_with(tmp_path):
     for seed, variant in plan.runs():
         runs.write(variant, seed, (340 + seed + 2 * (variant == "clipping")) / 359)
     found = effects(tmp_path, plan)["clipping"]
-    assert found.p_value == pytest.approx(2 * stats.t.sf(2 / sqrt(1 / 6) * sqrt(3), 2))
+    error = sqrt(1 / 6) / sqrt(3) / 359
+    assert found.p_value == pytest.approx(2 * stats.t.sf(2 / 359 / error, 2))
+    assert found.interval[0] == pytest.approx(2 / 359 - stats.t.isf(0.025, 2) * error)
 
 
 def sequence(tmp_path, seeds, scores, missing=()):
