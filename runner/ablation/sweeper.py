@@ -196,7 +196,8 @@ def _conclude(folder: Path, error: Exception | None) -> None:
     """Record the end of a run whose process is gone; others told theirs."""
     from runner.folder import conclude
 
-    conclude(folder, "failed", f"Its process is gone. {error or ''}".strip())
+    end = "Its process is gone, and left no word. Was there enough memory?"
+    conclude(folder, "failed", f"{error or ''}\n{end}".strip())
 
 
 def _open_variants(findings: "Findings") -> set[str]:
