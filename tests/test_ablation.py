@@ -78,7 +78,7 @@ def test_each_way_to_die_is_recorded_and_every_other_run_is_done(tmp_path):
     command = (
         *("--config-dir", str(PARTS / "conf"), "ablation=one_at_a_time", "tricks=[dying]"),
         "ablation.factors={tricks.dying.how:[nothing,raise,exit,kill,hang]}",
-        *(*SHORT, "name=deaths", "ablation.seeds=1", "hydra.launcher.timeout=12"),
+        *(*SHORT, "name=deaths", "ablation.seeds=1", "hydra.launcher.timeout=20"),
         f"tricks.dying.mercy={mercy}",
     )
     code, out, complaint = biscuits(tmp_path, *command, **DYING)
@@ -95,7 +95,7 @@ def test_each_way_to_die_is_recorded_and_every_other_run_is_done(tmp_path):
     assert "Traceback" in errors["raise"]
     assert "SystemExit: 7" in errors["exit"]
     assert "ended by SIGKILL" in errors["kill"]
-    assert "longer than hydra.launcher.timeout=12" in errors["hang"]
+    assert "longer than hydra.launcher.timeout=20" in errors["hang"]
     for how in errors:
         assert f"dying.how={how}" in out
     assert out.count("BROKEN") >= 4

@@ -95,10 +95,14 @@ def _power(plan: Plan) -> list[str]:
     if len(plan.seeds) < 3:
         few = "an interval and no verdict" if len(plan.seeds) == 2 else "no interval, no verdict"
         return [f"{len(plan.seeds)} seeds give {few}. Take three or more: ablation.seeds=5."]
-    found = float(smallest_effect(len(plan.seeds), 1.0, plan.question.alpha / effects))
+    grows = plan.question.until == "decided"
+    seeds = plan.question.most_seeds if grows else len(plan.seeds)
+    found = float(smallest_effect(seeds, 1.0, plan.question.alpha / effects, grows))
+    if found == float("inf"):
+        return [f"{seeds} seeds can show nothing among {effects} effects. Take more."]
     return [
-        f"it could show an effect of {found:.1f} times the spread (standard deviation over seeds) "
-        f"of the difference, 80 times in 100, among {effects} effects",
+        f"{seeds} seeds could show an effect of {found:.1f} times the spread of the difference "
+        f"(its standard deviation over the seeds), 80 times in 100, among {effects} effects"
     ]
 
 

@@ -158,10 +158,11 @@ def refuse_foreign_runs(root: Path, plan: Plan) -> None:
     """
     from runner.folder import finished
 
-    for seed, variant in plan.runs():
-        run = read_run(plan.folder(root, variant, seed), variant)
-        if run.machine and not plan.is_run_of(variant, seed, run.machine):
-            finished(run.folder, check(OmegaConf.create(plan.config_of(variant, seed))))
+    for variant in plan.variants:
+        for seed, planned in plan.digests(variant).items():
+            run = read_run(plan.folder(root, variant, seed), variant)
+            if run.machine.get("config", planned) != planned:
+                finished(run.folder, check(OmegaConf.create(plan.config_of(variant, seed))))
 
 
 BUILDING = 20.0  # seconds spent on trying, at most

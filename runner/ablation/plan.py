@@ -81,10 +81,10 @@ class Plan:
             node[last] = copy.deepcopy(value)
         return whole
 
-    def is_run_of(self, variant: str, seed: int, machine: Mapping[str, Any]) -> bool:
-        """Whether a run was made with the config that is planned, as far as run.json tells."""
-        planned = digest(self.config_of(variant, seed))
-        return bool(machine.get("config", planned) == planned)
+    def digests(self, variant: str) -> dict[int, str]:
+        """Give back for each seed the hash of the run's config, as its run.json holds it."""
+        config = self.config_of(variant, self.seeds[0])
+        return {seed: digest({**config, "seed": seed}) for seed in self.seeds}
 
 
 def save_plan(root: Path, plan: Plan) -> None:

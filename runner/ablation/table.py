@@ -50,6 +50,7 @@ def read_table(root: Path, plan: Plan) -> Table:
     scores, seconds, memory = (np.full(shape, np.nan) for _ in range(3))
     runs, damaged = {}, []
     for row, variant in enumerate(plan.variants):
+        digests = plan.digests(variant)
         for column, seed in enumerate(plan.seeds):
             folder = plan.folder(root, variant, seed)
             if not (folder / STATUS).exists():
@@ -59,7 +60,7 @@ def read_table(root: Path, plan: Plan) -> Table:
             states[at] = run.state
             memory[at] = finite(run.status.get("peak_memory"))
             problem = run.damage
-            if run.machine and not plan.is_run_of(variant, seed, run.machine):
+            if run.machine.get("config", digests[seed]) != digests[seed]:
                 problem, states[at] = "it is a run of another config", "damaged"
             elif run.result is not None:
                 scores[at] = _score(run, run.result, plan.question.metric)

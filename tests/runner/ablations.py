@@ -11,7 +11,6 @@ from runner.ablation.verdicts import Finding, Findings, Verdict
 from runner.runs import find_runs
 
 MACHINE = {
-    "config": "0123456789abcdef",
     "code": {"version": "0.1.0", "commit": "abcdef123456"},
     "libraries": {"torch": "2.14.1", "numpy": "2.4.0"},
     "processor": "AMD EPYC",

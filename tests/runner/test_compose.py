@@ -22,7 +22,7 @@ VARIANTS = {
     ("data=cifar10", "model=resnet20"): "baseline",
     ("name=mine", "model=resnet20"): "baseline+model=resnet20",
     ("data=image_folder", "data.root=/some/where"): "baseline",
-    ("experiment=demo",): "baseline",
+    ("experiment=demo",): "page",
     ("tricks=page",): "page",
     ("tricks=page", "tricks.warm_restarts.T_0=2"): "page+warm_restarts-T_0=2.0",
     ("tricks=[flooding,clipping,centralization,anti_aliasing,warm_restarts]",): "page",
