@@ -137,6 +137,7 @@ _WORDS = {
     "a valid boolean": "true or false",
     "a valid string": "text",
     "a valid dictionary": "a mapping",
+    "a valid array": "a list, as [a,b],",
     "an object": "a mapping",
     "greater than or equal to": ">=",
     "greater than": ">",

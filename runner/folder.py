@@ -70,7 +70,7 @@ def owned(folder: Path) -> Iterator[None]:
 @contextmanager
 def tracked(folder: Path, device: torch.device) -> Iterator[None]:
     """Keep status.json true to what happens within, and what it takes in time and memory."""
-    before = read_json(folder / STATUS) or {}
+    before = _told(folder)
     entry = {
         "attempts": before.get("attempts", 0) + 1,
         "process": os.getpid(),
@@ -108,17 +108,34 @@ def tracked(folder: Path, device: torch.device) -> Iterator[None]:
     write("done")
 
 
-def conclude(folder: Path, status: str, error: str | None) -> None:
+def conclude(folder: Path, status: str, error: str | None, since: float = 0.0) -> None:
     """Record what became of a run that could not do so itself: killed, timed out, never begun.
 
     A run that told its own end, or that another process holds, is left as it is.
+
+    Args:
+        folder: The folder of the run.
+        status: What became of it.
+        error: Why, in full.
+        since: When it was begun; what it told before that is of an earlier attempt.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    before = read_json(folder / STATUS) or {}
-    if before.get("status", "running") != "running":
+    before = _told(folder)
+    told, path = before.get("status", "running"), folder / STATUS
+    if told in ("done", "diverged"):
+        return
+    if told != "running" and path.stat().st_mtime >= since:
         return
     with suppress(UserError), owned(folder):
         write_json(folder / STATUS, {**before, "status": status, "error": error})
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """What status.json says; nothing if it is damaged, for it is about to be written anew."""
+    try:
+        return read_json(folder / STATUS) or {}
+    except UserError:
+        return {}
 
 
 def clear(folder: Path) -> None:

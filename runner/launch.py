@@ -12,11 +12,15 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing.connection import wait as wait_for_process
 from pathlib import Path
 from typing import Any
@@ -54,7 +58,8 @@ def slots(workers: int | str, per_card: int, runs: int, cards: Sequence[str]) ->
         UserError: If a number is not one.
     """
     for key, value in (("workers", workers), ("per_card", per_card)):
-        if value != "auto" and (not isinstance(value, int) or value < 1):
+        free = key == "workers" and value == "auto"
+        if not free and (not isinstance(value, int) or value < 1):
             raise UserError(f"hydra.launcher.{key} must be a whole number >= 1, got {value}.")
     cores = available_cores()
     count = (len(cards) * per_card or len(cores)) if workers == "auto" else int(workers)
@@ -80,6 +85,8 @@ class LocalLauncher(Launcher):
     """Hydra's launcher of that name; see `LOCAL` in runner/plugins.py for its settings."""
 
     def __init__(self, workers: int | str, per_card: int, timeout: float | None) -> None:
+        if timeout is not None and (not isinstance(timeout, int | float) or timeout <= 0):
+            raise UserError(f"hydra.launcher.timeout must be null or > 0 (seconds), got {timeout}.")
         self.workers, self.per_card, self.timeout = workers, per_card, timeout
         self.show: Callable[[str], None] = lambda text: print(text, end="", flush=True)
 
@@ -102,29 +109,39 @@ class LocalLauncher(Launcher):
         ]
         cards = visible_cards(str(self.config.get("device", "auto")))
         workers = [_Worker(slot) for slot in slots(self.workers, self.per_card, len(jobs), cards)]
-        waiting = iter(enumerate(jobs))
-        running: dict[Future[Any], tuple[int, _Worker]] = {}
+        waiting = deque(range(len(jobs)))
+        running: dict[Future[Any], tuple[int, _Worker, float]] = {}
         ends: dict[int, JobReturn] = {}
+        over = False
 
         def begin(worker: _Worker) -> None:
-            for number, job in waiting:
-                payload = cloudpickle.dumps((self.context, job, self.task, Singleton.get_state()))
-                running[worker.begin(payload, self.timeout)] = number, worker
-                return
+            if waiting:
+                number = waiting.popleft()
+                job = self.context, jobs[number], self.task, Singleton.get_state()
+                future = worker.begin(cloudpickle.dumps(job), self.timeout)
+                running[future] = number, worker, time.time()
 
         try:
+            # a worker that is killed leaves semaphores, which Python then complains of at its end
+            sys.warnoptions.append("ignore:resource_tracker")
             for worker in workers:
                 begin(worker)
             while running:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    number, worker = running.pop(future)
-                    ends[number] = self._end(jobs[number], future, worker)
+                    number, worker, since = running.pop(future)
+                    if isinstance(future.exception(), BrokenProcessPool) and not worker.retried:
+                        worker.stop()  # it died while it had nothing to do; the run never began
+                        worker.retried = True
+                        waiting.appendleft(number)
+                    else:
+                        ends[number] = self._end(jobs[number], future, worker, since)
                     begin(worker)
+            over = True
         finally:
             for worker in workers:
-                worker.stop(at_once=bool(running))
-            for number, _ in running.values():  # only after Ctrl-C, or an error of our own
-                _conclude(jobs[number], "stopped", None)
+                worker.stop(at_once=not over)
+            for number, _, since in running.values():  # after Ctrl-C, or an error of our own
+                _conclude(jobs[number], "stopped", None, since)
         return [ends[number] for number in range(len(jobs))]
 
     def _compose(self, overrides: list[str], number: int) -> DictConfig:
@@ -133,7 +150,9 @@ class LocalLauncher(Launcher):
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
-    def _end(self, job: DictConfig, future: "Future[Any]", worker: "_Worker") -> JobReturn:
+    def _end(
+        self, job: DictConfig, future: "Future[Any]", worker: "_Worker", since: float
+    ) -> JobReturn:
         """Tell what became of a run, and record it where the run itself could not."""
         end = JobReturn(overrides=list(job.hydra.overrides.task), status=JobStatus.FAILED)
         printed = ""
@@ -153,7 +172,7 @@ class LocalLauncher(Launcher):
         except Exception as error:  # the worker is gone, or could not even begin
             value = UserError(_obituary(error))
             worker.stop()
-        folder = _conclude(job, "failed", str(value))
+        folder = _conclude(job, "failed", str(value), since)
         if not isinstance(value, UserError) or not printed:
             self.show(f"{folder}  failed: {str(value).strip().splitlines()[-1]}\n")
         end.return_value = value
@@ -166,16 +185,17 @@ class _Worker:
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
         self.pool: Any = None
+        self.retried = False
 
     def begin(self, payload: bytes, timeout: float | None) -> "Future[Any]":
         from pebble import ProcessPool  # slow to import, and not needed for --help
 
+        if self.pool is not None and not self.pool.active:
+            self.stop()  # its process died while it had nothing to do
         if self.pool is None:
-            # a worker that is killed leaves semaphores, which Python then complains of at its end
-            sys.warnoptions.append("ignore:resource_tracker")
             self.pool = ProcessPool(1, context=multiprocessing.get_context("spawn"))
             self.pool.schedule(_warm_up, (self.slot,))  # not on the first run's time
-        future: Future[Any] = self.pool.schedule(_work, (payload,), timeout=timeout)
+        future: Future[Any] = self.pool.schedule(_work, (payload, self.slot), timeout=timeout)
         return future
 
     def stop(self, at_once: bool = True) -> None:
@@ -187,17 +207,24 @@ class _Worker:
 
 
 def _warm_up(slot: Slot) -> None:
-    """Make a new worker ready: what it may use, whom it dies with, and torch."""
+    """Make a new worker ready, torch and all."""
+    _settle(slot)
+    import runner.run  # noqa: F401
+
+
+@lru_cache
+def _settle(slot: Slot) -> None:
+    """Tell a process what it may use and whom it dies with, once."""
     if slot.card is not None:  # before CUDA starts
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.card
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, slot.cores)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    import runner.run  # noqa: F401
 
 
-def _work(payload: bytes) -> tuple[bool, Any, str]:
+def _work(payload: bytes, slot: Slot) -> tuple[bool, Any, str]:
     """Do one job, in the worker: whether it succeeded, its value or its error, what it printed."""
+    _settle(slot)  # Pebble may have put a new process in the place of one that died warming up
     from runner.compose import register
 
     register()
@@ -247,12 +274,12 @@ def _obituary(error: Exception) -> str:
     return _told(error)
 
 
-def _conclude(job: DictConfig, status: str, error: str | None) -> Path:
+def _conclude(job: DictConfig, status: str, error: str | None, since: float) -> Path:
     """Record a run's end where it could not do so itself; give back its folder."""
     from runner.folder import conclude
 
     sweep, subdir = (str(OmegaConf.select(job, f"hydra.sweep.{k}")) for k in ("dir", "subdir"))
-    conclude(Path(sweep) / subdir, status, error)
+    conclude(Path(sweep) / subdir, status, error, since)
     return Path(sweep) / subdir
 
 

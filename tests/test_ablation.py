@@ -224,18 +224,17 @@ def test_a_dry_run_tells_the_runs_and_what_they_could_show_and_writes_nothing(
 
 @pytest.mark.slow
 def test_seeds_are_added_until_all_is_decided_or_there_are_enough(tmp_path):
-    out = ablate(
-        tmp_path,
-        *TWO,
-        *SHORT,
-        "ablation.until=decided",
-        "ablation.seeds=2",
-        "ablation.most_seeds=4",
-    )
+    grow = ("ablation.until=decided", "ablation.seeds=2", "ablation.most_seeds=4")
+    out = ablate(tmp_path, *TWO, *SHORT, *grow)
     root = tmp_path / "outputs" / "mine"
     plan = yaml.safe_load((root / "sweep.yaml").read_text())
-    assert 3 <= len(plan["seeds"]) <= 4
+    assert plan["seeds"] == [0, 1, 2, 3]  # of so short a training nothing is decided
+    assert "UNDECIDED" in out
     assert f"seed={plan['seeds'][-1]}" in out
+    done = results(root)
+    ablate(tmp_path, *TWO, *SHORT, *grow)
+    assert results(root) == done
+    assert yaml.safe_load((root / "sweep.yaml").read_text())["seeds"] == plan["seeds"]
 
 
 MISTAKES = {
@@ -280,3 +279,24 @@ def test_every_launcher_gives_the_same_bits(tmp_path, launcher):
     assert len(found[0]) == 3
     assert found[0] == found[1]
     assert not list((tmp_path / "outputs").rglob("*.pkl"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_with_other_launchers_too_a_killed_run_alone_has_failed(tmp_path, launcher):
+    if launcher == "submitit_local":
+        pytest.importorskip("submitit")
+    code, _, complaint = biscuits(
+        tmp_path,
+        *("--config-dir", str(PARTS / "conf"), "ablation=one_at_a_time", "tricks=[dying]"),
+        "ablation.factors={tricks.dying.how:[nothing,kill],optimizer.lr:[0.1,0.05,0.02]}",
+        *("epochs=4", "threads=1", "name=deaths", "ablation.seeds=1"),
+        f"hydra/launcher={launcher}",
+        **DYING,
+    )
+    assert code == 1
+    assert "1 of the runs failed" in complaint
+    found = states(tmp_path / "outputs" / "deaths")
+    assert found.pop("dying.how=kill/seed=0") == "failed"
+    assert set(found.values()) == {"done"}
+    assert len(found) == 3

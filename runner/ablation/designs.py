@@ -14,7 +14,7 @@ from typing import Literal
 from runner.errors import UserError
 from runner.names import shorten
 
-BASELINE, ALL = "baseline", "all"
+BASELINE, ALL, OFF = "baseline", "all", "off"
 
 Kind = Literal["effect", "interaction", "share"]
 
@@ -84,7 +84,15 @@ def design(kind: str, factors: Sequence[Factor]) -> Design:
             f"ablation={kind} must have two levels a factor, got more of {', '.join(many)}. "
             "Take ablation=one_at_a_time, pairs or factorial, or two of its values."
         )
-    return DESIGNS[kind](factors)
+    laid_out = DESIGNS[kind](factors)
+    names = [name for factor in factors for name in factor.levels[1:]]
+    reserved = [n for n in names if n in (BASELINE, ALL, OFF) or n.startswith("without-")]
+    if reserved or len(set(names)) < len(names):
+        raise UserError(
+            f"A level must have a name of its own, got {', '.join(reserved or names)}. "
+            f"{BASELINE}, {ALL}, {OFF} and without-... are taken; the baseline's level comes first."
+        )
+    return laid_out
 
 
 def one_at_a_time(factors: Sequence[Factor]) -> Design:

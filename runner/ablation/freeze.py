@@ -49,7 +49,9 @@ def make_plan(
     assert isinstance(tricks, dict)
     factors, levels = find_factors(settings, {str(name): node for name, node in tricks.items()})
     laid_out = design(settings.design, factors)
-    base = _base(arguments, [f.name for f in factors])
+    overrides = [o for each in levels.values() for level in each.values() for o in level]
+    keys = [o.partition("=")[0] for o in overrides if not o.partition("=")[0].endswith(".enabled")]
+    base = _base(arguments, [*levels, *keys])
     if master.threads == "auto":
         base.append(f"threads={threads}")
     alone = _without_hydras_own(master)
@@ -66,6 +68,12 @@ def make_plan(
     flat = {variant: _flat(check(config)) for variant, config in composed.items()}
     _refuse_twins(flat)
     first = next(iter(flat.values()))
+    for variant, values in flat.items():
+        if settings.metric.startswith("validation/") and not values["data.validation"]:
+            raise UserError(
+                f"ablation.metric={settings.metric} needs a validation split, got "
+                f"data.validation=0 in {variant}. Take test/accuracy, or data.validation=0.1."
+            )
     return Plan(
         name=str(master.name),
         question=settings.question,
@@ -93,17 +101,17 @@ def _base(arguments: Sequence[str], varied: Sequence[str]) -> list[str]:
     kept = []
     for override in OverridesParser.create().parse_overrides(list(arguments)):
         key, line = override.key_or_group, str(override.input_line)
-        if key == "ablation" or key.startswith("ablation."):
+        own = key == "ablation" or key.startswith("ablation.")
+        if own and not override.is_sweep_override():
             continue
         if override.is_sweep_override():
             values = ",".join(override.sweep_string_iterator())
-            raise UserError(
-                f"{key} must have one value in an ablation, got {values}. Make it a factor: "
-                f"'ablation.factors={{{key}:[{values}]}}'."
-                if key != "seed"
-                else f"seed must be one number in an ablation, got {values}. Give their list as "
-                f"'ablation.seeds=[{values}]'."
-            )
+            remedy = f"Make it a factor: 'ablation.factors={{{key}:[{values}]}}'."
+            if key == "seed":
+                remedy = f"Give their list: 'ablation.seeds=[{values}]'."
+            elif own:
+                remedy = f"Write a list as '{key}=[{values}]'."
+            raise UserError(f"{key} must have one value in an ablation, got {values}. {remedy}")
         if key in varied:
             raise UserError(
                 f"{key} is given as {line} and varied by ablation.factors too. Drop one of them."
@@ -163,6 +171,10 @@ def refuse_foreign_runs(root: Path, plan: Plan) -> None:
             run = read_run(plan.folder(root, variant, seed), variant)
             if run.machine.get("config", planned) != planned:
                 finished(run.folder, check(OmegaConf.create(plan.config_of(variant, seed))))
+                raise UserError(
+                    f"{run.folder} must be a run of this ablation, got one whose config is written "
+                    "in another way (1 for 1.0). Remove that folder, and it is done anew."
+                )
 
 
 BUILDING = 20.0  # seconds spent on trying, at most
@@ -233,8 +245,8 @@ def refuse_other(root: Path, before: Plan, now: Plan) -> Plan:
     advice = ""
     if differing == ["seeds"]:
         advice = (
-            " Seeds added after a look would spoil the error rate of a fixed design: to add them "
-            "as needed, begin with ablation.until=decided."
+            " Seeds added after a look would spoil the error rate of a fixed design: begin with "
+            f"ablation.until=decided, on seeds not seen yet (seed={before.seeds[-1] + 1})."
         )
     raise UserError(
         f"{root} must be this ablation, got another under that name: {listed}{more}.{advice} "

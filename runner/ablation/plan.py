@@ -149,8 +149,11 @@ def _problem(plan: Plan) -> str | None:
         if len(row) != len(plan.factors):
             return f"{variant} needs a level of each factor"
     for contrast in plan.contrasts:
+        weights = contrast.weights.values()
         if not contrast.weights or not set(contrast.weights) <= set(plan.variants):
             return f"{contrast.name} must weigh variants"
+        if not max(weights) > 0 > min(weights) or abs(sum(weights)) > 1e-9:
+            return f"the weights of {contrast.name} must sum to 0"
     return None
 
 

@@ -126,8 +126,15 @@ class Progress:
                 self.ended[variant, seed] = run
                 self.shares[variant, seed] = 1.0
             elif run.state == "running":
-                epochs = int(self.plan.config["epochs"])
-                self.shares[variant, seed] = len(read_metrics(run.folder)) / epochs
+                self.shares[variant, seed] = self._share(run)
+
+    def _share(self, run: Run) -> float:
+        """How much of a run is done, by its last evaluation."""
+        try:
+            lines = read_metrics(run.folder)
+            return float(lines[-1]["epoch"] / self.plan.config["epochs"]) if lines else 0.0
+        except (ValueError, OSError, LookupError, TypeError):  # damaged; the report will tell
+            return 0.0
 
     def _is_new(self, run: Run) -> bool:
         """Whether it ended in this sweep; an older failure is about to be tried again."""

@@ -6,8 +6,9 @@ from runner.ablation.decide import Claim
 from runner.ablation.designs import BASELINE
 from runner.ablation.plan import Question
 
-BAD = {"failed": "failed", "diverged": "diverged", "damaged": "left damaged files"}
-"""The states of runs that came to nothing, and the words for them."""
+BAD = {"failed": "failed", "diverged": "diverged"}
+"""The states of runs that came to nothing, and the words for them. Damaged files are none: they
+are missing, and no evidence against a trick."""
 
 SHARES = ("accuracy", "shift_consistency")
 """Ends of the names of metrics from 0 to 1, which are told in points of a percent."""

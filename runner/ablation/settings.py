@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field
 
-from runner.ablation.designs import Factor
+from runner.ablation.designs import OFF, Factor
 from runner.ablation.plan import Question
 from runner.config import check_type
 from runner.errors import UserError
@@ -23,8 +23,6 @@ METRICS = (
     "validation/accuracy",
     "validation/loss",
 )
-OFF = "off"
-
 Levels = Mapping[str, tuple[str, ...]]
 """For each level of a factor, by its label, the overrides that it means."""
 
@@ -119,6 +117,14 @@ def find_factors(
             levels[name] = {OFF: _switch(name, False), name: _switch(name, True)}
         levels |= {key: _values(key, given, tricks) for key, given in varied.items()}
     _refuse_twice([label for each in levels.values() for label in each if label != OFF])
+    for key in varied:
+        for group in varied:
+            if key.startswith(f"{group}."):
+                raise UserError(
+                    f"{key} lies within {group}, and cannot be varied beside it: each value of "
+                    f"{group} has its own. Name levels of both: {{NAME: {{{group}: ..., {key}: "
+                    "...}}, ...}."
+                )
     return tuple(Factor(name, tuple(each)) for name, each in levels.items()), levels
 
 
@@ -127,7 +133,8 @@ def _tricks_to_judge(
 ) -> Iterator[str]:
     if settings.tricks is None:
         varied = settings.factors or {}
-        tuned = {key.split(".")[1] for key in varied if key.startswith("tricks.")}
+        keys = [*varied, *(k for v in varied.values() for k in _keys_within(v))]
+        tuned = {key.split(".")[1] for key in keys if key.startswith("tricks.")}
         yield from (n for n, node in tricks.items() if node.get("enabled") and n not in tuned)
         return
     for name in settings.tricks:
@@ -139,11 +146,20 @@ def _tricks_to_judge(
         yield name
 
 
+def _keys_within(given: Any) -> Iterator[str]:  # noqa: ANN401
+    """The settings that the named levels of a factor make."""
+    if isinstance(given, Mapping):
+        for settings in given.values():
+            yield from settings
+
+
 def _switch(trick: str, on: bool) -> tuple[str, ...]:
     return (f"tricks.{trick}.enabled={'true' if on else 'false'}",)
 
 
 def _values(key: str, given: Any, tricks: Mapping[str, Mapping[str, Any]]) -> Levels:  # noqa: ANN401
+    if key == "seed":
+        raise UserError("seed is no factor, since every variant has all seeds: ablation.seeds=5.")
     if len(given) < 2:
         raise UserError(
             f"ablation.factors.{key} must have two values or more, the baseline's first, got "

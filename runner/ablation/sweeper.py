@@ -80,23 +80,30 @@ class AblationSweeper(Sweeper):
         if before is None:
             refuse_unbuildable(plan)
         with _held(root):
-            findings = self._run(root, plan, again=bool(self.config.again))
-        failed = [run.folder for run in findings.runs.values() if run.state == "failed"]
-        if failed:
+            first = settings.numbers(int(self.config.seed))
+            findings = self._run(root, plan, first, again=bool(self.config.again))
+        bad = [run for run in findings.runs.values() if run.state in ("failed", "damaged")]
+        if bad:
+            told = bad[0].damage or "its status.json has the error"
             sys.exit(
-                f"{len(failed)} of the runs failed, such as {failed[0]}: its status.json has the "
-                "error. The same command tries them again."
+                f"{len(bad)} of the runs failed, such as {bad[0].folder}: {told}. "
+                "The same command tries them again."
             )
 
-    def _run(self, root: Path, plan: Plan, again: bool) -> "Findings":
-        """Do what is left of the plan, and add seeds to it as long as that is called for."""
-        from runner.ablation.freeze import Frozen
+    def _run(self, root: Path, plan: Plan, first: Sequence[int], again: bool) -> "Findings":
+        """Do what is left of the plan, and add seeds to it as long as that is called for.
+
+        Every variant has the seeds that it began with; of those that are added, the ones alone
+        that a question still needs.
+        """
+        from runner.ablation.freeze import Frozen, refuse_foreign_runs
         from runner.ablation.progress import Progress
         from runner.ablation.verdicts import judge
 
         save_plan(root, plan)
+        frozen, grows = Frozen(plan, again), plan.question.until == "decided"
         context = HydraContext(
-            config_loader=Frozen(plan, again),  # type: ignore[arg-type]
+            config_loader=frozen,  # type: ignore[arg-type]
             callbacks=self.context.callbacks,
         )
         self._keep_pickles_out(root)
@@ -104,22 +111,25 @@ class AblationSweeper(Sweeper):
         with Progress(root, plan, lively=isinstance(launcher, LocalLauncher)) as progress:
             if isinstance(launcher, LocalLauncher):
                 launcher.show = progress.line
-            needed = set(plan.variants)
+            findings = judge(root, plan)
             while True:
+                needed = _open_variants(findings)
                 jobs = [
                     (variant, seed)
                     for seed, variant in plan.runs()
-                    if variant in needed and (again or not _settled(root, plan, variant, seed))
+                    if seed in first or variant in needed
+                    if again or not _settled(root, plan, variant, seed)
                 ]
                 progress.begin(plan, jobs)
                 self._launch(launcher, root, plan, jobs)
+                again = frozen.again = False  # once is enough
                 findings = judge(root, plan)
-                needed = _open_variants(findings)
-                if plan.question.until == "fixed" or not needed:
+                if not grows or not _open_variants(findings):
                     break
-                if len(plan.seeds) >= plan.question.most_seeds:
+                if len(plan.seeds) >= plan.question.most_seeds or _has_gaps(findings):
                     break
                 plan = dataclasses.replace(plan, seeds=(*plan.seeds, plan.seeds[-1] + 1))
+                refuse_foreign_runs(root, plan)
                 save_plan(root, plan)
             progress.end(findings)
         return findings
@@ -127,22 +137,29 @@ class AblationSweeper(Sweeper):
     def _launch(
         self, launcher: Launcher, root: Path, plan: Plan, jobs: Sequence[tuple[str, int]]
     ) -> None:
-        """Do the jobs, also those that a launcher lets fall because of another one's end."""
+        """Do the jobs, also those that a launcher lets fall because of another one's end.
+
+        Joblib ends all its workers when one is killed, and submitit tells the first bad end alone.
+        Whoever was under way then is done again by itself, to see whose fault it was.
+        """
         left = list(jobs)
         while left:
-            error, start = None, time.time()
-            try:
-                launcher.launch([[f"variant={v}", f"seed={s}"] for v, s in left], 0)
-            except Exception as caught:  # joblib and submitit raise when a worker is killed
-                error = caught
-            fallen = [job for job in left if _written(root, plan, *job) >= start]
-            for variant, seed in fallen:
-                _conclude(plan.folder(root, variant, seed), error)
-            if error is None:
+            start = time.time()
+            error = _try(launcher, left)
+            for job in left:
+                _wait_until_free(plan.folder(root, *job))
+            began = [job for job in left if _written(root, plan, *job) >= start]
+            for job in began if error else ():
+                if len(left) > 1 and _state(root, plan, *job) == "running":
+                    began_alone = time.time()
+                    reason = _try(launcher, [job])
+                    _conclude(plan.folder(root, *job), reason, began_alone)
+                _conclude(plan.folder(root, *job), error, start)
+            if error is None or not began:
+                for job in left:
+                    _conclude(plan.folder(root, *job), error, start)
                 return
-            if not fallen:
-                raise error
-            left = [job for job in left if job not in fallen]
+            left = [job for job in left if job not in began]
 
     def _keep_pickles_out(self, root: Path) -> None:
         """Submitit would write pickles into the ablation's folder, and read them from there."""
@@ -192,12 +209,35 @@ def _state(root: Path, plan: Plan, variant: str, seed: int) -> str:
     return read_run(plan.folder(root, variant, seed), variant).state
 
 
-def _conclude(folder: Path, error: Exception | None) -> None:
+def _try(launcher: Launcher, jobs: Sequence[tuple[str, int]]) -> Exception | None:
+    """Launch; give back what the launcher itself raised."""
+    try:
+        launcher.launch([[f"variant={v}", f"seed={s}"] for v, s in jobs], 0)
+    except UserError:
+        raise  # the launcher's settings are wrong
+    except Exception as error:
+        return error
+    return None
+
+
+def _wait_until_free(folder: Path) -> None:
+    """Wait for a run that its launcher has given up, but that is still being done."""
+    from runner.folder import owned
+
+    while folder.exists():
+        try:
+            with owned(folder):
+                return
+        except UserError:
+            time.sleep(1.0)
+
+
+def _conclude(folder: Path, error: Exception | None, since: float) -> None:
     """Record the end of a run whose process is gone; others told theirs."""
     from runner.folder import conclude
 
     end = "Its process is gone, and left no word. Was there enough memory?"
-    conclude(folder, "failed", f"{error or ''}\n{end}".strip())
+    conclude(folder, "failed", f"{error or ''}\n{end}".strip(), since)
 
 
 def _open_variants(findings: "Findings") -> set[str]:
@@ -208,6 +248,11 @@ def _open_variants(findings: "Findings") -> set[str]:
         if finding.open
         for variant in finding.contrast.weights
     }
+
+
+def _has_gaps(findings: "Findings") -> bool:
+    """Whether a run of the plan cannot be read: a sequence ends there, whatever is added."""
+    return any(run.state == "damaged" for run in findings.runs.values())
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def read_table(root: Path, plan: Plan) -> Table:
             states[at] = run.state
             memory[at] = finite(run.status.get("peak_memory"))
             problem = run.damage
-            if run.machine.get("config", digests[seed]) != digests[seed]:
+            if run.result is not None and run.machine.get("config") != digests[seed]:
                 problem, states[at] = "it is a run of another config", "damaged"
             elif run.result is not None:
                 scores[at] = _score(run, run.result, plan.question.metric)

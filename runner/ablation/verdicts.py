@@ -166,7 +166,9 @@ def _find(plan: Plan, table: Table) -> tuple[Finding, ...]:
         facts = Facts(plan, table, contrast, numbers.used[index])
         finding = _describe(plan, numbers, index)
         seeds = [s for s, used in zip(plan.seeds, numbers.used[index], strict=True) if used]
-        interval = samples_interval(contrast.weights, seeds, answers, plan.question.alpha)
+        sign = 1 if plan.question.goal == "maximize" else -1
+        weights = {name: sign * weight for name, weight in contrast.weights.items()}
+        interval = samples_interval(weights, seeds, answers, plan.question.alpha)
         finding = replace(finding, samples_interval=interval)
         found.append(
             _conclude(finding, facts, numbers, index) if contrast.kind == "effect" else finding

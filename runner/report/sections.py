@@ -164,7 +164,7 @@ def figures_behind(findings: Findings) -> Table:
         for f in largest(ranked(findings.effects))
         if f.differences
     ]
-    heads = ["Effect", "p", "Adjusted (Holm)", "Interval, new test samples too", "Correlation"]
+    heads = ["Effect", "p", "Adjusted", "Interval, new test samples too", "Correlation"]
     return [[*heads, "Difference under seed"], *rows] if rows else []
 
 

@@ -173,8 +173,5 @@ def commands(folder: Path, command: str | None, run: Run | None) -> list[tuple[s
         *(typed if command else []),
         ("This report, again from the files", f"python -m runner.report {path(folder)}"),
         ("The curves in TensorBoard", f"tensorboard --logdir {path(folder)}"),
-        (
-            "One run again, from its saved config",
-            f"python -m runner -cp {place} -cn config again=true",
-        ),
+        ("One run again, compared bit for bit", f"python -m runner.verify {place}"),
     ]

@@ -2,11 +2,12 @@
 
 import json
 import random
+from functools import lru_cache
 
 import numpy as np
 
 from runner.ablation.designs import Factor, design
-from runner.ablation.plan import Plan, Question, save_plan
+from runner.ablation.plan import PLAN, Plan, Question, load_plan, save_plan
 from runner.ablation.verdicts import Finding, Findings, Verdict
 from runner.runs import find_runs
 
@@ -62,13 +63,22 @@ def write_plan(root, factors, kind="one_at_a_time", seeds=5, **question):
     return plan
 
 
+@lru_cache
+def plan_of(folder, _):
+    """Read a plan, once for each time that it was written."""
+    return load_plan(folder)
+
+
 def write_run(folder, variant, seed, accuracy=None, status="done", inactive=(), **more):
     """Write the files of a run: done with an accuracy, or on its way, or broken."""
     place = folder / variant / f"seed={seed}"
     place.mkdir(parents=True, exist_ok=True)
     told = {"status": status, "seconds": 2.0 + seed, "peak_memory": 10**8, "error": None}
     (place / "status.json").write_text(json.dumps({**told, **more.get("told", {})}))
-    (place / "run.json").write_text(json.dumps({**MACHINE, **more.get("machine", {})}))
+    plan = plan_of(folder, (folder / PLAN).stat().st_mtime_ns) if (folder / PLAN).exists() else None
+    planned = plan.digests(variant) if plan and variant in plan.variants else {}
+    machine = {**MACHINE, "config": planned.get(seed), **more.get("machine", {})}
+    (place / "run.json").write_text(json.dumps(machine))
     noise = random.Random(f"{variant} {seed}")
     slow = more.get("slow", 1.0)
     lines = [

@@ -190,5 +190,16 @@ def test_two_levels_are_needed_where_everything_is_on_together():
         design("leave_one_out", [*tricks(2), Factor("c", ("0", "1", "2"))])
 
 
+@pytest.mark.parametrize("label", ["baseline", "off", "all", "without-a"])
+def test_a_level_cannot_have_the_name_of_another_variant(label):
+    with pytest.raises(UserError, match=f"must have a name of its own, got {label}"):
+        design("one_at_a_time", [*tricks(2), Factor("size", ("small", label))])
+
+
+def test_two_levels_cannot_have_one_name():
+    with pytest.raises(UserError, match="must have a name of its own"):
+        design("pairs", [Factor("a", ("off", "on_")), Factor("b", ("none", "on_"))])
+
+
 def test_the_calibration_is_the_baseline_alone():
     assert design("calibration", tricks(2)).variants == {"baseline": ("off", "off")}

@@ -99,6 +99,7 @@ BROKEN = {
     "a way out of the folder": (("variants", "../../etc"), ["off", "off"]),
     "weights of what is not run": (("contrasts", 0, "weights"), {"nobody": 1.0}),
     "a config that is a list": (("config",), [1]),
+    "weights that do not sum to 0": (("contrasts", 0, "weights"), {"baseline": -1.0}),
 }
 
 
@@ -141,7 +142,7 @@ def test_the_same_plan_goes_on_and_another_is_refused_with_what_differs(tmp_path
         (("optimizer.lr=0.05",), "optimizer.lr is 0.1, not 0.05"),
         (("tricks.flooding.level=0.3",), "flooding: tricks.flooding.level is None, not 0.3"),
         (("ablation.tricks=[clipping]", "tricks=[clipping]"), "variants is"),
-        (("ablation.seeds=6",), "begin with ablation.until=decided"),
+        (("ablation.seeds=6",), "ablation.until=decided, on seeds not seen yet (seed=5)"),
         (("seed=1",), "the first seed is 0, not 1"),
     ):
         with pytest.raises(UserError) as told:
@@ -182,6 +183,13 @@ REFUSED = {
     ("ablation.factors={a:{x:{epochs:3},y:{epochs:3}}}",): "y must differ from baseline",
     ("epochs=3", "ablation.factors={epochs:[1,2]}"): "is given as epochs=3 and varied",
     ("tricks.label_smoothing.smoothing=0.2",): "label_smoothing is off. Switch it on",
+    (
+        "tricks.clipping.max_norm=5",
+        "ablation.factors={clip:{mild:{tricks.clipping.max_norm:9},hard:{tricks.clipping.max_norm:1}}}",
+    ): "is given as tricks.clipping.max_norm=5 and varied",
+    ("ablation.factors={optimizer:[sgd,adam],optimizer.lr:[0.1,0.2]}",): "lies within optimizer",
+    ("ablation.factors={seed:[0,1]}",): "seed is no factor",
+    ("ablation.metric=validation/accuracy", "data.validation=0"): "needs a validation split",
 }
 
 
@@ -189,6 +197,13 @@ REFUSED = {
 def test_a_plan_that_would_ask_nothing_is_refused(overrides, message):
     with pytest.raises(UserError, match=message):
         planned(*ONE, *overrides)
+
+
+@pytest.mark.parametrize("typed", ["ablation.tricks=clipping,flooding", "ablation.seeds=3,4"])
+def test_several_values_of_an_ablations_own_setting_are_to_be_a_list(typed):
+    key, _, values = typed.partition("=")
+    with pytest.raises(UserError, match=f"Write a list as '{key}=.{values}.'"):
+        planned(*ONE, swept=(typed,))
 
 
 def test_several_values_of_a_setting_are_to_be_a_factor():

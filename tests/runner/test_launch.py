@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import time
+from concurrent.futures.process import BrokenProcessPool
 
 import cloudpickle
 import pytest
@@ -15,7 +17,15 @@ from runner.compose import CONF
 from runner.errors import UserError
 from runner.files import read_json, write_json
 from runner.folder import conclude, owned
-from runner.launch import Slot, _obituary, _Worker, available_cores, slots, visible_cards
+from runner.launch import (
+    LocalLauncher,
+    Slot,
+    _obituary,
+    _Worker,
+    available_cores,
+    slots,
+    visible_cards,
+)
 from runner.plugins import register_plugins
 
 
@@ -70,6 +80,38 @@ def test_a_worker_keeps_to_its_cores_and_its_card(tmp_path):
     assert value == ([core], "1")
     assert printed == ""
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_died_while_it_had_nothing_to_do_is_replaced():
+    worker = _Worker(Slot(tuple(available_cores())))
+    try:
+        worker.begin(b"", None).exception(timeout=120)  # no job; but there is a process now
+        (process,) = worker.pool._pool_manager.worker_manager.workers.values()
+        process.kill()
+        process.join()
+        for _ in range(2):  # noticed at once, or by the next job
+            error = worker.begin(b"", None).exception(timeout=120)
+            if not isinstance(error, BrokenProcessPool):
+                break
+            worker.stop()
+        assert isinstance(error, EOFError)  # what an empty job is
+    finally:
+        worker.stop()
+
+
+@pytest.mark.parametrize("timeout", ["soon", 0, -1])
+def test_a_time_limit_that_is_none_is_refused(timeout):
+    with pytest.raises(UserError, match=r"hydra\.launcher\.timeout must be null or > 0"):
+        LocalLauncher("auto", 1, timeout)
+
+
+def test_an_older_end_is_overwritten_and_a_damaged_status_is_no_obstacle(tmp_path):
+    write_json(tmp_path / "status.json", {"status": "stopped"})
+    conclude(tmp_path, "failed", "it hung", since=time.time() + 10)
+    assert read_json(tmp_path / "status.json")["status"] == "failed"
+    (tmp_path / "status.json").write_text("{")
+    conclude(tmp_path, "failed", "it was killed")
+    assert read_json(tmp_path / "status.json")["error"] == "it was killed"
 
 
 def test_the_end_of_a_process_is_told_by_its_signal():

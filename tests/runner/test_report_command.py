@@ -32,7 +32,7 @@ def test_an_ablation_is_judged_and_its_reports_are_written(tmp_path, capsys):
     assert len(content["runs"]) == 15
     assert str(tmp_path / "report.html") in out
     page = (tmp_path / "report.html").read_text()
-    assert f"python -m runner -cp {tmp_path}/baseline/seed=0 -cn config again=true" in page
+    assert f"python -m runner.verify {tmp_path}/baseline/seed=0" in page
     assert f"tensorboard --logdir {tmp_path}" in page
     assert "python -m runner ablation=one_at_a_time tricks=page name=" in page
 
@@ -65,7 +65,7 @@ def test_damaged_files_are_named_once_and_nothing_is_concluded_from_them(tmp_pat
     content = json.loads((tmp_path / "report.json").read_text())
     clipping, flooding = content["effects"]
     assert sorted(clipping["differences"]) == ["0", "2", "3", "4"]
-    assert clipping["verdict"] == "BROKEN"
+    assert clipping["verdict"] == "NO VERDICT"
     assert flooding["verdict"] == "HURTS"
     page = (tmp_path / "report.html").read_text()
     assert "<strong>clipping/seed=1</strong> (damaged): result.json is damaged" in page
