@@ -57,7 +57,9 @@ def test_damaged_files_are_named_once_and_nothing_is_concluded_from_them(tmp_pat
     (tmp_path / "clipping/seed=1/result.json").write_text('{"test/accuracy": 0.9')
     (tmp_path / "flooding/seed=2/metrics.jsonl").write_bytes(b'{"epoch": \xff\n{}\n[1]\n')
     (tmp_path / "flooding/seed=3/status.json").write_text("[]")
-    (tmp_path / "flooding/seed=4/run.json").write_text('{"code": [], "libraries": 3}')
+    machine = tmp_path / "flooding/seed=4/run.json"
+    config = json.loads(machine.read_text())["config"]
+    machine.write_text(json.dumps({"config": config, "code": [], "libraries": 3}))
     out = told(capsys, tmp_path)
     assert out.count("result.json is damaged") == 1
     assert out.count("metrics.jsonl is damaged") == 1
