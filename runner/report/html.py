@@ -129,7 +129,7 @@ def legend(question: Question) -> list[tuple[Verdict, str]]:
         (Verdict.INACTIVE, "It changed nothing at all: the runs with it equal those without."),
         (
             Verdict.BROKEN,
-            "Runs with it failed, diverged or left damaged files; those without did not.",
+            "Runs with it failed or diverged, and those without did not.",
         ),
         (Verdict.NONE, "Too few seeds, runs still to come, or nothing to compare with."),
     ]
