@@ -68,12 +68,7 @@ def make_plan(
     flat = {variant: _flat(check(config)) for variant, config in composed.items()}
     _refuse_twins(flat)
     first = next(iter(flat.values()))
-    for variant, values in flat.items():
-        if settings.metric.startswith("validation/") and not values["data.validation"]:
-            raise UserError(
-                f"ablation.metric={settings.metric} needs a validation split, got "
-                f"data.validation=0 in {variant}. Take test/accuracy, or data.validation=0.1."
-            )
+    _refuse_unmeasured(settings.metric, flat)
     return Plan(
         name=str(master.name),
         question=settings.question,
@@ -135,6 +130,16 @@ def _refuse_idle(configs: Sequence[DictConfig], overrides: Sequence[str]) -> Non
         else:
             if refusal:
                 raise refusal
+
+
+def _refuse_unmeasured(metric: str, flat: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a metric that no run would have, before the first one."""
+    for variant, values in flat.items():
+        if metric.startswith("validation/") and not values["data.validation"]:
+            raise UserError(
+                f"ablation.metric={metric} needs a validation split, got data.validation=0 in "
+                f"{variant}. Take test/accuracy, or data.validation=0.1."
+            )
 
 
 def _refuse_twins(flat: Mapping[str, Mapping[str, Any]]) -> None:
