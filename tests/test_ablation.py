@@ -269,8 +269,6 @@ def test_a_mistake_is_one_line_and_nothing_is_begun(tmp_path, monkeypatch, argum
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
 def test_every_launcher_gives_the_same_bits(tmp_path, launcher):
-    if launcher == "submitit_local":
-        pytest.importorskip("submitit")
     for name in ("local", launcher):
         ablate(
             tmp_path, *TWO[:2], *SHORT, "ablation.seeds=1", f"hydra/launcher={name}", f"name={name}"
@@ -284,8 +282,6 @@ def test_every_launcher_gives_the_same_bits(tmp_path, launcher):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_with_other_launchers_too_a_killed_run_alone_has_failed(tmp_path, launcher):
-    if launcher == "submitit_local":
-        pytest.importorskip("submitit")
     code, _, complaint = biscuits(
         tmp_path,
         *("--config-dir", str(PARTS / "conf"), "ablation=one_at_a_time", "tricks=[dying]"),
