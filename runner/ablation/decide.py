@@ -103,11 +103,6 @@ def adjust(p: ArrayLike, leaves: ArrayLike) -> Array:
     return np.asarray(np.minimum(adjusted, 1.0))
 
 
-def holm(p: ArrayLike) -> Array:
-    """Adjust p-values [..., K] by Holm's method (Scandinavian Journal of Statistics, 1979)."""
-    return adjust(p, p)
-
-
 def _anytime(d: Array, margin: float, step: ArrayLike) -> tuple[Array, Array, Array]:
     """The sign and both p-values, each one over the largest e-value so far.
 

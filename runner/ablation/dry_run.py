@@ -1,9 +1,7 @@
 """What an ablation would do, take and be able to show, without doing it."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -59,7 +57,8 @@ def measure(plan: Plan) -> dict[str, float]:
             continue
         config = OmegaConf.create(plan.config_of(variant, plan.seeds[0]))
         bench = build(check(config))
-        seconds[variant] = _seconds_an_update(bench) * len(bench.batches) * _epochs(plan.config)
+        updates = len(bench.batches) * int(config.epochs)
+        seconds[variant] = _seconds_an_update(bench) * updates
     return seconds
 
 
@@ -72,10 +71,6 @@ def _seconds_an_update(bench: Bench) -> float:
             if len(marks) > UPDATES:
                 return (marks[-1] - marks[0]) / (len(marks) - 1)
     return (marks[-1] - marks[0]) / max(1, len(marks) - 1)
-
-
-def _epochs(config: Mapping[str, Any]) -> int:
-    return int(config["epochs"])
 
 
 def _left(root: Path, plan: Plan) -> list[tuple[int, str]]:

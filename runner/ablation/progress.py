@@ -132,7 +132,8 @@ class Progress:
         """How much of a run is done, by its last evaluation."""
         try:
             lines = read_metrics(run.folder)
-            return float(lines[-1]["epoch"] / self.plan.config["epochs"]) if lines else 0.0
+            config = {**self.plan.config, **self.plan.changes[run.variant]}
+            return float(lines[-1]["epoch"] / config["epochs"]) if lines else 0.0
         except (ValueError, OSError, LookupError, TypeError):  # damaged; the report will tell
             return 0.0
 

@@ -74,7 +74,8 @@ class AblationSweeper(Sweeper):
         if settings.dry_run:
             from runner.ablation.dry_run import describe
 
-            print("\n".join(describe(root, plan, self._workers(plan))))
+            workers = self._at_once(len(plan.seeds) * len(plan.variants))
+            print("\n".join(describe(root, plan, workers)))
             return
         refuse_foreign_runs(root, plan)
         if before is None:
@@ -171,25 +172,21 @@ class AblationSweeper(Sweeper):
             with open_dict(node):
                 node.submitit_folder = str(default_folder() / "submitit" / "%j")
 
-    def _workers(self, plan: Plan) -> int:
-        """How many runs there will be at once."""
-        node, runs = self.config.hydra.launcher, len(plan.seeds) * len(plan.variants)
+    def _at_once(self, runs: int) -> int:
+        """How many of so many runs there will be at once on this machine."""
+        node = self.config.hydra.launcher
         if node._target_.endswith("LocalLauncher"):
             cards = visible_cards(str(self.config.device))
             return len(slots(node.workers, node.per_card, runs, cards))
-        jobs = int(node.get("n_jobs") or 1)
+        jobs = int(node.get("n_jobs") or 1)  # joblib's: -1 is one a core, -2 one less
         return min(runs, jobs if jobs > 0 else max(1, len(available_cores()) + 1 + jobs))
 
     def _threads(self) -> int:
         """The CPU threads of a run where the config leaves them open: its share of the cores."""
-        node, cores = self.config.hydra.launcher, len(available_cores())
+        node = self.config.hydra.launcher
         if "submitit_folder" in node:
             return int(node.get("cpus_per_task") or 1)
-        if node._target_.endswith("LocalLauncher"):
-            cards = visible_cards(str(self.config.device))
-            return len(slots(node.workers, node.per_card, sys.maxsize, cards)[0].cores)
-        jobs = int(node.get("n_jobs") or 1)
-        return max(1, cores // (jobs if jobs > 0 else max(1, cores + 1 + jobs)))
+        return max(1, len(available_cores()) // self._at_once(sys.maxsize))
 
 
 def _settled(root: Path, plan: Plan, variant: str, seed: int) -> bool:

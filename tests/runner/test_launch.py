@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.singleton import Singleton
 from hydra.types import HydraContext
+from omegaconf import OmegaConf
 
 from runner.ablation.sweeper import AblationSweeper
 from runner.compose import CONF
@@ -31,7 +32,8 @@ from runner.plugins import register_plugins
 
 @pytest.fixture
 def eight_cores(monkeypatch):
-    monkeypatch.setattr("runner.launch.available_cores", lambda: [2, 3, 4, 5, 6, 7, 8, 9])
+    for module in ("runner.launch", "runner.ablation.sweeper"):
+        monkeypatch.setattr(f"{module}.available_cores", lambda: [2, 3, 4, 5, 6, 7, 8, 9])
 
 
 @pytest.mark.usefixtures("eight_cores")
@@ -47,6 +49,24 @@ def test_on_cuda_there_is_one_run_a_card_or_several_if_asked():
     assert [slot.card for slot in slots("auto", 1, 100, ["0", "3"])] == ["0", "3"]
     assert [slot.card for slot in slots("auto", 2, 100, ["0", "3"])] == ["0", "3", "0", "3"]
     assert [len(slot.cores) for slot in slots("auto", 1, 100, ["0", "3"])] == [4, 4]
+
+
+LAUNCHERS = {
+    "local": ({"_target_": "x.LocalLauncher", "workers": "auto", "per_card": 1}, 1),
+    "local, two at once": ({"_target_": "x.LocalLauncher", "workers": 2, "per_card": 1}, 4),
+    "basic": ({"_target_": "x.BasicLauncher"}, 8),
+    "joblib": ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, 1),
+    "joblib, three at once": ({"_target_": "x.JoblibLauncher", "n_jobs": 3}, 2),
+    "submitit": ({"_target_": "x.Slurm", "submitit_folder": "f", "cpus_per_task": 3}, 3),
+}
+
+
+@pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize(("launcher", "threads"), LAUNCHERS.values(), ids=LAUNCHERS)
+def test_where_threads_are_left_open_a_run_has_its_share_of_the_cores(launcher, threads):
+    sweeper = AblationSweeper()
+    sweeper.config = OmegaConf.create({"device": "cpu", "hydra": {"launcher": launcher}})
+    assert sweeper._threads() == threads
 
 
 @pytest.mark.parametrize("value", [0, -1, "two", 1.5])
