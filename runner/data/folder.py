@@ -13,6 +13,7 @@ from torch import Tensor
 from runner.data import cache as cached
 from runner.data.decode import decode
 from runner.data.source import Source, Split
+from runner.data.texts import listed, reason, tell
 from runner.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -54,12 +55,13 @@ def image_folder(root: str, size: int | None = None, cache: str | None = None) -
             $XDG_CACHE_HOME/biscuits, else ~/.cache/biscuits.
 
     Raises:
-        UserError: If a folder is missing or empty, a class is in `test` only, images differ in
-            size, or some cannot be read: these all by name.
+        UserError: If a folder is missing or empty, there is one class only, or one in `test` only;
+            images differ in size, or some cannot be read, these all by name; or the folder
+            changed meanwhile.
     """
     if size is not None and size < 1:
         raise UserError(f"data.size must be >= 1 (pixels), got {size}. Drop it, or raise it.")
-    folder = Path(root).expanduser()
+    folder = Path(os.path.expanduser(root))
     listing = scan(folder)
     images = torch.from_numpy(_load(folder.resolve(), listing, size, cache))
     count = len(listing.train)
@@ -74,17 +76,28 @@ def scan(root: Path) -> Listing:
     """List the images below a folder, in the order of classes and names.
 
     Raises:
-        UserError: If the folders are not `train/<class>/` and `test/<class>/`, or hold no images.
+        UserError: If the folders are not `train/<class>/` and `test/<class>/`, hold no images, or
+            cannot be read.
     """
+    try:
+        return _scan(root)
+    except OSError as error:
+        raise UserError(
+            f"data.root must be a folder that can be read, got "
+            f"{tell(error.filename or root)}: {reason(error)}. Mend that, or set another."
+        ) from error
+
+
+def _scan(root: Path) -> Listing:
     if problem := _problem(root):
         raise UserError(
-            f"data.root must be a folder with train/<class>/ and test/<class>/, got {root}: "
-            f"{problem}."
+            f"data.root must be a folder with train/<class>/ and test/<class>/, got "
+            f"{tell(root)}: {problem}."
         )
     classes = _subfolders(root / "train")
     if surplus := [name for name in _subfolders(root / "test") if name not in classes]:
         raise UserError(
-            f"{root}/test must hold classes of train/ only, got {', '.join(surplus)}. "
+            f"{tell(root)}/test must hold classes of train/ only, got {listed(surplus)}. "
             "Rename or remove them, or add images of them to train/."
         )
     train, test = (
@@ -93,9 +106,11 @@ def scan(root: Path) -> Listing:
     )
     seen = {picture.label for picture in train}
     if empty := [name for label, name in enumerate(classes) if label not in seen]:
-        raise UserError(_no_images(f"{root}/train", f"of each class, got none of {_list(empty)}"))
+        raise UserError(
+            _no_images(f"{tell(root)}/train", f"of each class, got none of {listed(empty)}")
+        )
     if not test:
-        raise UserError(_no_images(f"{root}/test", "got none"))
+        raise UserError(_no_images(f"{tell(root)}/test", "got none"))
     return Listing(tuple(classes), train, test)
 
 
@@ -105,35 +120,50 @@ def _problem(root: Path) -> str | None:
         return "it is not a folder" if root.exists() else "it does not exist"
     for split in ("train", "test"):
         if not (root / split).is_dir():
-            return f"it has no {split}/, but {_list(_subfolders(root)) or 'no folder at all'}"
-    return None if _subfolders(root / "train") else "its train/ has no folder in it"
+            return f"it has no {split}/, but {listed(_subfolders(root)) or 'no folder at all'}"
+    classes = _subfolders(root / "train")
+    if len(classes) == 1:
+        return f"its train/ has one class only, {tell(classes[0])}"
+    return None if classes else "its train/ has no folder in it"
 
 
 def _no_images(where: str, got: str) -> str:
     return f"{where} must hold images ({' '.join(SUFFIXES)}), {got}. Add images to the folder."
 
 
-def _list(names: list[str]) -> str:
-    """List the first names, and count the rest."""
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-
-
 def _subfolders(folder: Path) -> list[str]:
-    entries = os.scandir(folder)
-    return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    """List the folders in a folder; a class that is a link to nothing is not lost in silence."""
+    with os.scandir(folder) as content:
+        entries = [entry for entry in content if not entry.name.startswith(".")]
+    if lost := sorted(e.name for e in entries if e.is_symlink() and not os.path.exists(e)):
+        raise UserError(
+            f"{tell(folder)} must hold folders and files, got links to nothing: {listed(lost)}. "
+            "Remove them, or bring back what they lead to."
+        )
+    return sorted(entry.name for entry in entries if entry.is_dir())
 
 
 def _pictures(root: Path, split: str, name: str, label: int) -> list[Picture]:
     """List the images of one class in one split; there may be no folder for it."""
     folder = root / split / name
-    entries = sorted(os.scandir(folder), key=lambda e: e.name) if folder.is_dir() else []
-    pictures = []
-    for entry in entries:
-        if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
-            stat = entry.stat()
-            path = f"{split}/{name}/{entry.name}"
-            pictures.append(Picture(path, label, stat.st_size, stat.st_mtime_ns))
-    return pictures
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as content:
+        entries = sorted(content, key=lambda entry: entry.name)
+    return [
+        Picture(f"{split}/{name}/{entry.name}", label, *_stamp(entry))
+        for entry in entries
+        if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
+    ]
+
+
+def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
+    """Give back size and time of a file; none for a link to nothing, which the decoder names."""
+    try:
+        stat = entry.stat()
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _labels(pictures: list[Picture]) -> Tensor:
@@ -144,15 +174,35 @@ def _load(root: Path, listing: Listing, size: int | None, folder: str | None) ->
     """Give back the images [N, C, H, W], training first, from the cache if nothing has changed."""
     pictures = listing.train + listing.test
     file, key = cached.path(folder, root, size), cached.fingerprint(pictures)
-    images = cached.load(file, key)
-    if images is None:
-        _say(f"Decoding the {len(pictures):,} images of {root}, once; they are kept in {file}.")
-        images = decode(root, [picture.path for picture in pictures], size)
-        try:
-            cached.save(file, key, images)
-        except OSError as error:
-            _say(f"The decoded images are not kept: {error}. Set data.cache to another folder.")
+    cached.remove_leftovers(file.parent)
+    images = cached.load(file, key, len(pictures), size)
+    if images is not None:
+        return images
+    _say(
+        f"Decoding the {len(pictures):,} images of {tell(root)}, once; they are kept in "
+        f"{tell(file)}."
+    )
+    images = decode(root, [picture.path for picture in pictures], size)
+    _refuse_changes(root, listing, scan(root))
+    try:
+        cached.save(file, key, images)
+    except (OSError, UserError) as error:
+        why = reason(error.__cause__ or error)
+        _say(
+            f"The decoded images are not kept: {tell(file)} cannot be written: {why}. "
+            "Set data.cache to another folder."
+        )
     return images
+
+
+def _refuse_changes(root: Path, before: Listing, after: Listing) -> None:
+    """Refuse a folder that changed while it was decoded: of whom would the images be?"""
+    if before != after:
+        changed = {p.path for p in {*before.train, *before.test} ^ {*after.train, *after.test}}
+        raise UserError(
+            f"{tell(root)} must stay as it is while it is read, got changes: "
+            f"{listed(sorted(changed))}. Give the same command once nothing writes there."
+        )
 
 
 def _say(line: str) -> None:

@@ -1,5 +1,6 @@
 """Data sets that others keep: scikit-learn's digits, and torchvision's downloads."""
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from runner.data.source import Source, Split
 from runner.data.split import choose_stratified
+from runner.data.texts import reason, tell
 from runner.errors import UserError
 
 DIGITS_TEST_SHARE, DIGITS_TEST_SEED = 0.2, 0  # constants: the test set is the same in every run
@@ -61,16 +64,27 @@ def torchvision_set(
     """
     from torchvision import datasets  # slow to import, so only here
 
-    dataset, folder = getattr(datasets, CLASS_NAMES[name]), Path(root).expanduser()
+    dataset, folder = getattr(datasets, CLASS_NAMES[name]), Path(os.path.expanduser(root))
     which: list[dict[str, Any]] = [{"split": "train"}, {"split": "test"}]
     if name != "svhn":
         which = [{"train": True}, {"train": False}]
     try:
-        with _impatient():
-            train, test = (dataset(folder, **one, download=download) for one in which)
-    except (OSError, RuntimeError) as error:
+        train, test = _open(dataset, folder, which, download)
+        return Source(_split(train), _split(test), _class_names(train))
+    except Exception as error:  # damage brings errors of any kind
         raise UserError(_remedy(name, dataset, folder, download, error)) from error
-    return Source(_split(train), _split(test), _class_names(train))
+
+
+def _open(dataset: Any, folder: Path, which: list[dict[str, Any]], download: bool) -> list[Any]:  # noqa: ANN401
+    """Open what is there, else fetch it: one of several runs that start together, for all."""
+    try:
+        return [dataset(folder, **one) for one in which]
+    except Exception:
+        if not download:
+            raise
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{dataset.__name__}.lock"), _impatient():
+        return [dataset(folder, **one, download=True) for one in which]
 
 
 def _split(dataset: Any) -> Split:  # noqa: ANN401
@@ -105,17 +119,24 @@ def _impatient() -> Iterator[None]:
 
 def _remedy(name: str, dataset: Any, root: Path, download: bool, error: Exception) -> str:  # noqa: ANN401
     folder, address, files = _archives(dataset, root)
+    if hasattr(dataset, "resources") and all(
+        os.path.isfile(folder / Path(file).stem) for file in files
+    ):
+        return (  # torchvision has no checksums of these, which it unpacked
+            f"data={name} must be undamaged, got files that cannot be read in {tell(folder)}: "
+            f"{reason(error)}. Remove those without .gz: they are unpacked, or downloaded, again."
+        )
     tried = f"downloading failed: {_last_line(error)}" if download else "data.download is false"
     return (
-        f"data={name} must be in {folder} or be downloaded, got neither: no whole copy is there, "
-        f"and {tried}. Put {', '.join(files)} from {address} there, set data.root to where they "
-        "are, or take data=digits, or images of your own with data=image_folder."
+        f"data={name} must be in {tell(folder)} or be downloaded, got neither: no whole copy is "
+        f"there, and {tried}. Put {', '.join(files)} from {address} there, set data.root to where "
+        "they are, or take data=digits, or images of your own with data=image_folder."
     )
 
 
 def _last_line(error: Exception) -> str:
     """MNIST's error lists each mirror on lines of its own; the last says why."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return tell((str(error).strip().splitlines() or [type(error).__name__])[-1])
 
 
 def _archives(dataset: Any, root: Path) -> tuple[Path, str, list[str]]:  # noqa: ANN401

@@ -6,7 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from runner.data.texts import listed, tell
 from runner.errors import UserError
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+PLAIN = (torch.strided, "cpu")
 
 
 class Split(NamedTuple):
@@ -46,8 +50,9 @@ def check_source(source: object, where: str) -> None:
         where: Which function it was, for the message.
 
     Raises:
-        UserError: If it is no `Source`, a tensor has a wrong type or shape, a split is empty, a
-            label names no class, there are fewer than two classes, or one has no training image.
+        UserError: If it is no `Source` of two `Split`s and names, a tensor has a wrong type, shape
+            or place, a split is empty, a label names no class, there are fewer than two classes, or
+            one has no training image.
     """
     if not isinstance(source, Source):
         raise UserError(
@@ -66,20 +71,36 @@ def check_source(source: object, where: str) -> None:
     counts = source.train.labels.bincount(minlength=len(source.classes)).tolist()
     if unseen := [name for name, n in zip(source.classes, counts, strict=True) if n == 0]:
         raise UserError(
-            f"{where}: each class must have a training image, got none of {_some(unseen)}. "
+            f"{where}: each class must have a training image, got none of {listed(unseen, 5)}. "
             "Leave the class out, or add images."
         )
 
 
-def _check_classes(classes: tuple[str, ...], where: str) -> None:
-    if len(set(classes)) < max(2, len(classes)):
+def _check_classes(classes: object, where: str) -> None:
+    if not isinstance(classes, tuple | list) or not all(isinstance(n, str) for n in classes):
         raise UserError(
-            f"{where}: classes must be two or more different names, got {_some(classes)}. "
-            "Give each class a name of its own."
+            f"{where}: classes must be a tuple of names, got {tell(classes)}. Make each one a str."
+        )
+    if len(set(classes)) < max(2, len(classes)):
+        remedy = "Give each class a name of its own" if classes[1:] else "Add images of another"
+        raise UserError(
+            f"{where}: classes must be two or more different names, got "
+            f"{listed(classes, 5) or 'none'}. {remedy}."
         )
 
 
-def _check_split(split: Split, classes: int, where: str) -> None:
+def _check_split(split: object, classes: int, where: str) -> None:
+    if not isinstance(split, Split):
+        raise UserError(
+            f"{where} must be a runner.data.Split, got {type(split).__name__}. "
+            "Return Split(images, labels)."
+        )
+    for name, tensor in split._asdict().items():
+        if isinstance(tensor, Tensor) and (tensor.layout, tensor.device.type) != PLAIN:
+            raise UserError(
+                f"{where}.{name} must be a dense tensor on the CPU, got {tensor.layout} on "
+                f"{tensor.device}. Return it so: the bench brings it to the device."
+            )
     images, labels = split
     if not _is(images, torch.uint8, 4):
         raise UserError(
@@ -106,13 +127,10 @@ def _is(tensor: object, dtype: torch.dtype, dimensions: int) -> bool:
 
 
 def _told(tensor: object) -> str:
-    """Write what a thing is: its type, and its shape where it has one."""
+    """Write what a thing is: its type, its shape where it has one, and what no scaling mends."""
     if not isinstance(tensor, Tensor):
         return type(tensor).__name__
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def _some(names: list[str] | tuple[str, ...]) -> str:
-    """List the first names, and count the rest."""
-    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return (", ".join(names[:5]) or "none") + rest
+    told = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+    if tensor.dtype in FLOATS and not tensor.isfinite().all():
+        return f"{told} with NaN or infinity in it"
+    return told
