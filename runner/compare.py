@@ -15,7 +15,8 @@ from runner import checkpoint
 from runner.compose import flatten
 from runner.errors import UserError
 from runner.folder import CONFIG
-from runner.runs import CORRECT, MACHINE, METRICS, RESULT, Run
+from runner.report.words import shorten
+from runner.runs import CORRECT, METRICS, RESULT, Run
 
 
 def differences(saved: Run, again: Run) -> Iterator[str]:
@@ -57,8 +58,8 @@ def _unequal(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _counts(key: str) -> bool:
-    """Whether a number is of the run, and not of the time that it took."""
-    return key != "format" and not key.startswith("time/")
+    """Whether a number is of the run, and not of the time that it took, or of its files."""
+    return key not in ("format", "digests") and not key.startswith("time/")
 
 
 def count(run: Run) -> str:
@@ -75,26 +76,41 @@ def changes(saved: Run, again: Run, config: str) -> Iterator[str]:
         again: The same, done again.
         config: The hash of the saved run's config, as it is now.
     """
-    if not saved.machine:
-        yield f"cannot be told: {MACHINE} is damaged or not there"
-        return
     then, now = (dict(flatten(run.machine)) for run in (saved, again))
     now["config"] = config
     seen = [_data(run.folder) for run in (saved, again)]
     if None not in seen:
         then["data"], now["data"] = seen
-    for key in {**now, **then}:
+    same_code = then.get("code.digest") == now.get("code.digest")
+    moves = then.pop("moves", None)
+    for move in moves if isinstance(moves, list) else ():
+        yield f"it went on elsewhere: {move}"
+    for key in then:  # an older one may not tell of all that is told now
+        if same_code and key in ("code.commit", "code.version"):
+            continue  # of what trains, nothing is another
         if then.get(key) != now.get(key):
-            yield f"{key} was {then.get(key)}, is now {now.get(key)}{NOTES.get(key, '')}"
-    if str(then.get("code.commit")).endswith("+"):
+            name = NAMES.get(key, key.removeprefix("libraries."))
+            yield f"{name} was {_short(then.get(key))}, is now {_short(now.get(key))}"
+    if not same_code and str(then.get("code.commit")).endswith("+"):
         yield "perhaps the code: it was not as its commit has it when the run was made"
 
 
-NOTES = {
-    "config": f" (the hash of {CONFIG}: edited since, or this code reads it otherwise)",
-    "threads": f" (a part of the config: {CONFIG} sets it)",
-    "data": " (the hash of the images and labels)",
+NAMES = {
+    "config": f"the hash of {CONFIG} (edited since, or this code reads it otherwise)",
+    "threads": f"the number of threads, a part of {CONFIG},",
+    "channels_last": f"the memory format (channels_last, a part of {CONFIG})",
+    "precision": f"the precision, a part of {CONFIG},",
+    "data": "the hash of the images and labels",
+    "code.digest": "the hash of the code that trains",
+    "code.own": "the hash of your own classes",
+    "code.commit": "the commit of the code",
+    "code.version": "the version of the code",
+    "capability": "what torch uses of the processor (capability)",
 }
+
+
+def _short(value: object) -> str:
+    return shorten(str(value), 120)
 
 
 def _data(folder: Path) -> str | None:
@@ -103,5 +119,5 @@ def _data(folder: Path) -> str | None:
         with redirect_stdout(io.StringIO()):  # it tells of damage, which is no matter here
             state = checkpoint.load(folder)
         return None if state is None else str(state["made_with"]["data"])[:16]
-    except (UserError, LookupError, TypeError, ValueError, OSError):
+    except (UserError, LookupError, TypeError, ValueError, OSError, MemoryError):
         return None

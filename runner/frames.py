@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from runner.ablation.plan import load_plan
+from runner.ablation.plan import find_plan
 from runner.errors import UserError
 from runner.report.curves import evaluations
 from runner.report.folders import find_ablations, find_loose_runs
@@ -60,7 +60,7 @@ def read_frames(*folders: str | Path) -> Frames:
     lines: list[dict[str, Any]] = []
     for name, run, levels in _find(folders):
         key = {"name": name, "variant": run.variant, "seed": _integer(run.seed)}
-        runs.append({**key, **_about(run, levels)})
+        runs.append({**_about(run, levels), **key})
         lines += [{**key, **_numbers(line)} for line in evaluations(run)]
     if not runs:
         raise UserError(
@@ -74,8 +74,7 @@ def _find(folders: Sequence[str | Path]) -> Iterator[tuple[str, Run, Mapping[str
     """Run through the runs: the name of each one's folder, the run, its level of each factor."""
     for folder in map(Path, folders):
         for root in find_ablations(folder):
-            plan = load_plan(root)
-            assert plan is not None  # it was just found
+            plan = find_plan(root)
             factors = [factor.name for factor in plan.factors]
             for run in find_runs(root):
                 levels = plan.variants.get(run.variant, ())
@@ -86,9 +85,9 @@ def _find(folders: Sequence[str | Path]) -> Iterator[tuple[str, Run, Mapping[str
 
 def _about(run: Run, levels: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "state": run.state,
         **levels,
         **_numbers(run.result or {}),
+        "state": run.state,  # whatever a level or a number is called
         "seconds": number(run.status.get("seconds")),
         "peak_memory": number(run.status.get("peak_memory")),
         "error": run.damage or (str(error) if (error := run.status.get("error")) else None),

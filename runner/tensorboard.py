@@ -39,7 +39,10 @@ from torch.utils.tensorboard.summary import custom_scalars, text
 from runner.ablation.designs import Factor
 from runner.ablation.plan import Plan
 from runner.ablation.verdicts import Finding, Findings, Verdict
+from runner.errors import UserError
 from runner.events import VIEWS, Logged, replace_view
+from runner.files import Damaged
+from runner.report.words import printable, shorten
 from runner.runs import METRICS, STATUS, Run
 
 MEANS = "means"
@@ -59,9 +62,19 @@ def write_views(findings: Findings) -> None:
         findings: What the ablation came to so far.
 
     Raises:
-        UserError: If the plan or a link would have files written outside the ablation's folder.
-        OSError: If the folder cannot be written to.
+        UserError: If the plan or a link would have files written outside the ablation's folder,
+            or it cannot be written to.
     """
+    try:
+        _write_views(findings)
+    except OSError as error:
+        raise UserError(
+            f"{findings.root} must be a folder for TensorBoard's views, got {error}. Remove what "
+            "is in the way."
+        ) from error
+
+
+def _write_views(findings: Findings) -> None:
     root, plan = findings.root, findings.plan
     replace_view(root, root, 0.0, [(0, _experiment(plan))])  # always the same; of no time
     done: dict[str, list[Run]] = {variant: [] for variant in list(plan.variants)[:MOST_VARIANTS]}
@@ -79,7 +92,7 @@ def write_views(findings: Findings) -> None:
         replace_view(root, root / MEANS / variant, newest, means, restart=True)
     kept = [root / MEANS, *(root / MEANS / variant for variant in done)]
     for path in list((root / MEANS).rglob(VIEWS)):
-        if path.parent not in kept:  # of a variant that is no more
+        if path.parent not in kept and not path.is_dir():  # of a variant that is no more
             path.unlink()
             with suppress(OSError):  # it stays if anything else is in it
                 path.parent.rmdir()
@@ -88,10 +101,13 @@ def write_views(findings: Findings) -> None:
 def _experiment(plan: Plan) -> Summary:
     """The columns of HParams, told once; told by every run, all but one run's would be lost."""
     factors = [
-        hparams.HParam(f.name, hparams.Discrete([True, False] if _is_switch(f) else f.levels))
+        hparams.HParam(
+            printable(f.name),
+            hparams.Discrete([True, False] if _is_switch(f) else [*map(printable, f.levels)]),
+        )
         for f in plan.factors
     ]
-    tags = dict.fromkeys((plan.question.metric, *COLUMNS))
+    tags = dict.fromkeys((printable(plan.question.metric), *COLUMNS))
     return hparams.hparams_config_pb(factors, [hparams.Metric(tag) for tag in tags], 0.0)
 
 
@@ -107,10 +123,13 @@ def _session(plan: Plan, variant: str, run: Run, ended: float) -> Iterator[Summa
     column of seeds would say the same seed, any one, for all of them.
     """
     levels = zip(plan.factors, plan.variants[variant], strict=True)
-    values = {f.name: level == f.name if _is_switch(f) else level for f, level in levels}
+    values = {
+        printable(f.name): level == f.name if _is_switch(f) else printable(level)
+        for f, level in levels
+    }
     seconds = run.status.get("seconds")
     began = ended - seconds if _is_number(seconds) else ended
-    yield hparams.hparams_pb(values, trial_id=variant, start_time_secs=began)
+    yield hparams.hparams_pb(values, trial_id=printable(variant), start_time_secs=began)
     if (status := ENDINGS.get(run.state, STATUS_UNKNOWN)) != STATUS_UNKNOWN:
         end = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=ended))
         metadata = create_summary_metadata(end)
@@ -140,10 +159,9 @@ def _means(runs: Iterable[Run], alpha: float) -> Iterator[Logged]:
 def _lines(run: Run) -> list[dict[str, Any]]:
     """The evaluations of a run; none if its file is damaged."""
     try:
-        steps = [line["update"] for line in run.metrics]
-    except (ValueError, OSError, LookupError, TypeError):
+        return run.metrics if all(0 <= line["update"] < 2**63 for line in run.metrics) else []
+    except Damaged:
         return []
-    return run.metrics if all(isinstance(s, int) and 0 <= s < 2**63 for s in steps) else []
 
 
 def _is_number(value: object) -> TypeGuard[float]:
@@ -232,10 +250,11 @@ def _forest(findings: Findings) -> Figure:
             axes.plot(found.interval, [row, row], color=color, linewidth=2)
         if found.mean is not None:
             axes.plot(found.mean, row, "o", color=color)
-    names = [f"{found.contrast.name}  {found.verdict or ''}".rstrip() for found in shown]
+    names = [f"{shorten(found.contrast.name, 60)}  {found.verdict or ''}" for found in shown]
     axes.set_yticks(range(len(names)), names, parse_math=False)  # a name is no formula
     axes.set_ylim(-0.6, len(names) - 0.4)
-    words = f"difference in {question.metric}, more is better; in the grey it does not matter"
+    metric = shorten(question.metric, 60)
+    words = f"difference in {metric}, more is better; in the grey it does not matter"
     figure.supxlabel(words, fontsize="medium", parse_math=False)
     return figure
 

@@ -9,29 +9,28 @@ nothing in it is executed. Where a bit differs, it says which, and what has chan
 import argparse
 import dataclasses
 import io
-import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.ablation.table import find_damage
 from runner.build import build, find_device
 from runner.compare import changes, count, differences
-from runner.compose import flatten
 from runner.config import Settings, check
 from runner.errors import UserError
-from runner.files import FORMAT, digest
+from runner.files import FORMAT, Damaged, digest, parse_yaml
 from runner.folder import CONFIG, label
-from runner.report.words import printable
+from runner.report.words import printable, shorten
 from runner.run import attempt
-from runner.runs import CORRECT, MACHINE, METRICS, RESULT, STATUS, Run, read_run
+from runner.runs import CORRECT, MACHINE, RESULT, STATUS, Run, read_run
 
 
 @dataclass(frozen=True)
@@ -59,19 +58,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             found = verify(folder)
         except UserError as error:
-            mistakes.append(printable(error))
+            mistakes.append(shorten(str(error), LONGEST))
         except KeyboardInterrupt:
             sys.exit(130)
         else:
             if found.difference is None:
                 print(printable(f"{label(folder)} equal to the bit: {found.compared}"), flush=True)
                 continue
-            mistakes.append(printable(f"{label(folder)} differs: {found.difference}"))
-            mistakes += [f"  changed: {printable(what)}" for what in found.changed or (UNKNOWN,)]
+            mistakes.append(shorten(f"{label(folder)} differs: {found.difference}", LONGEST))
+            told = found.changed[:MOST] or (UNKNOWN,)
+            mistakes += [f"  changed: {shorten(what, LONGEST)}" for what in told]
     if mistakes:
         sys.exit("\n".join(mistakes))
 
 
+LONGEST, MOST = 1000, 40  # characters of a line, and lines about what has changed
 UNKNOWN = "nothing that run.json tells of: so a file was, or the run does not repeat itself"
 
 
@@ -100,7 +101,7 @@ def verify(folder: Path) -> Comparison:
 def _read(folder: Path) -> Run:
     """Read what is saved of a run, all that will be compared."""
     where, run = label(folder), read_run(folder, folder.parent.name)
-    if not (folder / CONFIG).is_file():
+    if not lexists(folder / CONFIG):
         raise UserError(
             f"{where} must be the folder of a run, got one without {CONFIG}. "
             "Give a folder as outputs/NAME/VARIANT/seed=0."
@@ -110,22 +111,20 @@ def _read(folder: Path) -> Run:
         raise UserError(
             f"{where} must be done, got {state}. Go on with it by the command that began it."
         )
-    damage = run.damage
+    damage = find_damage(run)
+    if run.correct() is None:
+        damage.append(f"{CORRECT} is damaged or not there")
+    if damage:
+        raise UserError(
+            f"{where} must be whole, got one where {damage[0]}. Do it over (again=true), or "
+            "verify it with the version that wrote it."
+        )
     for name, content in ((RESULT, run.result), (MACHINE, run.machine), (STATUS, run.status)):
         if content and content.get("format") != FORMAT:
             raise UserError(
                 f"{label(folder / name)} must be of format {FORMAT}, got {content.get('format')}. "
                 "Verify the run with the version that wrote it."
             )
-    try:
-        if not all(isinstance(line, dict) for line in run.metrics):
-            damage = f"{METRICS} is damaged (a line is not an object)"
-    except (ValueError, OSError) as error:
-        damage = f"{METRICS} is damaged ({error})"
-    if damage is None and run.correct() is None:
-        damage = f"{CORRECT} is damaged or not there"
-    if damage is not None:
-        raise UserError(f"{where} must be whole, got one where {damage}. Do it over: again=true.")
     return run
 
 
@@ -133,19 +132,31 @@ def _read_config(path: Path) -> Settings:
     """Read config.yaml as data: nothing of Hydra's or OmegaConf's own is followed in it."""
     where = label(path)
     try:
-        config, text = OmegaConf.load(path), path.read_text()
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{where} must be YAML, got {error}. Put it back as it was.") from None
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{where} must be a mapping, got another. Put it back as it was.")
-    keys = {key for key, _ in flatten(OmegaConf.to_container(config, resolve=False))}
-    own = {part for key in keys for part in key.split(".") if part.startswith("_")}
-    for odd in (*sorted(own - {"_target_"}), *re.findall(r"\$\{.*", text)):
-        raise UserError(f"{where} must be resolved, got {odd}. Put it back as it was.")
-    try:
-        return check(config)
+        config = parse_yaml(path)
+        for odd in _followed(config):
+            raise UserError(f"{where} must be resolved, got {odd}. Put it back as it was.")
+        return check(OmegaConf.create(config))
+    except (Damaged, OSError, OmegaConfBaseException) as error:
+        raise UserError(
+            f"{where} must be the config of a run, got one that {error}. Put it back as it was."
+        ) from None
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _followed(node: object) -> Iterator[str]:
+    """Run through the keys and the values that Hydra or OmegaConf would act on."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if str(key).startswith("_") and key != "_target_":
+                yield str(key)
+            yield from _followed(key)
+            yield from _followed(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _followed(value)
+    elif isinstance(node, str) and "${" in node:
+        yield node
 
 
 def _on_its_device(folder: Path, settings: Settings, machine: Mapping[str, Any]) -> Settings:
@@ -166,12 +177,12 @@ def _do_again(folder: Path, place: Path, settings: Settings) -> str | None:
     """Do the run in another folder; give back how it ended if it came to no result."""
     try:
         bench = build(settings)
-    except UserError as error:
+    except Exception as error:  # a config made by hand can fail in any way
         raise UserError(f"{label(folder)} cannot be done again: {error}") from error
     try:
         with redirect_stdout(io.StringIO()):  # it would tell of a folder that will be gone
             attempt(place, settings, bench, quiet=False)
-    except UserError as error:
+    except Exception as error:
         return f"it was done, and fails now: {error.__cause__ or error}"
     return None
 

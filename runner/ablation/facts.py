@@ -103,7 +103,7 @@ class Facts:
     def ratio(self, cost: Array) -> float | None:
         """Give the geometric mean of a cost with it over that without it; None if not known."""
         rows = self.table.rows
-        with np.errstate(divide="ignore"):  # no time at all, which is not known then
+        with np.errstate(divide="ignore", invalid="ignore"):  # no time, which is not known then
             logs = np.log(cost[:, self.used])
         over, under = (
             logs[[rows[name] for name in names]].mean() if self.used.any() else np.nan

@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +13,11 @@ import yaml
 
 from runner.ablation.designs import Contrast, Factor
 from runner.errors import UserError
-from runner.files import FORMAT, digest, write_text
+from runner.files import FORMAT, Damaged, digest, parse_yaml, write_text
 
 PLAN = "sweep.yaml"
+MOST_RUNS = 10**6
+LONGEST = 1000  # characters of a name
 
 Values = Mapping[str, Any]
 
@@ -91,6 +95,7 @@ def save_plan(root: Path, plan: Plan) -> None:
     """Write `sweep.yaml` into the ablation's folder."""
     plain = dataclasses.asdict(plan)
     content = {"format": plain.pop("format"), **_plain(plain)}
+    content = {"checksum": digest(content), **content}  # first, so that no end can be cut off
     text = yaml.dump(content, Dumper=_DUMPER, sort_keys=False, width=100, allow_unicode=True)
     write_text(root / PLAN, text)
 
@@ -99,24 +104,29 @@ def load_plan(root: Path) -> Plan | None:
     """Read the plan of a folder; None if no ablation was planned there.
 
     Raises:
-        UserError: If it is of a newer format, or is not a plan.
+        UserError: If it is damaged, of a newer format, or is not a plan.
     """
     path = root / PLAN
     try:
-        content = yaml.load(path.read_bytes(), Loader=_LOADER)
+        return _check(path, parse_yaml(path))
     except FileNotFoundError:
         return None
-    except yaml.YAMLError as error:
-        told = " ".join(str(error).split())
-        raise UserError(f"{path} must be YAML, got {told}. Put it back as it was.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        content = {}
-    if content.get("format", 0) > FORMAT:
+    except Damaged as error:
         raise UserError(
-            f"{path} must be of format {FORMAT} or older, got {content['format']}. "
-            "Go on with the newer version that wrote it."
-        )
-    return _check(path, content)
+            f"{path} must be a whole plan of this version, got one that {error}. Put it back as "
+            "it was, or read it with the version that wrote it."
+        ) from error
+
+
+def find_plan(root: Path) -> Plan:
+    """Read the plan of a folder in which there is one.
+
+    Raises:
+        UserError: If there is none after all, or as `load_plan` does.
+    """
+    if (plan := load_plan(root)) is None:
+        raise UserError(f"{root / PLAN} must be a plan, got a link to nothing. Put it back.")
+    return plan
 
 
 def _check(path: Path, content: Mapping[str, Any]) -> Plan:
@@ -128,9 +138,10 @@ def _check(path: Path, content: Mapping[str, Any]) -> Plan:
         plan = TypeAdapter(Plan).validate_python(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        problem = f"{'.'.join(map(str, first['loc']))[:LONGEST]}: {first['msg']}"
     else:
-        problem = _problem(plan)
+        found = chain(_odd_runs(plan), _odd_factors(plan), _odd_contrasts(plan))
+        problem = next(found, None)
     if problem:
         raise UserError(
             f"{path} must be the plan of an ablation, got something else ({problem}). "
@@ -139,22 +150,71 @@ def _check(path: Path, content: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def _problem(plan: Plan) -> str | None:
-    """What does not fit together, or would lead out of the ablation's folder."""
+def _odd_runs(plan: Plan) -> Iterator[str]:
+    """Tell what does not fit together of the runs, or would lead out of the ablation's folder."""
     if not plan.variants or not plan.seeds or set(plan.changes) != set(plan.variants):
-        return "it needs seeds, and variants with their changes"
+        yield "it needs seeds, and variants with their changes"
+    if len(plan.variants) * len(plan.seeds) > MOST_RUNS:
+        yield f"it has more than {MOST_RUNS:,} runs"
+    if not 0 <= min(plan.seeds) <= max(plan.seeds) < 2**63 or _repeat(plan.seeds):
+        yield "seeds are whole numbers from 0 to 2**63, each once"
+    for variant, changes in plan.changes.items():
+        if not _is_folder_name(variant):
+            yield f"{variant[:80]!r} is no name of a folder"
+        keys = {*plan.config, *changes}
+        keys = {key for key in keys if not key.startswith("~") and f"~{key}" not in keys}
+        for key in keys:
+            parts = key.split(".", MOST_PARTS)
+            parents = [".".join(parts[:depth]) for depth in range(1, len(parts))]
+            if len(parts) > MOST_PARTS or not keys.isdisjoint(parents):
+                yield f"{key[:80]!r} is no key of a config beside the others"
+
+
+MOST_PARTS = 12  # of a dotted key
+
+
+def _is_folder_name(name: str) -> bool:
+    try:
+        size = len(os.fsencode(name))
+    except UnicodeEncodeError:
+        return False
+    return name not in (".", "..") and not {"/", "\0"} & {*name} and 0 < size <= 255
+
+
+def _repeat(values: Collection[object]) -> bool:
+    return len(set(values)) < len(values)
+
+
+def _odd_factors(plan: Plan) -> Iterator[str]:
+    """Tell what does not fit together of the question, the factors and their levels."""
+    question = plan.question
+    if not (0 < question.alpha < 1 and 0 <= question.margin < 1e9):
+        yield "alpha is a share, and margin a size"
+    names = [factor.name for factor in plan.factors]
+    texts = [question.metric, question.design, plan.name, *names]
+    texts += [level for factor in plan.factors for level in factor.levels]
+    if _repeat(names) or max(map(len, texts)) > LONGEST:
+        yield f"factors have names of their own, and no name has more than {LONGEST} characters"
+    if not all(factor.levels for factor in plan.factors):
+        yield "a factor needs levels"
     for variant, row in plan.variants.items():
-        if "/" in variant or variant in ("", ".", ".."):
-            return f"{variant!r} is no name of a folder"
         if len(row) != len(plan.factors):
-            return f"{variant} needs a level of each factor"
+            yield f"{variant} needs a level of each factor"
+
+
+def _odd_contrasts(plan: Plan) -> Iterator[str]:
+    """Tell what does not fit together of the contrasts."""
+    names = {factor.name for factor in plan.factors}
     for contrast in plan.contrasts:
-        weights = contrast.weights.values()
-        if not contrast.weights or not set(contrast.weights) <= set(plan.variants):
-            return f"{contrast.name} must weigh variants"
-        if not max(weights) > 0 > min(weights) or abs(sum(weights)) > 1e-9:
-            return f"the weights of {contrast.name} must sum to 0"
-    return None
+        name, weights = contrast.name[:80], contrast.weights.values()
+        if len(contrast.name) > LONGEST:
+            yield f"no name has more than {LONGEST} characters"
+        elif not weights or not set(contrast.weights) <= set(plan.variants):
+            yield f"{name} must weigh variants"
+        elif not contrast.factors or not set(contrast.factors) <= names:
+            yield f"{name} must be about factors"
+        elif not (1e9 > max(weights) > 0 > min(weights) and abs(sum(weights)) < 1e-9):
+            yield f"the weights of {name} must sum to 0"
 
 
 def _plain(node: Any) -> Any:  # noqa: ANN401
@@ -164,5 +224,4 @@ def _plain(node: Any) -> Any:  # noqa: ANN401
     return [_plain(value) for value in node] if isinstance(node, list | tuple) else node
 
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it was built in
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, where it was built in

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from runner.ablation.plan import Plan
 from runner.ablation.verdicts import Findings, judge
+from runner.report.words import printable, printable_lines
 from runner.runs import Run, read_metrics, read_run
 
 REFRESH = 1.0  # seconds between two looks at the files
@@ -37,7 +38,7 @@ class Progress:
 
     def __init__(self, root: Path, plan: Plan, lively: bool) -> None:
         self.root, self.plan = root, plan
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self.jobs: Sequence[tuple[str, int]] = ()
         self.ended: dict[tuple[str, int], Run] = {}
         self.start = time.monotonic()
@@ -92,7 +93,7 @@ class Progress:
             self._look()
             left = self._left()
             text = f"[{len(self.ended)}/{len(self.jobs)}{left and ', '}{left}] {text}"
-        self.console.print(Text(text.rstrip("\n")))
+        self.console.print(Text("\n".join(printable_lines(text))))
 
     def end(self, findings: Findings) -> None:
         """Show the verdicts, and write the reports and TensorBoard's views."""
@@ -176,7 +177,8 @@ class Progress:
             self._left(),
         )
         now = [
-            f"{variant} seed={seed} {self.shares[variant, seed]:4.0%}" for variant, seed in running
+            printable(f"{variant} seed={seed} {self.shares[variant, seed]:4.0%}")
+            for variant, seed in running
         ]
         return Group(
             *([Text.from_ansi("\n".join(self.verdicts))] if self.verdicts else []),

@@ -1,9 +1,9 @@
 """The runs of a plan as arrays over variants and seeds, and what a reader must know about them."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from runner.ablation.plan import Plan
 from runner.ablation.statistics import Array
 from runner.errors import UserError
-from runner.runs import METRICS, RESULT, STATUS, Run, read_metrics, read_run
+from runner.files import Damaged, parse_json
+from runner.runs import CORRECT, MACHINE, RESULT, STATUS, Run, read_run
 
-MOST = sys.float_info.max
+MOST = 1e50
+"""A number that is larger is no measurement, and sums and squares of it are none."""
 LISTED = 5  # damaged files and values that are named; of the others the number is told
 
 
@@ -36,7 +38,7 @@ class Table:
     memory: Array
     """Peak memory in bytes; NaN where it is not known."""
     damaged: tuple[str, ...]
-    """A line for each damaged file."""
+    """A line for each damaged file, and for each run of another config."""
 
 
 def read_table(root: Path, plan: Plan) -> Table:
@@ -52,22 +54,22 @@ def read_table(root: Path, plan: Plan) -> Table:
     for row, variant in enumerate(plan.variants):
         digests = plan.digests(variant)
         for column, seed in enumerate(plan.seeds):
-            folder = plan.folder(root, variant, seed)
-            if not (folder / STATUS).exists():
+            run = read_run(plan.folder(root, variant, seed), variant)
+            if not (run.status or run.damage or run.result or lexists(run.folder / STATUS)):
                 continue
-            run = runs[variant, seed] = read_run(folder, variant)
+            runs[variant, seed] = run
             at = row, column
             states[at] = run.state
             memory[at] = finite(run.status.get("peak_memory"))
-            problem = run.damage
+            copy = replace(run)  # its lines are not kept, since there may be very many
+            problems = find_damage(copy)
             if run.result is not None and run.machine.get("config") != digests[seed]:
-                problem, states[at] = "it is a run of another config", "damaged"
+                other = ["it is a run of another config"] if run.machine else []
+                problems, states[at] = [*problems, *other], "damaged"
             elif run.result is not None:
                 scores[at] = _score(run, run.result, plan.question.metric)
-                seconds[at], unread = _seconds(folder)
-                problem = problem or unread
-            if problem:
-                damaged.append(f"{variant}/{folder.name}: {problem}")
+                seconds[at] = _seconds(copy)
+            damaged += [f"{variant}/{run.folder.name}: {problem}" for problem in problems]
     rows = {variant: row for row, variant in enumerate(plan.variants)}
     return Table(runs, rows, states, scores, seconds, memory, tuple(damaged))
 
@@ -105,25 +107,50 @@ def _score(run: Run, result: dict[str, Any], metric: str) -> float:
     found = finite(result.get(metric))
     if np.isnan(found):
         there = ", ".join(key for key in result if "/" in key and not key.startswith("tricks/"))
+        value = str(result.get(metric, "not there"))[:80]
         raise UserError(
             f"ablation.metric must be a number in {run.folder / RESULT}, got {metric}, which is "
-            f"{result.get(metric, 'not there')}. Take one that is ({there}), under another name."
+            f"{value}. Take one that is ({there[:500]}), under another name."
         )
     return found
 
 
-def _seconds(folder: Path) -> tuple[float, str | None]:
-    """Add up the training time; the lines are not kept, since there may be very many."""
+def find_damage(run: Run) -> list[str]:
+    """Name the files of a run which are damaged, or missing after its end, each with what is."""
+    found = [run.damage] if run.damage else []
+    if not run.status and STATUS not in (run.damage or ""):
+        found.append(f"{STATUS} is not there, or empty")
+    elif run.status.get("status") == "done" and run.result is None and not run.damage:
+        found.append(f"{RESULT} is not there")
+    if not run.machine:
+        try:
+            parse_json(run.folder / MACHINE)
+        except Damaged as error:
+            found.append(f"{MACHINE} {error}")
+        except FileNotFoundError:
+            found += [f"{MACHINE} is not there"] if run.result is not None else []
     try:
-        lines = read_metrics(folder)
-        numbers = [finite(line.get("time/seconds")) for line in lines]
-    except (ValueError, OSError, AttributeError) as error:
-        return np.nan, f"{METRICS} is damaged ({error})"
-    return (float(np.nansum(numbers)) or np.nan), None
+        _ = run.metrics
+    except Damaged as error:
+        found.append(str(error))
+    digests = (run.result or {}).get("digests")
+    if isinstance(digests, dict) and CORRECT in digests and run.correct() is None:
+        found.append(f"{CORRECT} is damaged or not there")
+    return found
+
+
+def _seconds(run: Run) -> float:
+    """Add up the training time."""
+    try:
+        numbers = [finite(line.get("time/seconds")) for line in run.metrics]
+    except Damaged:
+        return np.nan
+    total = float(np.nansum(numbers))
+    return total if total > 0 else np.nan
 
 
 def finite(value: object) -> float:
-    """A finite number, or NaN."""
+    """A number that can be a measurement, or NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MOST:
         return np.nan
     return float(value)  # NaN is larger than nothing, and stays

@@ -7,16 +7,19 @@ report.html, report.md and report.json; also while a sweep still runs.
 import argparse
 import sys
 from collections.abc import Sequence
+from os.path import relpath
 from pathlib import Path
 
-from runner.ablation.plan import load_plan
+from runner.ablation.plan import find_plan
 from runner.ablation.verdicts import Findings, judge
 from runner.errors import UserError
+from runner.files import Damaged
 from runner.report import verdict_table, write_report
-from runner.report.folders import find_ablations, find_loose_runs
+from runner.report.folders import find_ablations, find_folders, find_loose_runs
 from runner.report.multirun import Multirun, table
 from runner.report.story import path
-from runner.report.words import printable
+from runner.report.words import count, printable, shorten
+from runner.runs import read_run
 
 MOST_RUNS = 1000
 """Of which TensorBoard's views are rebuilt; it grows slow from some 250 on."""
@@ -36,16 +39,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="DIR",
         help="outputs/NAME, a part of it, or outputs",
     )
+    parser.add_argument(
+        "--rebuild-events",
+        action="store_true",
+        help="also write TensorBoard's event files of each run again, from its metrics.jsonl",
+    )
     judged: list[Findings] = []
     plain: list[Multirun] = []
     mistakes: list[str] = []
-    for folder in parser.parse_args(arguments).folders:
+    given = parser.parse_args(arguments)
+    for folder in given.folders:
+        if given.rebuild_events:
+            mistakes += _rebuild_events(folder)
         roots = list(find_ablations(folder))
         for root in roots:
             try:
                 judged.append(_judge(root))
             except UserError as error:
-                mistakes.append(printable(error))
+                mistakes.append(shorten(str(error), 1000))
         if runs := list(find_loose_runs(folder)):
             plain.append(Multirun(folder, runs))
         elif not roots:
@@ -59,9 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _judge(root: Path) -> Findings:
-    plan = load_plan(root)
-    assert plan is not None  # it was just found
-    return judge(root, plan)
+    return judge(root, find_plan(root))
 
 
 def _tell(judged: Sequence[Findings], plain: Sequence[Multirun]) -> list[str]:
@@ -77,11 +86,14 @@ def _tell(judged: Sequence[Findings], plain: Sequence[Multirun]) -> list[str]:
         try:
             page, *others = write_report(found)
         except UserError as error:
-            mistakes.append(str(error))
+            mistakes.append(shorten(str(error), 1000))
             continue
         print(f"{path(page)}, with {' and '.join(other.name for other in others)} beside it")
         if isinstance(found, Findings):
-            _show_in_tensorboard(found)
+            try:
+                _show_in_tensorboard(found)
+            except UserError as error:
+                mistakes.append(shorten(str(error), 1000))
     return mistakes
 
 
@@ -94,6 +106,24 @@ def _show_in_tensorboard(found: Findings) -> None:
 
     write_views(found)
     print(f"TensorBoard: tensorboard --logdir {path(found.root)}")
+
+
+def _rebuild_events(folder: Path) -> list[str]:
+    """Write the events of the runs below a folder again; give back those that could not be."""
+    from runner.events import rebuild  # these import torch, which the report does not need
+    from runner.folder import owned
+
+    mistakes, done = [], 0
+    for place in find_folders(folder):
+        try:
+            with owned(place):
+                rebuild(read_run(place, place.parent.name))
+            done += 1
+        except (Damaged, OSError, UserError) as error:
+            told = shorten(f"{relpath(place)}: {error}", 1000)
+            mistakes.append(f"{told} Its events are left as they are.")
+    print(f"TensorBoard: the events of {count(done, 'run')} rebuilt from metrics.jsonl")
+    return mistakes
 
 
 if __name__ == "__main__":

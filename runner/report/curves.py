@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+from runner.files import Damaged
 from runner.report import words
 from runner.report.svg import COLORS, draw
 from runner.runs import Run
@@ -33,8 +34,8 @@ STYLES = (
 def evaluations(run: Run) -> list[dict[str, Any]]:
     """Give back the evaluations of a run; none if the file is damaged."""
     try:
-        return [line for line in run.metrics if isinstance(line, dict)]
-    except (ValueError, OSError):
+        return run.metrics
+    except Damaged:
         return []
 
 
@@ -84,7 +85,7 @@ def _limits(points: Iterable[Points], measure: str) -> tuple[float, float, bool]
         return 0.0, 1.0, False
     if measure == "validation/accuracy":  # the steep beginning would flatten all the rest
         last = max(epoch for epoch, _ in pairs)
-        pairs = [pair for pair in pairs if pair[0] > 0.25 * last]
+        pairs = [pair for pair in pairs if pair[0] > 0.25 * last] or pairs
     low, high = min(v for _, v in pairs), max(v for _, v in pairs)
     if measure == "train/loss" and 0 < low < high / 3:
         return low / 1.2, high * 1.2, True

@@ -8,13 +8,24 @@ from runner.report import sections, story, words
 from runner.report.rows import rows
 from runner.runs import Run
 
+ENTITIES = (
+    *(("<", "&lt;"), ("@", "&#64;"), ("$", "&#36;")),
+    *(("://", "&#58;//"), ("www.", "www&#46;")),
+)
+"""What Markdown, as GitHub has it, would make tags, calls to people, formulas and links of."""
+
 
 def escape(text: object) -> str:
     """Write anything so that Markdown shows it as it is, in one line."""
     escaped = re.sub(r"([\\`*_\[\]>|#~])", r"\\\1", words.printable(text).replace("&", "&amp;"))
-    for char, entity in (("<", "&lt;"), ("@", "&#64;"), ("$", "&#36;")):
-        escaped = escaped.replace(char, entity)  # no HTML, nobody is called, and no formula
+    for text_, entity in ENTITIES:
+        escaped = escaped.replace(text_, entity)
     return escaped
+
+
+def begin(text: object) -> str:
+    """Write what begins a line: it makes no list, rule or heading."""
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", escape(text))
 
 
 def code(text: str) -> list[str]:
@@ -33,7 +44,7 @@ def page(findings: Findings) -> str:
     """Write the Markdown of an ablation."""
     plan = findings.plan
     unit = words.unit(plan.question.metric)
-    lines = [f"## {escape(plan.name)}", "", f"{escape(story.sentence(plan))}"]
+    lines = [f"## {escape(plan.name)}", "", begin(story.sentence(plan))]
     if (progress := story.progress(findings)) is not None:
         lines += ["", f"**{escape(progress)}**"]
     if findings.effects:
@@ -54,7 +65,7 @@ def remarks(runs: Iterable[Run], warnings: Sequence[str] = (), most: int = 40) -
     """List the runs that failed, and what must be known."""
     items = [f"{p.state}: {p.run}: {words.shorten(p.last, 200)}" for p in story.problems(runs)]
     items += warnings
-    lines = [f"- {escape(item)}" for item in items[:most]]
+    lines = [f"- {begin(item)}" for item in items[:most]]
     if (more := len(items) - most) > 0:
         lines.append(f"- ... and {more:,} more; report.json has them all.")
     return ["", *lines] if lines else []

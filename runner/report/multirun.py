@@ -3,13 +3,15 @@
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from runner.ablation.table import find_damage
 from runner.report import html, markdown, plain, story, words
 from runner.report.curves import curves
 from runner.report.rows import SHOWN
-from runner.report.text import aligned, problem_lines, wrapped
+from runner.report.text import aligned, note_lines, problem_lines, wrapped
 from runner.runs import Run
 
 MEASURES = {
@@ -33,6 +35,17 @@ class Multirun:
     root: Path
     runs: Sequence[Run]
 
+    @cached_property
+    def warnings(self) -> list[str]:
+        """A line for each damaged file that the run's state does not tell of."""
+        return [
+            words.printable(f"{run.variant}/{run.folder.name}: {damage}")
+            for run in self.runs
+            if run.state != "damaged"
+            for damage in find_damage(run)
+            if damage != run.damage
+        ]
+
 
 def score_table(runs: Iterable[Run]) -> list[list[str]]:
     """Give back the table, a row for each variant: the baseline first, then by score."""
@@ -45,7 +58,8 @@ def table(multirun: Multirun) -> list[str]:
     """Write the table for the terminal, and why there are no verdicts."""
     cells = score_table(multirun.runs)
     lines = aligned(cells, left=(0, len(cells[0]) - 1))
-    return [*lines, "", *wrapped([*problem_lines(multirun.runs), NO_VERDICTS])]
+    told = [*problem_lines(multirun.runs), *note_lines(multirun.warnings)]
+    return [*lines, "", *wrapped([*told, NO_VERDICTS])]
 
 
 def _row(variant: str, runs: Sequence[Run]) -> list[str]:
@@ -106,7 +120,7 @@ def page(multirun: Multirun) -> str:
         title=html.report_folder(multirun.root),
         sentence="Mean and sample standard deviation over the seeds of each variant.",
         scores=score_table(multirun.runs),
-        warnings=[NO_VERDICTS],
+        warnings=[*multirun.warnings[:SHOWN], NO_VERDICTS],
         curves=curves(shown, first if _is_baseline(first) else ""),
         curves_note=html.CURVES_NOTE + more,
         **html.problem_list(multirun.runs),
@@ -120,7 +134,7 @@ def markdown_page(multirun: Multirun) -> str:
     heads, *body = score_table(multirun.runs)
     lines = [f"## {markdown.escape(html.report_folder(multirun.root))}", "", NO_VERDICTS, ""]
     lines += markdown.table([head or "remarks" for head in heads], body)
-    lines += markdown.remarks(multirun.runs)
+    lines += markdown.remarks(multirun.runs, multirun.warnings)
     return "\n".join(lines) + "\n"
 
 
@@ -133,6 +147,7 @@ def content(multirun: Multirun) -> dict[str, Any]:
     return {
         "kind": "multirun",
         "note": NO_VERDICTS,
+        "warnings": multirun.warnings,
         "variants": variants,
         "runs": plain.run_list(multirun.root, multirun.runs),
     }

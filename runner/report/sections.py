@@ -126,11 +126,15 @@ def did(findings: Findings) -> Table:
     return [
         [
             words.printable(finding.contrast.name),
-            "; ".join(f"{words.spaced(n)} {words.score(v, n)}" for n, v in finding.did.items()),
+            "; ".join(_said(name, value) for name, value in [*finding.did.items()][:20]),
         ]
         for finding in largest(ranked(findings.effects))
         if finding.did
     ]
+
+
+def _said(name: str, value: float) -> str:
+    return f"{words.shorten(words.spaced(name), 60)} {words.score(value, name)}"
 
 
 def calibration(findings: Findings) -> Table:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.ablation.plan import Plan, Values
+from runner.ablation.table import find_damage
 from runner.ablation.verdicts import Findings, Verdict
 from runner.report import words
 from runner.runs import Run
@@ -31,12 +32,12 @@ LISTED = 8  # names that a sentence holds
 def sentence(plan: Plan) -> str:
     """Say in plain words what was compared, on what, how it was measured, and what matters."""
     question, config = plan.question, plan.config
-    compared = DESIGNS.get(question.design, f"{question.design} of {{what}}")
+    compared = DESIGNS.get(question.design, f"{words.printable(question.design)} of {{what}}")
     epochs = config.get("epochs")
     parts = [
         compared.replace("{what}", _what(plan)) + ".",
         f"Trained was {_part(config, 'model')} on {_part(config, 'data')}"
-        + (f", {epochs} epochs" if epochs is not None else "")
+        + (f", {words.shorten(str(epochs), 20)} epochs" if epochs is not None else "")
         + f", with {words.count(len(plan.seeds), 'seed')}.",
         f"The measure is {words.spaced(question.metric)}, "
         + ("more" if question.goal == "maximize" else "less")
@@ -118,7 +119,9 @@ def problems(runs: Iterable[Run]) -> Iterator[Problem]:
     for run in runs:
         if run.state not in BAD and not run.damage:
             continue
-        error = run.damage if run.state in ("damaged", "done") else run.status.get("error")
+        error = run.status.get("error")
+        if run.state in ("damaged", "done"):
+            error = run.damage or "; ".join(find_damage(run))
         lines = words.printable_lines(error or "Nothing was written about it.")
         said = [line for line in lines if line.strip()] or ["Nothing was written about it."]
         yield Problem(

@@ -105,10 +105,7 @@ def _remarks(findings: Findings, named: bool) -> list[str]:
             f"{100 * calibration.negligible:.1f} % NEGLIGIBLE, which is true."
         )
     lines += problem_lines(findings.runs.values())
-    notes = story.notes(findings)
-    lines += [f"Note: {note}" for note in notes[:TOLD]]
-    if (more := len(notes) - TOLD) > 0:
-        lines.append(f"... and {more:,} more notes.")
+    lines += note_lines(story.notes(findings))
     prefix = f"{_name(findings)}: " if named else ""
     return wrapped(prefix + line for line in lines)
 
@@ -119,6 +116,14 @@ def problem_lines(runs: Iterable[Run]) -> list[str]:
     lines = [f"{p.state} {p.run}: {words.shorten(p.last, 160)}" for p in found[:TOLD]]
     if (more := len(found) - TOLD) > 0:
         lines.append(f"... and {more:,} more runs that failed or are damaged.")
+    return lines
+
+
+def note_lines(notes: Sequence[str]) -> list[str]:
+    """Write the first notes, a line each, and count the others."""
+    lines = [f"Note: {words.shorten(note, 400)}" for note in notes[:TOLD]]
+    if (more := len(notes) - TOLD) > 0:
+        lines.append(f"... and {more:,} more notes.")
     return lines
 
 

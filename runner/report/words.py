@@ -6,6 +6,7 @@ import re
 from runner.ablation.reasons import SHARES
 
 LONGEST = 4000  # characters of an error or a warning
+MOST = 1e100  # a number that is larger is no measurement, and cannot be drawn
 
 
 def printable(text: object) -> str:
@@ -34,7 +35,7 @@ def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return float(value) if math.isfinite(value) else None
+        return float(value) if abs(value) < MOST else None
     except OverflowError:  # an integer of thousands of digits
         return None
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.ablation.verdicts import Findings
-from runner.errors import UserError
 from runner.files import write_json, write_text
 from runner.report import html, markdown, multirun, plain
 from runner.report.multirun import Multirun
@@ -28,13 +27,7 @@ def write_report(found: Findings | Multirun) -> list[Path]:
 
 
 def _write(root: Path, page: str, text: str, content: dict[str, Any]) -> list[Path]:
-    try:
-        write_text(root / HTML, page)
-        write_text(root / MARKDOWN, text)
-        write_json(root / JSON, content)
-    except OSError as error:
-        raise UserError(
-            f"{root} must be a folder to write the report into, got {error.strerror or error}. "
-            "Copy it to where you may write, and report there."
-        ) from error
+    write_text(root / HTML, page)
+    write_text(root / MARKDOWN, text)
+    write_json(root / JSON, content)
     return [root / name for name in (HTML, MARKDOWN, JSON)]

@@ -80,12 +80,12 @@ def test_a_plan_comes_back_from_its_file(tmp_path):
 def test_a_plan_of_a_newer_format_or_no_plan_at_all_is_refused(tmp_path):
     file = tmp_path / "sweep.yaml"
     for text, message in (
-        ("format: 99", "must be of format 1 or older, got 99"),
+        ("format: 99", "sweep.yaml must be .* is of format 99; this version reads 1 and older"),
         ("format: 1\nname: x", "must be the plan of an ablation, got something else"),
-        ("{", "must be YAML"),
-        ("a: !!python/object/apply:os.system [echo]", "must be YAML"),
-        ("format: x", "must be the plan of an ablation"),
-        ("[1, 2]", "must be the plan of an ablation"),
+        ("{", "is damaged"),
+        ("a: !!python/object/apply:os.system [echo]", "is damaged"),
+        ("format: x", "is of format x"),
+        ("[1, 2]", "is damaged .not a mapping"),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=message):
@@ -115,6 +115,10 @@ def test_a_plan_that_somebody_changed_is_one_line(tmp_path, place, value):
     if last == "../../etc":
         content["changes"][last] = {}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="its checksum is not that of its content"):
+        load_plan(tmp_path)
+    del content["checksum"]
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError) as told:
         load_plan(tmp_path)
     assert "must be the plan of an ablation, got something else" in str(told.value)
@@ -123,7 +127,9 @@ def test_a_plan_that_somebody_changed_is_one_line(tmp_path, place, value):
 
 def test_a_launcher_gets_what_was_frozen_with_the_folder_of_the_run(tmp_path):
     plan, master = planned(*ONE)
-    job = Frozen(plan, again=False).load_sweep_config(master, ["variant=clipping", "seed=3"])
+    job = Frozen(plan, again=False, how={"resume": "anywhere"}).load_sweep_config(
+        master, ["variant=clipping", "seed=3"]
+    )
     assert job.hydra.sweep.dir == "outputs/mine"
     assert job.hydra.sweep.subdir == "clipping/seed=3"
     assert (job.seed, job.variant, job.tricks.clipping.enabled) == (3, "clipping", True)

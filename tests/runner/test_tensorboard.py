@@ -25,11 +25,17 @@ from runner import tensorboard
 from runner.ablation.designs import Contrast, Factor, design
 from runner.ablation.plan import Plan, Question, save_plan
 from runner.ablation.verdicts import Calibration, Finding, Findings, Verdict
+from runner.build import build
 from runner.errors import UserError
 from runner.files import write_json
+from runner.folder import owned
 from runner.log import RunLog
+from runner.report.__main__ import main as report
+from runner.run import attempt
 from runner.runs import read_run
 from runner.tensorboard import write_views
+from runner.train import Training
+from tests.conftest import settings
 
 FACTORS = (
     Factor("clipping", ("off", "clipping")),
@@ -66,12 +72,19 @@ def score(variant, seed, epoch):
     return 0.5 + 0.1 * VARIANTS.index(variant) + 0.01 * seed**2 + 0.001 * epoch
 
 
+def go_on(folder, updates):
+    """Log as a run does that goes on after so many updates, ten an epoch."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)[: updates // 10] if updates else ()
+    return RunLog(folder, lines, updates)
+
+
 def make_run(root, variant, seed, state="done", epochs=(1, 2), began=0, minute=0):
     """Write a run as it writes itself, of ten updates an epoch; as if it took half a minute."""
     folder = root / variant / f"seed={seed}"
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
-    with RunLog(folder, began) as log:
+    with go_on(folder, began) as log:
         for epoch in epochs:
             value = score(variant, seed, epoch)
             log.write(epoch, 10 * epoch, {"train/loss": 1 - value, "validation/accuracy": value})
@@ -272,7 +285,7 @@ def test_a_view_that_was_lost_or_spoiled_is_as_it_was(ablation):
 def test_a_run_that_goes_on_stays_in_sight_of_a_tensorboard_that_is_open(tmp_path):
     folder = tmp_path / "clipping" / "seed=0"
     make_run(tmp_path, "clipping", 0, "running")
-    with RunLog(folder, 20) as log:
+    with go_on(folder, 20) as log:
         reader = events_of(folder)
         write_views(find(tmp_path, make_plan()))
         assert [event.step for event in reader.Reload().Scalars("train/loss")] == [10, 20]
@@ -329,7 +342,7 @@ def test_the_means_are_those_of_the_seeds_that_are_done_with_the_t_interval(tmp_
 def test_numbers_that_are_not_finite_are_left_out_and_a_damaged_log_is_passed_over(tmp_path):
     for seed, loss in enumerate((0.5, float("nan"), 1e39)):
         folder = make_run(tmp_path, "clipping", seed)
-        with RunLog(folder, 20) as log:
+        with go_on(folder, 20) as log:
             log.write(3, 30, {"train/loss": loss})
     (make_run(tmp_path, "clipping", 3) / "metrics.jsonl").write_text('{"update": \n')
     (make_run(tmp_path, "clipping", 4) / "metrics.jsonl").write_text('["update"]\n')
@@ -440,3 +453,100 @@ def test_nothing_is_written_outside_the_ablations_folder(tmp_path, way):
     with pytest.raises(UserError, match=r"must lie in .*root, got .*outside"):
         write_views(find(root, plan))
     assert {path.name for path in outside.rglob("*")} == {"seed=0", "status.json"}
+
+
+def scalars(folder):
+    """Read all that a run's events show: for each tag its steps and numbers."""
+    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    tags = reader.Tags()["scalars"]
+    return {tag: [(e.step, e.value) for e in reader.Scalars(tag)] for tag in tags}
+
+
+@pytest.fixture
+def real(tmp_path):
+    """A run that was killed in its third epoch, and gone on with."""
+    folder = tmp_path / "mine/baseline/seed=0"
+    folder.mkdir(parents=True)
+    given = settings("epochs=4", "batch_size=256", "model.width=4", "tricks=[clipping]")
+    bench, step, done = build(given), Training.step, []
+
+    def dies(training, batch):
+        done.append(1)
+        if len(done) == 15:
+            raise KeyboardInterrupt
+        return step(training, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            attempt(folder, given, bench, quiet=True)
+    (events,) = folder.glob("events*")  # two of one second and one process are of no order
+    events.rename(folder / f"events.out.tfevents.{START}.host.1.0")
+    attempt(folder, given, build(given), quiet=True)
+    return folder
+
+
+def test_events_are_rebuilt_from_the_metrics_as_they_were(real, tmp_path, capsys):
+    before = scalars(real)
+    assert {"train/loss", "validation/accuracy", "test/accuracy", "time/seconds"} <= set(before)
+    for tag, found in before.items():  # one line, with no zigzag
+        steps = [step for step, _ in found]
+        assert steps == sorted(set(steps)), tag
+        assert len(steps) == (1 if tag.startswith("test/") else 4)
+    spoils = (
+        os.remove,
+        lambda file: file.write_bytes(b"x"),
+        lambda file: file.write_bytes(flipped(file.read_bytes())),
+        lambda file: file.rename(f"{file}.1"),
+    )
+    for spoil in spoils:
+        for file in real.glob("events*"):
+            spoil(file)
+        report([str(tmp_path), "--rebuild-events"])
+        assert "TensorBoard: the events of 1 run rebuilt" in capsys.readouterr().out
+        assert scalars(real) == before
+        (file,) = real.glob("events*")
+    reader = EventAccumulator(str(real)).Reload()
+    times = [event.wall_time for event in reader.Scalars("train/loss")]
+    assert times[-1] == pytest.approx((real / "metrics.jsonl").stat().st_mtime)
+    taken = [value for _, value in before["time/seconds"]]
+    assert np.diff(times) == pytest.approx(taken[1:], abs=1e-5)
+
+
+def flipped(content):
+    spoiled = bytearray(content)
+    spoiled[len(content) // 2] ^= 1
+    return bytes(spoiled)
+
+
+def test_a_run_that_is_being_done_or_has_damaged_metrics_keeps_its_events(real, tmp_path):
+    before = {file.name: file.read_bytes() for file in real.glob("events*")}
+    with owned(real), pytest.raises(SystemExit) as told:
+        report([str(tmp_path), "--rebuild-events"])
+    assert "must be free, got held by process" in str(told.value)
+    text = (real / "metrics.jsonl").read_text()
+    (real / "metrics.jsonl").write_text(text.replace("0", "1", 3))
+    with pytest.raises(SystemExit, match=r"metrics.jsonl is damaged .* events are left as they"):
+        report([str(tmp_path), "--rebuild-events"])
+    assert {file.name: file.read_bytes() for file in real.glob("events*")} == before
+
+
+def test_a_rebuilt_file_shows_what_is_not_finite_as_no_number_and_spares_the_view(tmp_path):
+    folder = make_run(tmp_path, "clipping", 0)
+    write_views(find(tmp_path, make_plan()))
+    (view,) = views(folder)
+    with go_on(folder, 20) as log:
+        log.write(3, 30, {"train/loss": float("nan"), "x": 1e39, "y" * 500: 1.0})
+    with open(folder / "metrics.jsonl", "a") as file:
+        odd = {"z": 10**400, "list": [1], "text": "a", "train/loss": 0.5, "time/seconds": -1}
+        file.write(json.dumps({"epoch": 4, "update": 40, **odd}) + "\n")
+    (folder / "events.out.tfevents.link").symlink_to(tmp_path / "outside")
+    (tmp_path / "outside").write_text("kept")
+    report([str(tmp_path / "clipping"), "--rebuild-events"])
+    assert (tmp_path / "outside").read_text() == "kept"
+    assert sorted(path.suffix for path in folder.glob("events*")) == [".rebuilt", ".view"]
+    assert folder.joinpath(view).exists()
+    found = scalars(folder)
+    assert [step for step, _ in found["train/loss"]] == [10, 20, 30, 40]
+    assert np.isnan(found["train/loss"][2][1])
+    assert {"z", "list", "text"}.isdisjoint(found)

@@ -67,7 +67,9 @@ class Runs:
         correct = more.pop("correct", None)
         if correct is not None:
             np.save(folder / "correct.npy", correct)
-        lines = [json.dumps({"epoch": i, "time/seconds": s}) for i, s in enumerate(seconds)]
+        lines = [
+            json.dumps({"epoch": i, "update": i, "time/seconds": s}) for i, s in enumerate(seconds)
+        ]
         (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
         if state == "done":
             result = {"test/accuracy": score, "inactive": [], "weights": f"{variant}{seed}"}
@@ -513,7 +515,7 @@ def test_of_many_damaged_files_five_are_named(tmp_path, plan, runs):
             (plan.folder(tmp_path, variant, seed) / "metrics.jsonl").write_text("{]\n")
     found = judge(tmp_path, plan).warnings
     assert len(found) == 6
-    assert found[0].startswith("clipping/seed=0: metrics.jsonl is damaged")
+    assert found[0].startswith("clipping/seed=0: metrics.jsonl, line 1 is damaged")
     assert found[-1] == "and 3 more with damaged files"
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from runner import fingerprint
+from runner import checkpoint, fingerprint
 from runner import run as running
 from runner.build import build
+from runner.files import write_json
 from runner.run import attempt
+from runner.runs import digest_answers, digest_metrics, read_metrics
 from runner.train import Diverged
 from runner.verify import main
 from tests.conftest import settings
@@ -55,13 +57,27 @@ def contents(folder):
 
 
 def change_json(path, **values):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    """Change a file as one who knows of checksums does, or as a run that came out otherwise."""
+    content = {**json.loads(path.read_text()), **values}
+    write_json(path, {k: v for k, v in content.items() if k != "checksum"})
+
+
+def seal(folder):
+    """Make the digests those of what is there."""
+    change_json(
+        folder / "result.json",
+        digests={
+            "metrics.jsonl": digest_metrics(read_metrics(folder)),
+            "correct.npy": digest_answers(np.load(folder / "correct.npy")),
+        },
+    )
 
 
 def change_line(path, number, **values):
     lines = path.read_text().splitlines()
     lines[number] = json.dumps({**json.loads(lines[number]), **values})
     path.write_text("\n".join(lines) + "\n")
+    seal(path.parent)
 
 
 def test_a_run_done_again_is_equal_to_the_bit_and_its_folder_is_only_read(folder, capsys):
@@ -70,7 +86,8 @@ def test_a_run_done_again_is_equal_to_the_bit_and_its_folder_is_only_read(folder
     assert contents(folder) == before
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((folder / "result.json").read_text())
-    numbers = sum(not key.startswith("time/") for line in lines for key in line) + len(result) - 2
+    keys = [key for line in lines for key in line if key != "format"]
+    numbers = sum(not key.startswith("time/") for key in keys) + len(result) - 4
     answers = len(np.load(folder / "correct.npy"))
     told = f"{folder} equal to the bit: {numbers} numbers, weights, {answers} answers\n"
     assert capsys.readouterr().out == told
@@ -111,7 +128,6 @@ def test_code_that_was_not_as_its_commit_has_it_may_be_why(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"epoch": 1.0}, "epoch was 1.0, is now 1"),
         ({"train/skipped": -0.0}, "train/skipped was -0.0, is now 0"),
         ({"extra": 1}, "extra was 1, is now not there"),
         ({"train/loss": None}, "train/loss was null, is now "),
@@ -126,6 +142,7 @@ def test_an_evaluation_too_few_or_too_many_is_noticed(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     for number in (1, 3):
         (folder / "metrics.jsonl").write_text("".join([*lines, lines[1]][:number]))
+        seal(folder)
         assert f"metrics.jsonl has {number} evaluations, now 2" in refusal(folder)
 
 
@@ -143,10 +160,12 @@ def test_a_flipped_answer_is_noticed(folder):
     answers = np.load(folder / "correct.npy")
     answers[[7, 9]] ^= True
     np.save(folder / "correct.npy", answers)
+    seal(folder)
     was, now = ("right", "wrong") if answers[7] else ("wrong", "right")
     told = f"test sample 7 was {was}, is now {now} (2 of {len(answers)} differ)"
     assert f"correct.npy: {told}" in refusal(folder)
     np.save(folder / "correct.npy", answers[:5])
+    seal(folder)
     assert f"correct.npy has 5 answers, now {len(answers)}" in refusal(folder)
 
 
@@ -157,16 +176,14 @@ def test_what_has_changed_since_is_named_where_it_may_be_why(folder):
     change_json(folder / "run.json", threads=7, processor="another", libraries=machine["libraries"])
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     state["made_with"]["data"] = "f" * 64
-    torch.save(state, folder / "checkpoint.pt")
+    checkpoint.save(folder, state)
     told = refusal(folder)
-    assert "threads was 7, is now 1 (a part of the config: config.yaml sets it)" in told
+    assert "the number of threads, a part of config.yaml, was 7, is now 1\n" in told
     assert "processor was another, is now " in told
-    assert f"libraries.torch was 1.0, is now {version('torch')}" in told
-    assert "data was ffffffffffffffff, is now " in told
+    assert f"  changed: torch was 1.0, is now {version('torch')}\n" in told
+    assert "the hash of the images and labels was ffffffffffffffff, is now " in told
     assert "python was" not in told
-    assert "config was" not in told
-    (folder / "run.json").unlink()
-    assert "changed: cannot be told: run.json is damaged or not there" in refusal(folder)
+    assert "the hash of config.yaml" not in told
 
 
 def test_a_config_that_was_edited_is_named_as_the_reason(folder):
@@ -174,7 +191,7 @@ def test_a_config_that_was_edited_is_named_as_the_reason(folder):
     (folder / "config.yaml").write_text(text.replace("seed: 0", "seed: 1"))
     told = refusal(folder)
     assert "differs: metrics.jsonl, line 1" in told
-    assert "config was" in told
+    assert "the hash of config.yaml (edited since" in told
     assert "edited since" in told
 
 
@@ -184,11 +201,12 @@ def test_a_config_that_was_edited_is_named_as_the_reason(folder):
         ("_target_: runner.data.digits", "_target_: os.system", "data._target_ must be of"),
         ("_target_: runner.data.digits", "_target_: evil.boom", "data._target_ must be of"),
         ("seed: 0", "seed: ${oc.env:SECRET,0}", "must be resolved, got ${"),
-        ("seed: 0", "seed: !!python/object/apply:os.mkdir [evil]", "must be YAML, got"),
+        ("seed: 0", "seed: !!python/object/apply:os.mkdir [evil]", "a tag"),
         ("seed: 0", "seed: 0\nhydra: {run: {dir: evil}}", "hydra is not a setting"),
         ("seed: 0", "seed: 0\ndefaults: [evil]", "defaults is not a setting"),
         ("data:\n", "data:\n  _args_: [evil]\n", "must be resolved, got _args_"),
-        ("seed: 0\n", "seed: [\n", "must be YAML, got"),
+        ("seed: 0\n", "seed: [\n", "is damaged"),
+        ("seed: 0", 'seed: "\\x24{oc.env:SECRET,0}"', "must be resolved, got ${"),
     ],
 )
 def test_nothing_in_a_config_is_followed_or_executed(folder, tmp_path, monkeypatch, old, new, told):
@@ -207,7 +225,7 @@ def test_nothing_in_a_config_is_followed_or_executed(folder, tmp_path, monkeypat
 
 
 def test_an_empty_config_or_a_list_is_refused(folder):
-    for text, told in (("", "is missing from the config"), ("[1, 2]", "must be a mapping")):
+    for text, told in (("", "is damaged"), ("[1, 2]", "is damaged (not a mapping)")):
         (folder / "config.yaml").write_text(text)
         assert told in refusal(folder)
 
@@ -217,12 +235,21 @@ def test_an_empty_config_or_a_list_is_refused(folder):
     [
         (lambda f: (f / "config.yaml").unlink(), "must be the folder of a run, got one without"),
         (lambda f: (f / "result.json").write_text("{"), "must be whole, got one where result.json"),
-        (lambda f: (f / "metrics.jsonl").write_text("x\n"), "where metrics.jsonl is damaged"),
-        (lambda f: (f / "metrics.jsonl").write_text("[1]\n"), "where metrics.jsonl is damaged"),
+        (
+            lambda f: (f / "metrics.jsonl").write_text("x\n"),
+            "metrics.jsonl, line 1 is damaged",
+        ),
+        (
+            lambda f: (f / "metrics.jsonl").write_text("[1]\n"),
+            "metrics.jsonl, line 1 is damaged",
+        ),
         (lambda f: (f / "correct.npy").write_bytes(b"x"), "where correct.npy is damaged"),
         (lambda f: (f / "correct.npy").unlink(), "where correct.npy is damaged or not there"),
-        (lambda f: change_json(f / "result.json", format=99), "must be of format 1, got 99"),
-        (lambda f: change_json(f / "run.json", format=99), "must be of format 1, got 99"),
+        (lambda f: change_json(f / "result.json", format=99), "where result.json is of format 99"),
+        (lambda f: change_json(f / "run.json", format=99), "where run.json is of format 99"),
+        (lambda f: (f / "run.json").unlink(), "where run.json is not there"),
+        (lambda f: (f / "run.json").write_text('{"a":' * 900 + "1" + "}" * 900), "nested deeper"),
+        (lambda f: (f / "status.json").unlink(), "where status.json is not there"),
     ],
 )
 def test_a_damaged_run_is_refused_in_one_line(folder, spoil, told):
@@ -298,3 +325,50 @@ def test_of_several_runs_each_is_told(folder, tmp_path, capsys):
         "Give a folder as outputs/NAME/VARIANT/seed=0."
     ]
     assert capsys.readouterr().out.count(f"{folder} equal to the bit") == 2
+
+
+def test_where_it_went_on_elsewhere_is_told_and_a_commit_is_not_where_the_code_is_the_same(folder):
+    change_json(folder / "result.json", weights="0")
+    machine = json.loads((folder / "run.json").read_text())
+    code = {**machine["code"], "commit": "another", "version": "0"}
+    moves = ["from update 6: processor was A, is B", "x"]
+    change_json(folder / "run.json", moves=moves, code=code)
+    assert refusal(folder).splitlines()[1:] == [
+        "  changed: it went on elsewhere: from update 6: processor was A, is B",
+        "  changed: it went on elsewhere: x",
+    ]
+    code = {**code, "digest": "0" * 16, "own": "1" * 16}
+    change_json(folder / "run.json", moves=7, code=code)
+    told = refusal(folder)
+    assert "  changed: the hash of the code that trains was 0000000000000000, is now " in told
+    assert "  changed: the hash of your own classes was 1111111111111111, is now None" in told
+    assert "  changed: the commit of the code was another, is now " in told
+    assert "elsewhere" not in told
+
+
+REAL = {
+    "the number of threads, a part of config.yaml, was 1, is now 2": ("threads: 1", "threads: 2"),
+    "the memory format (channels_last, a part of config.yaml) was False, is now True": (
+        "channels_last: false",
+        "channels_last: true",
+    ),
+    "the precision, a part of config.yaml, was float32, is now bfloat16": (
+        "precision: float32\nallow_emulated: false",
+        "precision: bfloat16\nallow_emulated: true",
+    ),
+}
+
+
+@pytest.mark.parametrize("told", REAL)
+def test_what_really_changes_the_bits_is_named(tmp_path, told):
+    old, new = REAL[told]
+    given = settings("epochs=1", "batch_size=256", "model.width=8")
+    attempt(tmp_path, given, build(given), quiet=True)
+    text = (tmp_path / "config.yaml").read_text()
+    assert old in text
+    (tmp_path / "config.yaml").write_text(text.replace(old, new))
+    first, *rest = refusal(tmp_path).splitlines()
+    torch.set_num_threads(1)
+    assert "differs: metrics.jsonl, line 1 (epoch 1, update " in first
+    assert f"  changed: {told}" in rest
+    assert len(rest) == 2  # and the config's hash
