@@ -3,15 +3,18 @@
 A thin shell: help, completion and mistakes in a config never wait for torch.
 """
 
+import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import hydra
-from omegaconf import OmegaConf
+from hydra import version
+from hydra._internal.utils import _run_hydra, get_args_parser
 
 from runner.compose import CONF, register, task
 from runner.errors import UserError
+from runner.loader import guarded
 from runner.mistakes import explain
 
 HELP = """Biscuits: training tricks for convolutional networks, switched on, tuned and judged.
@@ -43,25 +46,57 @@ Your own classes: BISCUITS_ALLOW=package.Class,... in the environment.
 
 def main() -> None:
     """Run the command line; what a user can mend ends in one line, without a traceback."""
-    if {"-h", "--help"}.intersection(sys.argv[1:]):
-        print(HELP.format(conf=CONF, groups=_groups()))
-        return
-    if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
-        sys.exit(
-            "--experimental-rerun would unpickle a file. Run a saved config again with "
-            "-cp FOLDER -cn config again=true."
-        )
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us the exceptions; we print them
+    parser = get_args_parser()
     try:
-        sys.argv[1:] = _absolute_config_path(sys.argv[1:])
-        register(folder for _, folder in _values(sys.argv[1:], "--config-dir", "-cd"))
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        given = _parse(parser, sys.argv[1:])
+        if given.help:
+            print(HELP.format(conf=CONF, groups=_groups()))
+            return
+        register([Path(given.config_dir)] if given.config_dir else ())
+        version.setbase("1.3")
+        with guarded():
+            _run_hydra(
+                args=given,
+                args_parser=parser,
+                task_function=task,
+                config_path=str(CONF),
+                config_name="config",
+            )
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         if line := explain(error):
             sys.exit(line)
         raise
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the options as Hydra does; those that make no sense, or would unpickle, are refused.
+
+    Hydra takes a relative --config-path from its own caller; people mean from where they are.
+    """
+
+    def refuse(message: str) -> None:
+        raise UserError(f"The options must be those of --help, got others: {message}.")
+
+    parser.error = refuse  # type: ignore[method-assign,assignment]
+    given = parser.parse_args(arguments)
+    if given.experimental_rerun is not None:
+        raise UserError(
+            "--experimental-rerun would unpickle a file. Run a saved config again with "
+            "-cp FOLDER -cn config again=true."
+        )
+    modes = ("run", "multirun", "cfg", "info", "shell_completion")
+    if len(asked := [mode for mode in modes if getattr(given, mode)]) > 1:
+        refuse(f"{' and '.join(asked)} at once")
+    if given.resolve and not given.cfg:
+        refuse("--resolve without --cfg")
+    if given.config_path is not None:
+        if not Path(given.config_path).is_dir():
+            raise UserError(f"--config-path must be a folder, got {given.config_path}.")
+        given.config_path = str(Path(given.config_path).resolve())
+    return given
 
 
 def _groups() -> str:
@@ -72,43 +107,6 @@ def _groups() -> str:
         if options:
             lines.append(f"  {folder.name + ':':<12}{', '.join(options)}")
     return "\n".join(lines)
-
-
-def _values(arguments: list[str], *names: str) -> list[tuple[int, Path]]:
-    """Find the folders given with an option before Hydra does, and which arguments they are."""
-    found = []
-    for number, argument in enumerate(arguments):
-        name, has_value, value = argument.partition("=")
-        if name in names and has_value:
-            found.append((number, Path(value)))
-        elif name in names and number + 1 < len(arguments):
-            found.append((number + 1, Path(arguments[number + 1])))
-    return found
-
-
-def _absolute_config_path(arguments: list[str]) -> list[str]:
-    """Hydra takes a relative --config-path from its own caller; people mean from where they are."""
-    absolute = list(arguments)
-    for number, folder in _values(arguments, "--config-path", "-cp"):
-        if not folder.is_dir():
-            raise UserError(f"--config-path must be a folder, got {folder}.")
-        option, has_value, _ = arguments[number].partition("=")
-        prefix = f"{option}=" if has_value and option.startswith("-") else ""
-        absolute[number] = prefix + str(folder.resolve())
-        _refuse_foreign_hydra(folder, arguments)
-    return absolute
-
-
-def _refuse_foreign_hydra(folder: Path, arguments: list[str]) -> None:
-    """A config that starts a run may come from somebody else; Hydra would run what it names."""
-    for _, name in _values(arguments, "--config-name", "-cn"):
-        file = folder / f"{name.name.removesuffix('.yaml')}.yaml"
-        keys = OmegaConf.load(file).keys() if file.is_file() else []
-        if foreign := {"hydra", "defaults"}.intersection(map(str, keys)):
-            raise UserError(
-                f"{file} must be the config of one run, got one with {' and '.join(foreign)}. "
-                "Take that out, or put what is your own into a folder for --config-dir."
-            )
 
 
 if __name__ == "__main__":

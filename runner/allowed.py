@@ -9,7 +9,11 @@ from importlib import import_module
 from typing import Any
 
 from runner.errors import UserError
-from runner.mistakes import did_you_mean
+
+USERS = frozenset(
+    item.strip() for item in os.environ.get("BISCUITS_ALLOW", "").split(",") if item.strip()
+)
+"""What the user trusts beside ours; read when the process starts, so before a config can say so."""
 
 MODULES = {
     "data": ("runner.data",),
@@ -34,9 +38,10 @@ def locate(target: object, where: str, group: str) -> Any:  # noqa: ANN401
     """
     if not isinstance(target, str) or "." not in target:
         raise UserError(f"{where}._target_ must be package.name, got {target}. Name a class.")
+    from runner.mistakes import did_you_mean  # which needs those that read USERS
+
     module_name, _, name = target.rpartition(".")
-    users = [item.strip() for item in os.environ.get("BISCUITS_ALLOW", "").split(",")]
-    if target in users:
+    if target in USERS:
         return _import(module_name, name, where)
     if module_name not in MODULES[group]:
         raise UserError(

@@ -164,8 +164,10 @@ def _mended(where: str) -> Iterator[None]:
     """Say where in the config a constructor's complaint comes from."""
     try:
         yield
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+    # torch has a RuntimeError for what does not fit into memory, or into 64 bits
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{where}: {told}") from error
 
 
 def _be_deterministic(device: torch.device) -> None:

@@ -17,9 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from runner.allowed import USERS  # noqa: F401  what the environment allows, before a config is read
 from runner.errors import UserError
-from runner.names import shorten, write_value
+from runner.names import OUTPUTS, inside, shorten, write_value
+from runner.plain_yaml import check_yaml
 from runner.plugins import register_plugins
+from runner.signals import Stopped, stoppable
 
 HERE = Path(__file__).resolve().parent
 CONF = next(
@@ -32,10 +35,14 @@ GROUPS = ("data", "model", "optimizer", "scheduler")
 
 def task(cfg: DictConfig) -> Any:  # noqa: ANN401
     """Run one config; imports torch only here, so that help and completion need not wait."""
+    from runner.mistakes import explain  # which needs this module
     from runner.run import run
 
     try:
-        return run(cfg)
+        with stoppable():
+            return run(cfg)
+    except Stopped:
+        raise
     except SystemExit as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:  # else it would end the whole sweep
             raise RuntimeError(f"the run called sys.exit({error.code})") from error
@@ -43,7 +50,7 @@ def task(cfg: DictConfig) -> Any:  # noqa: ANN401
     except UserError as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise  # a sweep goes on with its other runs
-        sys.exit(str(error))  # one line; Hydra would add one of its own
+        sys.exit(explain(error))  # one line; Hydra would add one of its own
 
 
 def register(config_dirs: Iterable[Path] = ()) -> None:
@@ -65,8 +72,8 @@ def register(config_dirs: Iterable[Path] = ()) -> None:
 def _store_hydra_settings(store: ConfigStore) -> None:
     """Replace Hydra's own settings, for a saved config.yaml as well as for ours."""
     settings = HydraConf(
-        run=RunDir("outputs/${name}/${variant}/seed=${seed}"),
-        sweep=SweepDir("outputs/${name}", "${variant}/seed=${seed}"),
+        run=RunDir("${sweep_folder:}/${run_folder:}"),
+        sweep=SweepDir("${sweep_folder:}", "${run_folder:}"),
         output_subdir=None,  # config.yaml is ours to write, resolved
     )
     settings.defaults = [
@@ -78,6 +85,7 @@ def _store_hydra_settings(store: ConfigStore) -> None:
 
 
 def _switched_off(file: Path) -> dict[str, Any]:
+    check_yaml(file)
     node = OmegaConf.to_container(OmegaConf.load(file))
     if not isinstance(node, dict):
         return {}
@@ -86,6 +94,20 @@ def _switched_off(file: Path) -> dict[str, Any]:
         for name, trick in node.items()
         if isinstance(trick, dict) and "_target_" in trick  # a preset has only what it changes
     }
+
+
+def sweep_folder(*, _root_: DictConfig) -> str:
+    """Give back the folder of all the runs of a name; refuse one that is not in the outputs."""
+    return inside(OUTPUTS, OmegaConf.select(_root_, "name"))
+
+
+def run_folder(*, _root_: DictConfig) -> str:
+    """Give back the folder of a run below that; refuse one that would lead out of it."""
+    name, variant, seed = (OmegaConf.select(_root_, key) for key in ("name", "variant", "seed"))
+    if type(seed) is not int or seed < 0:
+        raise UserError(f"seed must be a whole number >= 0, got {seed}. Give another.")
+    inside(OUTPUTS, name, variant, f"seed={seed}")
+    return f"{variant}/seed={seed}"
 
 
 def default_name(*, _root_: DictConfig) -> str:
@@ -142,7 +164,10 @@ def _chosen(hydra: Any, group: str) -> str:  # noqa: ANN401
     return str(choice)
 
 
-UNNAMED = ("name", "variant", "again", "seed", "tricks", "hydra", "ablation")
+UNNAMED = (
+    *("name", "variant", "again", "seed", "tricks", "hydra", "ablation"),
+    *("format", "checkpoint_seconds", "resume"),  # no part of what a run is
+)
 
 
 def _trick_words(tricks: DictConfig) -> Iterator[str]:
@@ -203,5 +228,5 @@ def _write(value: object, usual: object) -> str:
     return write_value(value)
 
 
-for _resolver in (default_name, variant):
+for _resolver in (default_name, variant, sweep_folder, run_folder):
     OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)

@@ -6,6 +6,7 @@ type and in its range, also those that were added with a plus.
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, signature
@@ -18,12 +19,14 @@ from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapt
 from runner.allowed import locate
 from runner.data import Augmentation
 from runner.errors import UserError
+from runner.files import FORMAT
 from runner.mistakes import did_you_mean
+from runner.names import check_name
 from runner.schedulers import Scheduler, refuse_impure
 from tricks import Trick, in_order
 
-Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Node = dict[str, Any]
 
 
@@ -34,7 +37,7 @@ class Settings:
     name: str
     variant: str
     seed: Natural
-    epochs: Positive
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Positive
     micro_batch_size: Positive | None
     precision: Literal["float32", "bfloat16", "float16"]
@@ -42,7 +45,7 @@ class Settings:
     channels_last: bool
     compile: bool
     device: str
-    threads: Positive | Literal["auto"]
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]  # OpenMP aborts at too many
     not_finite: Literal["error", "skip"]
     evaluate_every: Positive
     data: Node
@@ -51,11 +54,17 @@ class Settings:
     scheduler: Node
     tricks: dict[str, Node]
     again: bool = False
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 300.0
+    resume: Literal["exact", "anywhere"] = "exact"
 
     def to_dict(self) -> Node:
         """Give back the plain config, as config.yaml holds it: fed back, it does nothing over."""
-        return {**dataclasses.asdict(self), "again": False}
+        whole = {**dataclasses.asdict(self), "again": False}
+        return {key: value for key, value in whole.items() if key not in UNTOLD}
 
+
+UNTOLD = ("checkpoint_seconds", "resume")
+"""Settings that change no bit of a run, and so are no part of what it is."""
 
 OWN_KEYS: dict[str, dict[str, tuple[Any, Any]]] = {
     "data": {
@@ -85,6 +94,7 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
             effect.
     """
     plain = _plain(cfg)
+    _refuse_newer(plain.pop("format", FORMAT))
     known = [field.name for field in dataclasses.fields(Settings)]
     if "ablation" in plain:
         raise UserError(
@@ -102,10 +112,20 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
     hints = get_type_hints(Settings, include_extras=True)
     for key, value in plain.items():
         check_type(key, value, hints[key])
+    for key in ("name", "variant"):
+        check_name(key, plain[key])
     for group in ("data", "model", "optimizer", "scheduler"):
         _check_node(group, plain[group], group)
     plain["tricks"] = _check_tricks(plain["tricks"], overrides)
     return Settings(**{**plain, "threads": _threads(plain["threads"])})
+
+
+def _refuse_newer(number: object) -> None:
+    if not isinstance(number, int) or number > FORMAT:
+        raise UserError(
+            f"The config must be of format {FORMAT} or older, got {number}. "
+            "Run it with the newer version that wrote it."
+        )
 
 
 def check_type(where: str, value: Any, hint: Any) -> None:  # noqa: ANN401
@@ -141,6 +161,7 @@ _WORDS = {
     "an object": "a mapping",
     "greater than or equal to": ">=",
     "greater than": ">",
+    "less than or equal to": "<=",
     "less than": "<",
     "'": "",
 }
@@ -170,7 +191,24 @@ def _plain(cfg: DictConfig) -> Node:
     return {str(key): value for key, value in plain.items()}
 
 
+def _refuse_odd(where: str, node: object, *allowed: str) -> None:
+    """Refuse keys that Hydra would follow, at any depth, and what no YAML of ours has."""
+    if isinstance(node, float) and math.isnan(node):
+        raise UserError(f"{where} must be a number, got one that is not (NaN). Give another.")
+    if isinstance(node, list):
+        for value in node:
+            _refuse_odd(where, value)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key in allowed:
+                continue
+            if not isinstance(key, str) or key.startswith("_"):
+                raise UserError(f"{where} must have plain keys, got {json.dumps(key)}. Drop it.")
+            _refuse_odd(f"{where}.{key}", value)
+
+
 def _check_node(where: str, node: Node, group: str) -> None:
+    _refuse_odd(where, node, "_target_")
     own = OWN_KEYS[group]
     target = locate(node.get("_target_"), where, group)
     if group == "scheduler" and issubclass(target, Scheduler):
@@ -220,6 +258,11 @@ def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[s
             raise UserError(f"{where} must be a mapping, got {json.dumps(node)}.")
         _check_node(where, node, "tricks")
         classes[name] = locate(node["_target_"], where, "tricks")
+        if name != classes[name].name:
+            raise UserError(
+                f"{where} must have the name of its class, {classes[name].name}, got {name}. "
+                f"Write tricks.{classes[name].name}."
+            )
         if not node["enabled"]:
             _refuse_idle(name, nodes, overrides)
             node = _defaults(node, classes[name])

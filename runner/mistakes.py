@@ -19,13 +19,30 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
+LONGEST = 2000  # characters of a line
+
+
+def printable(text: object) -> str:
+    """Write anything in one line of some length, without what a terminal would act on."""
+    plain = " ".join(str(text).split())
+    shown = "".join(char if char.isprintable() else "?" for char in plain)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
+
+
 def explain(error: Exception) -> str | None:
     """Give back one line about a mistake in the configuration; None if the error is another."""
+    line = _explain(error)
+    return line and printable(line)
+
+
+def _explain(error: Exception) -> str | None:
+    if "Config group override must be" in str(error):
+        return "A group must be given one of its options, got none. Write GROUP=OPTION."
     for link in _causes(error):
         if isinstance(link, UserError):
             return str(link)
-    if "Config group override must be" in str(error):
-        return "A group must be given one of its options, got none. Write GROUP=OPTION."
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} cannot be used: {error.strerror}. Mend that, or its name."
     if not isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
         return None
     text = "\n".join(str(link) for link in (error, error.__cause__) if link and str(link))

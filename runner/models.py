@@ -20,6 +20,9 @@ from runner.mistakes import did_you_mean
 AUXILIARY = ("googlenet", "inception_v3")
 """Torchvision's models with extra outputs in training, which have to be switched off."""
 
+MOST = 10**9
+"""Weights of a ResNet of ours: four gigabytes, and as much again for the optimizer."""
+
 NAMED_KEYS = 5  # of a checkpoint, in an error of one line
 
 
@@ -104,6 +107,11 @@ def cifar_resnet(*, depth: int, width: int = 16, channels: int, classes: int) ->
         )
     if width < 1:
         raise UserError(f"model.width must be >= 1 (channels), got {width}. The paper has 16.")
+    if (weights := 18 * (1 + 4 + 16) * blocks * width**2) > MOST:
+        raise UserError(
+            f"model.depth and model.width must make at most {MOST:.0e} weights, got {depth} and "
+            f"{width}, about {weights:.0e}. Lower one of them."
+        )
     return CifarResNet(blocks, width, channels, classes)
 
 

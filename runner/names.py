@@ -3,8 +3,14 @@
 import hashlib
 import json
 import re
+from pathlib import Path
+
+from runner.errors import UserError
 
 LONGEST = 120  # characters of a folder's name; file systems allow 255
+
+OUTPUTS = "outputs"
+"""Where everything is written. It may be a link; below it none may lead out."""
 
 
 def write_value(value: object) -> str:
@@ -15,6 +21,54 @@ def write_value(value: object) -> str:
 
 def shorten(text: str) -> str:
     """Cut a name that has grown too long; a hash of the whole keeps it apart from others."""
+    text = re.sub(r"[^A-Za-z0-9._,=+~-]+", "_", text)  # from the keys of a file
     if len(text) <= LONGEST:
         return text
     return f"{text[: LONGEST - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def inside(root: str, name: object, *parts: object) -> str:
+    """Give back the path of a folder, which has to lie where it seems to.
+
+    Args:
+        root: `outputs`.
+        name: Of the runs; with `/` in it, folders within each other.
+        parts: The folder's own, below.
+
+    Raises:
+        UserError: If it leads out of the root, by name or by a link, or is too long.
+    """
+    for key, text in (("name", name), *zip(("variant", "seed"), parts, strict=False)):
+        check_name(key, text)
+    path = Path(root, str(name), *map(str, parts))
+    try:
+        lies_there = path.resolve().is_relative_to(Path(root).resolve())
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} must be a folder, got {error}. Give another name.") from None
+    if not lies_there:
+        raise UserError(
+            f"{path} must lie in {root}, got a link to {path.resolve()}. Remove it; to have all "
+            f"the runs elsewhere, make {root} itself a link."
+        )
+    return str(path)
+
+
+def check_name(key: str, text: object) -> None:
+    """Refuse what is no name of a folder, or, for `name`, of folders within each other."""
+    parts = text.split("/") if isinstance(text, str) and key == "name" else [text]
+    for part in parts:
+        if (
+            not isinstance(part, str)
+            or part.strip() in ("", ".", "..")
+            or "/" in part
+            or not part.isprintable()
+        ):
+            given = json.dumps(text, default=str)
+            raise UserError(
+                f"{key} must be the name of a folder below {OUTPUTS}, got {given}. "
+                "Give letters and digits."
+            )
+    if len(str(text).encode()) > 200:
+        raise UserError(
+            f"{key} must be at most 200 bytes, got {len(str(text).encode())}. Give a shorter one."
+        )
