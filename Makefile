@@ -13,8 +13,8 @@ demo: $(READY)  ## the five tricks, each alone, against the baseline: five seeds
 test: $(READY)  ## the default tests, under five minutes on two cores
 	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4
 
-test-slow: $(READY)  ## the tests that take longer
-	$(BIN)/python -m pytest -q -m slow
+test-slow: $(READY)  ## all tests, also those that take longer
+	$(BIN)/python -m pytest -q -m "slow or not slow" --numprocesses=auto --maxprocesses=4
 
 check: $(READY)  ## lint, format, types
 	$(BIN)/ruff check .

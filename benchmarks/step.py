@@ -87,7 +87,7 @@ def measure(case, only=None):
         model, optimizer = plain.training.model, plain.training.optimizer
         tensors = list(plain.batches.epoch(0)) if only != "ours" else []
         times = {"ours": [], "barest": [], "checkpoint": []}
-        with RunLog(folder, 0) as log:
+        with RunLog(folder) as log:
             for round_ in range(options["rounds"] + 1):
                 for kind in times if only is None else (only,):
                     start = time.perf_counter()

@@ -1,17 +1,25 @@
-"""Checkpoints: atomic, verified when read, exact; the last good one and the one before it."""
+"""Checkpoints: atomic, verified when read, exact; the last good one and the one before it.
 
-import os
+A file is what `torch.save` writes, a zip archive, with a SHA-256 of all of it as the archive's
+comment: `torch.load` reads it as any other, and by itself would pass over a flipped bit.
+"""
+
+import hashlib
 import pickle
-import zipfile
+import struct
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from runner.errors import UserError
-from runner.files import FORMAT, write_atomically
+from runner.files import FORMAT, Damaged, read_bytes, write_atomically
 
 FILES = LAST, BEFORE, NEW = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.new.pt"
+
+_MARK = b"sha256:"
+_COMMENT = len(_MARK) + 64  # bytes
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
@@ -20,12 +28,15 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     Args:
         folder: The folder of the run.
         state: Tensors, numbers, text, and lists and dicts of them.
+
+    Raises:
+        UserError: If there is no room for it; the ones before are kept.
     """
     new, last = folder / NEW, folder / LAST
-    write_atomically(new, lambda file: torch.save({"format": FORMAT, **state}, file))
+    write_atomically(new, lambda file: write({"format": FORMAT, **state}, file))
     if last.exists():
-        os.replace(last, folder / BEFORE)
-    os.replace(new, last)
+        last.replace(folder / BEFORE)
+    new.replace(last)
 
 
 def load(folder: Path) -> dict[str, Any] | None:
@@ -37,39 +48,78 @@ def load(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: If the checkpoint was written by a newer version, or holds code.
     """
-    for path in (folder / LAST, folder / BEFORE):
+    damaged = False
+    for path in (folder / NEW, folder / LAST, folder / BEFORE):  # the new one if it was not renamed
         if not path.exists():
             continue
-        if (damage := _damage(path)) is not None:
-            print(f"{path} is damaged ({damage}); looking for the one before it.")
-            continue
-        state = _read(path)
-        if state["format"] > FORMAT:
-            raise UserError(
-                f"{path} must be of format {FORMAT} or older, got {state['format']}. "
-                "Go on with the newer version that wrote it."
-            )
-        return state
+        try:
+            return _read(path, _verified(path))
+        except Damaged as damage:
+            damaged = True
+            print(f"{path} is damaged ({damage}); looking for the one before it.", flush=True)
+    if damaged:
+        print(f"{folder} has no good checkpoint; the run begins anew.", flush=True)
     return None
 
 
-def _read(path: Path) -> dict[str, Any]:
+class _Hashed:
+    """A file to write to, which keeps a SHA-256 of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.hash, self.flush = file, hashlib.sha256(), file.flush
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return self.file.write(data)
+
+
+def write(state: Any, file: BinaryIO) -> None:  # noqa: ANN401
+    """Write the archive, and its digest into the comment for which it has a length last of all."""
+    hashed: Any = _Hashed(file)
+    torch.save(state, hashed)
+    file.seek(-2, 2)
+    file.write(_comment(hashed.hash.hexdigest()))
+
+
+def _verified(path: Path) -> BytesIO:
+    """Read a file, and compare it with its checksum."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_bytes(path, most=2**40)
+    except (FileNotFoundError, MemoryError) as error:
+        raise Damaged(str(error) or "there is no memory for it") from error
+    total = hashlib.sha256(memoryview(content)[: -_COMMENT - 2])
+    total.update(b"\0\0")  # the length of the comment, before there was one
+    if content[-_COMMENT - 2 :] != _comment(total.hexdigest()):
+        raise Damaged("its checksum is not that of its content")
+    return BytesIO(content)
+
+
+def _comment(digest: str) -> bytes:
+    """Give back what ends the archive: the length of its comment, and that."""
+    return struct.pack("<H", _COMMENT) + _MARK + digest.encode()
+
+
+def _read(path: Path, content: BytesIO) -> dict[str, Any]:
+    """Read a file whose checksum is right, whoever wrote it."""
+    try:
+        state = torch.load(content, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} must hold tensors and plain values alone, got something that would have to be "
             "executed. Trust it no further; remove it to start from the beginning."
         ) from error
+    except Exception as error:  # one made by hand can fail in any way
+        raise UserError(
+            f"{path} must be a checkpoint, got {' '.join(str(error).split())[:200]}. "
+            "Trust it no further; remove it to start from the beginning."
+        ) from error
+    number = state.get("format") if isinstance(state, dict) else None
+    if not isinstance(number, int):
+        raise UserError(f"{path} must be a checkpoint, got something else. Remove it.")
+    if number > FORMAT:
+        raise UserError(
+            f"{path} must be of format {FORMAT} or older, got {number}. "
+            "Go on with the newer version that wrote it."
+        )
     assert isinstance(state, dict)
     return state
-
-
-def _damage(path: Path) -> str | None:
-    """What is wrong with the file, by its checksums: torch.load passes over a flipped bit."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        return str(error) or type(error).__name__
-    return None if bad is None else f"checksum of {bad}"

@@ -3,14 +3,29 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import yaml
 
 from runner.errors import UserError
 
 FORMAT = 1
 """The number of the format of every file of a run; raised when an older reader would misread."""
+
+
+MOST = 2**25
+"""Bytes that are read of a JSON or YAML file; the plan of 10,000 runs has a tenth of that."""
+
+DEEPEST = 32
+"""Levels that they may nest; ours have six."""
+
+
+class Damaged(ValueError):
+    """A file is not as it was written; the message says what is wrong with it."""
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -19,17 +34,44 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Args:
         path: Where it shall be; its folder exists.
         write: Writes the content into an open binary file.
+
+    Raises:
+        UserError: If the disk is full, or the system refuses it for another reason. What was
+            there is as it was, and nothing is left of the attempt.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(beside, "wb") as file:
+        beside.unlink(missing_ok=True)
+        with open(beside, "xb") as file:  # follows no link that lies there
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch wraps the system's error in one of its own
+        raise unwritable(path, error) from error
     finally:
-        beside.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: Exception) -> Exception:
+    """Write why a file could not be written; an error that is not the system's stays as it is."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return error
+    return UserError(
+        f"{path} must be written, got {cause.strerror or cause}. What was there is kept. "
+        "Make room or mend that, and give the same command: it goes on."
+    )
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed had begun to write; the caller holds the folder."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,28 +80,135 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file atomically, with the number of its format first."""
-    write_text(path, json.dumps({"format": FORMAT, **content}, indent=1, allow_nan=False) + "\n")
+    """Write a JSON file atomically, the number of its format first and a checksum last."""
+    whole = {"format": FORMAT, **content}
+    whole["checksum"] = digest(whole)
+    write_text(path, json.dumps(whole, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """Read a JSON file of a run; None if it is not there.
 
     Raises:
-        UserError: If it is damaged.
+        UserError: If it is damaged, or of a newer format.
     """
     try:
-        content = json.loads(path.read_bytes())
+        return parse_json(path)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        content = error
-    if not isinstance(content, dict):
+    except Damaged as error:
         raise UserError(
-            f"{path} must be a whole JSON object, got a damaged one ({content}). "
-            "Remove that file, and give the same command: the run goes on from its checkpoint."
-        )
+            f"{path} must be whole and of this version, got one that {error}. Remove that file "
+            "and give the same command: the run goes on from its checkpoint."
+        ) from None
+
+
+def parse_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file, and check it.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        Damaged: If it is no JSON object, its checksum is wrong, or its format is newer.
+    """
+    try:
+        return checked(json.loads(read_bytes(path)))
+    except Damaged:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"is damaged ({error})") from error
+
+
+def read_bytes(path: Path, most: int = MOST) -> bytes:
+    """Read a whole file, if it is one: a pipe or a device would never end.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        Damaged: If it is no file, is larger than `most` bytes, or cannot be read.
+    """
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise Damaged("is no file")
+            if about.st_size > most:
+                raise Damaged(f"has {about.st_size:,} bytes, more than {most:,}")
+            return file.read()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Damaged(f"cannot be read ({error.strerror or error})") from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for who writes into it
+
+
+def checked(content: object) -> dict[str, Any]:
+    """Give back an object that was read, without its checksum, if that and its format are right.
+
+    A file without a checksum is taken as it is: none was written at first.
+
+    Raises:
+        Damaged: If it is not an object, its format is newer, or its checksum is wrong.
+    """
+    if not isinstance(content, dict):
+        raise Damaged("is damaged (not a mapping)")
+    if _is_deep(content):
+        raise Damaged(f"is damaged (nested deeper than {DEEPEST} levels)")
+    number = content.get("format", FORMAT)
+    if not isinstance(number, int) or number > FORMAT:
+        told = str(number)[:40]
+        raise Damaged(f"is of format {told}; this version reads {FORMAT} and older")
+    checksum = content.pop("checksum", None)
+    try:
+        right = checksum is None or checksum == digest(content)
+    except TypeError:  # keys of several types, which none of ours has
+        right = False
+    if not right:
+        raise Damaged("is damaged (its checksum is not that of its content)")
     return content
+
+
+def _is_deep(content: object) -> bool:
+    level: list[Any] = [content]
+    for _ in range(DEEPEST):
+        parts = (outer.values() if isinstance(outer, dict) else outer for outer in level)
+        level = [inner for part in parts for inner in part if isinstance(inner, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def parse_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that the runner wrote, and check it.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        Damaged: If it is no mapping, has more than plain values, or its format is newer.
+    """
+    content = read_bytes(path)
+    try:
+        _refuse_more_than_values(yaml.parse(content, Loader=_LOADER))
+        return checked(yaml.load(content, Loader=_LOADER))
+    except Damaged:
+        raise
+    except (yaml.YAMLError, ValueError) as error:
+        raise Damaged(f"is damaged ({' '.join(str(error).split())})") from error
+
+
+def _refuse_more_than_values(events: Iterable[yaml.Event]) -> None:
+    """Refuse tags, aliases, which can grow without end, and a depth that no such file has."""
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.NodeEvent) and (event.anchor or getattr(event, "tag", None)):
+            raise yaml.YAMLError("an alias, an anchor or a tag, which no such file has")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise yaml.YAMLError(f"nested deeper than {DEEPEST} levels")
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it was built in
 
 
 def digest(content: dict[str, Any]) -> str:

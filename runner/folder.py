@@ -4,8 +4,9 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,20 @@ from omegaconf import OmegaConf
 
 from runner import checkpoint
 from runner.compose import flatten
-from runner.config import Settings
+from runner.config import UNTOLD, Settings
 from runner.errors import UserError
-from runner.files import read_json, write_json
+from runner.files import (
+    FORMAT,
+    Damaged,
+    parse_yaml,
+    read_json,
+    unwritable,
+    write_json,
+    write_text,
+)
 from runner.memory import peak, reset_peak
 from runner.runs import CORRECT, MACHINE, METRICS, RESULT, STATUS
+from runner.signals import Stopped
 from runner.train import Diverged
 
 CONFIG = "config.yaml"
@@ -31,9 +41,9 @@ def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
     Raises:
         UserError: If the folder holds a run with another config.
     """
-    if not (folder / CONFIG).exists():
+    saved = _saved_config(folder)
+    if saved is None:
         return None
-    saved = dict(flatten(OmegaConf.to_container(OmegaConf.load(folder / CONFIG))))
     ours = dict(flatten(settings.to_dict()))
     if differing := [key for key in {**saved, **ours} if saved.get(key) != ours.get(key)]:
         listed = ", ".join(f"{k} is {saved.get(k)}, not {ours.get(k)}" for k in differing[:5])
@@ -42,6 +52,26 @@ def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
             "Give this one a name of its own (name=NAME), or remove that folder."
         )
     return read_json(folder / RESULT)
+
+
+def _saved_config(folder: Path) -> dict[str, Any] | None:
+    """The config of the run that lies there, by dotted keys, without what changes no bit of it."""
+    try:
+        saved = dict(flatten(parse_yaml(folder / CONFIG)))
+    except FileNotFoundError:
+        return None
+    except Damaged as error:
+        raise UserError(
+            f"{label(folder / CONFIG)} must be the config of a run, got one that {error}. "
+            "Put it back as it was, or remove that folder."
+        ) from None
+    return {key: value for key, value in saved.items() if key not in ("format", *UNTOLD)}
+
+
+def write_config(folder: Path, settings: Settings) -> None:
+    """Write config.yaml: the whole run, resolved, with the number of its format."""
+    content = {"format": FORMAT, **settings.to_dict()}
+    write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(content)))
 
 
 def label(folder: Path) -> str:
@@ -56,21 +86,38 @@ def owned(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        status = read_json(folder / STATUS) or {}
+        status = _told(folder)
         raise UserError(
             f"{label(folder)} must be free, got held by process {status.get('process')} on "
             f"{status.get('host')}. Wait for it, or stop it."
         ) from None
+    except OSError as error:
+        raise unwritable(folder / ".lock", error) from error
     try:
         yield
     finally:
         lock.release()
 
 
+@dataclass
+class Progress:
+    """How far an attempt has come, as status.json tells it."""
+
+    update: int = 0
+    checkpoint: int | None = None
+    """The update of the last good checkpoint."""
+
+    def __str__(self) -> str:
+        if self.checkpoint is None:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is of update {self.checkpoint}"
+
+
 @contextmanager
-def tracked(folder: Path, device: torch.device) -> Iterator[None]:
+def tracked(folder: Path, device: torch.device) -> Iterator[Progress]:
     """Keep status.json true to what happens within, and what it takes in time and memory."""
     before = _told(folder)
+    progress = Progress(before.get("update", 0), before.get("checkpoint"))  # until one is read
     entry = {
         "attempts": before.get("attempts", 0) + 1,
         "process": os.getpid(),
@@ -82,33 +129,49 @@ def tracked(folder: Path, device: torch.device) -> Iterator[None]:
     def write(status: str, error: str | None = None) -> None:
         seconds = before.get("seconds", 0.0) + time.time() - start
         cost = {"seconds": seconds, "peak_memory": peak(device)}
-        write_json(folder / STATUS, {"status": status, **entry, **cost, "error": error})
+        come = {} if status == "running" else vars(progress)
+        write_json(folder / STATUS, {"status": status, **entry, **cost, **come, "error": error})
+
+    def end(status: str, error: str | None = None) -> None:
+        with suppress(UserError):  # a full disk must not hide why the run ended
+            write(status, error)
 
     write("running")
     try:
-        yield
+        yield progress
     except Diverged as error:
-        write("diverged", str(error))
+        told = f"{error}; {progress}"
+        end("diverged", told)
         raise UserError(
-            f"{label(folder)} diverged: {error}. Lower optimizer.lr, clip the gradients with "
+            f"{label(folder)} diverged: {told}. Lower optimizer.lr, clip the gradients with "
             "'tricks=[clipping]', or leave such updates out with not_finite=skip."
         ) from error
+    except UserError as error:
+        end("failed", str(error))
+        raise
     # a trick's, about its first batch; torch's, about a model and images that do not fit
     except (ValueError, RuntimeError, TypeError) as error:
-        write("failed", traceback.format_exc())
+        end("failed", traceback.format_exc())
         told = " ".join(str(error).split())
         raise UserError(f"{told} ({label(folder / STATUS)} has the traceback.)") from error
-    except KeyboardInterrupt:
-        write("stopped")
-        print(f"\n{label(folder)} stopped; the same command, without again=true, goes on.")
+    except (KeyboardInterrupt, Stopped):
+        end("stopped")
+        print(f"\n{label(folder)} stopped at update {progress.update}; {progress}.")
+        print("The same command, without again=true, goes on.", flush=True)
         raise
     except BaseException:
-        write("failed", traceback.format_exc())
+        end("failed", traceback.format_exc())
         raise
     write("done")
 
 
-def conclude(folder: Path, status: str, error: str | None, since: float = 0.0) -> None:
+def conclude(
+    folder: Path,
+    status: str,
+    error: str | None,
+    since: float = 0.0,
+    ours: Sequence[str] = ("running",),
+) -> None:
     """Record what became of a run that could not do so itself: killed, timed out, never begun.
 
     A run that told its own end, or that another process holds, is left as it is.
@@ -118,13 +181,14 @@ def conclude(folder: Path, status: str, error: str | None, since: float = 0.0) -
         status: What became of it.
         error: Why, in full.
         since: When it was begun; what it told before that is of an earlier attempt.
+        ours: What it may have told since then that this takes the place of.
     """
     folder.mkdir(parents=True, exist_ok=True)
     before = _told(folder)
     told, path = before.get("status", "running"), folder / STATUS
     if told in ("done", "diverged"):
         return
-    if told != "running" and path.stat().st_mtime >= since:
+    if told not in ours and path.stat().st_mtime >= since:
         return
     with suppress(UserError), owned(folder):
         write_json(folder / STATUS, {**before, "status": status, "error": error})

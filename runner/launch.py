@@ -22,6 +22,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.connection import wait as wait_for_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.errors import UserError
+from runner.signals import stoppable
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,15 @@ class LocalLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Do the jobs, in order as slots become free; give back what became of each.
 
-        Ctrl-C ends the runs at once and leaves each as `stopped`, to go on from its checkpoint.
+        Ctrl-C, or a scheduler's signal, stops every run after its update, to go on from there;
+        a second Ctrl-C ends them where they stand.
         """
+        with stoppable():
+            return self._launch(job_overrides, initial_job_idx)
+
+    def _launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
         jobs = [
             self._compose(list(overrides), initial_job_idx + number)
             for number, overrides in enumerate(job_overrides)
@@ -138,6 +147,8 @@ class LocalLauncher(Launcher):
                     begin(worker)
             over = True
         finally:
+            if not over:
+                _ask_to_stop(multiprocessing.active_children())
             for worker in workers:
                 worker.stop(at_once=not over)
             for number, _, since in running.values():  # after Ctrl-C, or an error of our own
@@ -155,7 +166,7 @@ class LocalLauncher(Launcher):
     ) -> JobReturn:
         """Tell what became of a run, and record it where the run itself could not."""
         end = JobReturn(overrides=list(job.hydra.overrides.task), status=JobStatus.FAILED)
-        printed = ""
+        printed, ours = "", ["running"]
         try:
             succeeded, value, printed = future.result()
             if printed:
@@ -169,10 +180,11 @@ class LocalLauncher(Launcher):
                 "ended. Raise that, and give the same command to go on with it."
             )
             worker.stop()
+            ours.append("stopped")  # the worker was told to stop, not why
         except Exception as error:  # the worker is gone, or could not even begin
             value = UserError(_obituary(error))
             worker.stop()
-        folder = _conclude(job, "failed", str(value), since)
+        folder = _conclude(job, "failed", str(value), since, ours)
         if not isinstance(value, UserError) or not printed:
             self.show(f"{folder}  failed: {str(value).strip().splitlines()[-1]}\n")
         end.return_value = value
@@ -204,6 +216,25 @@ class _Worker:
             (self.pool.stop if at_once else self.pool.close)()
             self.pool.join()
             self.pool = None
+
+
+GRACE = 20.0  # seconds; schedulers kill after 30
+
+
+def _ask_to_stop(processes: Sequence[BaseProcess]) -> None:
+    """Have the runs save a checkpoint each, all at the same time; those that do not are killed."""
+    if any(process.is_alive() for process in processes):
+        told = "\nStopping when each run's update is done and saved. Ctrl-C again stops at once."
+        print(told, file=sys.stderr, flush=True)
+    try:
+        for process in processes:
+            process.terminate()
+        deadline = time.monotonic() + GRACE
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def _warm_up(slot: Slot) -> None:
@@ -274,12 +305,18 @@ def _obituary(error: Exception) -> str:
     return _told(error)
 
 
-def _conclude(job: DictConfig, status: str, error: str | None, since: float) -> Path:
+def _conclude(
+    job: DictConfig,
+    status: str,
+    error: str | None,
+    since: float,
+    ours: Sequence[str] = ("running",),
+) -> Path:
     """Record a run's end where it could not do so itself; give back its folder."""
     from runner.folder import conclude
 
     sweep, subdir = (str(OmegaConf.select(job, f"hydra.sweep.{k}")) for k in ("dir", "subdir"))
-    conclude(Path(sweep) / subdir, status, error, since)
+    conclude(Path(sweep) / subdir, status, error, since, ours)
     return Path(sweep) / subdir
 
 

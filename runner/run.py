@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from runner import checkpoint
@@ -18,19 +19,30 @@ from runner.build import Bench, build
 from runner.config import Settings, check
 from runner.errors import UserError
 from runner.evaluate import evaluate, shift_consistency
-from runner.files import write_atomically, write_json, write_text
+from runner.files import remove_leftovers, write_atomically, write_json
 from runner.fingerprint import digest_tensors, fingerprint
 from runner.folder import (
-    CONFIG,
+    Progress,
     clear,
     finished,
     label,
     owned,
     remove_empty,
     tracked,
+    write_config,
 )
 from runner.log import RunLog
-from runner.runs import CORRECT, MACHINE, RESULT
+from runner.resume import made_with, restore
+from runner.runs import (
+    CORRECT,
+    MACHINE,
+    METRICS,
+    RESULT,
+    digest_answers,
+    digest_metrics,
+    read_line,
+)
+from runner.signals import put_off, stop
 from runner.train import Diverged
 
 
@@ -83,45 +95,58 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
         quiet: Whether to leave the progress to others, as in a sweep.
 
     Raises:
-        UserError: If another process holds the folder, or the run diverged.
+        UserError: If another process holds the folder, the run may not go on here, there is no
+            room for its files, or it diverged.
+        Stopped: If a signal asked for it; a checkpoint of the last update is saved.
     """
     with owned(folder):
         result = finished(folder, settings)  # which refuses a folder of another config
         if result is not None and not settings.again:
             return result  # another process was quicker
+        remove_leftovers(folder)
         if settings.again:
             clear(folder)
-        made_with = _made_with(bench)
-        state = checkpoint.load(folder)
-        if state is not None:
-            _refuse_other(folder, state["made_with"], made_with)
-            bench.training.load_state_dict(state["training"])
-        write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings.to_dict())))
-        write_json(folder / MACHINE, fingerprint(settings, bench.training.device))
-        with tracked(folder, bench.training.device), RunLog(folder, bench.training.updates) as log:
-            _train(folder, settings, bench, log, quiet, made_with)
-            result, correct = _result(bench, settings)
-            tested = {k: v for k, v in result.items() if k.startswith("test/")}
-            log.scalars(bench.training.updates, tested)
-            write_atomically(folder / CORRECT, lambda file: np.save(file, correct))
-            write_json(folder / RESULT, result)
+        with tracked(folder, bench.training.device) as progress:
+            return _go(folder, settings, bench, progress, quiet)
+
+
+def _go(
+    folder: Path, settings: Settings, bench: Bench, progress: Progress, quiet: bool
+) -> dict[str, Any]:
+    """Go from the last checkpoint, or from nothing, to the result."""
+    training = bench.training
+    machine = fingerprint(settings, training.device)
+    here = made_with(settings, bench, machine)
+    moves: list[str] = []
+    lines: list[str] = []
+    progress.update, progress.checkpoint = 0, None
+    if (state := checkpoint.load(folder)) is not None:
+        moves = restore(folder, settings, bench, state, here)
+        lines = str(state.get("metrics", "")).splitlines(keepends=True)
+        progress.update = progress.checkpoint = training.updates
+    write_config(folder, settings)
+    write_json(folder / MACHINE, {**machine, **({"moves": moves} if moves else {})})
+
+    with RunLog(folder, lines, training.updates) as log:
+
+        def save() -> None:
+            content = {"training": training.state_dict(), "made_with": here, "moves": moves}
+            checkpoint.save(folder, {**content, "metrics": "".join(log.lines)})
+            progress.checkpoint = training.updates
+
+        try:
+            _train(folder, settings, bench, log, save, quiet)
+        finally:
+            progress.update = training.updates
+        result, correct = _result(bench, settings)
+        tested = {k: v for k, v in result.items() if k.startswith("test/")}
+        log.scalars(training.updates, tested)
+        write_atomically(folder / CORRECT, lambda file: np.save(file, correct))
+        evaluations = [read_line(line, METRICS) for line in log.lines]
+        digests = {METRICS: digest_metrics(evaluations), CORRECT: digest_answers(correct)}
+        result["digests"] = digests
+        write_json(folder / RESULT, result)
     return result
-
-
-def _made_with(bench: Bench) -> dict[str, str]:
-    """What a stopped run must find again, beside its config, to end as if it had never stopped."""
-    splits = (bench.data.train, bench.data.validation, bench.data.test)
-    tensors = {f"{i}/{name}": t for i, s in enumerate(splits) for name, t in s._asdict().items()}
-    return {"data": digest_tensors(tensors), "device": bench.training.device.type}
-
-
-def _refuse_other(folder: Path, saved: dict[str, str], here: dict[str, str]) -> None:
-    for what, value in saved.items():
-        if here[what] != value:
-            raise UserError(
-                f"{label(folder)} must go on with the {what} that it began with, got another: "
-                f"{value[:12]} then, {here[what][:12]} now. Begin anew with again=true."
-            )
 
 
 def _train(
@@ -129,47 +154,102 @@ def _train(
     settings: Settings,
     bench: Bench,
     log: RunLog,
+    save: Callable[[], None],
     quiet: bool,
-    made_with: dict[str, str],
 ) -> None:
-    """Train the epochs that are left; each ends in a checkpoint."""
-    training, done = bench.training, bench.training.updates // len(bench.batches)
-    for caveat in training.trick.caveats(settings.epochs * len(bench.batches), len(bench.batches)):
+    """Train the updates that are left; checkpoints at each epoch's end, and when they are due."""
+    training, per_epoch = bench.training, len(bench.batches)
+    for caveat in training.trick.caveats(settings.epochs * per_epoch, per_epoch):
         print(f"{label(folder)}  note: {caveat}", flush=True)
-    seconds, passes, began = 0.0, 0, time.perf_counter()
-    for epoch in range(done, settings.epochs):
-        seconds, passes = seconds + _epoch(bench, epoch, quiet), passes + 1
-        numbers: dict[str, float] = {}
-        if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == settings.epochs:
-            speed = passes * len(bench.data.train.labels) / seconds
-            numbers = {
-                **training.recent.take(),
-                "train/skipped": training.skipped,
-                **_validate(bench),
-                "time/seconds": seconds,
-                "time/images_per_second": speed,
-            }
-            log.write(epoch + 1, training.updates, numbers)
-            seconds, passes = 0.0, 0
-        state = {"training": training.state_dict(), "made_with": made_with}
-        checkpoint.save(folder, state)
-        if numbers and not quiet:
-            an_epoch = (time.perf_counter() - began) / (epoch + 1 - done)
-            left = an_epoch * (settings.epochs - epoch - 1)
-            print(_progress(epoch + 1, settings.epochs, numbers, left), flush=True)
+    timer, began, before = Timer(), time.perf_counter(), training.updates
+    with put_off() as asked:
+        saver = Saver(save, settings.checkpoint_seconds, asked)
+        for epoch in range(training.updates // per_epoch, settings.epochs):
+            _epoch(bench, epoch, timer, saver, quiet)
+            numbers: dict[str, float] = {}
+            if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == settings.epochs:
+                numbers = {
+                    **training.recent.take(),
+                    "train/skipped": training.skipped,
+                    **_validate(bench),
+                    **timer.take(),
+                }
+                log.write(epoch + 1, training.updates, numbers)
+            saver.save()
+            if numbers and not quiet:
+                an_update = (time.perf_counter() - began) / (training.updates - before)
+                left = an_update * (settings.epochs * per_epoch - training.updates)
+                print(_progress(epoch + 1, settings.epochs, numbers, left), flush=True)
 
 
-def _epoch(bench: Bench, epoch: int, quiet: bool) -> float:
-    """Train for one epoch; give back the seconds that it took."""
-    start = time.perf_counter()
+def _epoch(bench: Bench, epoch: int, timer: "Timer", saver: "Saver", quiet: bool) -> None:
+    """Train for what is left of an epoch."""
+    training, count = bench.training, len(bench.batches)
+    start = training.updates % count
     shown = None if not quiet else True  # None: shown on a terminal alone
-    with tqdm(total=len(bench.batches), disable=shown, leave=False, unit="update") as bar:
-        for batch in bench.batches.epoch(epoch):
-            bench.training.step(batch)
+    with (
+        timer,
+        tqdm(total=count, initial=start, disable=shown, leave=False, unit="update") as bar,
+    ):
+        for batch in bench.batches.epoch(epoch, start):
+            training.step(batch)
+            timer.images += len(batch.targets)
             bar.update()
-    if bench.training.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+            if saver.is_due() and training.updates % count:  # else the epoch is to be logged first
+                saver.save()
+        if training.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+class Saver:
+    """When to save a checkpoint, and when to stop after it.
+
+    Args:
+        save: Saves one.
+        seconds: How old the last one may get.
+        asked: Tells whether a signal asks to stop.
+    """
+
+    def __init__(self, save: Callable[[], None], seconds: float, asked: Callable[[], bool]) -> None:
+        self._save, self.seconds, self.asked = save, seconds, asked
+        self.last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether one has to be saved now."""
+        return self.asked() or time.monotonic() - self.last >= self.seconds
+
+    def save(self) -> None:
+        """Save one; and stop, if that is asked for.
+
+        Raises:
+            Stopped: If so.
+        """
+        self._save()
+        self.last = time.monotonic()
+        if self.asked():
+            stop()
+
+
+class Timer:
+    """The time spent in training since it was last taken; a context around each stretch of it."""
+
+    def __init__(self) -> None:
+        self.seconds, self.images = 0.0, 0
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self.start
+
+    def take(self) -> dict[str, float]:
+        """Give back the seconds and the speed, and begin anew."""
+        taken = {
+            "time/seconds": self.seconds,
+            "time/images_per_second": self.images / self.seconds,
+        }
+        self.seconds, self.images = 0.0, 0
+        return taken
 
 
 def _validate(bench: Bench) -> dict[str, float]:

@@ -1,18 +1,24 @@
 """Runs as their files tell them: read, never executed; also while they are still being written."""
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.files import Damaged, checked, digest, parse_json, read_bytes
+
 RESULT, STATUS, MACHINE = "result.json", "status.json", "run.json"
 METRICS, CORRECT = "metrics.jsonl", "correct.npy"
+MOST_BYTES = 2**28  # that are read of either
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,14 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """Its evaluations; a line that is cut short is left out."""
-        return read_metrics(self.folder)
+        """Its evaluations.
+
+        Raises:
+            Damaged: If they cannot be read, or are not those that the run ended with.
+        """
+        lines = read_metrics(self.folder)
+        self._refuse_others(METRICS, digest_metrics(lines))
+        return lines
 
     @cached_property
     def machine(self) -> dict[str, Any]:
@@ -52,10 +64,32 @@ class Run:
     def correct(self) -> NDArray[np.bool_] | None:
         """[N] bool: which test samples were answered right; None if that cannot be read."""
         try:
-            found = np.load(self.folder / CORRECT, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            content = read_bytes(self.folder / CORRECT, MOST_BYTES)
+            with warnings.catch_warnings(action="ignore"):
+                found = np.load(BytesIO(content), allow_pickle=False)
+            if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype != np.bool_:
+                return None
+            self._refuse_others(CORRECT, digest_answers(found))
+        except Exception:  # one made by hand can fail in any way
             return None
-        return found if found.ndim == 1 and found.dtype == np.bool_ else None
+        return found
+
+    def _refuse_others(self, name: str, found: str) -> None:
+        """Compare a file with the digest that result.json has of it; older ones have none."""
+        digests = (self.result or {}).get("digests")
+        if isinstance(digests, dict) and digests.get(name, found) != found:
+            raise Damaged(f"{name} is damaged (it is not the one that {RESULT} tells of)")
+
+
+def digest_metrics(lines: Iterable[dict[str, Any]]) -> str:
+    """Give back a hash of evaluations, without the time that they took."""
+    kept = [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    return digest({"lines": kept})
+
+
+def digest_answers(correct: NDArray[np.bool_]) -> str:
+    """Give back a hash of which test samples were answered right."""
+    return hashlib.sha256(np.packbits(correct).tobytes()).hexdigest()[:16]
 
 
 def read_run(folder: Path, variant: str) -> Run:
@@ -75,20 +109,47 @@ def find_runs(folder: Path) -> Iterator[Run]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the evaluations of a run; a last line cut short by a crash is left out."""
-    path = folder / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """Read the evaluations of a run; a last line cut short by a crash is left out.
+
+    Raises:
+        Damaged: If a line cannot be read, or is of a newer format.
+    """
+    try:
+        text = read_bytes(folder / METRICS, MOST_BYTES).decode()
+    except FileNotFoundError:
+        return []
+    except Damaged as error:
+        raise Damaged(f"{METRICS} {error}") from error
+    except ValueError as error:
+        raise Damaged(f"{METRICS} is damaged ({error})") from error
+    return [
+        read_line(line, f"{METRICS}, line {number}")
+        for number, line in enumerate(text.split("\n")[:-1], start=1)
+    ]
+
+
+def read_line(line: str, where: str) -> dict[str, Any]:
+    """Read one line of metrics.jsonl.
+
+    Raises:
+        Damaged: If it is no evaluation, or is of a newer format.
+    """
+    try:
+        content = checked(json.loads(line))
+        content.pop("format", None)
+        if not all(isinstance(content[key], int) for key in ("epoch", "update")):
+            raise Damaged("has no whole number of epochs and updates")
+    except (ValueError, LookupError, RecursionError) as error:
+        told = str(error) if isinstance(error, Damaged) else f"is damaged ({error})"
+        raise Damaged(f"{where} {told}") from error
+    return content
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
     """A JSON file and nothing, or nothing and what is wrong with it; neither if it is not there."""
     try:
-        content = json.loads(path.read_bytes())
+        return parse_json(path), None
     except FileNotFoundError:
         return None, None
-    except (ValueError, OSError) as error:
-        return None, f"{path.name} is damaged ({error})"
-    if not isinstance(content, dict):
-        return None, f"{path.name} is damaged (not an object)"
-    return content, None
+    except Damaged as error:
+        return None, f"{path.name} {error}"

@@ -38,6 +38,29 @@ def settings(*overrides: str) -> Settings:
 
 
 @pytest.fixture
+def faults(record_property) -> Callable[..., None]:
+    """Count the faults that a test tried, for the summary at the end."""
+
+    def faults(kind: str, count: int = 1) -> None:
+        record_property("faults", (kind, count))
+
+    return faults
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Tell how many faults the tests that passed have tried."""
+    totals: dict[str, int] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "faults":
+                totals[value[0]] = totals.get(value[0], 0) + value[1]
+    if totals:
+        terminalreporter.section("faults tried, nothing lost and nothing let in")
+        for kind, count in sorted(totals.items()):
+            terminalreporter.line(f"{count:>7,}  {kind}")
+
+
+@pytest.fixture
 def do(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Do a run in a folder of its own, or in a named one; give back its result."""
 

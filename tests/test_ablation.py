@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from runner.__main__ import main
+from runner.files import checked
 from tests.conftest import ROOT
 from tests.test_main import biscuits
 
@@ -64,7 +65,7 @@ def test_an_ablation_ends_in_verdicts_and_is_never_done_twice(tmp_path, do):
     assert "ablation" not in saved
 
     alone = do(*SHORT, "tricks=[clipping]", "seed=1")  # the same run, of no ablation
-    assert json.loads(results(root)["clipping/seed=1"]) == {"format": 1, **alone}
+    assert checked(json.loads(results(root)["clipping/seed=1"])) == {"format": 1, **alone}
 
     before = {path: path.stat().st_mtime_ns for path in root.rglob("result.json")}
     (root / "report.html").unlink()

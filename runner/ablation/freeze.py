@@ -209,11 +209,12 @@ def refuse_unbuildable(plan: Plan) -> None:
 class Frozen:
     """Stands in for Hydra's loader: a launcher gets what was frozen, whatever the YAML says now.
 
-    A job's overrides are `variant=V` and `seed=S`.
+    A job's overrides are `variant=V` and `seed=S`. How it is done (`again`, `resume`, ...) is no
+    part of the plan, and may be another each time.
     """
 
-    def __init__(self, plan: Plan, again: bool) -> None:
-        self.plan, self.again = plan, again
+    def __init__(self, plan: Plan, again: bool, how: Mapping[str, Any]) -> None:
+        self.plan, self.again, self.how = plan, again, how
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
@@ -226,8 +227,8 @@ class Frozen:
             hydra.hydra.overrides.task = list(sweep_overrides)
             hydra.hydra.sweep.dir = str(master_config.hydra.sweep.dir)
             hydra.hydra.sweep.subdir = f"{variant}/seed={seed}"
-        again = {"again": self.again}
-        config = OmegaConf.create({**self.plan.config_of(variant, int(seed)), **again})
+        how = {**self.how, "again": self.again}
+        config = OmegaConf.create({**self.plan.config_of(variant, int(seed)), **how})
         merged = OmegaConf.merge(hydra, config)
         assert isinstance(merged, DictConfig)
         return merged

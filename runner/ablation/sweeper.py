@@ -100,9 +100,11 @@ class AblationSweeper(Sweeper):
         from runner.ablation.freeze import Frozen, refuse_foreign_runs
         from runner.ablation.progress import Progress
         from runner.ablation.verdicts import judge
+        from runner.config import UNTOLD
 
         save_plan(root, plan)
-        frozen, grows = Frozen(plan, again), plan.question.until == "decided"
+        how = {key: self.config[key] for key in UNTOLD if key in self.config}
+        frozen, grows = Frozen(plan, again, how), plan.question.until == "decided"
         context = HydraContext(
             config_loader=frozen,  # type: ignore[arg-type]
             callbacks=self.context.callbacks,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from runner import checkpoint
-from runner.checkpoint import BEFORE, LAST
+from runner.checkpoint import BEFORE, LAST, NEW
 from runner.errors import UserError
 
 
@@ -22,19 +22,71 @@ def test_the_last_checkpoint_comes_back_and_the_one_before_is_kept(tmp_path):
     assert checkpoint.load(tmp_path)["updates"] == 2
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, damage, capsys):
+def read_after(folder, content):
+    """Put a content in the place of the last checkpoint, and read."""
+    (folder / LAST).write_bytes(content)
+    return checkpoint.load(folder)["updates"]
+
+
+def test_a_checkpoint_cut_short_anywhere_is_named_and_the_one_before_used(tmp_path, capsys, faults):
+    for number in (1, 2):
+        checkpoint.save(tmp_path, state(number))
+    content = (tmp_path / LAST).read_bytes()
+    lengths = {*(len(content) * tenth // 10 for tenth in range(10)), *range(8)}
+    lengths |= {len(content) - cut for cut in (1, 2, 71, 72, 73, 74, 95)}
+    for length in lengths:
+        assert read_after(tmp_path, content[:length]) == 1, length
+        assert f"{tmp_path / LAST} is damaged (its checksum" in capsys.readouterr().out
+    assert read_after(tmp_path, content) == 2
+    faults("damaged checkpoints", len(lengths))
+
+
+def test_a_bit_flipped_anywhere_is_noticed_where_torch_would_pass_over_it(tmp_path, faults):
     for number in (1, 2):
         checkpoint.save(tmp_path, state(number))
     content = bytearray((tmp_path / LAST).read_bytes())
-    if damage == "flipped":
-        content[len(content) // 2] ^= 1  # inside the tensor: torch.load would not notice
+    # every region: each name, header, pickle, tensor, padding, directory, and the comment
+    places = [*range(0, 2000, 7), *range(2000, len(content) - 2000, 997)]
+    places += [*range(len(content) - 2000, len(content), 7), len(content) - 1]
+    passed_over = 0
+    for number, place in enumerate(places):
+        content[place] ^= 1 << number % 8
         (tmp_path / LAST).write_bytes(content)
-        assert torch.load(tmp_path / LAST, weights_only=True)["updates"] == 2
-    else:
-        (tmp_path / LAST).write_bytes(content[: len(content) // 2 if damage == "truncated" else 0])
-    assert checkpoint.load(tmp_path)["updates"] == 1
-    assert f"{tmp_path / LAST} is damaged" in capsys.readouterr().out
+        try:
+            torch.load(tmp_path / LAST, weights_only=True)
+            passed_over += 1
+        except Exception:  # torch's own words for damage are many
+            pass
+        assert read_after(tmp_path, content) == 1, place
+        content[place] ^= 1 << number % 8
+    assert read_after(tmp_path, content) == 2
+    assert passed_over > len(places) // 2
+    faults("damaged checkpoints", len(places))
+
+
+def test_torch_reads_a_checkpoint_as_any_other_file(tmp_path):
+    checkpoint.save(tmp_path, state(3))
+    assert torch.load(tmp_path / LAST, weights_only=True)["updates"] == 3
+    assert torch.load(tmp_path / LAST, weights_only=True, mmap=True)["updates"] == 3
+
+
+def test_a_crash_between_the_renames_loses_nothing(tmp_path):
+    for number in (1, 2, 3):
+        checkpoint.save(tmp_path, state(number))
+    (tmp_path / LAST).replace(tmp_path / NEW)  # the one before was made, the last not yet
+    assert checkpoint.load(tmp_path)["updates"] == 3
+    checkpoint.save(tmp_path, state(4))
+    assert checkpoint.load(tmp_path)["updates"] == 4
+    assert not (tmp_path / NEW).exists()
+
+
+def test_where_all_are_damaged_it_says_that_the_run_begins_anew(tmp_path, capsys):
+    for number in (1, 2):
+        checkpoint.save(tmp_path, state(number))
+    for name in (LAST, BEFORE):
+        (tmp_path / name).write_bytes(b"no")
+    assert checkpoint.load(tmp_path) is None
+    assert "has no good checkpoint; the run begins anew" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused_by_name(tmp_path):
@@ -56,14 +108,30 @@ def test_a_failed_write_leaves_the_old_checkpoint_and_no_rubbish(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} <= {LAST, BEFORE}
 
 
-def test_nothing_is_unpickled_from_a_checkpoint(tmp_path):
+def sealed(folder, content):
+    """Write a checkpoint of somebody who knows how to make its checksum."""
+    with open(folder / LAST, "wb") as file:
+        checkpoint.write(content, file)
+
+
+def test_nothing_is_unpickled_from_a_checkpoint(tmp_path, monkeypatch):
     mark = tmp_path / "executed"
 
     class Evil:
         def __reduce__(self):
             return (open, (str(mark), "w"))
 
-    torch.save({"format": 1, "evil": Evil()}, tmp_path / LAST)
+    sealed(tmp_path, {"format": 1, "evil": Evil()})
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # which turns torch's default off
     with pytest.raises(UserError, match="would have to be executed"):
         checkpoint.load(tmp_path)
     assert not mark.exists()
+    torch.load(tmp_path / LAST, weights_only=False)["evil"].close()  # the payload is one
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"format": "1"}, {}, "text", torch.ones(2)], ids=str)
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+    sealed(tmp_path, content)
+    with pytest.raises(UserError, match="must be a checkpoint"):
+        checkpoint.load(tmp_path)

@@ -13,12 +13,13 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from runner import checkpoint
 from runner.build import build
 from runner.config import check
 from runner.errors import UserError
 from runner.folder import finished
-from runner.log import read_metrics
 from runner.run import attempt
+from runner.runs import read_metrics
 from tests.conftest import ROOT, composed, settings
 
 SHORT = ("epochs=3", "batch_size=256", "model.width=4")
@@ -151,12 +152,20 @@ def test_the_saved_config_is_resolved_and_gives_the_same_settings(do, tmp_path):
     assert check(saved) == settings(*SHORT, "tricks=[clipping]")
 
 
-def test_a_run_that_diverges_says_so_and_keeps_its_last_good_checkpoint(do, tmp_path):
-    with pytest.raises(UserError, match=r"diverged: .* is not finite .* at update \d+"):
-        do(*SHORT, "optimizer.lr=1e30", "scheduler=constant")
+def test_a_run_that_diverges_says_where_and_keeps_its_last_good_checkpoint(do, tmp_path):
+    with pytest.raises(
+        UserError, match=r"the loss is not finite .* at update 1; there is no check"
+    ):
+        do(*SHORT, "optimizer.lr=1e30", "scheduler=constant", folder="at once")
+    rises = ("scheduler=step", "scheduler.gamma=1e20", "scheduler.milestones=[0.8]")
+    with pytest.raises(UserError, match=r"diverged: the loss is not finite \(nan\) at update \d+"):
+        do(*SHORT, *rises)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["status"] == "diverged"
-    assert "not finite" in status["error"]
+    assert status["error"].endswith("the last good checkpoint is of update 12")
+    state = checkpoint.load(tmp_path / "run")["training"]
+    assert state["updates"] == status["checkpoint"] == 12 < status["update"]
+    assert all(value.isfinite().all() for value in state["model"].values())
     assert not (tmp_path / "run" / "result.json").exists()
 
 
@@ -180,15 +189,57 @@ def test_an_evaluation_after_nothing_but_skipped_updates_is_told_too(tmp_path, c
     assert "epoch 2/2" in capsys.readouterr().out
 
 
-def test_a_stopped_run_does_not_go_on_with_other_data(do, tmp_path):
+def rewrite(folder, **changes):
+    """Change what a checkpoint says that its run was made with, as another place would have it."""
+    state = checkpoint.load(folder)
+    state["made_with"] |= changes
+    checkpoint.save(folder, state)
+
+
+def test_a_stopped_run_goes_on_only_where_its_bits_stay_the_same(do, tmp_path, capsys):
+    result = do(*SHORT)
+    place = tmp_path / "run"
+    (place / "result.json").unlink()  # as if stopped before its end
+    made_with = checkpoint.load(place)["made_with"]
+    for what in ("data", "device", "processor", "capability", "code", "torch"):
+        rewrite(place, **{what: "another"})
+        with pytest.raises(UserError, match=f"got another: {what} was another, is ") as refusal:
+            do(*SHORT)
+        assert ("resume=anywhere" in str(refusal.value)) == (what != "data")
+        status = json.loads((place / "status.json").read_text())
+        assert (status["status"], status["error"]) == ("failed", str(refusal.value))
+        rewrite(place, **made_with)
+    rewrite(place, data="another")
+    with pytest.raises(UserError, match="data was another"):
+        do(*SHORT, "resume=anywhere")
+    rewrite(place, **{**made_with, "processor": "another", "torch": "1.0"})
+    capsys.readouterr()
+    assert do(*SHORT, "resume=anywhere")["weights"] == result["weights"]  # it is the same after all
+    told = "processor was another, is "
+    assert f"goes on elsewhere: {told}" in capsys.readouterr().out
+    (move,) = json.loads((place / "run.json").read_text())["moves"]
+    assert move.startswith(f"from update {result['updates']}: {told}")
+    (place / "result.json").unlink()
+    rewrite(place, processor="a third")
+    do(*SHORT, "resume=anywhere")
+    assert len(json.loads((place / "run.json").read_text())["moves"]) == 1  # of its last checkpoint
+    (place / "result.json").unlink()
+    rewrite(place, data="another")
+    assert do(*SHORT, "again=true") == result
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{}, {"made_with": 3}, {"training": None}, {"training": {"updates": "2"}}, {"training": {}}],
+    ids=str,
+)
+def test_a_checkpoint_that_does_not_fit_the_run_is_refused_in_one_line(do, tmp_path, state):
     do(*SHORT)
-    (tmp_path / "run" / "result.json").unlink()  # as if stopped before its end
-    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    state["made_with"]["data"] = "0" * 64
-    torch.save(state, tmp_path / "run" / "checkpoint.pt")
-    with pytest.raises(UserError, match="must go on with the data that it began with"):
+    (tmp_path / "run" / "result.json").unlink()
+    whole = checkpoint.load(tmp_path / "run") if state else {}
+    checkpoint.save(tmp_path / "run", {**whole, **state})
+    with pytest.raises(UserError, match="got one that does not fit it"):
         do(*SHORT)
-    assert do(*SHORT, "again=true")["updates"] > 0
 
 
 def test_again_never_wipes_a_run_of_another_config(do, tmp_path):

@@ -1,0 +1,142 @@
+"""Signals that ask to stop: obeyed at once, or in training at the next update's end.
+
+SIGTERM, SIGUSR1 and SIGUSR2, as schedulers send them, end the process with 143, and Ctrl-C with
+130. While training, the first of them is noted, and the run saves a checkpoint before it ends; a
+second Ctrl-C ends it where it stands. A handler that was there before is called at the end of
+ours; one that ignored a signal goes on to. In a process that was forked off, the signal does
+what it would have done without us: a worker process never saves.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+CODES = {
+    signal.SIGINT: 130,
+    **{
+        getattr(signal, name): 143
+        for name in ("SIGTERM", "SIGUSR1", "SIGUSR2")
+        if hasattr(signal, name)
+    },
+}
+"""The signals and the exit codes."""
+
+
+class Stopped(SystemExit):
+    """The process was asked to stop, and what it had to save is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(CODES[signal.Signals(number)])
+        self.number = number
+
+
+class _Signals:
+    """The state of this process: signals know no other."""
+
+    def __init__(self) -> None:
+        self.process = 0
+        self.before: dict[int, Any] = {}
+        self.putting_off = False
+        self.asked: int | None = None
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if os.getpid() != self.process:
+            self._pass_on(number, frame)
+        elif not self.putting_off:
+            raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
+        elif self.asked is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        elif self.asked is None:
+            self.asked = number
+            if multiprocessing.parent_process() is None:  # else the sweep tells it, once for all
+                more = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
+                # not print, which must not be entered twice
+                os.write(2, f"\nStopping when this update is done and saved.{more}\n".encode())
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Do in a forked process what was done before there was this handler."""
+        before = self.before.get(number)
+        if callable(before):
+            before(number, frame)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+_signals = _Signals()
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Obey the signals within. Does nothing inside another of its kind, or beside the main thread.
+
+    Raises:
+        Stopped: If a scheduler asks to stop.
+        KeyboardInterrupt: At Ctrl-C.
+    """
+    ours = _signals.process == os.getpid() and _signals.before
+    if ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _signals.process, _signals.asked, _signals.putting_off = os.getpid(), None, False
+    _signals.before = {n: h for n in CODES if _is_ours_to_take(n, h := signal.getsignal(n))}
+    for number in _signals.before:
+        signal.signal(number, _signals.note)
+    stopped: Stopped | None = None
+    try:
+        yield
+    except Stopped as error:
+        stopped = error
+        raise
+    finally:
+        before, _signals.before = _signals.before, {}
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        handler = before.get(stopped.number) if stopped else None
+        if stopped and callable(handler) and handler is not signal.default_int_handler:
+            handler(stopped.number, None)
+
+
+def _is_ours_to_take(number: int, handler: Any) -> bool:  # noqa: ANN401
+    """Leave alone what is ignored, as under nohup, and what was set outside of Python.
+
+    Submitit lets SIGTERM pass on purpose, since Slurm sends it before the signal at which submitit
+    queues the job again.
+    """
+    submitit = number == signal.SIGTERM and _module(handler).startswith("submitit.")
+    return handler is not None and handler is not signal.SIG_IGN and not submitit
+
+
+def _module(handler: object) -> str:
+    return getattr(handler, "__module__", None) or ""
+
+
+@contextmanager
+def put_off() -> Iterator[Callable[[], bool]]:
+    """Put off stopping within; gives a function that tells whether it was asked for.
+
+    Raises:
+        Stopped: At its end, if it was asked for.
+    """
+    _signals.putting_off, _signals.asked = True, None
+    try:
+        yield lambda: _signals.asked is not None
+    finally:
+        _signals.putting_off = False
+    stop()
+
+
+def stop() -> None:
+    """Stop, if that was asked for.
+
+    Raises:
+        Stopped: If so.
+    """
+    if _signals.asked is not None:
+        raise Stopped(_signals.asked)

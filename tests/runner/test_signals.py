@@ -1,0 +1,161 @@
+"""Signals: a checkpoint at the update's end, the same bits afterwards, and who else hears them."""
+
+import json
+import os
+import signal
+import warnings
+
+import pytest
+
+from runner import checkpoint
+from runner.build import build
+from runner.run import attempt
+from runner.signals import Stopped, put_off, stoppable
+from runner.train import Training
+from tests.conftest import settings
+
+RUN = ("epochs=3", "batch_size=256", "model.width=4", "tricks=[clipping,flooding]")
+LENGTH = 6  # updates in an epoch
+SIGNALS = {
+    signal.SIGINT: 130,
+    signal.SIGTERM: 143,
+    signal.SIGUSR1: 143,
+    signal.SIGUSR2: 143,
+}
+
+
+@pytest.fixture
+def signal_after(monkeypatch):
+    """Have real signals sent to this process in the middle of chosen updates."""
+
+    def signal_after(sent):
+        step = Training.step
+
+        def stepped(training, batch):
+            step(training, batch)
+            for number in sent.pop(training.updates, ()):
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(Training, "step", stepped)
+
+    return signal_after
+
+
+def go(folder, *overrides):
+    folder.mkdir(exist_ok=True)
+    given = settings(*RUN, *overrides)
+    return attempt(folder, given, build(given), quiet=True)
+
+
+def status(folder):
+    return json.loads((folder / "status.json").read_text())
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS.items(), ids=[s.name for s in SIGNALS])
+def test_a_signal_stops_at_the_updates_end_and_the_run_goes_on_to_the_same_bits(
+    tmp_path, signal_after, number, code, capsys
+):
+    straight = go(tmp_path / "straight")
+    ends = (4, LENGTH, LENGTH + 5, 3 * LENGTH)  # in mid-epoch, at an epoch's end, the last update
+    signal_after({update: [number] for update in ends})
+    for end in ends:
+        with pytest.raises(Stopped) as stopped, stoppable():
+            go(tmp_path / "run")
+        assert stopped.value.code == code
+        told = status(tmp_path / "run")
+        assert (told["status"], told["update"], told["checkpoint"]) == ("stopped", end, end)
+        assert f"stopped at update {end}" in capsys.readouterr().out
+    assert go(tmp_path / "run") == straight
+    assert status(tmp_path / "run")["attempts"] == len(ends) + 1
+
+
+def test_checkpoints_are_saved_in_mid_epoch_when_the_last_one_is_old(tmp_path, monkeypatch):
+    saved = []
+    save = checkpoint.save
+
+    def noted(folder, state):
+        saved.append(state["training"]["updates"])
+        save(folder, state)
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    straight = go(tmp_path / "seldom")
+    assert saved == [LENGTH, 2 * LENGTH, 3 * LENGTH]
+    saved.clear()
+    assert go(tmp_path / "often", "checkpoint_seconds=0") == straight
+    assert saved == list(range(1, 3 * LENGTH + 1))
+
+
+def test_a_second_ctrl_c_ends_where_it_stands(tmp_path, signal_after):
+    signal_after({8: [signal.SIGTERM, signal.SIGINT]})
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        go(tmp_path / "run")
+    told = status(tmp_path / "run")
+    assert (told["status"], told["update"], told["checkpoint"]) == ("stopped", 8, LENGTH)
+
+
+def test_other_signals_do_not_cut_the_saving_short(tmp_path, signal_after):
+    signal_after({8: [signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM]})
+    with pytest.raises(Stopped), stoppable():
+        go(tmp_path / "run")
+    assert status(tmp_path / "run")["checkpoint"] == 8
+
+
+def test_a_handler_that_was_there_is_called_when_all_is_saved_and_put_back(tmp_path, signal_after):
+    heard = []
+
+    def theirs(number, _):
+        heard.append((number, status(tmp_path / "run")["checkpoint"]))
+
+    before = signal.signal(signal.SIGUSR1, theirs)
+    try:
+        signal_after({5: [signal.SIGUSR1]})
+        with pytest.raises(Stopped) as stopped, stoppable():
+            go(tmp_path / "run")
+        assert stopped.value.code == 143
+        assert heard == [(signal.SIGUSR1, 5)]
+        assert signal.getsignal(signal.SIGUSR1) is theirs
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_what_was_ignored_stays_so_as_under_nohup():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stoppable(), put_off() as asked:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not asked()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def receive(number):
+    os.kill(os.getpid(), number)
+    pytest.fail("not at once")
+
+
+def test_outside_of_training_a_signal_is_obeyed_at_once():
+    with pytest.raises(Stopped), stoppable():
+        receive(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), stoppable(), stoppable():
+        receive(signal.SIGINT)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, lambda *_: os._exit(7)], ids=["none", "own"])
+def test_a_forked_worker_does_what_it_would_have_done_and_never_saves(handler):
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with stoppable(), put_off() as asked:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Python 3.12, about threads
+                child = os.fork()
+            if child == 0:
+                try:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                finally:
+                    os._exit(1)  # it went on
+            _, how = os.waitpid(child, 0)
+            assert not asked()
+        code = os.waitstatus_to_exitcode(how)
+        assert code == (-signal.SIGTERM if handler == signal.SIG_DFL else 7)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,147 @@
+"""Disks that are full and files that may not grow: what was saved stays, and the run goes on."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+
+from runner import checkpoint
+from runner.build import build
+from runner.run import attempt
+from runner.runs import read_metrics
+from tests.conftest import ROOT, settings
+
+RUN = ("epochs=4", "batch_size=256", "threads=1", "name=run")
+LENGTH = 6  # updates in an epoch
+
+
+def straight(tmp_path):
+    place = tmp_path / "straight"
+    place.mkdir()
+    given = settings(*RUN)
+    return attempt(place, given, build(given), quiet=True)
+
+
+def limited(folder, largest, *arguments):
+    """Run the command in a process whose files may not grow beyond so many bytes."""
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest, largest))
+    done = subprocess.run(
+        [sys.executable, "-m", "runner", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=limit if largest else None,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def assert_one_line(complaint, *words):
+    assert len(complaint.strip().splitlines()) == 1, complaint
+    for word in words:
+        assert word in complaint
+
+
+def nothing_is_left_over(folder):
+    return not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
+
+
+LIMITS = {  # bytes, and what does not fit into them
+    0: "status.json",
+    700: "config.yaml",
+    2500: "events.out.tfevents",
+    100_000: "checkpoint.new.pt",
+}
+
+
+@pytest.mark.parametrize(
+    "largest",
+    [pytest.param(n, marks=() if n in (700, 100_000) else pytest.mark.slow) for n in LIMITS],
+)
+def test_a_file_that_may_not_grow_is_named_and_the_run_goes_on_when_it_may(
+    tmp_path, largest, faults
+):
+    code, _, complaint = limited(tmp_path, largest or 1, *RUN)
+    assert code == 1
+    assert_one_line(complaint, LIMITS[largest], "must be written, got File too large", "Make room")
+    assert nothing_is_left_over(tmp_path)
+    given = settings(*RUN)
+    (place,) = tmp_path.glob("outputs/run/*/seed=0")
+    assert attempt(place, given, build(given), quiet=True) == straight(tmp_path)
+    faults("disks that are full, files that may not grow")
+
+
+def test_the_last_good_checkpoint_outlives_a_full_disk(tmp_path, monkeypatch, faults):
+    place, given, expected = tmp_path / "run", settings(*RUN), straight(tmp_path)
+    place.mkdir()
+    save = checkpoint.save
+
+    def save_the_third_without_room(folder, state):
+        if state["training"]["updates"] != 3 * LENGTH:
+            return save(folder, state)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # a real limit, in mid-file
+        try:
+            return save(folder, state)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    monkeypatch.setattr(checkpoint, "save", save_the_third_without_room)
+    with pytest.raises(Exception, match=r"checkpoint.new.pt must be written, got File too large"):
+        attempt(place, given, build(given), quiet=True)
+    assert nothing_is_left_over(place)
+    assert checkpoint.load(place)["training"]["updates"] == 2 * LENGTH
+    status = json.loads((place / "status.json").read_text())
+    assert (status["status"], status["checkpoint"]) == ("failed", 2 * LENGTH)
+    assert "File too large" in status["error"]
+    assert len(read_metrics(place)) == 3
+    monkeypatch.undo()
+    assert attempt(place, given, build(given), quiet=True) == expected
+    assert len(read_metrics(place)) == 4
+    faults("disks that are full, files that may not grow")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a file system in memory of a megabyte; only root may."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small disk is not allowed here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ablation", [False, True], ids=["run", "ablation"])
+def test_a_disk_that_is_full_stops_what_does_not_fit_and_it_goes_on_when_there_is_room(
+    small_disk, ablation, faults
+):
+    short = (*RUN, "checkpoint_seconds=0")
+    if ablation:
+        more = ("ablation=one_at_a_time", "tricks=[clipping,label_smoothing]", "ablation.seeds=2")
+        short = (*short, *more)
+    filler = small_disk / "filler"
+    room = 400_000 if ablation else 250_000
+    filler.write_bytes(b"0" * (os.statvfs(small_disk).f_bavail * 4096 - room))
+    code, out, complaint = limited(small_disk, None, *short)
+    assert code not in (0, -9)
+    assert "Traceback" not in complaint
+    assert "No space left on device" in out + complaint
+    assert nothing_is_left_over(small_disk)
+    if not ablation:
+        assert_one_line(complaint, "must be written, got No space left on device")
+    filler.unlink()
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    code, out, complaint = limited(small_disk, None, *short)
+    assert code == 0, complaint
+    assert len(list(small_disk.rglob("result.json"))) == (6 if ablation else 1)
+    faults("disks that are full, files that may not grow", 3 if ablation else 1)
