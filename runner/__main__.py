@@ -16,6 +16,7 @@ from runner.compose import CONF, register, task
 from runner.errors import UserError
 from runner.loader import guarded
 from runner.mistakes import explain
+from runner.signals import stoppable
 
 HELP = """Biscuits: training tricks for convolutional networks, switched on, tuned and judged.
 
@@ -55,7 +56,7 @@ def main() -> None:
             return
         register([Path(given.config_dir)] if given.config_dir else ())
         version.setbase("1.3")
-        with guarded():
+        with guarded(), stoppable():
             _run_hydra(
                 args=given,
                 args_parser=parser,

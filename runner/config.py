@@ -241,7 +241,11 @@ def _parameters(target: Callable[..., Any]) -> dict[str, Any]:
     except (NameError, TypeError):  # an annotation that only a type checker sees
         hints = {}
     found: dict[str, Any] = {}
-    for name, parameter in signature(target).parameters.items():
+    try:
+        parameters = signature(target).parameters
+    except ValueError:  # a builtin that does not tell
+        return {"**": Any}
+    for name, parameter in parameters.items():
         if parameter.kind is Parameter.VAR_KEYWORD:
             found["**"] = Any
         elif name not in GIVEN and parameter.kind is not Parameter.VAR_POSITIONAL:

@@ -24,6 +24,7 @@ from runner.compose import CONF, register
 from runner.config import Settings, check
 from runner.errors import UserError
 from runner.files import write_atomically
+from runner.loader import guarded
 from runner.mistakes import explain
 from tricks import Chain, WarmRestarts, scale_learning_rates_
 
@@ -203,7 +204,7 @@ def _draw(overrides: list[str], out: Path, updates: int | None, config_dir: Path
             raise UserError(f"--config-dir must be a folder, got {config_dir}. Name yours.")
         overrides = [f"hydra.searchpath=['file://{config_dir.resolve()}']", *overrides]
     register([config_dir] if config_dir else [])
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with guarded(), initialize_config_dir(str(CONF), version_base="1.3"):
         found = configs(overrides)
     curves = [
         trace(label, settings, updates or count_updates(settings))

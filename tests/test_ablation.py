@@ -74,6 +74,7 @@ def test_an_ablation_ends_in_verdicts_and_is_never_done_twice(tmp_path, do):
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("result.json")}
 
 
+@pytest.mark.slow
 def test_each_way_to_die_is_recorded_and_every_other_run_is_done(tmp_path):
     mercy = tmp_path / "mercy"
     command = (
@@ -142,6 +143,7 @@ def undisturbed(tmp_path_factory):
     return results(folder / "outputs" / "mine")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_at_once_and_the_same_command_goes_on_to_the_same_bits(tmp_path, undisturbed):
     root = tmp_path / "outputs" / "mine"
     process = start(tmp_path, *LONG)

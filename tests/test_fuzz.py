@@ -21,7 +21,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from runner.__main__ import main
+from runner.build import _mended
 from runner.compose import CONF, flatten, register
+from runner.errors import UserError
+from runner.models import cifar_resnet
 from tests.conftest import settings
 
 RESULT = {"test/accuracy": 0.5, "test/loss": 1.0, "test/shift_consistency": 0.5, "inactive": []}
@@ -259,11 +262,11 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_given_ends_in_one_line_or_in_a_run_of_known_keys(arena, kind, faults):
     strategy, way = KINDS[kind]
-    fuzz(strategy, way(arena), 60)
+    fuzz(strategy, way(arena), 35)
     faults("fuzzed configs", arena.count)
 
 
-@pytest.mark.slow  # five thousand, about six minutes on one core
+@pytest.mark.slow  # five thousand, about ten minutes on one core
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_of_many_more(arena, kind, faults):
     strategy, way = KINDS[kind]
@@ -296,3 +299,14 @@ FOUND = [
 @pytest.mark.parametrize("change", FOUND, ids=str)
 def test_what_was_found_once_is_refused(arena, change):
     assert not arena.try_config(yaml.dump({**SAVED, **change}))
+
+
+def test_a_network_that_fits_no_memory_is_refused_before_it_is_built():
+    with pytest.raises(UserError, match=r"must make at most 1e\+09 weights, got 1202 and 1024"):
+        cifar_resnet(depth=1202, width=1024, channels=1, classes=2)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, OverflowError, ZeroDivisionError])
+def test_what_a_constructor_cannot_do_is_one_line(error):
+    with pytest.raises(UserError, match=f"^model: {error.__name__}$"), _mended("model"):
+        raise error

@@ -49,7 +49,8 @@ def statuses(folder):
     return [json.loads(path.read_text()) for path in folder.rglob("status.json")]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_sweep_that_is_told_to_stop_saves_every_run_and_goes_on(tmp_path, name, faults):
     process = start(tmp_path, *SWEEP)
     wait_for(process, lambda: evaluated(tmp_path, 2))
@@ -73,6 +74,7 @@ def test_a_sweep_that_is_told_to_stop_saves_every_run_and_goes_on(tmp_path, name
         assert after["checkpoint"] > before["checkpoint"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_ends_an_update_that_hangs(tmp_path):
     process = start(
         tmp_path,

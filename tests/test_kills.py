@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runner import checkpoint
 from runner.build import build
@@ -144,6 +145,23 @@ def differing(one, other):
         found.append("answers")
     states = [checkpoint.load(folder)["training"] for folder in (one, other)]
     return found + [key for key in states[0] if bits(states[0][key]) != bits(states[1][key])]
+
+
+def test_a_kill_in_mid_epoch_loses_no_bit(tmp_path, faults):
+    run = Killed(
+        tmp_path,
+        *overrides_of("all"),
+        *("epochs=4", "batch_size=32", "micro_batch_size=20", "checkpoint_seconds=0.1"),
+    )
+    step = run.kill_after_an_update(0.2)
+    assert step is not None
+    run.finish()
+    assert differing(straight_run(tmp_path / "straight", run.overrides), run.place) == []
+    assert json.loads((run.place / "status.json").read_text())["attempts"] == 2
+    events = EventAccumulator(str(run.place), size_guidance={"scalars": 0}).Reload()
+    shown = [event.step for event in events.Scalars("train/loss")]
+    assert shown == [line["update"] for line in read_metrics(run.place)]
+    faults("kills at random moments, all bits equal afterwards")
 
 
 @pytest.mark.slow

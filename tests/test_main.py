@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -146,6 +145,7 @@ def test_a_sweep_names_its_runs_and_the_report_tells_mean_and_spread(tmp_path):
     assert "must hold runs, got none" in complaint
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_give_the_bits_of_runs_one_by_one(tmp_path):
     sweep = ("-m", "tricks=[],[label_smoothing]", "epochs=1", "batch_size=256", "threads=1")
     for name, launcher in (("one", "basic"), ("side", "joblib")):
@@ -216,21 +216,3 @@ def test_a_users_own_trick_model_data_and_optimizer_need_no_change_of_ours(tmp_p
     assert code != 0
     assert "set BISCUITS_ALLOW=own_parts" in complaint
     assert len(complaint.strip().splitlines()) == 1
-
-
-def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
-    command = [sys.executable, "-m", "runner", "epochs=40", "batch_size=32", "threads=1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    for line in process.stdout:
-        if line.startswith("epoch 2/"):
-            break
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the same command, without again=true, goes on" in out
-    (place,) = tmp_path.glob("outputs/*/*/seed=0")
-    assert json.loads((place / "status.json").read_text())["status"] == "stopped"
-    assert (place / "checkpoint.pt").exists()

@@ -61,7 +61,7 @@ LIMITS = {  # bytes, and what does not fit into them
 
 @pytest.mark.parametrize(
     "largest",
-    [pytest.param(n, marks=() if n in (700, 100_000) else pytest.mark.slow) for n in LIMITS],
+    [pytest.param(n, marks=() if n == 100_000 else pytest.mark.slow) for n in LIMITS],
 )
 def test_a_file_that_may_not_grow_is_named_and_the_run_goes_on_when_it_may(
     tmp_path, largest, faults

@@ -17,6 +17,7 @@ from runner.ablation.settings import AblationSettings, find_factors, overrides_o
 from runner.compose import flatten
 from runner.config import Settings, check
 from runner.errors import UserError
+from runner.names import OUTPUTS, inside
 from runner.runs import read_run
 
 OWN = ("variant", "seed", "again")
@@ -219,8 +220,13 @@ class Frozen:
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
-        """Give back the config of a run, with Hydra's node as the master has it."""
+        """Give back the config of a run, with Hydra's node as the master has it.
+
+        Raises:
+            UserError: If its folder would lie outside of the output folder, by a link.
+        """
         variant, seed = (override.partition("=")[2] for override in sweep_overrides)
+        inside(OUTPUTS, self.plan.name, variant, f"seed={seed}")
         hydra = copy.deepcopy(OmegaConf.masked_copy(master_config, "hydra"))
         OmegaConf.set_readonly(hydra, False)
         with open_dict(hydra):

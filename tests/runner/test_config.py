@@ -106,8 +106,29 @@ def test_threads_and_defaults_are_written_out():
 
 def test_only_the_environment_widens_the_allow_list(monkeypatch):
     override = "optimizer._target_=torch.optim.lr_scheduler.StepLR"
-    monkeypatch.setenv("BISCUITS_ALLOW", "collections.OrderedDict, fractions.Fraction")
+    monkeypatch.setattr("runner.allowed.USERS", {"collections.OrderedDict", "fractions.Fraction"})
     with pytest.raises(UserError, match=r"must be of torch\.optim"):
         settings(override)
     with pytest.raises(UserError, match=r"^model\.depth is not a parameter of fractions\.Fraction"):
         settings("model._target_=fractions.Fraction")  # allowed, and its signature is read
+
+
+def anything(**_):
+    """A target of the user's own that takes any key."""
+
+
+@pytest.mark.parametrize("key", ["_args_", "_partial_", "_recursive_", "_convert_", "x._target_"])
+def test_what_hydra_would_follow_is_refused_also_where_a_target_takes_any_key(monkeypatch, key):
+    target = f"{__name__}.anything"
+    monkeypatch.setattr("runner.allowed.USERS", {target})
+    assert settings(f"++model={{_target_: {target}, x: {{y: [1]}}}}").model["x"] == {"y": [1]}
+    name = key.rpartition(".")[2]
+    with pytest.raises(UserError, match=rf'^model\S* must have plain keys, got "{name}"'):
+        settings(f"++model={{_target_: {target}, x: {{y: [1]}}}}", f"+model.{key}=a.b")
+    with pytest.raises(UserError, match=r"^model\.x must have plain keys"):
+        settings(f"++model={{_target_: {target}, x: [[{{{name}: a.b}}]]}}")
+
+
+def test_a_builtin_that_the_user_trusts_need_not_tell_its_parameters(monkeypatch):
+    monkeypatch.setattr("runner.allowed.USERS", {"builtins.dict"})
+    assert settings("++model={_target_: builtins.dict, x: 1}").model["x"] == 1

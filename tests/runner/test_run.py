@@ -1,15 +1,11 @@
 """A run: its files, going on where it stood, doing it again, and never mixing with another."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
-import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -20,7 +16,7 @@ from runner.errors import UserError
 from runner.folder import finished
 from runner.run import attempt
 from runner.runs import read_metrics
-from tests.conftest import ROOT, composed, settings
+from tests.conftest import settings
 
 SHORT = ("epochs=3", "batch_size=256", "model.width=4")
 PAGE = ("tricks=page", "epochs=4", "batch_size=256", "micro_batch_size=100", "data.augment.crop=1")
@@ -68,61 +64,6 @@ def test_tensorboard_shows_what_metrics_jsonl_holds(do, tmp_path):
         assert shown == [(line["update"], pytest.approx(line[key])) for line in lines], key
     assert len(events.Scalars("test/shift_consistency")) == 1
     assert lines[-1]["train/transformed_loss"] > lines[-1]["train/loss"]
-
-
-def kill_after_epoch(process, folder, epoch):
-    """Wait until an epoch is logged, and kill the process in the middle of the next."""
-    deadline = time.monotonic() + 120
-    while len(read_metrics(folder)) < epoch:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-
-
-def test_a_run_killed_in_its_middle_ends_with_the_bits_of_one_that_never_was(tmp_path):
-    # batches so small that an epoch takes seconds, to be killed within
-    overrides = [
-        *PAGE[:2],
-        "batch_size=32",
-        "micro_batch_size=20",
-        "data.augment.crop=1",
-        "threads=1",
-    ]
-    command = [sys.executable, "-m", "runner", *overrides]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-    def start(name):
-        return subprocess.Popen(
-            [*command, f"name={name}"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
-        )
-
-    variant = composed(*overrides).variant
-    places = {
-        name: tmp_path / f"outputs/{name}/{variant}/seed=0" for name in ("straight", "killed")
-    }
-    straight, killed = start("straight"), start("killed")
-    kill_after_epoch(killed, places["killed"], 2)
-    assert not (places["killed"] / "result.json").exists()
-    assert start("killed").wait() == 0
-    assert straight.wait() == 0
-
-    one, other = (json.loads((place / "result.json").read_text()) for place in places.values())
-    assert one == other
-    assert timeless(read_metrics(places["straight"])) == timeless(read_metrics(places["killed"]))
-    states = [
-        torch.load(place / "checkpoint.pt", weights_only=True)["training"]
-        for place in places.values()
-    ]
-    for key in states[0]["model"]:
-        assert torch.equal(states[0]["model"][key], states[1]["model"][key])
-    attempts = [json.loads((p / "status.json").read_text())["attempts"] for p in places.values()]
-    assert attempts == [1, 2]
-    events = EventAccumulator(str(places["killed"]), size_guidance={"scalars": 0}).Reload()
-    steps = [event.step for event in events.Scalars("train/loss")]
-    assert steps == [line["update"] for line in read_metrics(places["killed"])]
 
 
 def test_a_finished_run_tells_its_result_and_another_config_is_refused_with_what_differs(
