@@ -7,6 +7,8 @@ comment: `torch.load` reads it as any other, and by itself would pass over a fli
 import hashlib
 import pickle
 import struct
+import time
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +17,7 @@ import torch
 
 from runner.errors import UserError
 from runner.files import FORMAT, Damaged, read_bytes, write_atomically
+from runner.signals import stop
 
 FILES = LAST, BEFORE, NEW = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.new.pt"
 
@@ -60,6 +63,35 @@ def load(folder: Path) -> dict[str, Any] | None:
     if damaged:
         print(f"{folder} has no good checkpoint; the run begins anew.", flush=True)
     return None
+
+
+class Saver:
+    """When to save a checkpoint, and when to stop after it.
+
+    Args:
+        save: Saves one.
+        seconds: How old the last one may get.
+        asked: Tells whether a signal asks to stop.
+    """
+
+    def __init__(self, save: Callable[[], None], seconds: float, asked: Callable[[], bool]) -> None:
+        self._save, self.seconds, self.asked = save, seconds, asked
+        self.last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether one has to be saved now."""
+        return self.asked() or time.monotonic() - self.last >= self.seconds
+
+    def save(self) -> None:
+        """Save one; and stop, if that is asked for.
+
+        Raises:
+            Stopped: If so.
+        """
+        self._save()
+        self.last = time.monotonic()
+        if self.asked():
+            stop()
 
 
 class _Hashed:

@@ -42,7 +42,7 @@ from runner.runs import (
     digest_metrics,
     read_line,
 )
-from runner.signals import put_off, stop
+from runner.signals import put_off
 from runner.train import Diverged
 
 
@@ -163,7 +163,7 @@ def _train(
         print(f"{label(folder)}  note: {caveat}", flush=True)
     timer, began, before = Timer(), time.perf_counter(), training.updates
     with put_off() as asked:
-        saver = Saver(save, settings.checkpoint_seconds, asked)
+        saver = checkpoint.Saver(save, settings.checkpoint_seconds, asked)
         for epoch in range(training.updates // per_epoch, settings.epochs):
             _epoch(bench, epoch, timer, saver, quiet)
             numbers: dict[str, float] = {}
@@ -182,7 +182,7 @@ def _train(
                 print(_progress(epoch + 1, settings.epochs, numbers, left), flush=True)
 
 
-def _epoch(bench: Bench, epoch: int, timer: "Timer", saver: "Saver", quiet: bool) -> None:
+def _epoch(bench: Bench, epoch: int, timer: "Timer", saver: checkpoint.Saver, quiet: bool) -> None:
     """Train for what is left of an epoch."""
     training, count = bench.training, len(bench.batches)
     start = training.updates % count
@@ -199,35 +199,6 @@ def _epoch(bench: Bench, epoch: int, timer: "Timer", saver: "Saver", quiet: bool
                 saver.save()
         if training.device.type == "cuda":
             torch.cuda.synchronize()
-
-
-class Saver:
-    """When to save a checkpoint, and when to stop after it.
-
-    Args:
-        save: Saves one.
-        seconds: How old the last one may get.
-        asked: Tells whether a signal asks to stop.
-    """
-
-    def __init__(self, save: Callable[[], None], seconds: float, asked: Callable[[], bool]) -> None:
-        self._save, self.seconds, self.asked = save, seconds, asked
-        self.last = time.monotonic()
-
-    def is_due(self) -> bool:
-        """Whether one has to be saved now."""
-        return self.asked() or time.monotonic() - self.last >= self.seconds
-
-    def save(self) -> None:
-        """Save one; and stop, if that is asked for.
-
-        Raises:
-            Stopped: If so.
-        """
-        self._save()
-        self.last = time.monotonic()
-        if self.asked():
-            stop()
 
 
 class Timer:
