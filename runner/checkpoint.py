@@ -16,7 +16,14 @@ from typing import Any, BinaryIO
 import torch
 
 from runner.errors import UserError
-from runner.files import FORMAT, Damaged, read_bytes, write_atomically
+from runner.files import (
+    FORMAT,
+    Damaged,
+    flush_folder,
+    read_bytes,
+    unwritable,
+    write_atomically,
+)
 from runner.signals import stop
 
 FILES = LAST, BEFORE, NEW = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.new.pt"
@@ -37,9 +44,13 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     """
     new, last = folder / NEW, folder / LAST
     write_atomically(new, lambda file: write({"format": FORMAT, **state}, file))
-    if last.exists():
-        last.replace(folder / BEFORE)
-    new.replace(last)
+    try:
+        if last.exists():
+            last.replace(folder / BEFORE)
+        new.replace(last)
+        flush_folder(folder)
+    except OSError as error:
+        raise unwritable(last, error) from error
 
 
 def load(folder: Path) -> dict[str, Any] | None:

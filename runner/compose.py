@@ -22,7 +22,7 @@ from runner.errors import UserError
 from runner.names import OUTPUTS, inside, shorten, write_value
 from runner.plain_yaml import check_yaml
 from runner.plugins import register_plugins
-from runner.signals import Stopped, stoppable
+from runner.signals import Stopped, stop, stoppable
 
 HERE = Path(__file__).resolve().parent
 CONF = next(
@@ -40,6 +40,7 @@ def task(cfg: DictConfig) -> Any:  # noqa: ANN401
 
     try:
         with stoppable():
+            stop()  # if that was asked for while the run before failed
             return run(cfg)
     except Stopped:
         raise

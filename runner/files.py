@@ -1,5 +1,6 @@
 """Files that are whole or not there: written beside, flushed to the disk, then renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -47,9 +48,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch wraps the system's error in one of its own
-        raise unwritable(path, error) from error
+        if (told := unwritable(path, error)) is error:
+            raise
+        raise told from error
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -216,10 +219,13 @@ def digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make a rename last through a power cut."""
+def flush_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where the file system can."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # as on some networks
+            raise
     finally:
         os.close(handle)

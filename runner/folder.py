@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from runner.files import (
     write_json,
     write_text,
 )
+from runner.log import say
 from runner.memory import peak, reset_peak
 from runner.runs import CORRECT, MACHINE, METRICS, RESULT, STATUS
 from runner.signals import Stopped
@@ -47,11 +49,31 @@ def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
     ours = dict(flatten(settings.to_dict()))
     if differing := [key for key in {**saved, **ours} if saved.get(key) != ours.get(key)]:
         listed = ", ".join(f"{k} is {saved.get(k)}, not {ours.get(k)}" for k in differing[:5])
+        if differing == ["threads"]:  # which `auto` takes from the cores that are here
+            listed += f"; to go on with it, give threads={saved.get('threads')}"
         raise UserError(
             f"{label(folder)} must be a run of this config, got one where {listed}. "
             "Give this one a name of its own (name=NAME), or remove that folder."
         )
-    return read_json(folder / RESULT)
+    return None if settings.again else _read_result(folder / RESULT)
+
+
+def _read_result(path: Path) -> dict[str, Any] | None:
+    """Read a result, which has at least what a line about it tells."""
+    result = read_json(path)
+    told = ("test/accuracy", "test/loss", "test/shift_consistency")
+    numbers = [result.get(key) for key in told] if result else []
+    names = result.get("inactive") if result else []
+    if not all(isinstance(n, float) and isfinite(n) for n in numbers) or not _is_names(names):
+        raise UserError(
+            f"{label(path)} must be the result of a run, got something else. Remove that file "
+            "and give the same command: the run goes on from its checkpoint."
+        )
+    return result
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) and v.isidentifier() for v in value)
 
 
 def _saved_config(folder: Path) -> dict[str, Any] | None:
@@ -79,6 +101,10 @@ def label(folder: Path) -> str:
     return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 
+class Held(UserError):
+    """Another process is doing the run."""
+
+
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Hold the folder; the lock dies with its owner."""
@@ -87,7 +113,7 @@ def owned(folder: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         status = _told(folder)
-        raise UserError(
+        raise Held(
             f"{label(folder)} must be free, got held by process {status.get('process')} on "
             f"{status.get('host')}. Wait for it, or stop it."
         ) from None
@@ -150,14 +176,14 @@ def tracked(folder: Path, device: torch.device) -> Iterator[Progress]:
         end("failed", str(error))
         raise
     # a trick's, about its first batch; torch's, about a model and images that do not fit
-    except (ValueError, RuntimeError, TypeError) as error:
+    except (ValueError, RuntimeError, TypeError, OverflowError) as error:
         end("failed", traceback.format_exc())
         told = " ".join(str(error).split())
         raise UserError(f"{told} ({label(folder / STATUS)} has the traceback.)") from error
     except (KeyboardInterrupt, Stopped):
         end("stopped")
-        print(f"\n{label(folder)} stopped at update {progress.update}; {progress}.")
-        print("The same command, without again=true, goes on.", flush=True)
+        say(f"\n{label(folder)} stopped at update {progress.update}; {progress}.")
+        say("The same command, without again=true, goes on.")
         raise
     except BaseException:
         end("failed", traceback.format_exc())
@@ -197,9 +223,12 @@ def conclude(
 def _told(folder: Path) -> dict[str, Any]:
     """What status.json says; nothing if it is damaged, for it is about to be written anew."""
     try:
-        return read_json(folder / STATUS) or {}
+        told = read_json(folder / STATUS) or {}
     except UserError:
         return {}
+    numbers = {"attempts": int, "seconds": int | float, "update": int, "checkpoint": int | None}
+    sound = all(isinstance(told[key], kind) for key, kind in numbers.items() if key in told)
+    return told if sound else {}
 
 
 def clear(folder: Path) -> None:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.connection import wait as wait_for_process
@@ -34,7 +34,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.errors import UserError
-from runner.signals import stoppable
+from runner.signals import Stopped, stoppable
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,14 @@ class LocalLauncher(Launcher):
                     begin(worker)
             over = True
         finally:
-            if not over:
-                _ask_to_stop(multiprocessing.active_children())
-            for worker in workers:
-                worker.stop(at_once=not over)
-            for number, _, since in running.values():  # after Ctrl-C, or an error of our own
-                _conclude(jobs[number], "stopped", None, since)
+            try:
+                if not over:
+                    _ask_to_stop(multiprocessing.active_children())
+            finally:
+                for worker in workers:
+                    worker.stop(at_once=not over)
+                for number, _, since in running.values():  # after Ctrl-C, or an error of our own
+                    _conclude(jobs[number], "stopped", None, since)
         return [ends[number] for number in range(len(jobs))]
 
     def _compose(self, overrides: list[str], number: int) -> DictConfig:
@@ -218,17 +220,19 @@ class _Worker:
             self.pool = None
 
 
+TOLD_TO_STOP = "It was told to stop. Give the same command to go on with it."
 GRACE = 20.0  # seconds; schedulers kill after 30
 
 
 def _ask_to_stop(processes: Sequence[BaseProcess]) -> None:
     """Have the runs save a checkpoint each, all at the same time; those that do not are killed."""
-    if any(process.is_alive() for process in processes):
-        told = "\nStopping when each run's update is done and saved. Ctrl-C again stops at once."
-        print(told, file=sys.stderr, flush=True)
     try:
         for process in processes:
             process.terminate()
+        if any(process.is_alive() for process in processes):
+            with suppress(OSError):
+                os.write(2, b"\nStopping when each run's update is done and saved.")
+                os.write(2, b" Ctrl-C again stops at once; the same command goes on.\n")
         deadline = time.monotonic() + GRACE
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
@@ -273,6 +277,8 @@ def _work(payload: bytes, slot: Slot) -> tuple[bool, Any, str]:
                 job_subdir_key="hydra.sweep.subdir",
                 hydra_context=context,
             )
+    except Stopped:
+        return False, UserError(TOLD_TO_STOP), printed.getvalue()
     except BaseException as error:  # sys.exit and the like, which Hydra lets through
         return False, RuntimeError(_told(error)), printed.getvalue()
     value = end._return_value
@@ -296,6 +302,8 @@ def _die_with_parent() -> None:
 def _obituary(error: Exception) -> str:
     """Write why a worker process ended, from Pebble's error."""
     code = getattr(error, "exitcode", None)
+    if code == signal.SIGTERM:  # how Pebble's workers end when they are told to
+        return TOLD_TO_STOP
     if isinstance(code, int) and code < 0:
         name = signal.Signals(-code).name
         more = " Was there enough memory?" if name == "SIGKILL" else ""

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -14,6 +15,15 @@ from torch.utils.tensorboard import SummaryWriter
 from runner.errors import UserError
 from runner.files import FORMAT, unwritable, write_text
 from runner.runs import METRICS
+
+
+def say(line: str) -> None:
+    """Print a line; that nobody reads it any more, as after `| head`, is no reason to stop."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        with suppress(OSError, ValueError):  # else Python would complain again as it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class RunLog:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from runner.errors import UserError
+from runner.files import Damaged, read_bytes
 from runner.mistakes import did_you_mean
 
 AUXILIARY = ("googlenet", "inception_v3")
@@ -22,6 +23,9 @@ AUXILIARY = ("googlenet", "inception_v3")
 
 MOST = 10**9
 """Weights of a ResNet of ours: four gigabytes, and as much again for the optimizer."""
+
+MOST_BYTES = 2**34
+"""Of a file of weights."""
 
 NAMED_KEYS = 5  # of a checkpoint, in an error of one line
 
@@ -228,7 +232,9 @@ def load_weights(model: nn.Module, file: str) -> None:
 def _read_state(file: Path) -> Mapping[str, Any]:
     """Read the names and tensors of a file."""
     try:
-        data = file.read_bytes()
+        data = read_bytes(file, MOST_BYTES)
+    except Damaged as error:
+        raise UserError(f"model.weights must be a file, got {file}, which {error}.") from error
     except OSError as error:
         raise UserError(
             f"model.weights must be a file, got {file}: {error.strerror}. Mend the path."

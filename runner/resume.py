@@ -13,6 +13,7 @@ from runner.config import Settings
 from runner.errors import UserError
 from runner.fingerprint import bits_depend_on, digest_tensors
 from runner.folder import label
+from runner.log import say
 
 
 def made_with(settings: Settings, bench: Bench, machine: Mapping[str, Any]) -> dict[str, str]:
@@ -46,14 +47,16 @@ def restore(
     try:
         saved = dict(state["made_with"])
         moves = [str(move) for move in state.get("moves", ())]
-        updates = state["training"]["updates"]
+        updates, most = state["training"]["updates"], settings.epochs * len(bench.batches)
+        if type(updates) is not int or not 0 <= updates <= most:
+            raise ValueError(f"it has {updates} updates behind it, of {most}")
         differing = [key for key in {**saved, **here} if saved.get(key) != here.get(key)]
         told = [f"{k} was {_short(saved.get(k))}, is {_short(here.get(k))}" for k in differing]
         if "data" in differing or (differing and settings.resume == "exact"):
             _refuse(folder, told, other_data="data" in differing)
         if differing:
             moves.append(f"from update {updates}: {'; '.join(told)}")
-            print(f"{label(folder)}  goes on elsewhere: {'; '.join(told)}", flush=True)
+            say(f"{label(folder)}  goes on elsewhere: {'; '.join(told)}")
         bench.training.load_state_dict(state["training"])
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(

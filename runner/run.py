@@ -24,6 +24,7 @@ from runner.fingerprint import digest_tensors, fingerprint
 from runner.folder import (
     Progress,
     clear,
+    conclude,
     finished,
     label,
     owned,
@@ -31,7 +32,7 @@ from runner.folder import (
     tracked,
     write_config,
 )
-from runner.log import RunLog
+from runner.log import RunLog, say
 from runner.resume import made_with, restore
 from runner.runs import (
     CORRECT,
@@ -42,7 +43,7 @@ from runner.runs import (
     digest_metrics,
     read_line,
 )
-from runner.signals import put_off
+from runner.signals import Stopped, put_off
 from runner.train import Diverged
 
 
@@ -61,15 +62,19 @@ def run(cfg: DictConfig) -> float:
     try:
         settings = check(cfg, hydra.overrides.task)
         result = finished(folder, settings)
-        if result is None or settings.again:
+        if result is not None:  # whoever was killed just after it had no time to tell
+            conclude(folder, "done", None, ours=("running", "stopped", "failed"))
+        else:
             result = attempt(folder, settings, build(settings), quiet=sweep)
     except UserError as error:
         remove_empty(folder)
         if sweep:  # Hydra shows the first error of a sweep alone, and at its end
-            told = str(error).removeprefix(label(folder)).lstrip()
-            print(f"{label(folder)}  {told}", flush=True)
+            say(f"{label(folder)}  {str(error).removeprefix(label(folder)).lstrip()}")
         raise
-    print(f"{label(folder)}  {summary(result)}", flush=True)
+    except (KeyboardInterrupt, Stopped):
+        remove_empty(folder)
+        raise
+    say(f"{label(folder)}  {summary(result)}")
     return float(result.get("validation/accuracy", result["test/accuracy"]))
 
 
@@ -101,7 +106,7 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
     """
     with owned(folder):
         result = finished(folder, settings)  # which refuses a folder of another config
-        if result is not None and not settings.again:
+        if result is not None:
             return result  # another process was quicker
         remove_leftovers(folder)
         if settings.again:
@@ -160,7 +165,7 @@ def _train(
     """Train the updates that are left; checkpoints at each epoch's end, and when they are due."""
     training, per_epoch = bench.training, len(bench.batches)
     for caveat in training.trick.caveats(settings.epochs * per_epoch, per_epoch):
-        print(f"{label(folder)}  note: {caveat}", flush=True)
+        say(f"{label(folder)}  note: {caveat}")
     timer, began, before = Timer(), time.perf_counter(), training.updates
     with put_off() as asked:
         saver = checkpoint.Saver(save, settings.checkpoint_seconds, asked)
@@ -179,7 +184,7 @@ def _train(
             if numbers and not quiet:
                 an_update = (time.perf_counter() - began) / (training.updates - before)
                 left = an_update * (settings.epochs * per_epoch - training.updates)
-                print(_progress(epoch + 1, settings.epochs, numbers, left), flush=True)
+                say(_progress(epoch + 1, settings.epochs, numbers, left))
 
 
 def _epoch(bench: Bench, epoch: int, timer: "Timer", saver: checkpoint.Saver, quiet: bool) -> None:

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -43,21 +43,27 @@ class _Signals:
         self.before: dict[int, Any] = {}
         self.putting_off = False
         self.asked: int | None = None
+        self.stopping = False
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         if os.getpid() != self.process:
             self._pass_on(number, frame)
-        elif not self.putting_off:
-            raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
-        elif self.asked is not None and number == signal.SIGINT:
+        elif number == signal.SIGINT and not (self.putting_off and self.asked is None):
+            self.stopping = True
             raise KeyboardInterrupt
-        elif self.asked is None:
+        elif self.stopping or self.asked is not None:
+            return  # it is being obeyed: schedulers repeat themselves
+        elif not self.putting_off:
+            self.stopping = True
+            raise Stopped(number)
+        else:
             self.asked = number
             if multiprocessing.parent_process() is None:  # else the sweep tells it, once for all
                 more = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
-                # not print, which must not be entered twice
-                os.write(2, f"\nStopping when this update is done and saved.{more}\n".encode())
+                with suppress(OSError):  # whoever read it may be gone, as `tee` is at Ctrl-C
+                    # not print, which must not be entered twice
+                    os.write(2, f"\nStopping when this update is done and saved.{more}\n".encode())
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         """Do in a forked process what was done before there was this handler."""
@@ -84,7 +90,8 @@ def stoppable() -> Iterator[None]:
     if ours or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _signals.process, _signals.asked, _signals.putting_off = os.getpid(), None, False
+    _signals.__init__()  # type: ignore[misc]
+    _signals.process = os.getpid()
     _signals.before = {n: h for n in CODES if _is_ours_to_take(n, h := signal.getsignal(n))}
     for number in _signals.before:
         signal.signal(number, _signals.note)
@@ -95,7 +102,7 @@ def stoppable() -> Iterator[None]:
         stopped = error
         raise
     finally:
-        before, _signals.before = _signals.before, {}
+        before, _signals.before, _signals.asked = _signals.before, {}, None
         for number, handler in before.items():
             signal.signal(number, handler)
         handler = before.get(stopped.number) if stopped else None
@@ -122,9 +129,11 @@ def put_off() -> Iterator[Callable[[], bool]]:
     """Put off stopping within; gives a function that tells whether it was asked for.
 
     Raises:
-        Stopped: At its end, if it was asked for.
+        Stopped: At its end, if it was asked for; or at its beginning, if that was asked for while
+            something else failed.
     """
-    _signals.putting_off, _signals.asked = True, None
+    stop()
+    _signals.putting_off = True
     try:
         yield lambda: _signals.asked is not None
     finally:
@@ -139,4 +148,5 @@ def stop() -> None:
         Stopped: If so.
     """
     if _signals.asked is not None:
+        _signals.stopping = True
         raise Stopped(_signals.asked)

@@ -165,11 +165,22 @@ def pairs(factors: Sequence[Factor]) -> Design:
     return Design(variants, tuple(contrasts))
 
 
+MOST_VARIANTS = 100_000
+
+
 def factorial(factors: Sequence[Factor]) -> Design:
     """Every combination: each effect averaged over all that the others do; every pair's interplay.
 
     With k factors of two levels it takes 2^k variants, and each run counts in every effect.
+
+    Raises:
+        UserError: If there are more than anybody could do.
     """
+    if (count := prod(len(factor.levels) for factor in factors)) > MOST_VARIANTS:
+        raise UserError(
+            f"ablation=factorial must have at most {MOST_VARIANTS:,} variants, got {count:,}. "
+            "Take fractional, or fewer factors."
+        )
     return _averaged(factors, list(product(*(f.levels for f in factors))))
 
 

@@ -22,6 +22,7 @@ from runner.ablation.plan import Plan
 from runner.ablation.verdicts import Findings, judge
 from runner.report.words import printable, printable_lines
 from runner.runs import Run, read_metrics, read_run
+from runner.signals import Stopped
 
 REFRESH = 1.0  # seconds between two looks at the files
 ENDED = ("done", "failed", "diverged", "damaged")
@@ -72,7 +73,7 @@ class Progress:
         self.over.set()
         if self.live:
             self.live.stop()
-        if kind is KeyboardInterrupt:
+        if kind is not None and issubclass(kind, KeyboardInterrupt | Stopped):
             self.console.print(f"\n{self.root} stopped; the same command goes on from here.")
 
     def begin(self, plan: Plan, jobs: Sequence[tuple[str, int]]) -> None:

@@ -34,7 +34,7 @@ class AblationSettings:
     design: str
     tricks: list[str] | None
     factors: dict[str, list[Any] | dict[str, dict[str, Any]]] | None
-    seeds: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]]
+    seeds: Annotated[int, Field(ge=1, le=10_000)] | list[Annotated[int, Field(ge=0)]]
     metric: Literal[METRICS]  # type: ignore[valid-type]
     goal: Literal["auto", "maximize", "minimize"]
     margin: Annotated[float, Field(ge=0)]

@@ -221,14 +221,16 @@ def _try(launcher: Launcher, jobs: Sequence[tuple[str, int]]) -> Exception | Non
 
 def _wait_until_free(folder: Path) -> None:
     """Wait for a run that its launcher has given up, but that is still being done."""
-    from runner.folder import owned
+    from runner.folder import Held, owned
 
     while folder.exists():
         try:
             with owned(folder):
                 return
-        except UserError:
+        except Held:
             time.sleep(1.0)
+        except UserError:  # it cannot be written to; the run itself told why
+            return
 
 
 def _conclude(folder: Path, error: Exception | None, since: float) -> None:

@@ -6,6 +6,7 @@ import torch
 from runner import checkpoint
 from runner.checkpoint import BEFORE, LAST, NEW
 from runner.errors import UserError
+from runner.files import write_atomically
 
 
 def state(number):
@@ -78,6 +79,22 @@ def test_a_crash_between_the_renames_loses_nothing(tmp_path):
     checkpoint.save(tmp_path, state(4))
     assert checkpoint.load(tmp_path)["updates"] == 4
     assert not (tmp_path / NEW).exists()
+
+
+def test_a_place_that_cannot_be_taken_is_named(tmp_path):
+    checkpoint.save(tmp_path, state(1))
+    (tmp_path / BEFORE / "mine").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"checkpoint.pt must be written, got Is a directory"):
+        checkpoint.save(tmp_path, state(2))
+    assert checkpoint.load(tmp_path)["updates"] == 2  # the new one, which was not renamed
+
+
+def test_an_error_that_is_not_the_systems_stays_as_it_is(tmp_path):
+    wrong = RuntimeError("x")
+    with pytest.raises(RuntimeError) as raised:
+        write_atomically(tmp_path / "file", lambda _: (_ for _ in ()).throw(wrong))
+    assert raised.value is wrong
+    assert raised.value.__cause__ is None
 
 
 def test_where_all_are_damaged_it_says_that_the_run_begins_anew(tmp_path, capsys):

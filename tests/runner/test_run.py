@@ -13,10 +13,11 @@ from runner import checkpoint
 from runner.build import build
 from runner.config import check
 from runner.errors import UserError
-from runner.folder import finished
-from runner.run import attempt
+from runner.files import write_json
+from runner.folder import conclude, finished
+from runner.run import attempt, run
 from runner.runs import read_metrics
-from tests.conftest import settings
+from tests.conftest import composed, settings
 
 SHORT = ("epochs=3", "batch_size=256", "model.width=4")
 PAGE = ("tricks=page", "epochs=4", "batch_size=256", "micro_batch_size=100", "data.augment.crop=1")
@@ -180,6 +181,61 @@ def test_a_checkpoint_that_does_not_fit_the_run_is_refused_in_one_line(do, tmp_p
     whole = checkpoint.load(tmp_path / "run") if state else {}
     checkpoint.save(tmp_path / "run", {**whole, **state})
     with pytest.raises(UserError, match="got one that does not fit it"):
+        do(*SHORT)
+
+
+def test_again_mends_a_damaged_result_and_a_status_is_put_right(do, tmp_path, monkeypatch):
+    result = do(*SHORT)
+    place = tmp_path / "run"
+    with open(place / "result.json", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match=r"result.json must be whole"):
+        do(*SHORT)
+    assert do(*SHORT, "again=true") == result
+    conclude(place, "done", None)
+    write_json(place / "status.json", {"status": "running"})  # killed just after the result
+    cfg = composed("threads=1", *SHORT)
+    OmegaConf.resolve(cfg)
+    monkeypatch.setattr("runner.run.HydraConfig.get", lambda: hydra_of(place))
+    run(cfg)
+    assert json.loads((place / "status.json").read_text())["status"] == "done"
+
+
+def hydra_of(place):
+    return OmegaConf.create(
+        {"runtime": {"output_dir": str(place)}, "mode": None, "overrides": {"task": []}}
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"test/accuracy": "x"}, {"test/accuracy": 1.0, "test/loss": 1, "inactive": []}],
+    ids=str,
+)
+def test_what_is_no_result_is_refused_in_one_line(do, tmp_path, content):
+    do(*SHORT)
+    write_json(tmp_path / "run" / "result.json", content)
+    with pytest.raises(UserError, match=r"result.json must be the result of a run"):
+        do(*SHORT)
+
+
+@pytest.mark.parametrize("odd", [{"attempts": "x"}, {"seconds": "x"}, {"checkpoint": [1]}], ids=str)
+def test_an_odd_status_is_written_anew(do, tmp_path, odd):
+    do(*SHORT)
+    (tmp_path / "run" / "result.json").unlink()
+    write_json(tmp_path / "run" / "status.json", {"status": "stopped", **odd})
+    do(*SHORT)
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["attempts"] == 1
+
+
+@pytest.mark.parametrize("updates", [-10, 10**9, True])
+def test_a_checkpoint_beyond_the_run_is_refused(do, tmp_path, updates):
+    do(*SHORT)
+    (tmp_path / "run" / "result.json").unlink()
+    state = checkpoint.load(tmp_path / "run")
+    state["training"]["updates"] = updates
+    checkpoint.save(tmp_path / "run", state)
+    with pytest.raises(UserError, match="updates behind it, of 18"):
         do(*SHORT)
 
 

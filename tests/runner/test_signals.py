@@ -3,14 +3,17 @@
 import json
 import os
 import signal
+import sys
 import warnings
 
 import pytest
 
 from runner import checkpoint
+from runner import folder as folder_module
 from runner.build import build
+from runner.errors import UserError
 from runner.run import attempt
-from runner.signals import Stopped, put_off, stoppable
+from runner.signals import Stopped, put_off, stop, stoppable
 from runner.train import Training
 from tests.conftest import settings
 
@@ -98,6 +101,64 @@ def test_other_signals_do_not_cut_the_saving_short(tmp_path, signal_after):
     with pytest.raises(Stopped), stoppable():
         go(tmp_path / "run")
     assert status(tmp_path / "run")["checkpoint"] == 8
+
+
+def test_who_read_what_it_says_may_be_gone(tmp_path, signal_after, monkeypatch):
+    """As at Ctrl-C on `biscuits ... 2>&1 | tee log`, where tee goes first."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    before = [os.dup(1), os.dup(2)]
+    with open(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        try:
+            os.dup2(writer, 2)
+            signal_after({8: [signal.SIGINT]})
+            with pytest.raises(Stopped), stoppable():
+                go(tmp_path / "run")
+        finally:
+            os.dup2(before[1], 2)
+            monkeypatch.undo()
+    for handle in before:
+        os.close(handle)
+    told = status(tmp_path / "run")
+    assert (told["status"], told["checkpoint"]) == ("stopped", 8)
+
+
+def test_signals_that_are_repeated_while_it_ends_do_not_cut_it_short(
+    tmp_path, signal_after, monkeypatch
+):
+    signal_after({8: [signal.SIGTERM]})
+    write = folder_module.write_json
+
+    def write_while_they_come(path, content):
+        if content["status"] == "stopped":
+            os.kill(os.getpid(), signal.SIGTERM)
+        write(path, content)
+        if content["status"] == "stopped":
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(folder_module, "write_json", write_while_they_come)
+    with pytest.raises(Stopped), stoppable():
+        go(tmp_path / "run")
+    told = status(tmp_path / "run")
+    assert (told["status"], told["checkpoint"]) == ("stopped", 8)
+
+
+def fail_and_go_on(folder):
+    with pytest.raises(UserError, match="the trick failed"):
+        go(folder)
+    assert status(folder)["status"] == "failed"
+    stop()  # what the next run of a sweep begins with
+
+
+def test_a_stop_that_was_asked_for_is_not_lost_where_something_fails(tmp_path, monkeypatch):
+    def failing(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError("the trick failed")
+
+    monkeypatch.setattr(Training, "step", failing)
+    with pytest.raises(Stopped), stoppable():
+        fail_and_go_on(tmp_path / "run")
 
 
 def test_a_handler_that_was_there_is_called_when_all_is_saved_and_put_back(tmp_path, signal_after):
