@@ -4,9 +4,12 @@ A thin shell: help, completion and mistakes in a config never wait for torch.
 """
 
 import argparse
+import io
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
 from hydra import version
@@ -56,7 +59,8 @@ def main() -> None:
             return
         register([Path(given.config_dir)] if given.config_dir else ())
         version.setbase("1.3")
-        with guarded(), stoppable():
+        query = given.shell_completion and any(o.startswith("query") for o in given.overrides)
+        with guarded(), stoppable(), _plain_words() if query else nullcontext():
             _run_hydra(
                 args=given,
                 args_parser=parser,
@@ -70,6 +74,15 @@ def main() -> None:
         if line := explain(error):
             sys.exit(line)
         raise
+
+
+@contextmanager
+def _plain_words() -> Iterator[None]:
+    """Complete with plain words alone: bash would execute what else the name of a file can say."""
+    with redirect_stdout(io.StringIO()) as printed:
+        yield
+    for line in printed.getvalue().splitlines():
+        print(*(word for word in line.split() if re.fullmatch(r"[\w./=,:@+~-]+", word)))
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:

@@ -42,7 +42,7 @@ def locate(target: object, where: str, group: str) -> Any:  # noqa: ANN401
 
     module_name, _, name = target.rpartition(".")
     if target in USERS:
-        return _import(module_name, name, where)
+        return _import(module_name, name, where, group)
     if module_name not in MODULES[group]:
         raise UserError(
             f"{where}._target_ must be of {' or '.join(MODULES[group])}, got {target}. "
@@ -57,14 +57,23 @@ def locate(target: object, where: str, group: str) -> Any:  # noqa: ANN401
     return public[name]
 
 
-def _import(module_name: str, name: str, where: str) -> Any:  # noqa: ANN401
+def _import(module_name: str, name: str, where: str, group: str) -> Any:  # noqa: ANN401
     try:
-        return getattr(import_module(module_name), name)
+        thing = getattr(import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise UserError(
             f"{where}._target_ must be importable, got {module_name}.{name}: {error}. "
             "Put its folder on PYTHONPATH."
         ) from None
+    kinds = {"scheduler": ("torch.", ""), "tricks": ("",)}.get(group, ())
+    bases = tuple(_base(group, kind) for kind in kinds)
+    if not (isinstance(thing, type) and issubclass(thing, bases) if bases else callable(thing)):
+        kind = " or ".join(base.__name__ for base in bases)
+        raise UserError(
+            f"{where}._target_ must be {f'a subclass of {kind}' if kind else 'callable'}, "
+            f"got {module_name}.{name}. Name another."
+        )
+    return thing
 
 
 def _public(module_name: str, group: str) -> dict[str, Any]:

@@ -6,9 +6,11 @@ files and ours make it, but for the little that is listed here. Else the config 
 anything is done with it: in every mode, and for each job of a sweep.
 """
 
+import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ GROUPS = ("env", "output", "help", "hydra_help", "hydra_logging", "job_logging")
 """Hydra's other groups, of which any option may be chosen that Hydra has."""
 
 FREE = (
-    *(("mode",), ("verbose",), ("runtime",), ("overrides",)),
+    *(("mode",), ("verbose",), ("runtime",), ("overrides",)),  # the first two: judged apart
     *(("job", "override_dirname"), ("job", "config_name")),
 )
 """What differs from command to command and starts nothing."""
@@ -72,6 +74,8 @@ ADVICE: dict[str | int, str] = {
     **dict.fromkeys(("_target_", "callbacks"), _TRUSTED),
     **dict.fromkeys(("launcher", "sweeper"), _TYPED),
     **dict.fromkeys(("env_set", "env_copy"), "Set it in the environment of the command itself."),
+    "mode": "Ask for a sweep on the command line, with -m.",
+    "verbose": "Give true, false, or the names of loggers.",
     "searchpath": "Give folders, on the command line, or --config-dir.",
 }
 """What to do about a key that is refused."""
@@ -94,6 +98,7 @@ class Loader(ConfigLoaderImpl):
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
         self.repository = _Repository(config_search_path)
+        self._sweep: UserError | None = None  # why the sweep that a file asks for is refused
 
     def load_configuration(
         self,
@@ -105,8 +110,12 @@ class Loader(ConfigLoaderImpl):
     ) -> DictConfig:
         """Compose, and check Hydra's node.
 
+        Hydra first asks for the mode alone, in the mode of a sweep; if that fails, it takes the
+        mode of the command line, and comes again.
+
         Raises:
-            UserError: If there is more in it than may be, or it cannot be composed.
+            UserError: If there is more in it than may be, it cannot be composed, or a file alone
+                asks for a sweep.
         """
         try:
             config = super().load_configuration(
@@ -118,6 +127,15 @@ class Loader(ConfigLoaderImpl):
             told = f"{type(error).__name__} {error}"
             raise UserError(f"The config must be one that can be composed, got {told}.") from error
         check_hydra(config.hydra, overrides)
+        if not validate_sweep_overrides:  # asked for the mode
+            self._sweep = _check_mode(config.hydra, overrides)
+            if self._sweep:
+                raise self._sweep
+        elif run_mode is RunMode.MULTIRUN:
+            self._sweep = None  # since that was typed
+            _clear_way(config)
+        elif self._sweep:
+            raise self._sweep
         return config
 
     def load_sweep_config(
@@ -182,6 +200,12 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
     """
     actual = OmegaConf.to_container(node, resolve=False)
     assert isinstance(actual, dict)
+    verbose = actual["verbose"]
+    words = verbose if isinstance(verbose, list) else [str(verbose)]
+    if not isinstance(verbose, bool | str | list) or any(
+        not isinstance(word, str) or "${" in word for word in words
+    ):
+        raise _refusal(("verbose",), verbose)
     noted = actual["overrides"]
     if sorted([*noted["hydra"], *noted["task"]]) != sorted(overrides):
         raise _refusal(("overrides",), noted)
@@ -199,6 +223,29 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
         target = callback.get("_target_") if isinstance(callback, dict) else callback
         if target not in USERS:
             raise _refusal(("callbacks", name), target)
+
+
+def _check_mode(node: DictConfig, overrides: Sequence[str]) -> UserError | None:
+    """Refuse a sweep that no one typed, unless it is an ablation, which has a plan."""
+    typed = any(o.key_or_group == "hydra.mode" for o in _hydras(overrides))
+    ablation = node.sweeper.get("_target_") == f"{MODULE}.AblationSweeper"
+    plain = not OmegaConf.is_interpolation(node, "mode") and node.mode in (None, RunMode.RUN)
+    if typed or ablation or plain:
+        return None
+    return _refusal(("mode",), getattr(node.mode, "name", node.mode))
+
+
+def _clear_way(config: DictConfig) -> None:
+    """Remove what would lead Hydra's sweeper elsewhere when it writes its file.
+
+    Where the folder cannot be told, the sweeper fails at that too, before it writes.
+    """
+    with suppress(UserError, OmegaConfBaseException):
+        file = Path(config.hydra.sweep.dir, "multirun.yaml")
+        with suppress(FileNotFoundError):
+            about = os.lstat(file)
+            if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+                file.unlink()  # a folder cannot be: that is an error of one line
 
 
 def _may_be(path: Keys, value: object, typed: bool) -> bool:

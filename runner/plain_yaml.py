@@ -10,10 +10,13 @@ from pathlib import Path
 import yaml
 
 from runner.errors import UserError
+from runner.files import Damaged, read_bytes
 
 LARGEST = 200_000  # bytes of a file
 DEEPEST = 30  # nodes within each other
 MOST = 10_000  # nodes in all, each as often as it is repeated by an alias
+WEIGHT = 480  # nodes that an interpolation counts as, so there are 20: they may double each other
+LONGEST = 1000  # characters without quotes, of which a number may be made
 
 
 def check_yaml(file: Path, saved: bool = False) -> None:
@@ -28,14 +31,14 @@ def check_yaml(file: Path, saved: bool = False) -> None:
         UserError: If it is not.
     """
     try:
-        with file.open("rb") as opened:
-            data = opened.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise UserError(f"{file} must be at most {LARGEST} bytes, got more. Cut it down.")
-        text = data.decode()
+        text = read_bytes(file, LARGEST).decode()
         _check_events(file, yaml.parse(text, Loader=_LOADER), aliases=not saved)
         if saved:
             _check_saved(file, text)
+    except Damaged as error:
+        raise UserError(
+            f"{file} must be a file of at most {LARGEST} bytes, got one that {error}. Mend it."
+        ) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         told = " ".join(str(error).split())
         raise UserError(f"{file} must be YAML in UTF-8, got {told}. Mend it.") from None
@@ -56,18 +59,27 @@ def _check_events(file: Path, events: Iterable[yaml.Event], aliases: bool) -> No
                 raise UserError(f"{file} must have no tags, got {event.tag}. Take it out.")
             if not inside and not isinstance(event, yaml.MappingStartEvent) and _says(event):
                 raise UserError(f"{file} must be a mapping, as KEY: VALUE, got another.")
+            before = count
             count += 1
+            if isinstance(event, yaml.ScalarEvent):
+                count += WEIGHT * event.value.count("${")
+                if not event.style and len(event.value) > LONGEST:
+                    raise UserError(
+                        f"{file} must have at most {LONGEST} characters in a value without quotes, "
+                        f"got {len(event.value)}. Quote it, or cut it down."
+                    )
             if isinstance(event, yaml.CollectionStartEvent):
-                inside.append((event.anchor, count - 1))
+                inside.append((event.anchor, before))
             elif event.anchor:
-                sizes[event.anchor] = 1
+                sizes[event.anchor] = count - before
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = inside.pop()
             if anchor:
                 sizes[anchor] = count - before
         if count > MOST or len(inside) > DEEPEST:
             raise UserError(
-                f"{file} must have at most {MOST} values, {DEEPEST} deep, got more. Cut it down."
+                f"{file} must have at most {MOST} values, where a ${{...}} counts as {WEIGHT}, "
+                f"{DEEPEST} deep, got more. Cut it down."
             )
 
 
@@ -80,10 +92,12 @@ def _check_saved(file: Path, text: str) -> None:
     """Refuse what Hydra or OmegaConf would follow."""
     content = yaml.load(text, Loader=_LOADER)
     found = [key for key in ("hydra", "defaults") if isinstance(content, dict) and key in content]
-    if header := re.search(r"^\s*#\s*@.*", text, re.MULTILINE):
-        found.append(header[0].strip())
-    if interpolation := re.search(r"\$\{[^}\n]*\}?", text):
-        found.append(interpolation[0])
+    headers = [line.strip() for line in text.splitlines() if re.match(r"\s*#\s*@", line)]
+    found += headers[:1]
+    for event in yaml.parse(text, Loader=_LOADER):  # an escape may hide it in the text
+        if interpolation := re.search(r"\$\{[^}\n]*\}?", getattr(event, "value", "")):
+            found.append(interpolation[0])
+            break
     if found:
         raise UserError(
             f"{file} must be the config of one run, got one with {' and '.join(found)}. "

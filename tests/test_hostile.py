@@ -6,9 +6,12 @@ file. Whether a payload bites is shown with plain Hydra, whether a route carries
 
 import contextlib
 import json
+import os
 import pickle
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import hydra.utils
@@ -19,7 +22,9 @@ import yaml
 
 import runner.__main__ as command
 from runner.ablation.settings import literal
-from runner.plain_yaml import LARGEST
+from runner.allowed import locate
+from runner.errors import UserError
+from runner.plain_yaml import LARGEST, check_yaml
 from tests.conftest import ROOT, settings
 from tests.test_main import biscuits
 
@@ -587,6 +592,15 @@ FILES = {
     "keys": ("1: a\n", ""),
     "no keys": ("[1, 2]: a\n", ""),
     "null": ("~: a\n", ""),
+    "interpolations": (
+        "a: ['${b}${b}']\n"
+        + "b: {}\n"
+        + "".join(f"x{i}: '${{x{i - 1}}}${{x{i - 1}}}'\n" for i in range(11)),
+        "a ${...} counts as 480",
+    ),
+    "escaped": ('a: "' + "\\x24{b}" * 21 + '"\n', "a ${...} counts as 480"),
+    "repeated": ("a: &a '${b}${b}'\nc: [" + "*a," * 20 + "]\n", "a ${...} counts as 480"),
+    "digits": ("a: 0x" + "f" * 6000 + "\n", "at most 1000 characters in a value without quotes"),
 }
 
 
@@ -610,6 +624,7 @@ SAVED = {
     "alias": ("name: &a x\nvariant: *a\n", "without the alias *a"),
     "environment": ("name: ${oc.env:HOME}\n", "got one with ${oc.env:HOME}"),
     "interpolation": ("name: x-${seed}\n", "got one with ${seed}"),
+    "escape": ('name: "\\x24{oc.env:HOME}"\n', "got one with ${oc.env:HOME}"),
     "header": ("# @package _global_\nname: x\n", "got one with # @package _global_"),
     "defaults": ("defaults: []\n", "got one with defaults"),
 }
@@ -764,3 +779,122 @@ def test_a_process_of_its_own_executes_nothing(lair, route, faults):
 def test_no_config_can_widen_what_is_allowed_for_a_later_run(lair):
     lair.monkeypatch.setenv("BISCUITS_ALLOW", "evil.touch")  # as if one had got through
     assert "If you trust it" in lair.refuses("optimizer._target_=evil.touch")
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "hard link", "pipe", "folder"])
+@pytest.mark.parametrize("swept", ["seed=0,1", "name=mine,other"])
+def test_the_sweepers_file_is_not_written_through_what_was_planted(lair, kind, swept):
+    theirs = lair.folder / "bashrc"
+    theirs.write_text("mine")
+    name = "mine" if "seed" in swept else "digits-resnet8"
+    place = lair.folder / "outputs" / name / "multirun.yaml"
+    place.parent.mkdir(parents=True)
+    {
+        "link": lambda: place.symlink_to(theirs),
+        "dangling": lambda: place.symlink_to(lair.mark),
+        "hard link": lambda: place.hardlink_to(theirs),
+        "pipe": lambda: os.mkfifo(place),
+        "folder": place.mkdir,
+    }[kind]()
+    line = lair.run("-m", swept, *(["name=mine"] if "seed" in swept else []))
+    assert theirs.read_text() == "mine"
+    assert not lair.mark.exists()
+    if kind == "folder":
+        assert "multirun.yaml cannot be used" in line
+    else:
+        assert line is None
+        assert place.is_file()
+        assert not place.is_symlink()
+
+
+def test_a_file_alone_starts_no_sweep(lair):
+    swept = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": {"seed": "0,1"}}}}
+    arguments = lair.experiment(swept)
+    assert "hydra.mode must be left as it is, got MULTIRUN" in lair.refuses(*arguments)
+    hidden = lair.experiment({"hydra": {"mode": "${data.x}"}, "data": {"x": "MULTIRUN"}})
+    assert "hydra.mode must be left as it is, got MULTIRUN" in lair.refuses(*hidden)
+    arguments = lair.experiment(swept)
+    for typed in ("-m", "hydra.mode=MULTIRUN"):
+        assert lair.run(*arguments, typed) is None
+        assert len(list(lair.folder.glob("outputs/*/*/seed=*"))) == 2
+        shutil.rmtree("outputs")
+    assert lair.run(*arguments, "hydra.mode=RUN") is None
+    assert len(list(lair.folder.glob("outputs/*/*/seed=*"))) == 1
+
+
+def test_an_ablation_needs_no_typed_mode(lair):
+    assert lair.run("experiment=demo", "ablation.dry_run=true") is None
+    assert lair.run("ablation=calibration", "ablation.dry_run=true") is None
+
+
+@pytest.mark.parametrize("value", [7, None, {}, [1, {"a": "b"}], [True], {0: "a"}, "${seed}"])
+def test_verbose_is_a_switch_or_names(lair, value):
+    line = lair.refuses(*lair.experiment({"hydra": {"verbose": value}}))
+    assert "hydra.verbose must be left" in line
+    assert lair.run(*lair.experiment({"hydra": {"verbose": ["a", "b"]}})) is None
+
+
+def test_completion_prints_only_plain_words(lair, capsys):
+    name = f"$(touch {lair.mark.name})"
+    for file in (name, "`touch mark`", "plain_é-1.npz", "a b;c"):
+        lair.write(f"stranger/{file}", "")
+    line = "biscuits data=npz data.root=./stranger/"
+    lair.monkeypatch.setenv("COMP_LINE", line)
+    for shell in ("bash", "fish"):
+        assert lair.run("-sc", f"query={shell}") is None
+        assert "./stranger/plain_é-1.npz" in (words := capsys.readouterr().out)
+        assert not set(words) & set("$`();")
+    if not (bash := shutil.which("bash")):
+        return
+    lair.run("-sc", "install=bash")
+    script = capsys.readouterr().out
+    biscuits_here = f'#!/bin/sh\nexec {sys.executable} -m runner "$@"\n'
+    lair.write("bin/biscuits", biscuits_here)
+    (lair.folder / "bin/biscuits").chmod(0o755)
+    press = f"""COMP_LINE={line!r} COMP_POINT={len(line)} COMP_CWORD=2
+hydra_bash_completion; echo "${{COMPREPLY[@]}}" """
+    paths = {"PATH": f"{lair.folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [bash, "-c", f"{script}\n{press}"],
+        env={**os.environ, **paths},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "data.root=./stranger/plain_é-1.npz" in done.stdout, done.stderr
+    assert not lair.mark.exists()
+
+
+def test_a_pipe_among_the_files_does_not_hang(lair):
+    lair.write("cd/tricks/y.yaml", "")
+    os.mkfifo("cd/tricks/x.yaml")
+    assert "got one that is no file" in lair.refuses("-cd", "cd", "seed=1")
+    with pytest.raises(FileNotFoundError):
+        check_yaml(lair.folder / "gone.yaml")
+
+
+def test_blank_lines_of_a_saved_config_are_read_in_no_time(lair):
+    lair.write("run/config.yaml", "name: x\n" + "\n" * 150_000)
+    began = time.monotonic()
+    check_yaml(lair.folder / "run/config.yaml", saved=True)
+    assert time.monotonic() - began < 2
+
+
+WRONG = {"scheduler": ["builtins.dict", "math.sqrt"], "tricks": ["builtins.dict", "math.sqrt"]}
+
+
+@pytest.mark.parametrize("group", [*WRONG, "data", "model", "optimizer"])
+def test_a_class_of_the_users_is_of_the_groups_kind(monkeypatch, group):
+    for target in WRONG.get(group, ["math.pi"]):
+        monkeypatch.setattr("runner.allowed.USERS", {target})
+        told = "must be a subclass of" if group in WRONG else "must be callable"
+        with pytest.raises(UserError, match=told):
+            locate(target, group, group)
+    good = {
+        "scheduler": ["torch.optim.lr_scheduler.StepLR", "runner.schedulers.Cosine"],
+        "tricks": ["tricks.Chain"],
+    }
+    for target in good.get(group, ["builtins.dict"]):
+        monkeypatch.setattr("runner.allowed.USERS", {target})
+        assert callable(locate(target, group, group))
