@@ -125,6 +125,8 @@ def start(folder, *arguments):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # as in a terminal: what a shell without one starts in the background is deaf to Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
