@@ -129,6 +129,11 @@ class Loader(ConfigLoaderImpl):
         check_hydra(config.hydra, overrides)
         if not validate_sweep_overrides:  # asked for the mode
             self._sweep = _check_mode(config.hydra, overrides)
+            if self._sweep and "ablation" in config:
+                self._sweep = UserError(
+                    "An ablation must be done by its own sweeper, got another. "
+                    "Drop hydra/sweeper=... from the command."
+                )
             if self._sweep:
                 raise self._sweep
         elif run_mode is RunMode.MULTIRUN:

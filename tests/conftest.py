@@ -1,5 +1,6 @@
 """What the tests share: composing a config as the command line does, and doing a run of it."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True, scope="session")
 def _registered() -> None:
+    # a shell without a terminal starts what is in the background deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     register()
     torch.set_num_threads(1)  # as the runs here do; the workers of the tests share the cores
 
