@@ -39,11 +39,13 @@ class _Signals:
     """The state of this process: signals know no other."""
 
     def __init__(self) -> None:
-        self.process = 0
-        self.before: dict[int, Any] = {}
-        self.putting_off = False
+        self.begin(0, {})
+
+    def begin(self, process: int, before: dict[int, Any]) -> None:
+        """Start anew, in a process, with the handlers that ours take the place of."""
+        self.process, self.before = process, before
+        self.putting_off = self.stopping = False
         self.asked: int | None = None
-        self.stopping = False
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
@@ -86,14 +88,13 @@ def stoppable() -> Iterator[None]:
         Stopped: If a scheduler asks to stop.
         KeyboardInterrupt: At Ctrl-C.
     """
-    ours = _signals.process == os.getpid() and _signals.before
-    if ours or threading.current_thread() is not threading.main_thread():
+    nested = _signals.process == os.getpid()
+    if nested or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _signals.__init__()  # type: ignore[misc]
-    _signals.process = os.getpid()
-    _signals.before = {n: h for n in CODES if _is_ours_to_take(n, h := signal.getsignal(n))}
-    for number in _signals.before:
+    taken = {n: h for n in CODES if _is_ours_to_take(n, h := signal.getsignal(n))}
+    _signals.begin(os.getpid(), taken)
+    for number in taken:
         signal.signal(number, _signals.note)
     stopped: Stopped | None = None
     try:
@@ -102,10 +103,10 @@ def stoppable() -> Iterator[None]:
         stopped = error
         raise
     finally:
-        before, _signals.before, _signals.asked = _signals.before, {}, None
-        for number, handler in before.items():
+        for number, handler in taken.items():
             signal.signal(number, handler)
-        handler = before.get(stopped.number) if stopped else None
+        _signals.begin(0, {})
+        handler = taken.get(stopped.number) if stopped else None
         if stopped and callable(handler) and handler is not signal.default_int_handler:
             handler(stopped.number, None)
 
