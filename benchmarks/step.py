@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from runner import checkpoint
 from runner.build import Bench, build
-from runner.compose import register
-from runner.log import RunLog
+from runner.cli.task import register
+from runner.run import checkpoint
+from runner.run.log import RunLog
 
 CASES = {
     "digits": (

@@ -15,10 +15,11 @@ from pathlib import Path
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
 
-from runner.compose import CONF, register, task
+from runner.cli.explain import explain
+from runner.cli.guard import guarded
+from runner.cli.task import register, task
 from runner.errors import UserError
-from runner.loader import guarded
-from runner.mistakes import explain
+from runner.names import CONF
 from runner.signals import stoppable
 
 HELP = """Biscuits: training tricks for convolutional networks, switched on, tuned and judged.

@@ -8,7 +8,7 @@ import os
 from importlib import import_module
 from typing import Any
 
-from runner.errors import UserError
+from runner.errors import UserError, did_you_mean
 
 USERS = frozenset(
     item.strip() for item in os.environ.get("BISCUITS_ALLOW", "").split(",") if item.strip()
@@ -38,8 +38,6 @@ def locate(target: object, where: str, group: str) -> Any:  # noqa: ANN401
     """
     if not isinstance(target, str) or "." not in target:
         raise UserError(f"{where}._target_ must be package.name, got {target}. Name a class.")
-    from runner.mistakes import did_you_mean  # which needs those that read USERS
-
     module_name, _, name = target.rpartition(".")
     if target in USERS:
         return _import(module_name, name, where, group)
@@ -78,7 +76,7 @@ def _import(module_name: str, name: str, where: str, group: str) -> Any:  # noqa
 
 def _public(module_name: str, group: str) -> dict[str, Any]:
     """The functions listed for a module, or the classes that it offers of the group's kind."""
-    from tricks import Chain  # the runner makes the chain; a config names single tricks
+    from tricks import Chain  # imports torch; the runner makes the chain, a config no chain
 
     module = import_module(module_name)
     if module_name in FUNCTIONS:
@@ -93,6 +91,7 @@ def _public(module_name: str, group: str) -> dict[str, Any]:
 
 
 def _base(group: str, module_name: str) -> type:
+    # torch takes a second to import, and `USERS` is read without it
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 

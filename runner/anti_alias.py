@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from runner.allowed import locate
-from runner.compose import CONF
 from runner.errors import UserError
 from runner.models import timm_model, torchvision_model
+from runner.names import CONF
 from runner.report.text import aligned
 from tricks import AntiAliasing, Place, find_places
 from tricks.blur_pool import pair

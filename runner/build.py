@@ -87,7 +87,7 @@ def build_data(settings: Settings) -> DataSet:
 def build_tricks(settings: Settings) -> Chain:
     """Build the tricks that are on, in the order of the config."""
     nodes = {name: node for name, node in settings.tricks.items() if node["enabled"]}
-    with _mended("tricks"):
+    with _with_config_path("tricks"):
         return Chain(*(_call(node, f"tricks.{name}", "tricks") for name, node in nodes.items()))
 
 
@@ -98,7 +98,7 @@ def build_model(settings: Settings, data: DataSet, chain: Chain) -> nn.Module:
     model = _call(settings.model, "model", "model", channels=channels, classes=classes)
     if settings.model["weights"] is not None:
         load_weights(model, settings.model["weights"])
-    with _mended("tricks"):
+    with _with_config_path("tricks"):
         return chain.model(model)
 
 
@@ -155,12 +155,12 @@ def _call(node: Node, where: str, group: str, **given: Any) -> Any:  # noqa: ANN
     target = locate(node["_target_"], where, group)
     taken = {k: v for k, v in node.items() if k != "_target_" and k not in OWN_KEYS[group]}
     tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in taken.items()}
-    with _mended(where):
+    with _with_config_path(where):
         return target(**tuples, **given)
 
 
 @contextmanager
-def _mended(where: str) -> Iterator[None]:
+def _with_config_path(where: str) -> Iterator[None]:
     """Say where in the config a constructor's complaint comes from."""
     try:
         yield

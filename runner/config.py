@@ -18,11 +18,10 @@ from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapt
 
 from runner.allowed import locate
 from runner.data import Augmentation
-from runner.errors import UserError
-from runner.files import FORMAT
-from runner.mistakes import did_you_mean
+from runner.errors import UserError, did_you_mean
 from runner.names import check_name
 from runner.schedulers import Scheduler, refuse_impure
+from runner.store.files import FORMAT
 from tricks import Trick, in_order
 
 Natural = Annotated[int, Field(ge=0, lt=2**63)]
@@ -60,10 +59,10 @@ class Settings:
     def to_dict(self) -> Node:
         """Give back the plain config, as config.yaml holds it: fed back, it does nothing over."""
         whole = {**dataclasses.asdict(self), "again": False}
-        return {key: value for key, value in whole.items() if key not in UNTOLD}
+        return {key: value for key, value in whole.items() if key not in NOT_IN_CONFIG_HASH}
 
 
-UNTOLD = ("checkpoint_seconds", "resume")
+NOT_IN_CONFIG_HASH = ("checkpoint_seconds", "resume")
 """Settings that change no bit of a run, and so are no part of what it is."""
 
 OWN_KEYS: dict[str, dict[str, tuple[Any, Any]]] = {

@@ -1,8 +1,17 @@
-"""What a user can mend."""
+"""What a user can mend, and the nearest known word to a mistyped one."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
     """Something that the user can mend; the command prints it as one line, without a traceback.
 
-    Its text reads: WHERE must be RULE, got VALUE. WHAT TO DO.
+    Its text says what is wrong, where, and what to do.
     """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Write ` Did you mean X?` where something known is near, else nothing."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}?" if near else ""

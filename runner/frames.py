@@ -6,12 +6,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from runner.ablation.find import find_ablations, find_loose_runs
 from runner.ablation.plan import find_plan
 from runner.errors import UserError
-from runner.report.curves import evaluations
-from runner.report.folders import find_ablations, find_loose_runs
-from runner.report.words import number
-from runner.runs import Run, find_runs
+from runner.store.runs import Run, evaluations, find_runs, number
 
 FIRST = ("name", "variant", "seed")
 

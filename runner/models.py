@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runner.errors import UserError
-from runner.files import Damaged, read_bytes
-from runner.mistakes import did_you_mean
+from runner.errors import UserError, did_you_mean
+from runner.store.files import Damaged, read_bytes
 
 AUXILIARY = ("googlenet", "inception_v3")
 """Torchvision's models with extra outputs in training, which have to be switched off."""

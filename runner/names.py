@@ -1,11 +1,20 @@
-"""Names of folders: readable, safe on any file system, and never two for one thing."""
+"""Names of folders and settings: readable, safe on any file system, never two for one thing."""
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from runner.errors import UserError
+
+HERE = Path(__file__).resolve().parent
+CONF = next(
+    folder for folder in (HERE / "conf", HERE.parent / "conf") if (folder / "config.yaml").is_file()
+)
+"""Where the configuration lies: inside an installed package, or beside it in a checkout."""
 
 LONGEST = 120  # characters of a folder's name; file systems allow 255
 
@@ -72,3 +81,17 @@ def check_name(key: str, text: object) -> None:
         raise UserError(
             f"{key} must be at most 200 bytes, got {len(str(text).encode())}. Give a shorter one."
         )
+
+
+def label(folder: Path) -> str:
+    """Write a run's folder as short as it can be told: from here, if it lies below."""
+    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    """Run through the leaves of nested mappings, as dotted keys and values."""
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

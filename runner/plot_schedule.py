@@ -20,12 +20,13 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from runner.build import build_data, build_optimizer, build_scheduler, build_tricks
-from runner.compose import CONF, register
+from runner.cli.explain import explain
+from runner.cli.guard import guarded
+from runner.cli.task import register
 from runner.config import Settings, check
 from runner.errors import UserError
-from runner.files import write_atomically
-from runner.loader import guarded
-from runner.mistakes import explain
+from runner.names import CONF
+from runner.store.files import write_atomically
 from tricks import Chain, WarmRestarts, scale_learning_rates_
 
 EXAMPLES = """

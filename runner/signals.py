@@ -44,19 +44,19 @@ class _Signals:
     def begin(self, process: int, before: dict[int, Any]) -> None:
         """Start anew, in a process, with the handlers that ours take the place of."""
         self.process, self.before = process, before
-        self.putting_off = self.stopping = False
+        self.deferring = self.stopping = False
         self.asked: int | None = None
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         if os.getpid() != self.process:
             self._pass_on(number, frame)
-        elif number == signal.SIGINT and not (self.putting_off and self.asked is None):
+        elif number == signal.SIGINT and not (self.deferring and self.asked is None):
             self.stopping = True
             raise KeyboardInterrupt
         elif self.stopping or self.asked is not None:
             return  # it is being obeyed: schedulers repeat themselves
-        elif not self.putting_off:
+        elif not self.deferring:
             self.stopping = True
             raise Stopped(number)
         else:
@@ -126,23 +126,23 @@ def _module(handler: object) -> str:
 
 
 @contextmanager
-def put_off() -> Iterator[Callable[[], bool]]:
+def defer_signals() -> Iterator[Callable[[], bool]]:
     """Put off stopping within; gives a function that tells whether it was asked for.
 
     Raises:
         Stopped: At its end, if it was asked for; or at its beginning, if that was asked for while
             something else failed.
     """
-    stop()
-    _signals.putting_off = True
+    raise_if_stopping()
+    _signals.deferring = True
     try:
         yield lambda: _signals.asked is not None
     finally:
-        _signals.putting_off = False
-    stop()
+        _signals.deferring = False
+    raise_if_stopping()
 
 
-def stop() -> None:
+def raise_if_stopping() -> None:
     """Stop, if that was asked for.
 
     Raises:

@@ -23,14 +23,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.ablation.table import find_damage
 from runner.build import build, find_device
-from runner.compare import changes, count, differences
 from runner.config import Settings, check
 from runner.errors import UserError
-from runner.files import FORMAT, Damaged, digest, parse_yaml
-from runner.folder import CONFIG, label
-from runner.report.words import printable, shorten
-from runner.run import attempt
-from runner.runs import CORRECT, MACHINE, RESULT, STATUS, Run, read_run
+from runner.names import label
+from runner.run.attempt import attempt
+from runner.run.compare import changes, count, differences
+from runner.run.status import CONFIG
+from runner.store.files import FORMAT, Damaged, digest, parse_yaml
+from runner.store.runs import CORRECT, MACHINE, RESULT, STATUS, Run, read_run
+from runner.texts import printable, shorten
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from runner.__main__ import main
-from runner.build import _mended
-from runner.compose import CONF, flatten, register
+from runner.build import _with_config_path
+from runner.cli.task import register
 from runner.errors import UserError
 from runner.models import cifar_resnet
+from runner.names import CONF, flatten
 from tests.conftest import settings
 
 RESULT = {"test/accuracy": 0.5, "test/loss": 1.0, "test/shift_consistency": 0.5, "inactive": []}
@@ -183,7 +184,7 @@ class Arena:
         self.folder, self.runs, self.count = folder / "cwd", [], 0
         self.folder.mkdir()
         monkeypatch.chdir(self.folder)
-        monkeypatch.setattr("runner.run.attempt", self.attempt)
+        monkeypatch.setattr("runner.run.attempt.attempt", self.attempt)
         self.monkeypatch = monkeypatch
 
     def attempt(self, folder, given, bench, quiet):  # noqa: ARG002
@@ -308,5 +309,5 @@ def test_a_network_that_fits_no_memory_is_refused_before_it_is_built():
 
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError, OverflowError, ZeroDivisionError])
 def test_what_a_constructor_cannot_do_is_one_line(error):
-    with pytest.raises(UserError, match=f"^model: {error.__name__}$"), _mended("model"):
+    with pytest.raises(UserError, match=f"^model: {error.__name__}$"), _with_config_path("model"):
         raise error

@@ -21,10 +21,10 @@ import torch
 import yaml
 
 import runner.__main__ as command
-from runner.ablation.settings import literal
 from runner.allowed import locate
+from runner.cli.plain_yaml import LARGEST, check_yaml
 from runner.errors import UserError
-from runner.plain_yaml import LARGEST, check_yaml
+from runner.sweep.settings import literal
 from tests.conftest import ROOT, settings
 from tests.test_main import biscuits
 
@@ -70,7 +70,7 @@ class Lair:
         monkeypatch.setenv("EVIL_MARK", str(self.mark))
         monkeypatch.syspath_prepend(str(folder))
         monkeypatch.chdir(folder)
-        monkeypatch.setattr("runner.run.attempt", lambda *_, **__: RESULT)
+        monkeypatch.setattr("runner.run.attempt.attempt", lambda *_, **__: RESULT)
         self.monkeypatch = monkeypatch
 
     def path(self):
@@ -235,8 +235,8 @@ def payloads(lair):
         "sys.exit": {"_args_": [0]},
         "gc.collect": {},
         "runner.models.load_weights": {"model": 1, "file": "bad.pt"},
-        "runner.files.write_text": {"path": mark, "text": "x"},
-        "runner.folder.clear": {"folder": "hub"},
+        "runner.store.files.write_text": {"path": mark, "text": "x"},
+        "runner.run.status.clear": {"folder": "hub"},
         "runner.build.build": {"settings": 1},
         "runner.data.cache.default_folder": {},
         "runner.models.os.system": {"command": f"touch {mark}"},
@@ -508,7 +508,7 @@ def test_the_routes_carry_what_is_good(lair, route, node):
 
 
 def test_a_class_that_the_user_trusts_may_be_a_callback_or_a_launcher(lair):
-    lair.monkeypatch.setattr("runner.loader.USERS", {"evil.Evil"})
+    lair.monkeypatch.setattr("runner.cli.guard.USERS", {"evil.Evil"})
     lair.run("+hydra.callbacks.x={_target_: evil.Evil, a: 1}")
     assert lair.mark.read_text() == "called"
     lair.mark.unlink()

@@ -25,22 +25,22 @@ import yaml
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
-from runner import tensorboard, verify
+from runner import verify
 from runner.ablation import plan as plans
 from runner.ablation.designs import Contrast, Factor
 from runner.ablation.verdicts import Verdict, judge
 from runner.build import build
 from runner.errors import UserError
-from runner.files import digest, write_json
 from runner.frames import read_frames
-from runner.report import curves, html, plots, verdict_table, write_report
+from runner.report import curves, html, plots, tensorboard, verdict_table, write_report
 from runner.report.__main__ import main as report
 from runner.report.multirun import Multirun
 from runner.report.multirun import table as multirun_table
 from runner.report.story import path as shown_path
-from runner.run import attempt
-from runner.runs import digest_answers, digest_metrics, find_runs
-from runner.tensorboard import write_views
+from runner.report.tensorboard import write_views
+from runner.run.attempt import attempt
+from runner.store.files import digest, write_json
+from runner.store.runs import digest_answers, digest_metrics, find_runs
 from tests.conftest import settings
 from tests.runner.ablations import (
     make_finding,

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from runner.runs import read_metrics
+from runner.store.runs import read_metrics
 from tests.conftest import ROOT
 
 LONG = ("epochs=400", "batch_size=32", "threads=1", "name=long")

@@ -13,11 +13,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runner import checkpoint
 from runner.build import build
-from runner.run import attempt
-from runner.runs import read_metrics
+from runner.run import checkpoint
+from runner.run.attempt import attempt
 from runner.signals import Stopped, stoppable
+from runner.store.runs import read_metrics
 from runner.train import Training
 from tests.conftest import ROOT, settings
 

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from torch.nn import functional as F
 
 import tricks
-from runner.compose import CONF
 from runner.models import cifar_resnet
+from runner.names import CONF
 from runner.train import Training
 from tests.conftest import ROOT
 from tricks import Batch, Chain, Trick

@@ -9,10 +9,10 @@ from functools import partial
 
 import pytest
 
-from runner import checkpoint
 from runner.build import build
-from runner.run import attempt
-from runner.runs import read_metrics
+from runner.run import checkpoint
+from runner.run.attempt import attempt
+from runner.store.runs import read_metrics
 from tests.conftest import ROOT, settings
 
 RUN = ("epochs=4", "batch_size=256", "threads=1", "name=run")

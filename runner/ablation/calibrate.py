@@ -6,7 +6,7 @@ import numpy as np
 
 from runner.ablation.decide import Claim, decide
 from runner.ablation.plan import Question
-from runner.ablation.samples import find_step
+from runner.ablation.sampling import find_step
 from runner.ablation.statistics import Array
 
 SEEDS = (3, 5, 10)

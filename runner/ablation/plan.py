@@ -13,7 +13,7 @@ import yaml
 
 from runner.ablation.designs import Contrast, Factor
 from runner.errors import UserError
-from runner.files import FORMAT, Damaged, digest, parse_yaml, write_text
+from runner.store.files import FORMAT, Damaged, digest, parse_yaml, write_text
 
 PLAN = "sweep.yaml"
 MOST_RUNS = 10**6

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from runner.ablation.plan import Plan
 from runner.ablation.statistics import Array
 from runner.errors import UserError
-from runner.files import Damaged, parse_json
-from runner.runs import CORRECT, MACHINE, RESULT, STATUS, Run, read_run
+from runner.store.files import Damaged, parse_json
+from runner.store.runs import CORRECT, MACHINE, RESULT, STATUS, Run, read_run
 
 MOST = 1e50
 """A number that is larger is no measurement, and sums and squares of it are none."""

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.ablation import reasons
+from runner.ablation import wording
 from runner.ablation.calibrate import DRAWS, calibrate
 from runner.ablation.decide import Claim
 from runner.ablation.designs import Contrast
-from runner.ablation.facts import Facts
-from runner.ablation.numbers import Numbers, number
+from runner.ablation.estimates import Numbers, number
+from runner.ablation.outcomes import Facts
 from runner.ablation.plan import Plan
-from runner.ablation.samples import read_answers, samples_interval
+from runner.ablation.sampling import read_answers, samples_interval
 from runner.ablation.statistics import FEWEST_SEEDS
 from runner.ablation.table import Table, read_table, warnings
-from runner.runs import Run
+from runner.store.runs import Run
 
 MOST_WITH_SAMPLES = 200
 """Contrasts, beyond which the test samples are not looked at."""
@@ -182,11 +182,11 @@ def _describe(plan: Plan, numbers: Numbers, index: int) -> Finding:
     low, high = float(numbers.low[index]), float(numbers.high[index])
     reason = ""
     if contrast.kind == "interaction" and numbers.judged[index]:
-        told = reasons.amount(float(numbers.mean[index]), plan.question)
+        told = wording.amount(float(numbers.mean[index]), plan.question)
         sure = numbers.claim[index] != Claim.UNDECIDED
         reason = f"{told}, surely not 0" if sure else f"{told}, not told apart from 0"
     elif not numbers.judged[index]:
-        reason = reasons.seeds_so_far(int(numbers.used[index].sum()), _planned(plan))
+        reason = wording.seeds_so_far(int(numbers.used[index].sum()), _planned(plan))
     return Finding(
         contrast=contrast,
         verdict=None,
@@ -211,7 +211,7 @@ def _conclude(finding: Finding, facts: Facts, numbers: Numbers, index: int) -> F
         finding,
         verdict=verdict,
         reason=reason,
-        open=undecided or (verdict is Verdict.NONE and not facts.unfounded),
+        open=undecided or (verdict is Verdict.NONE and not facts.baseline_failed),
         more_seeds=int(more) if undecided and np.isfinite(more) else None,
         correlation=facts.correlation(),
         time_ratio=facts.ratio(facts.table.seconds),
@@ -226,32 +226,32 @@ def _verdict(facts: Facts, numbers: Numbers, index: int) -> tuple[Verdict, str]:
     question, count = facts.plan.question, int(facts.used.sum())
     if facts.broken:
         return Verdict.BROKEN, _how(facts, facts.with_it, facts.broken)
-    if facts.unfounded:
-        return Verdict.NONE, _how(facts, facts.without_it, facts.unfounded)
+    if facts.baseline_failed:
+        return Verdict.NONE, _how(facts, facts.without_it, facts.baseline_failed)
     planned = _planned(facts.plan)
     if count < (planned or FEWEST_SEEDS):
-        return Verdict.NONE, reasons.seeds_so_far(count, planned)
+        return Verdict.NONE, wording.seeds_so_far(count, planned)
     if facts.same_weights:
         return Verdict.INACTIVE, "it changed nothing: the weights are those without it"
     if facts.idle and all(facts.idle.values()):
         return Verdict.INACTIVE, "it never acted, in any run"
     if count < FEWEST_SEEDS:
-        return Verdict.NONE, reasons.seeds_so_far(count, planned)
-    remark = f"; inactive {reasons.with_seeds(facts.idle_seeds)}" if facts.idle_seeds else ""
+        return Verdict.NONE, wording.seeds_so_far(count, planned)
+    remark = f"; inactive {wording.with_seeds(facts.idle_seeds)}" if facts.idle_seeds else ""
     claim, mean = Claim(int(numbers.claim[index])), float(numbers.mean[index])
     if claim is not Claim.UNDECIDED:
         ends = float(numbers.low[index]), float(numbers.high[index])
-        return Verdict[claim.name], reasons.sure(claim, mean, *ends, question) + remark
+        return Verdict[claim.name], wording.sure(claim, mean, *ends, question) + remark
     if numbers.sd[index] == 0 and mean != 0:
         return Verdict.UNDECIDED, f"all seeds differ by the same: no spread to judge by{remark}"
-    return Verdict.UNDECIDED, reasons.undecided(float(numbers.needed[index]) - count) + remark
+    return Verdict.UNDECIDED, wording.undecided(float(numbers.needed[index]) - count) + remark
 
 
 def _how(facts: Facts, variants: list[str], seeds: list[int]) -> str:
     """Say which runs came to nothing, how, and with which seeds."""
     bad = facts.bad_states(variants, seeds)
-    told = reasons.went_wrong([state for states in bad.values() for state in states], seeds)
-    return told if variants is facts.with_it else f"{reasons.without_it(list(bad))} {told}"
+    told = wording.went_wrong([state for states in bad.values() for state in states], seeds)
+    return told if variants is facts.with_it else f"{wording.without_it(list(bad))} {told}"
 
 
 def _planned(plan: Plan) -> int | None:

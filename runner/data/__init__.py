@@ -3,7 +3,7 @@
 from runner.data.arrays import npz
 from runner.data.augmentation import Augmentation
 from runner.data.batches import Batches
-from runner.data.folder import image_folder
+from runner.data.class_folders import image_folder
 from runner.data.sets import digits, torchvision_set
 from runner.data.source import Source, Split, check_source
 from runner.data.split import DataSet, split_source

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from runner.data.source import Source, Split
-from runner.data.texts import listed, reason, tell
 from runner.errors import UserError
+from runner.store.arrays import read_array
+from runner.texts import listed, reason, tell
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 CHANNELS = (1, 3, 4)
@@ -37,21 +38,6 @@ def npz(file: str) -> Source:
         for split in ("train", "test")
     )
     return Source(train, test, _classes(arrays))
-
-
-def read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """Read an array of an .npz file to the end, where its checksum is compared; unpickle nothing.
-
-    Numpy's own reader stops where the array's header says, be it damaged.
-
-    Raises:
-        Exception: Of many kinds, if it is not there or damaged.
-    """
-    with archive.open(f"{name}.npy") as member:
-        array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
-        if member.read(1):
-            raise ValueError(f"{name} holds more than its shape {list(array.shape)}")
-    return array
 
 
 def _read(file: str) -> dict[str, NDArray[Any]]:

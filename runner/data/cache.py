@@ -16,9 +16,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.data.arrays import read_array
 from runner.errors import UserError
-from runner.files import write_atomically
+from runner.store.arrays import read_array
+from runner.store.files import write_atomically
 
 A_WHILE = 60.0  # seconds; from making a file to locking it, a process takes less
 FORMAT = 1  # raised when the same files would be decoded into other pixels

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from runner.data.texts import listed, reason, tell
 from runner.errors import UserError
+from runner.texts import listed, reason, tell
 
 A_THREAD = 16  # images given to a thread at once
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from runner.data.source import Source, Split
 from runner.data.split import choose_stratified
-from runner.data.texts import reason, tell
 from runner.errors import UserError
+from runner.texts import reason, tell
 
 DIGITS_TEST_SHARE, DIGITS_TEST_SEED = 0.2, 0  # constants: the test set is the same in every run
 NETWORK_TIMEOUT = 20.0  # seconds of silence; urllib itself would wait for ever

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from runner.data.texts import listed, tell
 from runner.errors import UserError
+from runner.texts import listed, tell
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PLAIN = (torch.strided, "cpu")

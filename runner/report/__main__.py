@@ -10,16 +10,19 @@ from collections.abc import Sequence
 from os.path import relpath
 from pathlib import Path
 
+from runner.ablation.find import find_ablations, find_folders, find_loose_runs
 from runner.ablation.plan import find_plan
 from runner.ablation.verdicts import Findings, judge
 from runner.errors import UserError
-from runner.files import Damaged
 from runner.report import verdict_table, write_report
-from runner.report.folders import find_ablations, find_folders, find_loose_runs
+from runner.report.events import rebuild
 from runner.report.multirun import Multirun, table
 from runner.report.story import path
-from runner.report.words import count, printable, shorten
-from runner.runs import read_run
+from runner.report.words import count
+from runner.store.files import Damaged
+from runner.store.lock import lock_folder
+from runner.store.runs import read_run
+from runner.texts import printable, shorten
 
 MOST_RUNS = 1000
 """Of which TensorBoard's views are rebuilt; it grows slow from some 250 on."""
@@ -102,7 +105,7 @@ def _show_in_tensorboard(found: Findings) -> None:
     if len(found.runs) > MOST_RUNS:
         print(f"TensorBoard: left as it is, being too slow for {len(found.runs)} runs")
         return
-    from runner.tensorboard import write_views  # imports torch, which the report does not need
+    from runner.report.tensorboard import write_views  # imports torch
 
     write_views(found)
     print(f"TensorBoard: tensorboard --logdir {path(found.root)}")
@@ -110,13 +113,10 @@ def _show_in_tensorboard(found: Findings) -> None:
 
 def _rebuild_events(folder: Path) -> list[str]:
     """Write the events of the runs below a folder again; give back those that could not be."""
-    from runner.events import rebuild  # these import torch, which the report does not need
-    from runner.folder import owned
-
     mistakes, done = [], 0
     for place in find_folders(folder):
         try:
-            with owned(place):
+            with lock_folder(place):
                 rebuild(read_run(place, place.parent.name))
             done += 1
         except (Damaged, OSError, UserError) as error:

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from runner.files import Damaged
 from runner.report import words
 from runner.report.svg import COLORS, draw
-from runner.runs import Run
+from runner.store.runs import Run, evaluations
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,14 +28,6 @@ STYLES = (
     ("c5", (0, (5, 1, 1, 1, 1, 1)), "v"),
     ("c6", (0, (6, 2)), "X"),
 )
-
-
-def evaluations(run: Run) -> list[dict[str, Any]]:
-    """Give back the evaluations of a run; none if the file is damaged."""
-    try:
-        return run.metrics
-    except Damaged:
-        return []
 
 
 def curves(groups: Mapping[str, Sequence[Run]], reference: str) -> list[str]:

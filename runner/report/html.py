@@ -14,7 +14,7 @@ from runner.report import sections, story, words
 from runner.report.curves import curves
 from runner.report.plots import costs, forest
 from runner.report.rows import SHOWN, largest, ranked, shown_rows
-from runner.runs import Run
+from runner.store.runs import Run
 
 SYMBOLS = {
     Verdict.HELPS: "▲",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from runner.ablation.verdicts import Findings
 from runner.report import sections, story, words
 from runner.report.rows import rows
-from runner.runs import Run
+from runner.store.runs import Run
 
 ENTITIES = (
     *(("<", "&lt;"), ("@", "&#64;"), ("$", "&#36;")),

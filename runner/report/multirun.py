@@ -12,7 +12,7 @@ from runner.report import html, markdown, plain, story, words
 from runner.report.curves import curves
 from runner.report.rows import SHOWN
 from runner.report.text import aligned, note_lines, problem_lines, wrapped
-from runner.runs import Run
+from runner.store.runs import Run
 
 MEASURES = {
     "test/accuracy": ("test accuracy %", 100.0, 2),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.ablation.verdicts import Findings
-from runner.runs import Run
+from runner.store.runs import Run
 
 
 def content(findings: Findings) -> dict[str, Any]:

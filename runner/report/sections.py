@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner.ablation.verdicts import Finding, Findings
 from runner.report import words
 from runner.report.rows import largest, plus_minus, ranked
-from runner.runs import Run
+from runner.store.runs import Run
 
 Table = list[list[str]]
 """Rows of cells, the first one the heading."""

@@ -12,7 +12,7 @@ from runner.ablation.plan import Plan, Values
 from runner.ablation.table import find_damage
 from runner.ablation.verdicts import Findings, Verdict
 from runner.report import words
-from runner.runs import Run
+from runner.store.runs import Run
 
 DESIGNS = {
     "one_at_a_time": "{what}, each alone, against the baseline",

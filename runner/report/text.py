@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Sequence
 from runner.ablation.verdicts import Findings, Verdict
 from runner.report import story, words
 from runner.report.rows import SHOWN, Row, shown_rows
-from runner.runs import Run
+from runner.store.runs import Run
 
 COLORS = {
     Verdict.HELPS: "32",

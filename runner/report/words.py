@@ -3,41 +3,11 @@
 import math
 import re
 
-from runner.ablation.reasons import SHARES
-
-LONGEST = 4000  # characters of an error or a warning
-MOST = 1e100  # a number that is larger is no measurement, and cannot be drawn
-
-
-def printable(text: object) -> str:
-    """Write anything in one line, without what a terminal or a browser would act on."""
-    plain = " ".join(str(text).split())
-    return "".join(char if char.isprintable() else "?" for char in plain)
-
-
-def printable_lines(text: object) -> list[str]:
-    """Write anything in lines; of a very long text its end, where an error says what it is."""
-    lines = str(text)[-LONGEST:].splitlines()
-    return ["".join(c if c.isprintable() else "?" for c in line.expandtabs()) for line in lines]
-
-
-def shorten(text: str, width: int) -> str:
-    """Cut out the middle of what is too long, since names often differ in their ends."""
-    text = printable(text)
-    if len(text) <= width:
-        return text
-    tail = (width - 1) // 2
-    return f"{text[: width - 1 - tail]}…{text[-tail:]}"
-
-
-def number(value: object) -> float | None:
-    """Give back a finite number as it was read; None for everything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if abs(value) < MOST else None
-    except OverflowError:  # an integer of thousands of digits
-        return None
+from runner.ablation.wording import SHARES
+from runner.store.runs import number as number
+from runner.texts import printable as printable
+from runner.texts import printable_lines as printable_lines
+from runner.texts import shorten as shorten
 
 
 def is_share(name: str) -> bool:

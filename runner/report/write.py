@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.ablation.verdicts import Findings
-from runner.files import write_json, write_text
 from runner.report import html, markdown, multirun, plain
 from runner.report.multirun import Multirun
+from runner.store.files import write_json, write_text
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 

@@ -928,7 +928,7 @@ def test_a_folder_that_changes_while_it_is_decoded_is_refused_and_nothing_is_kep
         return images
 
     with monkeypatch.context() as patch:
-        patch.setattr("runner.data.folder.decode", decode_meanwhile)
+        patch.setattr("runner.data.class_folders.decode", decode_meanwhile)
         text = refusal(read)
     assert f"must stay as it is while it is read, got changes: {told[0]}. " in text
     assert not cache.exists()
@@ -946,7 +946,7 @@ def test_a_folder_that_vanishes_while_it_is_decoded_is_refused(
         shutil.rmtree(folder)
         return images
 
-    monkeypatch.setattr("runner.data.folder.decode", decode_meanwhile)
+    monkeypatch.setattr("runner.data.class_folders.decode", decode_meanwhile)
     assert "it does not exist" in refusal(read)
     assert not cache.exists()
     faults(CACHES)

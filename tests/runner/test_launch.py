@@ -13,12 +13,13 @@ from hydra.core.singleton import Singleton
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
-from runner.ablation.sweeper import AblationSweeper
-from runner.compose import CONF
+from runner.cli.plugins import register_plugins
 from runner.errors import UserError
-from runner.files import read_json, write_json
-from runner.folder import conclude, owned
-from runner.launch import (
+from runner.names import CONF
+from runner.run.status import conclude
+from runner.store.files import read_json, write_json
+from runner.store.lock import lock_folder
+from runner.sweep.local_launcher import (
     LocalLauncher,
     Slot,
     _obituary,
@@ -27,12 +28,12 @@ from runner.launch import (
     slots,
     visible_cards,
 )
-from runner.plugins import register_plugins
+from runner.sweep.sweeper import AblationSweeper
 
 
 @pytest.fixture
 def eight_cores(monkeypatch):
-    for module in ("runner.launch", "runner.ablation.sweeper"):
+    for module in ("runner.sweep.local_launcher", "runner.sweep.sweeper"):
         monkeypatch.setattr(f"{module}.available_cores", lambda: [2, 3, 4, 5, 6, 7, 8, 9])
 
 
@@ -157,7 +158,7 @@ def test_an_end_is_recorded_only_where_the_run_told_none(tmp_path):
 
 def test_a_run_that_another_process_holds_is_left_as_it_is(tmp_path):
     write_json(tmp_path / "status.json", {"status": "running"})
-    with owned(tmp_path):
+    with lock_folder(tmp_path):
         conclude(tmp_path, "failed", "gone")
     assert read_json(tmp_path / "status.json")["status"] == "running"
 

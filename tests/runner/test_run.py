@@ -9,14 +9,14 @@ import pytest
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runner import checkpoint
 from runner.build import build
 from runner.config import check
 from runner.errors import UserError
-from runner.files import write_json
-from runner.folder import conclude, finished
-from runner.run import attempt, run
-from runner.runs import read_metrics
+from runner.run import checkpoint
+from runner.run.attempt import attempt, run
+from runner.run.status import conclude, finished
+from runner.store.files import write_json
+from runner.store.runs import read_metrics
 from tests.conftest import composed, settings
 
 SHORT = ("epochs=3", "batch_size=256", "model.width=4")
@@ -196,7 +196,7 @@ def test_again_mends_a_damaged_result_and_a_status_is_put_right(do, tmp_path, mo
     write_json(place / "status.json", {"status": "running"})  # killed just after the result
     cfg = composed("threads=1", *SHORT)
     OmegaConf.resolve(cfg)
-    monkeypatch.setattr("runner.run.HydraConfig.get", lambda: hydra_of(place))
+    monkeypatch.setattr("runner.cli.task.HydraConfig.get", lambda: hydra_of(place))
     run(cfg)
     assert json.loads((place / "status.json").read_text())["status"] == "done"
 

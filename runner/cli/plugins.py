@@ -1,0 +1,80 @@
+"""Our sweeper and our launcher, as Hydra's plugins.
+
+Hydra takes plugins from the namespace package `hydra_plugins` alone, and does not find one there
+in an editable install. So the module `hydra_plugins.biscuits` is made here, whatever way the
+project is installed. Its classes stand in for the real ones until Hydra makes an instance: the
+real ones import torch, which help and completion do without.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.plugin import Plugin
+from hydra.plugins.sweeper import Sweeper
+
+MODULE = "hydra_plugins.biscuits"
+
+LOCAL = {
+    "_target_": f"{MODULE}.LocalLauncher",
+    "workers": "auto",  # runs at once; auto: one a core, or one a card on CUDA
+    "per_card": 1,  # on CUDA: runs at once on each card
+    "timeout": None,  # seconds after which a run is ended and recorded as failed
+}
+"""The settings of `hydra/launcher=local`."""
+
+
+def register_plugins(prepare: Callable[[], None]) -> None:
+    """Make our plugins known to Hydra; needed once in every process, before Hydra composes.
+
+    Args:
+        prepare: What a worker process of the launcher calls before it does a job.
+    """
+    plugins = Plugins.instance()  # first, since it imports what it scans, and some of it twice
+    if MODULE not in sys.modules:
+        package = sys.modules.get("hydra_plugins")
+        if package is None:
+            package = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
+            package.__path__ = []
+        module = sys.modules[MODULE] = ModuleType(MODULE, __doc__)
+        package.biscuits = module  # type: ignore[attr-defined]
+        for name, base, make in (
+            ("AblationSweeper", Sweeper, _make_sweeper),
+            ("LocalLauncher", Launcher, partial(_make_launcher, prepare)),
+        ):
+            stand_in = _stand_in(name, base, make)
+            setattr(module, name, stand_in)
+            plugins.register(stand_in)
+    store = ConfigStore.instance()
+    sweeper = {"_target_": f"{MODULE}.AblationSweeper"}
+    store.store("ablation", sweeper, group="hydra/sweeper", provider="runner")
+    store.store("local", LOCAL, group="hydra/launcher", provider="runner")
+
+
+def _stand_in(name: str, base: type[Plugin], make: Callable[..., Plugin]) -> type[Plugin]:
+    """Make a class whose instances are what `make` gives back."""
+
+    def new(cls: type[Plugin], **settings: Any) -> Plugin:  # noqa: ANN401, ARG001
+        return make(**settings)
+
+    stand_in: type[Plugin] = type(name, (base,), {"__new__": new, "__module__": MODULE})
+    # Hydra registers concrete classes alone
+    stand_in.__abstractmethods__ = frozenset()
+    return stand_in
+
+
+def _make_sweeper() -> Plugin:
+    from runner.sweep.sweeper import AblationSweeper  # imports torch
+
+    return AblationSweeper()
+
+
+def _make_launcher(prepare: Callable[[], None], **settings: Any) -> Plugin:  # noqa: ANN401
+    from runner.sweep.local_launcher import LocalLauncher  # imports torch
+
+    return LocalLauncher(**settings, prepare=prepare)

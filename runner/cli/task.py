@@ -1,0 +1,112 @@
+"""What Hydra calls: `register` before it composes, and `task` with each composed run.
+
+Imported in every process that runs a job, and before anything is known to be run: so it is light.
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.conf import HydraConf, RunDir, SweepDir
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from runner.cli import compose  # noqa: F401  its resolvers
+from runner.cli.explain import explain
+from runner.cli.plain_yaml import check_yaml
+from runner.cli.plugins import register_plugins
+from runner.errors import UserError
+from runner.names import CONF, label
+from runner.signals import Stopped, raise_if_stopping, stoppable
+from runner.texts import say
+
+
+def task(cfg: DictConfig) -> float:
+    """Run one config, in the folder that Hydra made for it.
+
+    Returns:
+        The accuracy on the validation split, for a sweep that searches; on the test set where
+        there is no validation split.
+    """
+    try:
+        with stoppable():
+            raise_if_stopping()  # a signal may have come while the run before failed
+            return _run(cfg)
+    except Stopped:
+        raise
+    except SystemExit as error:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # else it would end the whole sweep
+            raise RuntimeError(f"the run called sys.exit({error.code})") from error
+        raise
+    except UserError as error:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise  # a sweep goes on with its other runs
+        sys.exit(explain(error))  # one line; Hydra would add one of its own
+
+
+def _run(cfg: DictConfig) -> float:
+    # torch takes a second to import, and help, completion and mistakes do without it
+    from runner.config import check
+    from runner.run.attempt import resume_or_run, summary
+    from runner.run.status import remove_empty
+
+    hydra = HydraConfig.get()
+    folder, sweep = Path(hydra.runtime.output_dir), hydra.mode is RunMode.MULTIRUN
+    try:
+        result = resume_or_run(folder, check(cfg, hydra.overrides.task), quiet=sweep)
+    except UserError as error:
+        remove_empty(folder)
+        if sweep:  # Hydra shows the first error of a sweep alone, and at its end
+            say(f"{label(folder)}  {str(error).removeprefix(label(folder)).lstrip()}")
+        raise
+    except (KeyboardInterrupt, Stopped):
+        remove_empty(folder)
+        raise
+    say(f"{label(folder)}  {summary(result)}")
+    return float(result.get("validation/accuracy", result["test/accuracy"]))
+
+
+def register(config_dirs: Iterable[Path] = ()) -> None:
+    """Store Hydra's settings and the node `all_tricks` of every trick, switched off.
+
+    Args:
+        config_dirs: Users' own folders, whose `tricks/*.yaml` join ours.
+    """
+    store = ConfigStore.instance()
+    tricks: dict[str, Any] = {}
+    for folder in (CONF, *config_dirs):
+        for file in sorted(folder.glob("tricks/*.yaml")):
+            tricks |= _switched_off(file)
+    store.store(name="all_tricks", node={"tricks": tricks}, provider="runner")
+    register_plugins(register)
+    _store_hydra_settings(store)
+
+
+def _store_hydra_settings(store: ConfigStore) -> None:
+    """Replace Hydra's own settings, for a saved config.yaml as well as for ours."""
+    settings = HydraConf(
+        run=RunDir("${sweep_folder:}/${run_folder:}"),
+        sweep=SweepDir("${sweep_folder:}", "${run_folder:}"),
+        output_subdir=None,  # config.yaml is ours to write, resolved
+    )
+    settings.defaults = [
+        {group: "none" if group == "job_logging" else option}
+        for default in settings.defaults
+        for group, option in default.items()
+    ]
+    store.store("config", settings, group="hydra", provider="runner")
+
+
+def _switched_off(file: Path) -> dict[str, Any]:
+    check_yaml(file)
+    node = OmegaConf.to_container(OmegaConf.load(file))
+    if not isinstance(node, dict):
+        return {}
+    return {
+        str(name): {**trick, "enabled": False}
+        for name, trick in node.items()
+        if isinstance(trick, dict) and "_target_" in trick  # a preset has only what it changes
+    }

@@ -1,0 +1,1 @@
+"""One run in its folder, from settings to result; knows neither sweeps nor Hydra."""

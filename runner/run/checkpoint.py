@@ -1,0 +1,168 @@
+"""Checkpoints: atomic, verified when read, exact; the last good one and the one before it.
+
+A file is what `torch.save` writes, a zip archive, with a SHA-256 of all of it as the archive's
+comment: `torch.load` reads it as any other, and by itself would pass over a flipped bit.
+"""
+
+import hashlib
+import pickle
+import struct
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from runner.errors import UserError
+from runner.signals import raise_if_stopping
+from runner.store.files import (
+    FORMAT,
+    Damaged,
+    flush_folder,
+    read_bytes,
+    unwritable,
+    write_atomically,
+)
+
+FILES = LAST, BEFORE, NEW = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.new.pt"
+
+_MARK = b"sha256:"
+_COMMENT = len(_MARK) + 64  # bytes
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint; the last one becomes the one before.
+
+    Args:
+        folder: The folder of the run.
+        state: Tensors, numbers, text, and lists and dicts of them.
+
+    Raises:
+        UserError: If there is no room for it; the ones before are kept.
+    """
+    new, last = folder / NEW, folder / LAST
+    write_atomically(new, lambda file: write({"format": FORMAT, **state}, file))
+    try:
+        if last.exists():
+            last.replace(folder / BEFORE)
+        new.replace(last)
+        flush_folder(folder)
+    except OSError as error:
+        raise unwritable(last, error) from error
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """Read the last good checkpoint of a run; None if it has none.
+
+    A damaged one is named on the console and the one before it used. Nothing is unpickled but
+    tensors and plain values.
+
+    Raises:
+        UserError: If the checkpoint was written by a newer version, or holds code.
+    """
+    damaged = False
+    for path in (folder / NEW, folder / LAST, folder / BEFORE):  # the new one if it was not renamed
+        if not path.exists():
+            continue
+        try:
+            return _read(path, _verified(path))
+        except Damaged as damage:
+            damaged = True
+            print(f"{path} is damaged ({damage}); looking for the one before it.", flush=True)
+    if damaged:
+        print(f"{folder} has no good checkpoint; the run begins anew.", flush=True)
+    return None
+
+
+class Saver:
+    """When to save a checkpoint, and when to stop after it.
+
+    Args:
+        save: Saves one.
+        seconds: How old the last one may get.
+        asked: Tells whether a signal asks to stop.
+    """
+
+    def __init__(self, save: Callable[[], None], seconds: float, asked: Callable[[], bool]) -> None:
+        self._save, self.seconds, self.asked = save, seconds, asked
+        self.last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether one has to be saved now."""
+        return self.asked() or time.monotonic() - self.last >= self.seconds
+
+    def save(self) -> None:
+        """Save one; and stop, if that is asked for.
+
+        Raises:
+            Stopped: If so.
+        """
+        self._save()
+        self.last = time.monotonic()
+        if self.asked():
+            raise_if_stopping()
+
+
+class _Hashed:
+    """A file to write to, which keeps a SHA-256 of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.hash, self.flush = file, hashlib.sha256(), file.flush
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return self.file.write(data)
+
+
+def write(state: Any, file: BinaryIO) -> None:  # noqa: ANN401
+    """Write the archive, and its digest into the comment for which it has a length last of all."""
+    hashed: Any = _Hashed(file)
+    torch.save(state, hashed)
+    file.seek(-2, 2)
+    file.write(_comment(hashed.hash.hexdigest()))
+
+
+def _verified(path: Path) -> BytesIO:
+    """Read a file, and compare it with its checksum."""
+    try:
+        content = read_bytes(path, most=2**40)
+    except (FileNotFoundError, MemoryError) as error:
+        raise Damaged(str(error) or "there is no memory for it") from error
+    total = hashlib.sha256(memoryview(content)[: -_COMMENT - 2])
+    total.update(b"\0\0")  # the length of the comment, before there was one
+    if content[-_COMMENT - 2 :] != _comment(total.hexdigest()):
+        raise Damaged("its checksum is not that of its content")
+    return BytesIO(content)
+
+
+def _comment(digest: str) -> bytes:
+    """Give back what ends the archive: the length of its comment, and that."""
+    return struct.pack("<H", _COMMENT) + _MARK + digest.encode()
+
+
+def _read(path: Path, content: BytesIO) -> dict[str, Any]:
+    """Read a file whose checksum is right, whoever wrote it."""
+    try:
+        state = torch.load(content, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} must hold tensors and plain values alone, got something that would have to be "
+            "executed. Trust it no further; remove it to start from the beginning."
+        ) from error
+    except Exception as error:  # one made by hand can fail in any way
+        raise UserError(
+            f"{path} must be a checkpoint, got {' '.join(str(error).split())[:200]}. "
+            "Trust it no further; remove it to start from the beginning."
+        ) from error
+    number = state.get("format") if isinstance(state, dict) else None
+    if not isinstance(number, int):
+        raise UserError(f"{path} must be a checkpoint, got something else. Remove it.")
+    if number > FORMAT:
+        raise UserError(
+            f"{path} must be of format {FORMAT} or older, got {number}. "
+            "Go on with the newer version that wrote it."
+        )
+    assert isinstance(state, dict)
+    return state

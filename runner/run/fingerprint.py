@@ -1,0 +1,136 @@
+"""Where and with what a run was made: what its bits depend on beside its config."""
+
+import hashlib
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runner.config import Settings
+from runner.store.files import digest
+
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf", "tensorboard")
+HERE = Path(__file__).resolve().parent.parent
+TRAINS = ("build", "evaluate", "models", "optimizers", "run/attempt", "schedulers", "train")
+"""The modules of the runner that the bits of a run come from, beside the data's and the tricks'."""
+
+
+def fingerprint(settings: Settings, device: torch.device) -> dict[str, Any]:
+    """Give back what `run.json` holds."""
+    cuda = device.type == "cuda"
+    return {
+        "config": digest(settings.to_dict()),
+        "code": {
+            "version": _version("biscuits-bench"),
+            "commit": _commit(),
+            "digest": _digest_code(),
+            "own": _digest_own(settings),
+        },
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "precision": settings.precision,
+        "channels_last": settings.channels_last,
+    }
+
+
+def digest_tensors(state: dict[str, torch.Tensor]) -> str:
+    """Give back a hash of the names and the bits of tensors."""
+    total = hashlib.sha256()
+    for name, tensor in state.items():
+        total.update(name.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(flat.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def bits_depend_on(machine: Mapping[str, Any], model: str) -> dict[str, str]:
+    """Pick out of a fingerprint what changes the bits of a run, whatever else it tells.
+
+    Args:
+        machine: The fingerprint.
+        model: The function that makes the model: of the libraries of models, one's counts alone
+            where the model is of that library.
+    """
+    libraries = machine["libraries"]
+    used = ["torch", *(name for name in ("torchvision", "timm") if name in model)]
+    found = {
+        "device": machine["device"].partition(":")[0],
+        **{key: machine[key] for key in ("processor", "capability")},
+        "code": machine["code"]["digest"],
+        "code of your own": machine["code"]["own"],
+        **{name: libraries[name] for name in used},
+    }
+    return {key: str(value) for key, value in found.items()}
+
+
+@lru_cache
+def _digest_code() -> str:
+    """Hash the code that trains; a new report or launcher moves no bit of a run."""
+    files = [HERE / f"{name}.py" for name in TRAINS]
+    for package in (HERE / "data", HERE.parent / "tricks"):
+        files += sorted(package.glob("*.py"))
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return total.hexdigest()[:16]
+
+
+def _digest_own(settings: Settings) -> str | None:
+    """Hash the files of the user's own classes and functions; None if there are none."""
+    nodes = (settings.data, settings.model, settings.optimizer, settings.scheduler)
+    on = [node for node in settings.tricks.values() if node["enabled"]]
+    modules = {str(node["_target_"]).rpartition(".")[0] for node in (*nodes, *on)}
+    total, found = hashlib.sha256(), False
+    for name in sorted(modules):
+        if name.partition(".")[0] in ("runner", "torch", "tricks"):
+            continue
+        file = getattr(sys.modules.get(name), "__file__", None)  # imported when it was built
+        if file and Path(file).is_file():
+            found = True
+            total.update(name.encode() + b"\0" + Path(file).read_bytes())
+    return total.hexdigest()[:16] if found else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the code runs from, with a plus if it was changed since."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None
+
+
+def _processor() -> str:
+    """The processor, as exactly as it tells of itself: on clouds many have the same name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:  # not on Linux
+        return platform.processor()
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    known = [told[key] for key in ("cpu family", "model", "stepping", "cache size") if key in told]
+    name = told.get("model name") or platform.processor() or platform.machine()
+    return f"{name} ({', '.join(known)})" if known else name

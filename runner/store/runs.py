@@ -1,0 +1,183 @@
+"""Runs as their files tell them: read, never executed; also while they are still being written."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.store.files import Damaged, checked, digest, parse_json, read_bytes
+
+RESULT, STATUS, MACHINE = "result.json", "status.json", "run.json"
+METRICS, CORRECT = "metrics.jsonl", "correct.npy"
+MOST_BYTES = 2**28  # that are read of either
+LARGEST = 1e100  # a number that is larger is no measurement, and cannot be drawn
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of one run; the larger ones are read when they are asked for."""
+
+    folder: Path
+    variant: str
+    seed: str
+    """As the folder is called: `0`, or `2` of `seed=2`."""
+    status: dict[str, Any]
+    """{} if status.json is missing or damaged."""
+    result: dict[str, Any] | None
+    """None if the run is not done, or result.json is missing or damaged."""
+    damage: str | None
+    """What could not be read, in words; None if all could."""
+
+    @property
+    def state(self) -> str:
+        """`done`, `running`, `stopped`, `failed`, `diverged`; `damaged` if it cannot be told."""
+        if self.result is not None:
+            return "done"
+        found = str(self.status.get("status", "damaged"))
+        return "damaged" if found == "done" or self.damage else found
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Its evaluations.
+
+        Raises:
+            Damaged: If they cannot be read, or are not those that the run ended with.
+        """
+        lines = read_metrics(self.folder)
+        self._refuse_others(METRICS, digest_metrics(lines))
+        return lines
+
+    @cached_property
+    def machine(self) -> dict[str, Any]:
+        """run.json: with what it was made."""
+        content, _ = _read(self.folder / MACHINE)
+        return content or {}
+
+    def correct(self) -> NDArray[np.bool_] | None:
+        """[N] bool: which test samples were answered right; None if that cannot be read."""
+        try:
+            content = read_bytes(self.folder / CORRECT, MOST_BYTES)
+            with warnings.catch_warnings(action="ignore"):
+                found = np.load(BytesIO(content), allow_pickle=False)
+            if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype != np.bool_:
+                return None
+            self._refuse_others(CORRECT, digest_answers(found))
+        except Exception:  # one made by hand can fail in any way
+            return None
+        return found
+
+    def _refuse_others(self, name: str, found: str) -> None:
+        """Compare a file with the digest that result.json has of it; older ones have none."""
+        digests = (self.result or {}).get("digests")
+        if isinstance(digests, dict) and digests.get(name, found) != found:
+            raise Damaged(f"{name} is damaged (it is not the one that {RESULT} tells of)")
+
+
+def digest_metrics(lines: Iterable[dict[str, Any]]) -> str:
+    """Give back a hash of evaluations, without the time that they took."""
+    kept = [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    return digest({"lines": kept})
+
+
+def digest_answers(correct: NDArray[np.bool_]) -> str:
+    """Give back a hash of which test samples were answered right."""
+    return hashlib.sha256(np.packbits(correct).tobytes()).hexdigest()[:16]
+
+
+def read_run(folder: Path, variant: str) -> Run:
+    """Read a run's folder; whatever is missing or damaged is told, not raised."""
+    status, broken = _read(folder / STATUS)
+    result, cut = _read(folder / RESULT)
+    damage = "; ".join(text for text in (broken, cut) if text) or None
+    return Run(folder, variant, folder.name.partition("=")[2], status or {}, result, damage)
+
+
+def find_runs(folder: Path) -> Iterator[Run]:
+    """Find the runs below a folder, by their status files."""
+    for path in sorted(folder.rglob(STATUS)):
+        place = path.parent
+        variant = os.path.relpath(place.parent, folder)
+        yield read_run(place, place.parent.name if variant in (".", "..") else variant)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Read the evaluations of a run; a last line cut short by a crash is left out.
+
+    Raises:
+        Damaged: If a line cannot be read, or is of a newer format.
+    """
+    try:
+        text = read_bytes(folder / METRICS, MOST_BYTES).decode()
+    except FileNotFoundError:
+        return []
+    except Damaged as error:
+        raise Damaged(f"{METRICS} {error}") from error
+    except ValueError as error:
+        raise Damaged(f"{METRICS} is damaged ({error})") from error
+    return [
+        read_line(line, f"{METRICS}, line {number}")
+        for number, line in enumerate(text.split("\n")[:-1], start=1)
+    ]
+
+
+def read_line(line: str, where: str) -> dict[str, Any]:
+    """Read one line of metrics.jsonl.
+
+    Raises:
+        Damaged: If it is no evaluation, or is of a newer format.
+    """
+    try:
+        content = checked(json.loads(line))
+        content.pop("format", None)
+        if not all(isinstance(content[key], int) for key in ("epoch", "update")):
+            raise Damaged("has no whole number of epochs and updates")
+    except (ValueError, LookupError, RecursionError) as error:
+        told = str(error) if isinstance(error, Damaged) else f"is damaged ({error})"
+        raise Damaged(f"{where} {told}") from error
+    return content
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Read status.json; {} if it is missing or damaged, since it is about to be written again."""
+    status, _ = _read(folder / STATUS)
+    status = status or {}
+    numbers = {"attempts": int, "seconds": int | float, "update": int, "checkpoint": int | None}
+    sound = all(isinstance(status[key], kind) for key, kind in numbers.items() if key in status)
+    return status if sound else {}
+
+
+def _read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """A JSON file and nothing, or nothing and what is wrong with it; neither if it is not there."""
+    try:
+        return parse_json(path), None
+    except FileNotFoundError:
+        return None, None
+    except Damaged as error:
+        return None, f"{path.name} {error}"
+
+
+def number(value: object) -> float | None:
+    """Give back a finite number as it was read; None for everything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if abs(value) < LARGEST else None
+    except OverflowError:  # an integer of thousands of digits
+        return None
+
+
+def evaluations(run: Run) -> list[dict[str, Any]]:
+    """Give back the evaluations of a run; none if the file is damaged."""
+    try:
+        return run.metrics
+    except Damaged:
+        return []

@@ -1,0 +1,1 @@
+"""Doing the runs of a plan: sweeper, frozen plan, launcher, live display."""

@@ -1,0 +1,107 @@
+"""What an ablation would do, take and be able to show, without doing it."""
+
+import time
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from runner.ablation.plan import Plan
+from runner.ablation.statistics import smallest_effect
+from runner.build import Bench, build
+from runner.config import check
+from runner.store.runs import read_run
+
+MOST_SECONDS = 60.0  # spent on measuring; what is left then is taken for the mean of the others
+UPDATES = 3  # that are timed, after one that is not
+
+
+def describe(root: Path, plan: Plan, workers: int) -> list[str]:
+    """Write what the runs are, what they would take, and the smallest effect they could show.
+
+    Args:
+        root: The ablation's folder; nothing is written there.
+        plan: The plan.
+        workers: Runs at once.
+
+    Raises:
+        UserError: If a variant cannot be built.
+    """
+    lines = [f"{plan.name}: {plan.question.design}, {len(plan.variants)} variants", ""]
+    seconds = measure(plan)
+    width = max(map(len, plan.variants))
+    for variant in plan.variants:
+        changes = ", ".join(f"{k}={v}" for k, v in plan.changes[variant].items())
+        took = f"{seconds[variant]:8.1f} s a run" if variant in seconds else ""
+        lines.append(f"  {variant:<{width}}  {took}  {changes or 'as the config has it'}")
+    seeds = ", ".join(map(str, plan.seeds))
+    total, left = len(plan.seeds) * len(plan.variants), _left(root, plan)
+    rest = sum(seconds[variant] for _, variant in left)
+    lines += [
+        "",
+        f"{total} runs, seed by seed: {seeds}; {total - len(left)} are done",
+        f"about {_duration(rest / workers)} for the {len(left)} that are left, {workers} at once "
+        f"(training alone, from {UPDATES} updates of each variant)",
+        *_power(plan),
+        "",
+        "Nothing was run, and nothing written. Without ablation.dry_run=true it begins.",
+    ]
+    return lines
+
+
+def measure(plan: Plan) -> dict[str, float]:
+    """Time some updates of each variant: the seconds of a whole run's training."""
+    start, seconds = time.perf_counter(), dict[str, float]()
+    for variant in plan.variants:
+        if time.perf_counter() - start > MOST_SECONDS:
+            seconds[variant] = sum(seconds.values()) / len(seconds)
+            continue
+        config = OmegaConf.create(plan.config_of(variant, plan.seeds[0]))
+        bench = build(check(config))
+        updates = len(bench.batches) * int(config.epochs)
+        seconds[variant] = _seconds_an_update(bench) * updates
+    return seconds
+
+
+def _seconds_an_update(bench: Bench) -> float:
+    marks, batches = [], bench.batches
+    for number in range(UPDATES + 1):  # an epoch may have fewer
+        for batch in batches.epoch(number):
+            bench.training.step(batch)
+            marks.append(time.perf_counter())
+            if len(marks) > UPDATES:
+                return (marks[-1] - marks[0]) / (len(marks) - 1)
+    return (marks[-1] - marks[0]) / max(1, len(marks) - 1)
+
+
+def _left(root: Path, plan: Plan) -> list[tuple[int, str]]:
+    """The runs that are not done."""
+    return [
+        (seed, variant)
+        for seed, variant in plan.runs()
+        if read_run(plan.folder(root, variant, seed), variant).state not in ("done", "diverged")
+    ]
+
+
+def _power(plan: Plan) -> list[str]:
+    """The smallest effect, in spreads of the paired difference: nobody knows that one before."""
+    effects = sum(contrast.kind == "effect" for contrast in plan.contrasts)
+    if not effects:
+        return []
+    if len(plan.seeds) < 3:
+        few = "an interval and no verdict" if len(plan.seeds) == 2 else "no interval, no verdict"
+        return [f"{len(plan.seeds)} seeds give {few}. Take three or more: ablation.seeds=5."]
+    grows = plan.question.until == "decided"
+    seeds = plan.question.most_seeds if grows else len(plan.seeds)
+    found = float(smallest_effect(seeds, 1.0, plan.question.alpha / effects, grows))
+    if found == float("inf"):
+        return [f"{seeds} seeds can show nothing among {effects} effects. Take more."]
+    return [
+        f"{seeds} seeds could show an effect of {found:.1f} times the spread of the difference "
+        f"(its standard deviation over the seeds), 80 times in 100, among {effects} effects"
+    ]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -1,0 +1,277 @@
+"""From an ablation's config to its plan: every variant composed, checked and frozen."""
+
+import copy
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from runner.ablation.designs import design
+from runner.ablation.plan import Plan
+from runner.build import build_data, build_model, build_optimizer, build_tricks
+from runner.config import Settings, check
+from runner.errors import UserError
+from runner.names import OUTPUTS, flatten, inside
+from runner.run.status import finished
+from runner.store.runs import read_run
+from runner.sweep.settings import AblationSettings, find_factors, overrides_of
+
+RUN_KEYS = ("variant", "seed", "again")
+"""The keys of a run that its place in the ablation gives it."""
+
+
+def make_plan(
+    settings: AblationSettings,
+    master: DictConfig,
+    loader: ConfigLoader,
+    arguments: Sequence[str],
+    threads: int,
+    command: str,
+) -> Plan:
+    """Lay out the design, and compose and check the config of every variant.
+
+    Args:
+        settings: The ablation's.
+        master: The composed config, with Hydra's node.
+        loader: Composes the variants.
+        arguments: The overrides that were typed.
+        threads: CPU threads of a run, where the config leaves them open.
+        command: What was typed, to be told in the report.
+
+    Raises:
+        UserError: If a variant's config is wrong, two variants are the same run, or a setting
+            would have no effect in any of them.
+    """
+    tricks = OmegaConf.to_container(master.tricks, resolve=True)
+    assert isinstance(tricks, dict)
+    factors, levels = find_factors(settings, {str(name): node for name, node in tricks.items()})
+    laid_out = design(settings.design, factors)
+    overrides = [o for each in levels.values() for level in each.values() for o in level]
+    keys = [o.partition("=")[0] for o in overrides if not o.partition("=")[0].endswith(".enabled")]
+    base = _base(arguments, [*levels, *keys])
+    if master.threads == "auto":
+        base.append(f"threads={threads}")
+    alone = _without_hydras_own(master)
+    composed = {
+        variant: loader.load_sweep_config(alone, [*base, *overrides_of(factors, levels, row)])
+        for variant, row in laid_out.variants.items()
+    }
+    for config in composed.values():
+        with open_dict(config):
+            config.pop("ablation", None)  # an experiment may have chosen it
+            config.name, config.variant = master.name, "-"
+            del config["hydra"]
+    _refuse_idle(list(composed.values()), base)
+    flat = {variant: _flat(check(config)) for variant, config in composed.items()}
+    _refuse_twins(flat)
+    first = next(iter(flat.values()))
+    _refuse_unmeasured(settings.metric, flat)
+    return Plan(
+        name=str(master.name),
+        question=settings.question,
+        seeds=settings.numbers(int(master.seed)),
+        factors=factors,
+        variants=laid_out.variants,
+        contrasts=laid_out.contrasts,
+        config=first,
+        changes={name: _difference(first, values) for name, values in flat.items()},
+        command=command,
+    )
+
+
+def _without_hydras_own(master: DictConfig) -> DictConfig:
+    """Drop what was typed for this sweep's launcher, which a run alone does not know."""
+    alone = copy.deepcopy(master)
+    kept = [o for o in master.hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
+    OmegaConf.set_readonly(alone.hydra, False)
+    alone.hydra.overrides.hydra = kept
+    return alone
+
+
+def _base(arguments: Sequence[str], varied: Sequence[str]) -> list[str]:
+    """Give back the overrides that hold for every variant."""
+    kept = []
+    for override in OverridesParser.create().parse_overrides(list(arguments)):
+        key, line = override.key_or_group, str(override.input_line)
+        own = key == "ablation" or key.startswith("ablation.")
+        if own and not override.is_sweep_override():
+            continue
+        if override.is_sweep_override():
+            values = ",".join(override.sweep_string_iterator())
+            remedy = f"Make it a factor: 'ablation.factors={{{key}:[{values}]}}'."
+            if key == "seed":
+                remedy = f"Give their list: 'ablation.seeds=[{values}]'."
+            elif own:
+                remedy = f"Write a list as '{key}=[{values}]'."
+            raise UserError(f"{key} must have one value in an ablation, got {values}. {remedy}")
+        if key in varied:
+            raise UserError(
+                f"{key} is given as {line} and varied by ablation.factors too. Drop one of them."
+            )
+        kept.append(line)
+    return kept
+
+
+def _refuse_idle(configs: Sequence[DictConfig], overrides: Sequence[str]) -> None:
+    """Refuse what was set and would change nothing, not in a single variant."""
+    for override in overrides:
+        if not override.lstrip("+~").startswith(("tricks.", "scheduler")):
+            continue  # check() judges no other by the command line
+        refusal = None
+        for config in configs:
+            try:
+                check(config, [override])
+                break
+            except UserError as error:
+                refusal = error
+        else:
+            if refusal:
+                raise refusal
+
+
+def _refuse_unmeasured(metric: str, flat: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a metric that no run would have, before the first one."""
+    for variant, values in flat.items():
+        if metric.startswith("validation/") and not values["data.validation"]:
+            raise UserError(
+                f"ablation.metric={metric} needs a validation split, got data.validation=0 in "
+                f"{variant}. Take test/accuracy, or data.validation=0.1."
+            )
+
+
+def _refuse_twins(flat: Mapping[str, Mapping[str, Any]]) -> None:
+    seen: dict[str, str] = {}
+    for variant, values in flat.items():
+        text = repr(sorted(values.items(), key=lambda item: item[0]))
+        if text in seen:
+            raise UserError(
+                f"{variant} must differ from {seen[text]}, got the same config for both. "
+                "Drop the level that changes nothing."
+            )
+        seen[text] = variant
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    return {k: v for k, v in flatten(settings.to_dict()) if k not in RUN_KEYS}
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    changed = {k: v for k, v in other.items() if k not in one or one[k] != v}
+    return {**changed, **{f"~{k}": None for k in one if k not in other}}
+
+
+def refuse_foreign_runs(root: Path, plan: Plan) -> None:
+    """Refuse folders in which other runs lie: they would be counted, or be in the way.
+
+    Raises:
+        UserError: If the config of a run there is another than is planned, with what differs.
+    """
+    for variant in plan.variants:
+        for seed, planned in plan.digests(variant).items():
+            run = read_run(plan.folder(root, variant, seed), variant)
+            if run.machine.get("config", planned) != planned:
+                finished(run.folder, check(OmegaConf.create(plan.config_of(variant, seed))))
+                raise UserError(
+                    f"{run.folder} must be a run of this ablation, got one whose config is written "
+                    "in another way (1 for 1.0). Remove that folder, and it is done anew."
+                )
+
+
+BUILDING = 20.0  # seconds spent on trying, at most
+
+
+def refuse_unbuildable(plan: Plan) -> None:
+    """Build each variant once, as far as there is time, so that a mistake does not cost a night.
+
+    Raises:
+        UserError: If one cannot be built, with what is wrong with it.
+    """
+    start, data = time.monotonic(), None
+    for variant in plan.variants:
+        settings = check(OmegaConf.create(plan.config_of(variant, plan.seeds[0])))
+        try:
+            if data is None or settings.data != data[0]:
+                data = settings.data, build_data(settings)
+            build_optimizer(settings, build_model(settings, data[1], build_tricks(settings)))
+        except UserError as error:
+            raise UserError(f"{variant} cannot be built: {error}") from error
+        if time.monotonic() - start > BUILDING:
+            return
+
+
+class Frozen:
+    """Stands in for Hydra's loader: a launcher gets what was frozen, whatever the YAML says now.
+
+    A job's overrides are `variant=V` and `seed=S`. How it is done (`again`, `resume`, ...) is no
+    part of the plan, and may be another each time.
+    """
+
+    def __init__(self, plan: Plan, again: bool, how: Mapping[str, Any]) -> None:
+        self.plan, self.again, self.how = plan, again, how
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
+        """Give back the config of a run, with Hydra's node as the master has it.
+
+        Raises:
+            UserError: If its folder would lie outside of the output folder, by a link.
+        """
+        variant, seed = (override.partition("=")[2] for override in sweep_overrides)
+        inside(OUTPUTS, self.plan.name, variant, f"seed={seed}")
+        hydra = copy.deepcopy(OmegaConf.masked_copy(master_config, "hydra"))
+        OmegaConf.set_readonly(hydra, False)
+        with open_dict(hydra):
+            hydra.hydra.overrides.task = list(sweep_overrides)
+            hydra.hydra.sweep.dir = str(master_config.hydra.sweep.dir)
+            hydra.hydra.sweep.subdir = f"{variant}/seed={seed}"
+        how = {**self.how, "again": self.again}
+        config = OmegaConf.create({**self.plan.config_of(variant, int(seed)), **how})
+        merged = OmegaConf.merge(hydra, config)
+        assert isinstance(merged, DictConfig)
+        return merged
+
+
+def refuse_other(root: Path, before: Plan, now: Plan) -> Plan:
+    """Give back the plan to go on with: the one of the folder, if it is the one that is meant.
+
+    Where seeds are added until all is decided, more of them may be there, and the limit may change.
+
+    Raises:
+        UserError: If they differ, with what differs.
+    """
+    one, other = dict(_comparable(before)), dict(_comparable(now))
+    differing = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    if not differing:
+        return dataclasses.replace(before, question=now.question)
+    listed = "; ".join(f"{k} is {one.get(k)}, not {other.get(k)}" for k in differing[:5])
+    more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+    advice = ""
+    if differing == ["seeds"]:
+        advice = (
+            " Seeds added after a look would spoil the error rate of a fixed design: begin with "
+            f"ablation.until=decided, on seeds not seen yet (seed={before.seeds[-1] + 1})."
+        )
+    raise UserError(
+        f"{root} must be this ablation, got another under that name: {listed}{more}.{advice} "
+        "Give this one a name of its own (name=NAME), or remove that folder."
+    )
+
+
+def _comparable(plan: Plan) -> list[tuple[str, Any]]:
+    question = vars(plan.question)
+    grows = plan.question.until == "decided"
+    pairs = [(f"ablation.{k}", v) for k, v in question.items() if k != "most_seeds"]
+    if not grows:
+        pairs.append(("seeds", list(plan.seeds)))
+    pairs.append(("the first seed", plan.seeds[0]))
+    pairs += plan.config.items()
+    pairs.append(("variants", sorted(plan.variants)))
+    for variant, changes in plan.changes.items():
+        pairs += [(f"{variant}: {key}", value) for key, value in changes.items()]
+    return pairs

@@ -1,0 +1,185 @@
+"""How an ablation is getting on: a live display on a terminal, a line for each run elsewhere.
+
+It watches the files of the runs, so it knows as much of a cluster's as of this machine's.
+"""
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from runner.ablation.plan import Plan
+from runner.ablation.verdicts import Findings, judge
+from runner.report import verdict_table, write_report
+from runner.report.tensorboard import write_views
+from runner.signals import Stopped
+from runner.store.runs import Run, read_metrics, read_run
+from runner.texts import printable, printable_lines
+
+REFRESH = 1.0  # seconds between two looks at the files
+ENDED = ("done", "failed", "diverged", "damaged")
+
+
+class Progress:
+    """A context around the runs of an ablation.
+
+    Args:
+        root: The ablation's folder.
+        plan: Its plan.
+        lively: Whether the runs leave the terminal to us, so that it can be drawn over.
+    """
+
+    def __init__(self, root: Path, plan: Plan, lively: bool) -> None:
+        self.root, self.plan = root, plan
+        self.console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self.jobs: Sequence[tuple[str, int]] = ()
+        self.ended: dict[tuple[str, int], Run] = {}
+        self.start = time.monotonic()
+        self.verdicts: list[str] = []
+        self.shares: dict[tuple[str, int], float] = {}
+        self.over = threading.Event()
+        self.watcher = threading.Thread(target=self._watch, daemon=True)
+        self.live = (
+            Live(
+                console=self.console,
+                refresh_per_second=4,
+                get_renderable=self._draw,
+                transient=True,  # the verdicts follow
+            )
+            if lively and sys.stdout.isatty()
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+            self.watcher.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.over.set()
+        if self.live:
+            self.live.stop()
+        if kind is not None and issubclass(kind, KeyboardInterrupt | Stopped):
+            self.console.print(f"\n{self.root} stopped; the same command goes on from here.")
+
+    def begin(self, plan: Plan, jobs: Sequence[tuple[str, int]]) -> None:
+        """Say what is about to be done."""
+        self.plan, self.jobs, self.ended, self.shares = plan, jobs, {}, {}
+        self.start = time.monotonic()
+        total = len(plan.seeds) * len(plan.variants)
+        kept = f", {total - len(jobs)} of {total} are there" if len(jobs) < total else ""
+        seeds = f"{len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "one seed"
+        if jobs:
+            self.console.print(
+                f"{self.root}: {len(plan.variants)} variants, {seeds}: {len(jobs)} runs{kept}"
+            )
+
+    def line(self, text: str) -> None:
+        """Print what a run had to say; called as each one ends."""
+        if not self.live:
+            self._look()
+            left = self._left()
+            text = f"[{len(self.ended)}/{len(self.jobs)}{left and ', '}{left}] {text}"
+        self.console.print(Text("\n".join(printable_lines(text))))
+
+    def end(self, findings: Findings) -> None:
+        """Show the verdicts, and write the reports and TensorBoard's views."""
+        if self.live:
+            self.live.stop()
+        print("\n".join(["", *verdict_table(findings), ""]))
+        page, *others = write_report(findings)
+        write_views(findings)
+        print(f"{page}, with {' and '.join(other.name for other in others)} beside it")
+        print(f"TensorBoard: tensorboard --logdir {self.root}")
+
+    def _watch(self) -> None:
+        """Look at the files until all is over; judge anew when a run has ended."""
+        seen, pause = -1, REFRESH
+        while not self.over.wait(pause):
+            self._look()
+            if len(self.ended) != seen:
+                seen, start = len(self.ended), time.monotonic()
+                self.verdicts = self._verdicts()
+                pause = max(REFRESH, 20 * (time.monotonic() - start))  # a twentieth of a core
+
+    def _look(self) -> None:
+        for variant, seed in self.jobs:
+            if (variant, seed) in self.ended:
+                continue
+            run = read_run(self.plan.folder(self.root, variant, seed), variant)
+            if run.state in ENDED and self._is_new(run):
+                self.ended[variant, seed] = run
+                self.shares[variant, seed] = 1.0
+            elif run.state == "running":
+                self.shares[variant, seed] = self._share(run)
+
+    def _share(self, run: Run) -> float:
+        """How much of a run is done, by its last evaluation."""
+        try:
+            lines = read_metrics(run.folder)
+            config = {**self.plan.config, **self.plan.changes[run.variant]}
+            return float(lines[-1]["epoch"] / config["epochs"]) if lines else 0.0
+        except (ValueError, OSError, LookupError, TypeError):  # damaged; the report will tell
+            return 0.0
+
+    def _is_new(self, run: Run) -> bool:
+        """Whether it ended in this sweep; an older failure is about to be tried again."""
+        try:
+            age = time.time() - (run.folder / "status.json").stat().st_mtime
+        except FileNotFoundError:
+            return False
+        return age < time.monotonic() - self.start + 1.0
+
+    def _verdicts(self) -> list[str]:
+        try:
+            return verdict_table(judge(self.root, self.plan))
+        except Exception:  # a display must never end the runs; the report will tell
+            return []
+
+    def _left(self) -> str:
+        """Write how long the rest will take, by what has been done since the start."""
+        done = sum(self.shares.values())
+        if done < 0.5:
+            return ""
+        seconds = (time.monotonic() - self.start) * (len(self.jobs) - done) / done
+        minutes, rest = divmod(int(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{rest:02d} left" if hours else f"{minutes}:{rest:02d} left"
+
+    def _draw(self) -> RenderableType:
+        states = Counter(run.state for run in self.ended.values())
+        running = [key for key in self.shares if key not in self.ended]
+        words = [f"{states['done']} of {len(self.jobs)} done", f"{len(running)} running"]
+        words += [f"{states[s]} {s}" for s in ENDED[1:] if states[s]]
+        bar = Table.grid(padding=(0, 2))
+        done = sum(self.shares.values())
+        bar.add_row(
+            ProgressBar(total=max(1, len(self.jobs)), completed=done, width=30),
+            ", ".join(words),
+            self._left(),
+        )
+        now = [
+            printable(f"{variant} seed={seed} {self.shares[variant, seed]:4.0%}")
+            for variant, seed in running
+        ]
+        return Group(
+            *([Text.from_ansi("\n".join(self.verdicts))] if self.verdicts else []),
+            bar,
+            Text("  ".join(now[:4]), style="dim", overflow="ellipsis", no_wrap=True),
+        )

@@ -1,0 +1,219 @@
+"""What a config says of an ablation, checked; and the factors and levels that it means."""
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import Field
+
+from runner.ablation.designs import OFF, Factor
+from runner.ablation.plan import Question
+from runner.config import check_type
+from runner.errors import UserError, did_you_mean
+from runner.names import write_value
+
+METRICS = (
+    "test/accuracy",
+    "test/loss",
+    "test/shift_consistency",
+    "validation/accuracy",
+    "validation/loss",
+)
+Levels = Mapping[str, tuple[str, ...]]
+"""For each level of a factor, by its label, the overrides that it means."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AblationSettings:
+    """The keys of `ablation`, which conf/ablation_settings.yaml documents."""
+
+    design: str
+    tricks: list[str] | None
+    factors: dict[str, list[Any] | dict[str, dict[str, Any]]] | None
+    seeds: Annotated[int, Field(ge=1, le=10_000)] | list[Annotated[int, Field(ge=0)]]
+    metric: Literal[METRICS]  # type: ignore[valid-type]
+    goal: Literal["auto", "maximize", "minimize"]
+    margin: Annotated[float, Field(ge=0)]
+    alpha: Annotated[float, Field(gt=0, lt=1)]
+    until: Literal["fixed", "decided"]
+    most_seeds: Annotated[int, Field(ge=1)]
+    dry_run: bool
+
+    @property
+    def question(self) -> Question:
+        """What is asked, and how surely it has to be answered."""
+        falls = self.metric.endswith("loss")
+        fixed = self.until == "fixed"
+        return Question(
+            design=self.design,
+            metric=self.metric,
+            goal=("minimize" if falls else "maximize") if self.goal == "auto" else self.goal,
+            margin=float(self.margin),
+            alpha=float(self.alpha),
+            until=self.until,
+            most_seeds=len(self.numbers(0)) if fixed else self.most_seeds,
+        )
+
+    def numbers(self, first: int) -> tuple[int, ...]:
+        """Give back the seeds, a number of them counted from the first."""
+        if isinstance(self.seeds, int):
+            return tuple(range(first, first + self.seeds))
+        return tuple(self.seeds)
+
+
+def check_settings(node: Mapping[str, Any]) -> AblationSettings:
+    """Check the node `ablation` of a config.
+
+    Raises:
+        UserError: If a key is unknown, or a value of a wrong type or out of range.
+    """
+    hints = get_type_hints(AblationSettings, include_extras=True)
+    for key, value in node.items():
+        if key not in hints:
+            near = did_you_mean(f"ablation.{key}", [f"ablation.{known}" for known in hints])
+            raise UserError(f"ablation.{key} is not a setting.{near} Drop it.")
+        check_type(f"ablation.{key}", value, hints[key])
+    settings = AblationSettings(**node)
+    seeds = settings.numbers(0)
+    if len(set(seeds)) < len(seeds) or not seeds:
+        raise UserError(
+            f"ablation.seeds must be different numbers, got {list(seeds)}. "
+            "A seed that is done twice is one run, and no second witness."
+        )
+    if settings.until == "decided" and settings.most_seeds < len(seeds):
+        raise UserError(
+            f"ablation.most_seeds must be >= the {len(seeds)} seeds to begin with, got "
+            f"{settings.most_seeds}. Raise it, or lower ablation.seeds."
+        )
+    if settings.until == "decided" and not isinstance(settings.seeds, int):
+        raise UserError(
+            "ablation.seeds must be a number with ablation.until=decided, which counts on from "
+            f"there; got {list(seeds)}."
+        )
+    return settings
+
+
+def find_factors(
+    settings: AblationSettings, tricks: Mapping[str, Mapping[str, Any]]
+) -> tuple[tuple[Factor, ...], dict[str, Levels]]:
+    """Find what is varied: the factors, and for each its levels.
+
+    Args:
+        settings: The ablation's.
+        tricks: The tricks of the config by name, as far as they are on or off there.
+
+    Raises:
+        UserError: If a trick does not exist, a factor has fewer than two values, or two levels
+            have one name.
+    """
+    levels: dict[str, Levels] = {}
+    varied = settings.factors or {}
+    if settings.design != "calibration":
+        for name in _tricks_to_judge(settings, tricks):
+            levels[name] = {OFF: _switch(name, False), name: _switch(name, True)}
+        levels |= {key: _values(key, given, tricks) for key, given in varied.items()}
+    _refuse_twice([label for each in levels.values() for label in each if label != OFF])
+    for key in varied:
+        for group in varied:
+            if key.startswith(f"{group}."):
+                raise UserError(
+                    f"{key} lies within {group}, and cannot be varied beside it: each value of "
+                    f"{group} has its own. Name levels of both: {{NAME: {{{group}: ..., {key}: "
+                    "...}}, ...}."
+                )
+    return tuple(Factor(name, tuple(each)) for name, each in levels.items()), levels
+
+
+def _tricks_to_judge(
+    settings: AblationSettings, tricks: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    if settings.tricks is None:
+        varied = settings.factors or {}
+        keys = [*varied, *(k for v in varied.values() for k in _keys_within(v))]
+        tuned = {key.split(".")[1] for key in keys if key.startswith("tricks.")}
+        yield from (n for n, node in tricks.items() if node.get("enabled") and n not in tuned)
+        return
+    for name in settings.tricks:
+        if name not in tricks:
+            raise UserError(
+                f"ablation.tricks names {name}, which is no trick.{did_you_mean(name, tricks)} "
+                f"There are: {', '.join(tricks)}."
+            )
+        yield name
+
+
+def _keys_within(given: Any) -> Iterator[str]:  # noqa: ANN401
+    """The settings that the named levels of a factor make."""
+    if isinstance(given, Mapping):
+        for settings in given.values():
+            yield from settings
+
+
+def _switch(trick: str, on: bool) -> tuple[str, ...]:
+    return (f"tricks.{trick}.enabled={'true' if on else 'false'}",)
+
+
+def _values(key: str, given: Any, tricks: Mapping[str, Mapping[str, Any]]) -> Levels:  # noqa: ANN401
+    if key == "seed":
+        raise UserError("seed is no factor, since every variant has all seeds: ablation.seeds=5.")
+    if len(given) < 2:
+        raise UserError(
+            f"ablation.factors.{key} must have two values or more, the baseline's first, got "
+            f"{json.dumps(given)}."
+        )
+    trick = key.split(".")[1] if key.startswith("tricks.") else ""
+    if trick in tricks and not tricks[trick].get("enabled") and not key.endswith(".enabled"):
+        raise UserError(
+            f"ablation.factors.{key} would change nothing, since {trick} is off. "
+            f"Switch it on, as with tricks.{trick}.enabled=true."
+        )
+    if isinstance(given, Mapping):
+        return {
+            write_value(label): tuple(f"{k}={literal(v)}" for k, v in settings.items())
+            for label, settings in given.items()
+        }
+    short = key.removeprefix("tricks.")
+    labels = [write_value(f"{short}={write_value(value)}") for value in given]
+    _refuse_twice(labels)
+    return {n: (f"{key}={literal(v)}",) for n, v in zip(labels, given, strict=True)}
+
+
+def _refuse_twice(labels: Sequence[str]) -> None:
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise UserError(
+            f"ablation.factors must have levels of different names, got {twice[0]} twice. "
+            "Name the levels: {FACTOR: {NAME: {KEY: VALUE}, ...}}."
+        )
+
+
+def literal(value: Any) -> str:  # noqa: ANN401
+    """Write a value in the grammar of Hydra's overrides.
+
+    >>> literal({"a": [1, "x y", None, True]})
+    "{a:[1,'x y',null,true]}"
+    """
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{','.join(map(literal, value))}]"
+    if isinstance(value, str):
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) and value.lower() not in _WORDS:
+            return value
+        # a backslash stands for itself unless a quote follows
+        escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
+        return f"'{escaped}'"
+    return json.dumps(value)
+
+
+_WORDS = {"true", "false", "null", "inf", "nan", "yes", "no", "on", "off"}
+
+
+def overrides_of(
+    factors: Sequence[Factor], levels: Mapping[str, Levels], row: Sequence[str]
+) -> list[str]:
+    """Give back the overrides that make a variant, from the level of each factor."""
+    chosen = (levels[f.name][label] for f, label in zip(factors, row, strict=True))
+    return list(itertools.chain.from_iterable(chosen))
