@@ -11,11 +11,12 @@ optimizer, mean)`, first of all in `on_before_optimizer_step`. With precision="1
 
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from tricks import anti_alias, centralize_, clip_gradients_, flood, warm_restarts
 
@@ -53,7 +54,7 @@ class Classifier(LightningModule):
             f"lr {rate:.4f}"
         )
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Give back the optimizer, and a schedule that moves at every update."""
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
         rates = LambdaLR(optimizer, lambda t: warm_restarts(t, T_0=10, T_mult=2, T_up=2))
@@ -63,6 +64,7 @@ class Classifier(LightningModule):
 torch.manual_seed(0)
 module = Classifier()
 inputs, targets = torch.randn(64, 1, 16, 16), torch.randint(10, (64,))
+batches = TensorDataset(inputs.expand(30, -1, -1, -1, -1), targets.expand(30, -1))
 trainer = Trainer(
     max_epochs=1,
     accelerator="cpu",
@@ -71,5 +73,5 @@ trainer = Trainer(
     enable_progress_bar=False,
     enable_model_summary=False,
 )
-trainer.fit(module, DataLoader([(inputs, targets)] * 30, batch_size=None))
+trainer.fit(module, DataLoader(batches, batch_size=None))
 model = module.model
