@@ -1,6 +1,7 @@
 """What the documents point to is there."""
 
 import re
+import tomllib
 
 import pytest
 import torch
@@ -18,10 +19,20 @@ def test_a_link_leads_to_a_file_and_a_named_test_is_in_it(page):
     for text, target in re.findall(r"\[([^\]]+)\]\(([^)\s]+)\)", page.read_text()):
         if target.startswith(("https://", "#")):
             continue
-        file = page.parent / target
+        file = page.parent / target.partition("#")[0]
         assert file.exists(), target
         if text.startswith("`test_"):
             assert f"def {text.strip('`')}(" in file.read_text(), text
+
+
+def test_what_the_wheels_page_links_to_is_in_the_wheel():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    links = re.findall(r"\]\((?!https://|#)([^)\s]+)\)", (ROOT / "README.md").read_text())
+    assert links
+    for link in links:
+        folder = link.partition("/")[0]
+        assert wheel.get(folder) == f"runner/{folder}", link
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
