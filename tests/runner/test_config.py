@@ -70,7 +70,7 @@ def test_a_whole_number_passes_for_a_float_and_infinity_is_a_number():
     assert given.tricks["clipping"]["max_norm"] == float("inf")
 
 
-def test_a_trick_that_is_off_goes_back_to_its_defaults_so_that_equal_runs_have_equal_configs():
+def test_a_trick_that_is_off_has_its_defaults_so_that_equal_runs_have_equal_configs():
     cfg = composed("threads=1")
     with open_dict(cfg):
         cfg.tricks.flooding.level = 0.3  # as from an experiment file

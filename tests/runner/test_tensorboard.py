@@ -210,7 +210,7 @@ def test_the_primary_metric_is_the_first_column_of_metrics(tmp_path):
     assert [info.name.tag for info in found.metric_infos][:2] == ["train/loss", "test/accuracy"]
 
 
-def test_the_seeds_of_a_variant_are_one_group_with_the_mean_of_its_runs_and_their_endings(ablation):
+def test_the_seeds_of_a_variant_are_a_group_with_the_mean_and_the_endings(ablation):
     write_views(ablation)
     groups = sessions(ablation.root)
     assert set(groups) == set(VARIANTS)

@@ -9,7 +9,6 @@ import inspect
 import io
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from runner.__main__ import main
 from runner.build import _mended
 from runner.compose import CONF, flatten, register
 from runner.errors import UserError
 from runner.models import cifar_resnet
 from tests.conftest import settings
 
-RESULT = {"test/accuracy": 0.5, "test/loss": 1.0, "test/shift_consistency": 0.5, "inactive": []}
 COMMANDS = (
     ("tricks=[clipping,flooding]", "tricks.flooding.level=0.05", "seed=1"),
     ("tricks=page", "tricks.anti_aliasing.enabled=false", "model.width=4"),
@@ -179,35 +176,21 @@ def wild_config():
 class Arena:
     """A folder to run the command in, over and over."""
 
-    def __init__(self, folder, monkeypatch):
-        self.folder, self.runs, self.count = folder / "cwd", [], 0
-        self.folder.mkdir()
-        monkeypatch.chdir(self.folder)
-        monkeypatch.setattr("runner.run.attempt", self.attempt)
-        self.monkeypatch = monkeypatch
-
-    def attempt(self, folder, given, bench, quiet):  # noqa: ARG002
-        self.runs.append((folder, given))
-        return RESULT
+    def __init__(self, command):
+        self.command, self.folder, self.count = command, command.folder, 0
 
     def try_one(self, *arguments):
         """Run the command once, and judge what came of it; give back whether it was accepted."""
-        self.monkeypatch.setattr(sys, "argv", ["biscuits", *arguments])
-        self.runs.clear()
         self.count += 1
-        line = None
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                main()
-        except SystemExit as error:  # every other exception fails the test
-            line = error.code
+        with contextlib.redirect_stdout(io.StringIO()):
+            line = self.command.run(*arguments)
         torch.set_num_threads(1)
-        if not self.runs:
+        if not self.command.runs:
             assert isinstance(line, str), line
             assert line.strip()
             assert line.isprintable()
             assert "Traceback" not in line
-        for folder, checked in self.runs:
+        for folder, checked in self.command.runs:
             assert line is None
             assert Path(folder).resolve().is_relative_to(self.folder / "outputs")
             unknown = {key for key, _ in flatten(checked.to_dict())} - KNOWN
@@ -215,7 +198,7 @@ class Arena:
         assert sorted(p.name for p in self.folder.parent.iterdir()) == ["cwd"]
         assert {p.name for p in self.folder.iterdir()} <= {"outputs", "run"}
         shutil.rmtree(self.folder / "outputs", ignore_errors=True)
-        return bool(self.runs)
+        return bool(self.command.runs)
 
     def try_config(self, text):
         """Run a saved config."""
@@ -230,8 +213,8 @@ class Arena:
 
 
 @pytest.fixture
-def arena(tmp_path, monkeypatch):
-    return Arena(tmp_path, monkeypatch)
+def arena(command):
+    return Arena(command)
 
 
 def fuzz(strategy, try_one, count):

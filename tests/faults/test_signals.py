@@ -10,12 +10,10 @@ import pytest
 
 from runner import checkpoint
 from runner import folder as folder_module
-from runner.build import build
 from runner.errors import UserError
-from runner.run import attempt
 from runner.signals import Stopped, put_off, stop, stoppable
 from runner.train import Training
-from tests.conftest import settings
+from tests.conftest import run_in
 
 RUN = ("epochs=3", "batch_size=256", "model.width=4", "tricks=[clipping,flooding]")
 LENGTH = 6  # updates in an epoch
@@ -27,27 +25,8 @@ SIGNALS = {
 }
 
 
-@pytest.fixture
-def signal_after(monkeypatch):
-    """Have real signals sent to this process in the middle of chosen updates."""
-
-    def signal_after(sent):
-        step = Training.step
-
-        def stepped(training, batch):
-            step(training, batch)
-            for number in sent.pop(training.updates, ()):
-                os.kill(os.getpid(), number)
-
-        monkeypatch.setattr(Training, "step", stepped)
-
-    return signal_after
-
-
 def go(folder, *overrides):
-    folder.mkdir(exist_ok=True)
-    given = settings(*RUN, *overrides)
-    return attempt(folder, given, build(given), quiet=True)
+    return run_in(folder, *RUN, *overrides)
 
 
 def status(folder):

@@ -4,13 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
+from functools import partial
 
 import pytest
 
 from runner.runs import read_metrics
-from tests.conftest import ROOT
+from tests.conftest import HEARS_CTRL_C, ROOT, start
 
 LONG = ("epochs=400", "batch_size=32", "threads=1", "name=long")
 SWEEP = (
@@ -19,17 +19,7 @@ SWEEP = (
 )
 
 
-def start(folder, *arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "runner", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # as in a terminal: a shell without one starts what is in the background deaf to Ctrl-C
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+start = partial(start, options=HEARS_CTRL_C)
 
 
 def wait_for(process, condition):
