@@ -12,13 +12,11 @@ import yaml
 
 from runner.__main__ import main
 from runner.files import checked
+from tests.builders import read_status
 from tests.conftest import HEARS_CTRL_C, ROOT, biscuits, start
 
 PARTS = ROOT / "tests" / "parts"
-DYING = {
-    "PYTHONPATH": f"{ROOT}{os.pathsep}{PARTS}",
-    "BISCUITS_ALLOW": "dying.Dying",
-}
+DYING = {"PYTHONPATH": f"{ROOT}{os.pathsep}{PARTS}", "BISCUITS_ALLOW": "dying.Dying"}
 SHORT = ("epochs=1", "batch_size=256", "threads=1")
 TWO = ("ablation=one_at_a_time", "tricks=[clipping,anti_aliasing]", "name=mine")
 
@@ -89,7 +87,7 @@ def test_each_way_to_die_is_recorded_and_every_other_run_is_done(tmp_path):
     assert "Traceback" not in complaint
     assert states(root)["baseline/seed=0"] == "done"
     errors = {
-        how: json.loads((root / f"dying.how={how}" / "seed=0" / "status.json").read_text())["error"]
+        how: read_status(root / f"dying.how={how}" / "seed=0")["error"]
         for how in ("raise", "exit", "kill", "hang")
     }
     assert "RuntimeError: the trick raised" in errors["raise"]

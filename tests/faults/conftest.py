@@ -20,11 +20,11 @@ from runner.__main__ import main
 from runner.data import image_folder
 from runner.report import curves, plots
 from runner.train import Training
+from tests.builders import tricks, write_ablation
 from tests.conftest import run_in, settings
 from tests.faults.images import make_folder
 from tests.faults.payloads import EVIL, OnLoad
 from tests.faults.run_folders import RunFolders, seal
-from tests.runner.ablations import tricks, write_ablation
 
 RESULT = {"test/accuracy": 0.5, "test/loss": 1.0, "test/shift_consistency": 0.5, "inactive": []}
 

@@ -80,8 +80,7 @@ ROUTES = {
     ),
     "searchpath of a -cn file": lambda box, node: (
         box.write(
-            "cd/x.yaml",
-            {"hydra": {"searchpath": [f"pkg://{node['_target_'].rpartition('.')[0]}"]}},
+            "cd/x.yaml", {"hydra": {"searchpath": [f"pkg://{node['_target_'].rpartition('.')[0]}"]}}
         )
         and ("-cd", "cd", "-cn", "x")
     ),
@@ -115,8 +114,7 @@ ROUTES = {
         "ablation=one_at_a_time",
     ),
     "factor of Hydra": lambda box, node: box.experiment(
-        {"ablation": {"factors": {"+hydra.callbacks.x": [node, node]}}},
-        "ablation=one_at_a_time",
+        {"ablation": {"factors": {"+hydra.callbacks.x": [node, node]}}}, "ablation=one_at_a_time"
     ),
     "parameters of a sweep": lambda box, node: box.experiment(
         {"hydra": {"sweeper": {"params": {"+hydra.callbacks.x": literal(node)}}}}, *SWEEP

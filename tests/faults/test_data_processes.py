@@ -15,12 +15,7 @@ import pytest
 from runner.data import decode as decoding
 from runner.data import image_folder
 from tests.conftest import ROOT
-from tests.faults.images import (
-    CACHES,
-    NAMES,
-    assert_right,
-    cache_file,
-)
+from tests.faults.images import CACHES, NAMES, assert_right, cache_file
 
 SIDE = 256  # of the decoded images: so that a cache takes a while to write
 

@@ -1,6 +1,5 @@
 """Disks that are full and files that may not grow: what was saved stays, and the run goes on."""
 
-import json
 import os
 import resource
 import subprocess
@@ -10,6 +9,7 @@ import pytest
 
 from runner import checkpoint
 from runner.runs import read_metrics
+from tests.builders import read_status
 from tests.conftest import biscuits, run_in
 
 RUN = ("epochs=4", "batch_size=256", "threads=1", "name=run")
@@ -40,8 +40,7 @@ LIMITS = {  # bytes, and what does not fit into them
 
 
 @pytest.mark.parametrize(
-    "largest",
-    [pytest.param(n, marks=() if n == 100_000 else pytest.mark.slow) for n in LIMITS],
+    "largest", [pytest.param(n, marks=() if n == 100_000 else pytest.mark.slow) for n in LIMITS]
 )
 def test_a_file_that_may_not_grow_is_named_and_the_run_goes_on_when_it_may(
     tmp_path, largest, faults
@@ -74,7 +73,7 @@ def test_the_last_good_checkpoint_outlives_a_full_disk(tmp_path, monkeypatch, fa
         run_in(place, *RUN)
     assert nothing_is_left_over(place)
     assert checkpoint.load(place)["training"]["updates"] == 2 * LENGTH
-    status = json.loads((place / "status.json").read_text())
+    status = read_status(place)
     assert (status["status"], status["checkpoint"]) == ("failed", 2 * LENGTH)
     assert "File too large" in status["error"]
     assert len(read_metrics(place)) == 3

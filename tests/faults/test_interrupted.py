@@ -1,6 +1,5 @@
 """The command told to stop, as a person at a terminal and a scheduler tell it: real processes."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ from functools import partial
 import pytest
 
 from runner.runs import read_metrics
+from tests.builders import read_status
 from tests.conftest import HEARS_CTRL_C, ROOT, start
 
 LONG = ("epochs=400", "batch_size=32", "threads=1", "name=long")
@@ -36,7 +36,7 @@ def evaluated(folder, runs):
 
 
 def statuses(folder):
-    return [json.loads(path.read_text()) for path in folder.rglob("status.json")]
+    return [read_status(path.parent) for path in folder.rglob("status.json")]
 
 
 @pytest.mark.slow

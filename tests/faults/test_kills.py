@@ -1,6 +1,5 @@
 """Runs killed at random moments end with the bits of runs that were never stopped."""
 
-import json
 import os
 import random
 import signal
@@ -16,6 +15,7 @@ from runner import allowed, checkpoint
 from runner.build import build
 from runner.runs import read_metrics
 from runner.signals import Stopped, stoppable
+from tests.builders import read_status
 from tests.conftest import ROOT, run_in, settings, start
 
 PARTS = ROOT / "tests" / "parts"
@@ -102,6 +102,12 @@ class Killed:
         assert self.start().wait() == 0
 
 
+def straight_run(tmp_path, overrides):
+    """Do the same run in one go, in this process."""
+    run_in(tmp_path / "straight", "name=run", *overrides)
+    return tmp_path / "straight"
+
+
 def timeless(folder):
     lines = read_metrics(folder)
     return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
@@ -140,8 +146,8 @@ def test_a_kill_in_mid_epoch_loses_no_bit(tmp_path, faults):
     step = run.kill_after_an_update(0.2)
     assert step is not None
     run.finish()
-    assert differing(run_in(tmp_path / "straight", "name=run", *run.overrides), run.place) == []
-    assert json.loads((run.place / "status.json").read_text())["attempts"] == 2
+    assert differing(straight_run(tmp_path, run.overrides), run.place) == []
+    assert read_status(run.place)["attempts"] == 2
     events = EventAccumulator(str(run.place), size_guidance={"scalars": 0}).Reload()
     shown = [event.step for event in events.Scalars("train/loss")]
     assert shown == [line["update"] for line in read_metrics(run.place)]
@@ -166,7 +172,7 @@ def test_kills_at_random_moments_lose_no_bit(tmp_path, faults, case):
     assert len(steps) >= 4, "it ended too early to be killed often"
     assert any(step % 41 for step in steps)
     run.finish()
-    straight = run_in(tmp_path / "straight", "name=run", *run.overrides)
+    straight = straight_run(tmp_path, run.overrides)
     assert differing(straight, run.place) == []
     faults("kills at random moments, all bits equal afterwards", len(steps))
 
@@ -191,7 +197,7 @@ def test_kills_while_a_checkpoint_is_being_written_lose_no_bit(tmp_path, faults)
     assert caught >= 1
     run.finish()
     assert not list(run.place.glob(".*.tmp"))
-    assert differing(run_in(tmp_path / "straight", "name=run", *run.overrides), run.place) == []
+    assert differing(straight_run(tmp_path, run.overrides), run.place) == []
     faults("kills while a checkpoint is written", caught)
 
 
@@ -218,7 +224,7 @@ def test_the_comparison_finds_whatever_a_checkpoint_forgets(tmp_path, signal_aft
         *overrides_of("clipping by quantile"),
         *("epochs=3", "batch_size=256", "tricks.clipping.warmup=2", *WITH_DROPOUT),
     )
-    straight = run_in(tmp_path / "straight", "name=run", *overrides)
+    straight = straight_run(tmp_path, overrides)
     signal_after({9: [signal.SIGUSR1]})
     with pytest.raises(Stopped), stoppable():
         run_in(tmp_path / "stopped", "name=run", *overrides)
@@ -234,10 +240,10 @@ def test_the_comparison_finds_whatever_a_checkpoint_forgets(tmp_path, signal_aft
 @pytest.mark.parametrize("case", CASES)
 def test_a_stop_in_mid_epoch_loses_no_bit_of_any_trick(tmp_path, signal_after, case):
     overrides = (*overrides_of(case), "epochs=2", "batch_size=256", "micro_batch_size=100")
-    straight = run_in(tmp_path / "straight", "name=run", *overrides)
+    straight = straight_run(tmp_path, overrides)
     signal_after({8: [signal.SIGUSR1]})
     with pytest.raises(Stopped), stoppable():
         run_in(tmp_path / "stopped", "name=run", *overrides)
-    assert json.loads((tmp_path / "stopped" / "status.json").read_text())["checkpoint"] == 8
+    assert read_status(tmp_path / "stopped")["checkpoint"] == 8
     run_in(tmp_path / "stopped", "name=run", *overrides)
     assert differing(straight, tmp_path / "stopped") == []

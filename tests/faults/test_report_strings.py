@@ -14,21 +14,22 @@ from markdown_it import MarkdownIt
 from runner import tensorboard
 from runner.ablation.designs import Contrast, Factor
 from runner.ablation.verdicts import Verdict, judge
-from runner.files import write_json
 from runner.report import html, verdict_table, write_report
 from runner.report.multirun import Multirun
 from runner.report.multirun import table as multirun_table
 from runner.report.story import path as shown_path
 from runner.runs import find_runs
 from runner.tensorboard import write_views
-from tests.faults.payloads import MARKUP, STRINGS
-from tests.runner.ablations import (
+from tests.builders import (
     make_finding,
     make_findings,
     trick,
+    write_files,
     write_plan,
     write_run,
+    write_status,
 )
+from tests.faults.payloads import MARKUP, STRINGS
 
 
 class Tags(HTMLParser):
@@ -98,22 +99,20 @@ def safe_name(text):
 
 def write_dressed_run(plan, folder, variant, seed, word, failed):
     place = plan.folder(folder, variant, seed)
-    place.mkdir(parents=True)
     error = f"Traceback\n  {word('frame')}\n{word('error')}"
-    told = {"status": "failed" if failed else "done", "seconds": 1.0, "error": error}
-    write_json(place / "status.json", told)
+    write_status(place, "failed" if failed else "done", seconds=1.0, error=error)
     machine = {"config": plan.digests(variant)[seed], word("a key"): word("value")}
     part = {word("commit"): word("abc"), "commit": word(str(seed))}
-    write_json(place / "run.json", {**machine, "code": part, "libraries": {word("lib"): word("1")}})
+    machine |= {"code": part, "libraries": {word("lib"): word("1")}}
     line = {"epoch": 1, "update": 1, "train/loss": 1.0, "validation/accuracy": 0.5}
     line |= {word("x"): 1.0, "time/seconds": 1.0}
-    (place / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    write_files(place, [line], run=machine)
     if not failed:
         number = 0.9 + 0.01 * seed + 0.001 * len(plan.variants[variant])
         result = {plan.question.metric: number, "test/accuracy": number, "inactive": [word("idle")]}
         name = plan.factors[0].name
         result |= {f"tricks/{name}/{word('y')}": 0.5, word("z"): word("text"), "weights": word("w")}
-        write_json(place / "result.json", result)
+        write_files(place, result=result)
 
 
 def render(root, payload, clean):

@@ -10,10 +10,8 @@ from runner.ablation import plan as plans
 from runner.errors import UserError
 from runner.frames import read_frames
 from runner.report.__main__ import main as report
+from tests.builders import write_run
 from tests.faults.run_folders import at_most
-from tests.runner.ablations import (
-    write_run,
-)
 
 ODD_PLANS = {
     "a key within a key": lambda plan: plan["config"].update({"epochs.a": 1}),
