@@ -42,46 +42,20 @@ SAVED = json.loads(json.dumps(settings("tricks=[clipping]", "name=x", "model.wid
 ODD = (
     *(None, True, False, 0, -1, 1, 7, 10**9, 2**63, -(2**63), 10**30, 0.5, -0.0, 1e-320, 1e308),
     *(float("inf"), float("-inf"), float("nan"), "", " ", "x", "auto", "null", "1", "1e3", "???"),
-    *(
-        "${seed}",
-        "${oc.env:HOME}",
-        "${x",
-        "${hydra:run.dir}",
-        "../x",
-        "/tmp/x",
-        "a/b",
-        "a\0b",
-        "\n",
-    ),
-    *(
-        "\u202ex",
-        "\ud800",
-        "☃" * 100,
-        "x" * 300,
-        [],
-        {},
-        [[]],
-        [1, "a"],
-        {"a": 1},
-        {"_target_": "x"},
-    ),
-    *({"a": {"b": [{"_partial_": True}]}}, {1: 2}, {"": 1}, {"a.b": 1}, {"defaults": []}),
+    *("${seed}", "${oc.env:HOME}", "${x", "${hydra:run.dir}", "../x", "/tmp/x", "a/b", "a\0b"),
+    *("\n", "\u202ex", "\ud800", "☃" * 100, "x" * 300, [], {}, [[]], [1, "a"], {"a": 1}),
+    *({"_target_": "x"}, {"a": {"b": [{"_partial_": True}]}}, {1: 2}, {"": 1}, {"a.b": 1}),
+    {"defaults": []},
 )
 PARTS = "=.,:[]{}()'\"\\$~+@/-_ #*&!|>%`\n\t\0azAZ09é☃"
 
 
 def conf_keys():
     """Every key that a config of ours has, whatever is chosen."""
-    for file in CONF.glob("*/*.yaml"):
-        if file.parent.name in ("data", "model", "optimizer", "scheduler"):
-            yield from (
-                f"{file.parent.name}.{k}"
-                for k, _ in flatten(OmegaConf.to_container(OmegaConf.load(file)))
-            )
-        elif file.parent.name == "tricks":
-            yield from (
-                f"tricks.{k}" for k, _ in flatten(OmegaConf.to_container(OmegaConf.load(file)))
-            )
+    for group in ("data", "model", "optimizer", "scheduler", "tricks"):
+        for file in CONF.glob(f"{group}/*.yaml"):
+            keys = flatten(OmegaConf.to_container(OmegaConf.load(file)))
+            yield from (f"{group}.{key}" for key, _ in keys)
 
 
 KNOWN = {
