@@ -9,8 +9,8 @@ import numpy as np
 from runner.ablation.designs import Factor, design
 from runner.ablation.plan import PLAN, Plan, Question, load_plan, save_plan
 from runner.ablation.verdicts import Finding, Findings, Verdict
-from runner.files import read_json, write_json
-from runner.runs import find_runs
+from runner.store.files import read_json, write_json
+from runner.store.runs import find_runs
 
 MACHINE = {
     "code": {"version": "0.1.0", "commit": "abcdef123456"},

@@ -15,9 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from runner.build import build
-from runner.compose import CONF, register
+from runner.names import CONF
+from runner.cli.task import register
 from runner.config import Settings, check
-from runner.run import attempt
+from runner.run.attempt import attempt
 
 ROOT = Path(__file__).parent.parent
 

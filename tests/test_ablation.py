@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from runner.__main__ import main
-from runner.files import checked
+from runner.store.files import checked
 from tests.builders import read_status
 from tests.conftest import HEARS_CTRL_C, ROOT, biscuits, start
 

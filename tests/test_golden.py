@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from runner.build import build
-from runner.compose import register
-from runner.fingerprint import fingerprint
-from runner.run import attempt
+from runner.cli.task import register
+from runner.run.fingerprint import fingerprint
+from runner.run.attempt import attempt
 from tests.conftest import settings
 
 FILE = Path(__file__).parent / "golden.json"

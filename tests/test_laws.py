@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch.nn import functional as F
 
 import tricks
-from runner.compose import CONF
+from runner.names import CONF
 from runner.models import cifar_resnet
 from runner.train import Training
 from tests.conftest import ROOT

@@ -14,8 +14,9 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 
-from runner import run as run_module
-from runner import tensorboard, verify
+from runner.run import attempt as run_module
+from runner.report import tensorboard
+from runner import verify
 from runner.__main__ import main
 from runner.data import image_folder
 from runner.report import curves, plots

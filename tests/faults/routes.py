@@ -7,7 +7,7 @@ import json
 
 import yaml
 
-from runner.ablation.settings import literal
+from runner.sweep.settings import literal
 from tests.faults.payloads import targets
 
 SWEEP = ("seed=0,1", "-m")

@@ -16,10 +16,10 @@ import yaml
 
 from runner import verify
 from runner.errors import UserError
-from runner.files import digest, write_json
+from runner.store.files import digest, write_json
 from runner.frames import read_frames
 from runner.report.__main__ import main as report
-from runner.runs import digest_answers, digest_metrics
+from runner.store.runs import digest_answers, digest_metrics
 from tests.faults.payloads import ODD, RAW, OnLoad
 
 

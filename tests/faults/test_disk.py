@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
-from runner import checkpoint
-from runner.runs import read_metrics
+from runner.run import checkpoint
+from runner.store.runs import read_metrics
 from tests.builders import read_status
 from tests.conftest import biscuits, run_in
 

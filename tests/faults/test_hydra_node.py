@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from runner import loader
+from runner.cli import guard as loader
 from tests.faults.routes import SWEEP
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from runner.runs import read_metrics
+from runner.store.runs import read_metrics
 from tests.builders import read_status
 from tests.conftest import HEARS_CTRL_C, ROOT, start
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runner import allowed, checkpoint
+from runner import allowed
+from runner.run import checkpoint
 from runner.build import build
-from runner.runs import read_metrics
+from runner.store.runs import read_metrics
 from runner.signals import Stopped, stoppable
 from tests.builders import read_status
 from tests.conftest import ROOT, run_in, settings, start

@@ -11,15 +11,15 @@ from xml.etree import ElementTree
 import pytest
 from markdown_it import MarkdownIt
 
-from runner import tensorboard
+from runner.report import tensorboard
 from runner.ablation.designs import Contrast, Factor
 from runner.ablation.verdicts import Verdict, judge
 from runner.report import html, verdict_table, write_report
 from runner.report.multirun import Multirun
 from runner.report.multirun import table as multirun_table
 from runner.report.story import path as shown_path
-from runner.runs import find_runs
-from runner.tensorboard import write_views
+from runner.store.runs import find_runs
+from runner.report.tensorboard import write_views
 from tests.builders import (
     make_finding,
     make_findings,

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from runner.plain_yaml import LARGEST, check_yaml
+from runner.cli.plain_yaml import LARGEST, check_yaml
 
 CONFIG_PATHS = [
     *(("-cp", "run"), ("-cp=run",), ("--config-path", "run"), ("--config-path=run",)),

@@ -7,10 +7,10 @@ import warnings
 
 import pytest
 
-from runner import checkpoint
-from runner import folder as folder_module
+from runner.run import checkpoint
+from runner.run import status as folder_module
 from runner.errors import UserError
-from runner.signals import Stopped, put_off, stop, stoppable
+from runner.signals import Stopped, defer_signals, stop, stoppable
 from runner.train import Training
 from tests.builders import read_status
 from tests.conftest import run_in
@@ -152,7 +152,7 @@ def test_a_handler_that_was_there_is_called_when_all_is_saved_and_put_back(tmp_p
 def test_what_was_ignored_stays_so_as_under_nohup():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with stoppable(), put_off() as asked:
+        with stoppable(), defer_signals() as asked:
             os.kill(os.getpid(), signal.SIGINT)
             assert not asked()
     finally:
@@ -175,7 +175,7 @@ def test_outside_of_training_a_signal_is_obeyed_at_once():
 def test_a_forked_worker_does_what_it_would_have_done_and_never_saves(handler):
     before = signal.signal(signal.SIGTERM, handler)
     try:
-        with stoppable(), put_off() as asked:
+        with stoppable(), defer_signals() as asked:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of Python 3.12, about threads
                 child = os.fork()

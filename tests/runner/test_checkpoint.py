@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from runner import checkpoint
-from runner.checkpoint import BEFORE, LAST, NEW
+from runner.run import checkpoint
+from runner.run.checkpoint import BEFORE, LAST, NEW
 from runner.errors import UserError
-from runner.files import write_atomically
+from runner.store.files import write_atomically
 
 
 def state(number):

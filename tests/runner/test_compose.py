@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from runner.compose import CONF
+from runner.names import CONF
 from tests.conftest import composed
 
 VARIANTS = {

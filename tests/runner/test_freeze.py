@@ -8,14 +8,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from runner.ablation.freeze import Frozen, make_plan, refuse_foreign_runs, refuse_other
+from runner.sweep.freeze import Frozen, make_plan, refuse_foreign_runs, refuse_other
 from runner.ablation.plan import Plan, load_plan, save_plan
-from runner.ablation.settings import check_settings
+from runner.sweep.settings import check_settings
 from runner.ablation.verdicts import judge
-from runner.compose import CONF
+from runner.names import CONF
 from runner.config import check
 from runner.errors import UserError
-from runner.folder import finished
+from runner.run.status import finished
 from tests.conftest import settings
 
 ONE = ("ablation=one_at_a_time", "tricks=[clipping,flooding]", "name=mine")

@@ -13,11 +13,12 @@ from hydra.core.singleton import Singleton
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
-from runner.ablation.sweeper import AblationSweeper
-from runner.compose import CONF
+from runner.sweep.sweeper import AblationSweeper
+from runner.names import CONF
 from runner.errors import UserError
-from runner.folder import conclude, owned
-from runner.launch import (
+from runner.run.status import conclude
+from runner.store.lock import lock_folder
+from runner.sweep.local_launcher import (
     LocalLauncher,
     Slot,
     _obituary,
@@ -26,13 +27,13 @@ from runner.launch import (
     slots,
     visible_cards,
 )
-from runner.plugins import register_plugins
+from runner.cli.plugins import register_plugins
 from tests.builders import read_status, write_status
 
 
 @pytest.fixture
 def eight_cores(monkeypatch):
-    for module in ("runner.launch", "runner.ablation.sweeper"):
+    for module in ("runner.sweep.local_launcher", "runner.sweep.sweeper"):
         monkeypatch.setattr(f"{module}.available_cores", lambda: [2, 3, 4, 5, 6, 7, 8, 9])
 
 
@@ -157,7 +158,7 @@ def test_an_end_is_recorded_only_where_the_run_told_none(tmp_path):
 
 def test_a_run_that_another_process_holds_is_left_as_it_is(tmp_path):
     write_status(tmp_path, "running")
-    with owned(tmp_path):
+    with lock_folder(tmp_path):
         conclude(tmp_path, "failed", "gone")
     assert read_status(tmp_path)["status"] == "running"
 

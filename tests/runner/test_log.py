@@ -6,9 +6,9 @@ import math
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runner.files import FORMAT, Damaged
-from runner.log import RunLog
-from runner.runs import METRICS, read_metrics
+from runner.store.files import FORMAT, Damaged
+from runner.run.log import RunLog
+from runner.store.runs import METRICS, read_metrics
 
 
 def test_what_was_logged_beyond_the_checkpoint_is_done_again(tmp_path):

@@ -13,13 +13,7 @@ from torch import nn
 
 from runner import models
 from runner.errors import UserError
-from runner.models import (
-    cifar_resnet,
-    load_weights,
-    resnet18_cifar,
-    timm_model,
-    torchvision_model,
-)
+from runner.models import cifar_resnet, load_weights, resnet18_cifar, timm_model, torchvision_model
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 SHORTCUTS = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64

@@ -10,14 +10,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runner import checkpoint
+from runner.run import checkpoint
 from runner.build import build
 from runner.config import check
 from runner.errors import UserError
-from runner.files import write_json
-from runner.folder import conclude, finished
-from runner.run import attempt, run
-from runner.runs import read_metrics
+from runner.store.files import write_json
+from runner.run.status import conclude, finished
+from runner.run.attempt import attempt, run
+from runner.store.runs import read_metrics
 from tests.builders import read_status, write_status
 from tests.conftest import composed, settings
 

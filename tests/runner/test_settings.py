@@ -4,8 +4,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from runner.ablation.settings import check_settings, find_factors, literal
-from runner.compose import CONF
+from runner.sweep.settings import check_settings, find_factors, literal
+from runner.names import CONF
 from runner.errors import UserError
 
 TRICKS = {

@@ -6,7 +6,7 @@ from scipy import integrate, stats
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
-from runner.ablation.samples import crossed_interval, find_step
+from runner.ablation.sampling import crossed_interval, find_step
 from runner.ablation.statistics import (
     confidence_sequence,
     critical_t,

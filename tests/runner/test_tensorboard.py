@@ -22,18 +22,18 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, metadata
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
-from runner import tensorboard
+from runner.report import tensorboard
 from runner.ablation.designs import Contrast, Factor
 from runner.ablation.plan import save_plan
 from runner.ablation.verdicts import Calibration, Verdict
 from runner.build import build
 from runner.errors import UserError
-from runner.folder import owned
-from runner.log import RunLog
+from runner.store.lock import lock_folder
+from runner.run.log import RunLog
 from runner.report.__main__ import main as report
-from runner.run import attempt
-from runner.runs import read_run
-from runner.tensorboard import write_views
+from runner.run.attempt import attempt
+from runner.store.runs import read_run
+from runner.report.tensorboard import write_views
 from runner.train import Training
 from tests import builders
 from tests.builders import make_finding, make_findings, write_files, write_status
@@ -492,7 +492,7 @@ def flipped(content):
 
 def test_a_run_that_is_being_done_or_has_damaged_metrics_keeps_its_events(real, tmp_path):
     before = {file.name: file.read_bytes() for file in real.glob("events*")}
-    with owned(real), pytest.raises(SystemExit) as told:
+    with lock_folder(real), pytest.raises(SystemExit) as told:
         report([str(tmp_path), "--rebuild-events"])
     assert "must be free, got held by process" in str(told.value)
     text = (real / "metrics.jsonl").read_text()

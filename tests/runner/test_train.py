@@ -57,7 +57,7 @@ def test_no_trick_equals_a_plain_loop_to_the_bit(do, tmp_path):
             state["momentum_buffer"], saved["optimizer"]["state"][key]["momentum_buffer"]
         )
 
-    from runner.runs import read_metrics
+    from runner.store.runs import read_metrics
 
     lines = read_metrics(tmp_path / "run")
     count = len(losses) // 2

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from runner import checkpoint, fingerprint
-from runner import run as running
+from runner.run import checkpoint, fingerprint
+from runner.run import attempt as running
 from runner.build import build
-from runner.files import write_json
-from runner.run import attempt
-from runner.runs import digest_answers, digest_metrics, read_metrics
+from runner.store.files import write_json
+from runner.run.attempt import attempt
+from runner.store.runs import digest_answers, digest_metrics, read_metrics
 from runner.train import Diverged
 from runner.verify import main
 from tests.conftest import settings
