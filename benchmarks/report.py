@@ -47,7 +47,7 @@ def main():
     if arguments[:1] == ["--measure"]:
         measure(arguments[1])
         return
-    from tests.runner.ablations import write_ablation
+    from tests.builders import write_ablation
 
     for case in arguments or CASES:
         title, kind, seeds = CASES[case]

@@ -1,6 +1,9 @@
 """What the tests share: composing a config as the command line does, and doing a run of it."""
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,39 @@ def settings(*overrides: str) -> Settings:
     return check(composed("threads=1", *overrides), overrides)
 
 
+def run_in(folder: Path, *overrides: str) -> dict[str, Any]:
+    """Do a run in a folder; give back its result."""
+    folder.mkdir(exist_ok=True)
+    given = settings(*overrides)
+    return attempt(folder, given, build(given), quiet=True)
+
+
+# as in a terminal: a shell without one starts what is in the background deaf to Ctrl-C
+HEARS_CTRL_C = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+
+
+def start(folder, *arguments, module="runner", options=None, **environment):
+    """Start the command in a process of its own; `options` are those of `subprocess.Popen`."""
+    usual = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        **usual | (options or {}),
+    )
+
+
+def biscuits(folder, *arguments, **more):
+    """Run the command; give back its exit code, what it printed, and what it complained of."""
+    with start(folder, *arguments, **more) as process:
+        try:
+            out, complaint = process.communicate(timeout=200)
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode, out, complaint
+
+
 @pytest.fixture
 def faults(record_property) -> Callable[..., None]:
     """Count the faults that a test tried, for the summary at the end."""
@@ -69,9 +105,6 @@ def do(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Do a run in a folder of its own, or in a named one; give back its result."""
 
     def do(*overrides: str, folder: str = "run") -> dict[str, Any]:
-        place = tmp_path / folder
-        place.mkdir(exist_ok=True)
-        given = settings(*overrides)
-        return attempt(place, given, build(given), quiet=True)
+        return run_in(tmp_path / folder, *overrides)
 
     return do

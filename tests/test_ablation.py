@@ -12,14 +12,11 @@ import yaml
 
 from runner.__main__ import main
 from runner.store.files import checked
-from tests.conftest import ROOT
-from tests.test_main import biscuits
+from tests.builders import read_status
+from tests.conftest import HEARS_CTRL_C, ROOT, biscuits, start
 
 PARTS = ROOT / "tests" / "parts"
-DYING = {
-    "PYTHONPATH": f"{ROOT}{os.pathsep}{PARTS}",
-    "BISCUITS_ALLOW": "dying.Dying",
-}
+DYING = {"PYTHONPATH": f"{ROOT}{os.pathsep}{PARTS}", "BISCUITS_ALLOW": "dying.Dying"}
 SHORT = ("epochs=1", "batch_size=256", "threads=1")
 TWO = ("ablation=one_at_a_time", "tricks=[clipping,anti_aliasing]", "name=mine")
 
@@ -90,7 +87,7 @@ def test_each_way_to_die_is_recorded_and_every_other_run_is_done(tmp_path):
     assert "Traceback" not in complaint
     assert states(root)["baseline/seed=0"] == "done"
     errors = {
-        how: json.loads((root / f"dying.how={how}" / "seed=0" / "status.json").read_text())["error"]
+        how: read_status(root / f"dying.how={how}" / "seed=0")["error"]
         for how in ("raise", "exit", "kill", "hang")
     }
     assert "RuntimeError: the trick raised" in errors["raise"]
@@ -115,18 +112,12 @@ LONG = (
 )
 
 
-def start(folder, *arguments):
+def start_group(folder, *arguments):
     """Start an ablation in a group of processes of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "runner", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        # as in a terminal: what a shell without one starts in the background is deaf to Ctrl-C
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    return start(
+        folder,
+        *arguments,
+        options={"stderr": subprocess.STDOUT, "start_new_session": True, **HEARS_CTRL_C},
     )
 
 
@@ -148,7 +139,7 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.slow
 def test_ctrl_c_stops_at_once_and_the_same_command_goes_on_to_the_same_bits(tmp_path, undisturbed):
     root = tmp_path / "outputs" / "mine"
-    process = start(tmp_path, *LONG)
+    process = start_group(tmp_path, *LONG)
     wait_for_epochs(root, 1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it, to all of them
     pressed = time.monotonic()
@@ -166,7 +157,7 @@ def test_ctrl_c_stops_at_once_and_the_same_command_goes_on_to_the_same_bits(tmp_
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_leaves_no_process_behind_and_goes_on(tmp_path, undisturbed):
     root = tmp_path / "outputs" / "mine"
-    process = start(tmp_path, *LONG)
+    process = start_group(tmp_path, *LONG)
     wait_for_epochs(root, 1)
     process.kill()  # the sweep alone; its workers have to notice
     process.communicate(timeout=60)
@@ -178,12 +169,12 @@ def test_a_sweep_that_is_killed_leaves_no_process_behind_and_goes_on(tmp_path, u
 @pytest.mark.slow
 def test_a_second_sweep_in_the_same_folder_is_refused(tmp_path):
     root = tmp_path / "outputs" / "mine"
-    process = start(tmp_path, *LONG)
+    process = start_group(tmp_path, *LONG)
     try:
         wait_for_epochs(root, 1)
         code, _, complaint = biscuits(tmp_path, *LONG)
         assert code != 0
-        assert "must be free, got held by another ablation" in complaint
+        assert "is locked by" in complaint
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -198,7 +189,7 @@ def test_editing_a_config_during_a_sweep_changes_nothing(tmp_path):
     file.write_text(text)
     root = tmp_path / "outputs" / "mine"
     command = ("-cd", "conf", "experiment=mine", *TWO[:2], "threads=1", "ablation.seeds=2")
-    process = start(tmp_path, *command)
+    process = start_group(tmp_path, *command)
     deadline = time.monotonic() + 120
     while not list(root.glob("*/seed=*/status.json")):
         assert time.monotonic() < deadline

@@ -2,31 +2,16 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 import torch
 
 from runner.__main__ import main
-from tests.conftest import ROOT
+from tests.conftest import ROOT, biscuits
 
 OWN = ROOT / "examples" / "own"
 OWN_PARTS = ("UnitGradients", "stripes", "shallow", "SignSGD")
-
-
-def biscuits(folder, *arguments, module="runner", **environment):
-    """Run the command; give back its exit code, what it printed, and what it complained of."""
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=folder,
-        env=variables,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 COMPOSED = {

@@ -3,6 +3,7 @@
 import pytest
 from omegaconf import open_dict
 
+from runner import allowed
 from runner.config import check
 from runner.errors import UserError
 from tests.conftest import composed, settings
@@ -70,7 +71,7 @@ def test_a_whole_number_passes_for_a_float_and_infinity_is_a_number():
     assert given.tricks["clipping"]["max_norm"] == float("inf")
 
 
-def test_a_trick_that_is_off_goes_back_to_its_defaults_so_that_equal_runs_have_equal_configs():
+def test_a_trick_that_is_off_has_its_defaults_so_that_equal_runs_have_equal_configs():
     cfg = composed("threads=1")
     with open_dict(cfg):
         cfg.tricks.flooding.level = 0.3  # as from an experiment file
@@ -106,7 +107,7 @@ def test_threads_and_defaults_are_written_out():
 
 def test_only_the_environment_widens_the_allow_list(monkeypatch):
     override = "optimizer._target_=torch.optim.lr_scheduler.StepLR"
-    monkeypatch.setattr("runner.allowed.USERS", {"collections.OrderedDict", "fractions.Fraction"})
+    monkeypatch.setattr(allowed, "USERS", {"collections.OrderedDict", "fractions.Fraction"})
     with pytest.raises(UserError, match=r"must be of torch\.optim"):
         settings(override)
     with pytest.raises(UserError, match=r"^model\.depth is not a parameter of fractions\.Fraction"):
@@ -120,7 +121,7 @@ def anything(**_):
 @pytest.mark.parametrize("key", ["_args_", "_partial_", "_recursive_", "_convert_", "x._target_"])
 def test_what_hydra_would_follow_is_refused_also_where_a_target_takes_any_key(monkeypatch, key):
     target = f"{__name__}.anything"
-    monkeypatch.setattr("runner.allowed.USERS", {target})
+    monkeypatch.setattr(allowed, "USERS", {target})
     assert settings(f"++model={{_target_: {target}, x: {{y: [1]}}}}").model["x"] == {"y": [1]}
     name = key.rpartition(".")[2]
     with pytest.raises(UserError, match=rf'^model\S* must have plain keys, got "{name}"'):
@@ -130,5 +131,5 @@ def test_what_hydra_would_follow_is_refused_also_where_a_target_takes_any_key(mo
 
 
 def test_a_builtin_that_the_user_trusts_need_not_tell_its_parameters(monkeypatch):
-    monkeypatch.setattr("runner.allowed.USERS", {"builtins.dict"})
+    monkeypatch.setattr(allowed, "USERS", {"builtins.dict"})
     assert settings("++model={_target_: builtins.dict, x: 1}").model["x"] == 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from runner.data import check_source, digits, npz, torchvision_set
+from runner.data import check_source, digits, npz, sets, torchvision_set
 from runner.data.sets import CLASS_NAMES, _channels_second
 from runner.errors import UserError
 
@@ -117,7 +117,7 @@ def test_without_a_network_a_download_fails_in_one_line(tmp_path, name):
 
 
 def test_a_network_that_swallows_everything_is_given_up(tmp_path, gateway, monkeypatch):
-    monkeypatch.setattr("runner.data.sets.NETWORK_TIMEOUT", 0.2)
+    monkeypatch.setattr(sets, "NETWORK_TIMEOUT", 0.2)
     gateway.listen()  # accepts, and never answers
     with pytest.raises(UserError, match=r"downloading failed: .*timed out"):
         torchvision_set(name="svhn", root=str(tmp_path))

@@ -49,7 +49,7 @@ def test_each_further_effect_takes_its_share_of_alpha(others, claim):
     assert decide(d, 0.1, ALPHA).claim[0] == claim
 
 
-def test_an_effect_leaves_the_count_when_both_of_its_statements_are_rejected_and_not_before():
+def test_an_effect_leaves_the_count_just_when_both_its_statements_are_rejected():
     weak = around(1.5, 1.0)  # p = .028, too much for a share of two
     small, open_one = around(0.4, 0.02), around(0.4, 0.3)  # surely in (0, 1); surely below 1 alone
     assert decide([weak, open_one], MARGIN, ALPHA).claim.tolist() == [UNDECIDED, NEGLIGIBLE]

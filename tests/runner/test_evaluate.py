@@ -57,7 +57,7 @@ def test_evaluation_leaves_batch_norm_and_the_mode_alone():
     assert model.training
 
 
-def test_a_network_blind_to_shifts_is_wholly_consistent_and_one_that_sees_one_pixel_is_not():
+def test_a_network_blind_to_shifts_is_consistent_and_one_that_sees_one_pixel_is_not():
     images, labels = pictures(2000), torch.zeros(2000, dtype=torch.long)
     assert shift_consistency(Mean(), batches(images, labels), seed=0) == 1.0
     # two pixels of noise agree half of the time, but for the 1 in 9 that are the same pixel

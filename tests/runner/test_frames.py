@@ -7,7 +7,7 @@ import pytest
 
 from runner.errors import UserError
 from runner.frames import read_frames
-from tests.runner.ablations import tricks, write_ablation, write_run
+from tests.builders import tricks, write_ablation, write_run
 
 
 def test_the_tables_have_each_number_of_each_run(tmp_path):

@@ -17,7 +17,6 @@ from runner.cli.plugins import register_plugins
 from runner.errors import UserError
 from runner.names import CONF
 from runner.run.status import conclude
-from runner.store.files import read_json, write_json
 from runner.store.lock import lock_folder
 from runner.sweep.local_launcher import (
     LocalLauncher,
@@ -29,6 +28,7 @@ from runner.sweep.local_launcher import (
     visible_cards,
 )
 from runner.sweep.sweeper import AblationSweeper
+from tests.builders import read_status, write_status
 
 
 @pytest.fixture
@@ -127,12 +127,12 @@ def test_a_time_limit_that_is_none_is_refused(timeout):
 
 
 def test_an_older_end_is_overwritten_and_a_damaged_status_is_no_obstacle(tmp_path):
-    write_json(tmp_path / "status.json", {"status": "stopped"})
+    write_status(tmp_path, "stopped")
     conclude(tmp_path, "failed", "it hung", since=time.time() + 10)
-    assert read_json(tmp_path / "status.json")["status"] == "failed"
+    assert read_status(tmp_path)["status"] == "failed"
     (tmp_path / "status.json").write_text("{")
     conclude(tmp_path, "failed", "it was killed")
-    assert read_json(tmp_path / "status.json")["error"] == "it was killed"
+    assert read_status(tmp_path)["error"] == "it was killed"
 
 
 def test_the_end_of_a_process_is_told_by_its_signal():
@@ -146,21 +146,21 @@ def test_the_end_of_a_process_is_told_by_its_signal():
 
 def test_an_end_is_recorded_only_where_the_run_told_none(tmp_path):
     conclude(tmp_path / "new", "failed", "never began")
-    assert read_json(tmp_path / "new" / "status.json")["error"] == "never began"
+    assert read_status(tmp_path / "new")["error"] == "never began"
     for before, after in (("running", "stopped"), ("done", "done"), ("diverged", "diverged")):
         folder = tmp_path / before
         folder.mkdir()
-        write_json(folder / "status.json", {"status": before, "attempts": 3})
+        write_status(folder, before, attempts=3)
         conclude(folder, "stopped", None)
-        content = read_json(folder / "status.json")
+        content = read_status(folder)
         assert (content["status"], content["attempts"]) == (after, 3)
 
 
 def test_a_run_that_another_process_holds_is_left_as_it_is(tmp_path):
-    write_json(tmp_path / "status.json", {"status": "running"})
+    write_status(tmp_path, "running")
     with lock_folder(tmp_path):
         conclude(tmp_path, "failed", "gone")
-    assert read_json(tmp_path / "status.json")["status"] == "running"
+    assert read_status(tmp_path)["status"] == "running"
 
 
 def test_hydra_takes_our_sweeper_for_a_plugin():

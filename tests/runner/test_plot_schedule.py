@@ -61,7 +61,7 @@ def test_the_restarts_are_in_epochs_and_where_the_rate_is_at_a_peak_or_begins_to
     assert [curve.rates[update] for update in whole] == [end] * len(whole)
 
 
-def test_a_line_tells_the_highest_and_the_last_rate_and_that_training_ends_within_a_cycle():
+def test_a_line_tells_the_highest_and_last_rate_and_an_end_within_a_cycle():
     assert summary(trace("short", settings(*RESTARTS), 2)) == (  # .1 (1 + cos(pi / 8)) / 2
         "short  highest 0.1  last 0.09619  note: warm_restarts: training ends within a cycle, "
         "after 3 epochs; cycles end after 2 and 6."

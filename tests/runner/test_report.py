@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from runner.ablation.designs import BASELINE
 from runner.ablation.verdicts import Calibration, Verdict
 from runner.report import html, markdown, verdict_table, write_report
-from tests.runner.ablations import (
+from tests.builders import (
     THREE,
     make_finding,
     make_findings,

@@ -11,7 +11,7 @@ from runner.ablation.plan import load_plan
 from runner.ablation.verdicts import judge
 from runner.report import html, markdown
 from runner.report.__main__ import main
-from tests.runner.ablations import trick, tricks, write_ablation, write_plan, write_run
+from tests.builders import trick, tricks, write_ablation, write_plan, write_run
 
 REPORTS = ("report.html", "report.md", "report.json")
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import sys
 
 import pytest
 
@@ -11,7 +12,7 @@ from runner.ablation.designs import BASELINE
 from runner.ablation.verdicts import Verdict
 from runner.errors import UserError
 from runner.report import markdown, plain, verdict_table, words, write_report
-from tests.runner.ablations import THREE, make_findings, tricks, write_ablation, write_run
+from tests.builders import THREE, make_findings, tricks, write_ablation, write_run
 
 
 def test_the_markdown_has_a_row_for_each_effect_and_names_what_failed(tmp_path):
@@ -68,7 +69,7 @@ def test_the_table_fits_a_terminal_and_is_colored_only_where_a_person_wants_it(
     rows = [line.split() for line in lines if line.startswith(tuple(Verdict))]
     assert rows[0][:8] == ["HELPS", "anti_aliasing", "+1.10", "±", "0.20", "3", "of", "3"]
     assert [row[0] for row in rows] == ["HELPS", *["UNDECIDED"] * 3, "HURTS"]
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.delenv("NO_COLOR", raising=False)
     colored = verdict_table(findings)
     assert [re.sub(r"\x1b\[[\d;]*m", "", line) for line in colored] == lines

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -17,6 +18,7 @@ from runner.run.attempt import attempt, run
 from runner.run.status import conclude, finished
 from runner.store.files import write_json
 from runner.store.runs import read_metrics
+from tests.builders import read_status, write_status
 from tests.conftest import composed, settings
 
 SHORT = ("epochs=3", "batch_size=256", "model.width=4")
@@ -47,7 +49,7 @@ def test_a_run_writes_its_files_and_the_same_config_gives_the_same_bits(do, tmp_
 
     correct = np.load(tmp_path / "run" / "correct.npy")
     assert correct.mean() == pytest.approx(result["test/accuracy"])
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "done"
+    assert read_status(tmp_path / "run")["status"] == "done"
 
 
 def test_tensorboard_shows_what_metrics_jsonl_holds(do, tmp_path):
@@ -102,7 +104,7 @@ def test_a_run_that_diverges_says_where_and_keeps_its_last_good_checkpoint(do, t
     rises = ("scheduler=step", "scheduler.gamma=1e20", "scheduler.milestones=[0.8]")
     with pytest.raises(UserError, match=r"diverged: the loss is not finite \(nan\) at update \d+"):
         do(*SHORT, *rises)
-    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    status = read_status(tmp_path / "run")
     assert status["status"] == "diverged"
     assert status["error"].endswith("the last good checkpoint is of update 12")
     state = checkpoint.load(tmp_path / "run")["training"]
@@ -120,7 +122,7 @@ def test_a_run_whose_last_update_spoils_the_weights_has_diverged(do, tmp_path):
             "scheduler=constant",
             "data.validation=0",
         )
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "diverged"
+    assert read_status(tmp_path / "run")["status"] == "diverged"
 
 
 def test_an_evaluation_after_nothing_but_skipped_updates_is_told_too(tmp_path, capsys):
@@ -148,7 +150,7 @@ def test_a_stopped_run_goes_on_only_where_its_bits_stay_the_same(do, tmp_path, c
         with pytest.raises(UserError, match=f"got another: {what} was another, is ") as refusal:
             do(*SHORT)
         assert ("resume=anywhere" in str(refusal.value)) == (what != "data")
-        status = json.loads((place / "status.json").read_text())
+        status = read_status(place)
         assert (status["status"], status["error"]) == ("failed", str(refusal.value))
         rewrite(place, **made_with)
     rewrite(place, data="another")
@@ -193,12 +195,12 @@ def test_again_mends_a_damaged_result_and_a_status_is_put_right(do, tmp_path, mo
         do(*SHORT)
     assert do(*SHORT, "again=true") == result
     conclude(place, "done", None)
-    write_json(place / "status.json", {"status": "running"})  # killed just after the result
+    write_status(place, "running")  # killed just after the result
     cfg = composed("threads=1", *SHORT)
     OmegaConf.resolve(cfg)
-    monkeypatch.setattr("runner.cli.task.HydraConfig.get", lambda: hydra_of(place))
+    monkeypatch.setattr(HydraConfig, "get", lambda: hydra_of(place))
     run(cfg)
-    assert json.loads((place / "status.json").read_text())["status"] == "done"
+    assert read_status(place)["status"] == "done"
 
 
 def hydra_of(place):
@@ -223,9 +225,9 @@ def test_what_is_no_result_is_refused_in_one_line(do, tmp_path, content):
 def test_an_odd_status_is_written_anew(do, tmp_path, odd):
     do(*SHORT)
     (tmp_path / "run" / "result.json").unlink()
-    write_json(tmp_path / "run" / "status.json", {"status": "stopped", **odd})
+    write_status(tmp_path / "run", "stopped", **odd)
     do(*SHORT)
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["attempts"] == 1
+    assert read_status(tmp_path / "run")["attempts"] == 1
 
 
 @pytest.mark.parametrize("updates", [-10, 10**9, True])
@@ -284,7 +286,7 @@ def test_two_processes_cannot_share_a_folder(do, tmp_path):
     )
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="must be free, got held by process"):
+        with pytest.raises(UserError, match="is locked by process"):
             do(*SHORT)
     finally:
         holder.kill()

@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,9 +22,9 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, metadata
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
-from runner.ablation.designs import Contrast, Factor, design
-from runner.ablation.plan import Plan, Question, save_plan
-from runner.ablation.verdicts import Calibration, Finding, Findings, Verdict
+from runner.ablation.designs import Contrast, Factor
+from runner.ablation.plan import save_plan
+from runner.ablation.verdicts import Calibration, Verdict
 from runner.build import build
 from runner.errors import UserError
 from runner.report import tensorboard
@@ -31,10 +32,11 @@ from runner.report.__main__ import main as report
 from runner.report.tensorboard import write_views
 from runner.run.attempt import attempt
 from runner.run.log import RunLog
-from runner.store.files import write_json
 from runner.store.lock import lock_folder
 from runner.store.runs import read_run
 from runner.train import Training
+from tests import builders
+from tests.builders import make_finding, make_findings, write_files, write_status
 from tests.conftest import settings
 
 FACTORS = (
@@ -44,28 +46,8 @@ FACTORS = (
 VARIANTS = ("baseline", "clipping", "optimizer=adam", "optimizer=lion")
 
 
-def make_plan(seeds=(0, 1), variants=None, metric="test/accuracy"):
-    question = Question(
-        design="one_at_a_time",
-        metric=metric,
-        goal="maximize",
-        margin=0.005,
-        alpha=0.05,
-        until="fixed",
-        most_seeds=9,
-    )
-    laid_out = design("one_at_a_time", FACTORS)
-    return Plan(
-        name="demo",
-        question=question,
-        seeds=tuple(seeds),
-        factors=FACTORS,
-        variants=laid_out.variants if variants is None else variants,
-        contrasts=laid_out.contrasts,
-        config={},
-        changes={},
-        command="",
-    )
+def make_plan(seeds=2, **question):
+    return builders.make_plan(FACTORS, seeds=seeds, **question)
 
 
 def score(variant, seed, epoch):
@@ -91,7 +73,7 @@ def make_run(root, variant, seed, state="done", epochs=(1, 2), began=0, minute=0
         if state == "done":
             result = {"test/accuracy": score(variant, seed, 0), "test/loss": 0.25}
             log.scalars(10 * epochs[-1], result)
-            write_json(folder / "result.json", result)
+            write_files(folder, result=result)
     (events,) = set(folder.glob("events*")) - before
     events.rename(folder / f"events.out.tfevents.{START + 60 * minute}.host.1.0")
     set_state(folder, state, minute)
@@ -102,34 +84,24 @@ START = 1_700_000_000
 
 
 def set_state(folder, state, minute=0):
-    write_json(folder / "status.json", {"status": state, "attempts": 1, "seconds": 30.0})
+    write_status(folder, state, attempts=1, seconds=30.0)
     os.utime(folder / "status.json", (START + 60 * minute + 30,) * 2)
 
 
-def find(root, plan, effects=(), warnings=(), calibration=()):
+def find(root, plan, effects=(), **more):
     save_plan(root, plan)
     runs = {
         (variant, seed): read_run(plan.folder(root, variant, seed), variant)
         for seed, variant in plan.runs()
         if (plan.folder(root, variant, seed) / "status.json").exists()
     }
-    return Findings(
-        root=root,
-        plan=plan,
-        effects=tuple(effects),
-        interactions=(),
-        shares=(),
-        calibration=tuple(calibration),
-        runs=runs,
-        warnings=tuple(warnings),
-    )
+    return make_findings(root, {}, plan, effects=tuple(effects), runs=runs, **more)
 
 
-def finding(name, **numbers):
-    return Finding(
-        contrast=Contrast(name, "effect", ("clipping",), {"clipping": 1.0, "baseline": -1.0}),
-        **{"verdict": Verdict.HELPS, "reason": "", "differences": {}, "did": {}, "failures": {}}
-        | numbers,
+def finding(name, verdict=Verdict.HELPS, differences=(), **more):
+    contrast = Contrast(name, "effect", ("clipping",), {"clipping": 1.0, "baseline": -1.0})
+    return make_finding(
+        contrast, verdict, differences, **{"reason": "", "time_ratio": None, **more}
     )
 
 
@@ -141,7 +113,7 @@ def ablation(tmp_path):
         state = "diverged" if (variant, seed) == ("optimizer=lion", 0) else "done"
         state = "running" if (variant, seed) == ("optimizer=lion", 1) else state
         make_run(tmp_path, variant, seed, state)
-    return find(tmp_path, plan, [finding("clipping", differences={0: 0.1}, mean=0.1)])
+    return find(tmp_path, plan, [finding("clipping", differences=(0.1,))])
 
 
 def events_of(folder):
@@ -210,7 +182,7 @@ def test_the_primary_metric_is_the_first_column_of_metrics(tmp_path):
     assert [info.name.tag for info in found.metric_infos][:2] == ["train/loss", "test/accuracy"]
 
 
-def test_the_seeds_of_a_variant_are_one_group_with_the_mean_of_its_runs_and_their_endings(ablation):
+def test_the_seeds_of_a_variant_are_a_group_with_the_mean_and_the_endings(ablation):
     write_views(ablation)
     groups = sessions(ablation.root)
     assert set(groups) == set(VARIANTS)
@@ -263,7 +235,7 @@ def test_views_that_changed_do_not_pile_up(tmp_path):
         make_run(tmp_path, "clipping", seed, minute=seed)
         os.utime(tmp_path / f"clipping/seed={seed}/metrics.jsonl", (START + 60 * seed,) * 2)
         make_run(tmp_path, "baseline", 0, "failed", minute=seed)
-        write_views(find(tmp_path, make_plan(range(5))))
+        write_views(find(tmp_path, make_plan(5)))
         counts.append(len(list(tmp_path.rglob("*.view"))) - seed)
     assert counts[1:] == [counts[1]] * 4
     # one each of the root, means, means/clipping, the five runs with clipping, the failed run
@@ -311,7 +283,7 @@ def test_a_run_that_is_gone_on_with_shows_its_numbers_and_its_new_ending(tmp_pat
     expected = [(10 * e, 1 - score("clipping", 0, e)) for e in (1, 2, 3)]
     assert points(reader.Reload(), "train/loss") == expected
     set_state(folder, "done", minute=1)
-    write_json(folder / "result.json", {})
+    write_files(folder, result={})
     write_views(find(tmp_path, make_plan()))
     assert status(tmp_path, "clipping") == {"clipping/seed=0": "SUCCESS"}
     assert len(views(folder)) == 1
@@ -326,7 +298,7 @@ def test_the_means_are_those_of_the_seeds_that_are_done_with_the_t_interval(tmp_
     make_run(tmp_path, "clipping", 3, "diverged")
     make_run(tmp_path, "clipping", 4, "running")
     make_run(tmp_path, "baseline", 0)
-    write_views(find(tmp_path, make_plan(range(5))))
+    write_views(find(tmp_path, make_plan(5)))
     shown = events_of(tmp_path / "means" / "clipping")
     for epoch in (1, 2):
         values = [score("clipping", seed, epoch) for seed in seeds]
@@ -346,7 +318,7 @@ def test_numbers_that_are_not_finite_are_left_out_and_a_damaged_log_is_passed_ov
             log.write(3, 30, {"train/loss": loss})
     (make_run(tmp_path, "clipping", 3) / "metrics.jsonl").write_text('{"update": \n')
     (make_run(tmp_path, "clipping", 4) / "metrics.jsonl").write_text('["update"]\n')
-    write_views(find(tmp_path, make_plan(range(5))))
+    write_views(find(tmp_path, make_plan(5)))
     shown = events_of(tmp_path / "means" / "clipping")
     assert points(shown, "means/train/loss/mean")[-1] == (30, 0.5)
     assert [event.step for event in shown.Scalars("means/train/loss/upper")] == [10, 20]
@@ -387,7 +359,7 @@ def shown_text(root):
 def test_the_verdicts_are_a_table_in_which_names_are_no_markup(tmp_path):
     name = "<b>a</b> | `b` ![i](http://x.y/z.png) *c* _d_ \\ &amp;"
     effects = [
-        finding(name, mean=0.0123, interval=(-0.001, 0.02), differences={0: 0.1, 1: 0.2}),
+        finding(name, mean=0.0123, interval=(-0.001, 0.02), differences=(0.1, 0.2)),
         finding("second", verdict=Verdict.UNDECIDED, reason="about 6 seeds more"),
     ]
     write_views(find(tmp_path, make_plan(), effects, warnings=["made with <i>other code</i>"]))
@@ -427,7 +399,7 @@ def test_the_means_of_a_variant_that_is_no_more_go_and_what_a_user_put_there_sta
     write_views(ablation)
     (ablation.root / "means" / "optimizer=adam" / "mine.txt").write_text("a file of the user's")
     fewer = {v: ablation.plan.variants[v] for v in ("baseline",)}
-    write_views(find(ablation.root, make_plan(variants=fewer)))
+    write_views(find(ablation.root, replace(make_plan(), variants=fewer)))
     left = [path.name for path in (ablation.root / "means").iterdir() if path.is_dir()]
     assert sorted(left) == ["baseline", "optimizer=adam"]
     assert [p.name for p in (ablation.root / "means/optimizer=adam").iterdir()] == ["mine.txt"]
@@ -445,11 +417,10 @@ def test_nothing_is_written_outside_the_ablations_folder(tmp_path, way):
     root, outside = tmp_path / "root", tmp_path / "outside"
     root.mkdir()
     name = "../outside" if way == "name" else "clipping"
-    (outside / "seed=0").mkdir(parents=True)
-    (outside / "seed=0" / "status.json").write_text(json.dumps({"status": "failed"}))
+    write_status(outside / "seed=0", "failed")
     if way == "link":
         (root / "clipping").symlink_to(outside)
-    plan = make_plan((0,), {name: ("clipping", "optimizer=sgd")})
+    plan = replace(make_plan(1), variants={name: ("clipping", "optimizer=sgd")})
     with pytest.raises(UserError, match=r"must lie in .*root, got .*outside"):
         write_views(find(root, plan))
     assert {path.name for path in outside.rglob("*")} == {"seed=0", "status.json"}
@@ -523,7 +494,7 @@ def test_a_run_that_is_being_done_or_has_damaged_metrics_keeps_its_events(real, 
     before = {file.name: file.read_bytes() for file in real.glob("events*")}
     with lock_folder(real), pytest.raises(SystemExit) as told:
         report([str(tmp_path), "--rebuild-events"])
-    assert "must be free, got held by process" in str(told.value)
+    assert "is locked by process" in str(told.value)
     text = (real / "metrics.jsonl").read_text()
     (real / "metrics.jsonl").write_text(text.replace("0", "1", 3))
     with pytest.raises(SystemExit, match=r"metrics.jsonl is damaged .* events are left as they"):

@@ -1,17 +1,17 @@
 """Each rule by files as runs write them, for a plan as the designs lay it out."""
 
-import json
 from math import sqrt
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from runner.ablation.designs import Factor, design
-from runner.ablation.plan import Plan, Question
+from runner.ablation.designs import Factor
 from runner.ablation.statistics import seeds_needed
 from runner.ablation.verdicts import Verdict, judge
 from runner.errors import UserError
+from tests import builders
+from tests.builders import write_files, write_status
 
 HELPFUL = (0.031, 0.024, 0.035, 0.027, 0.029)
 NOISE = (0.0, 0.011, -0.009, 0.004, -0.006)
@@ -22,27 +22,7 @@ def make_plan(kind="one_at_a_time", tricks=("clipping", "flooding"), seeds=5, le
     factors = tuple(
         Factor(name, ("off", name, *(f"{name}={n}" for n in range(2, levels)))) for name in tricks
     )
-    laid_out = design(kind, factors)
-    question = {
-        "design": kind,
-        "metric": "test/accuracy",
-        "goal": "maximize",
-        "margin": 0.005,
-        "alpha": 0.05,
-        "until": "fixed",
-        "most_seeds": 30,
-    }
-    return Plan(
-        name="mine",
-        question=Question(**{**question, **asked}),
-        seeds=tuple(range(seeds)),
-        factors=factors,
-        variants=laid_out.variants,
-        contrasts=laid_out.contrasts,
-        config={},
-        changes={name: {} for name in laid_out.variants},
-        command="python -m runner ablation=one_at_a_time",
-    )
+    return builders.make_plan(factors, kind, seeds, **{"most_seeds": 30, **asked})
 
 
 class Runs:
@@ -58,22 +38,17 @@ class Runs:
     def write(self, variant, seed, score=0.9, state="done", seconds=(1.0, 1.0), **more):
         """Write a run; `more` goes into its result, but for `memory`, `machine` and `correct`."""
         folder = self.plan.folder(self.root, variant, seed)
-        folder.mkdir(parents=True, exist_ok=True)
-        status = {"format": 1, "status": state, "peak_memory": more.pop("memory", None)}
-        (folder / "status.json").write_text(json.dumps(status))
         machine = {"code": {"commit": "abc"}, "libraries": {"torch": "2.10"}, "threads": 1}
         machine |= {"config": self.digest(variant, seed), **more.pop("machine", {})}
-        (folder / "run.json").write_text(json.dumps({"format": 1, "processor": "a", **machine}))
+        lines = [{"epoch": i, "update": i, "time/seconds": s} for i, s in enumerate(seconds)]
+        write_files(folder, lines, run={"processor": "a", **machine})
+        write_status(folder, state, peak_memory=more.pop("memory", None))
         correct = more.pop("correct", None)
         if correct is not None:
             np.save(folder / "correct.npy", correct)
-        lines = [
-            json.dumps({"epoch": i, "update": i, "time/seconds": s}) for i, s in enumerate(seconds)
-        ]
-        (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
         if state == "done":
             result = {"test/accuracy": score, "inactive": [], "weights": f"{variant}{seed}"}
-            (folder / "result.json").write_text(json.dumps({"format": 1, **result, **more}))
+            write_files(folder, result={**result, **more})
         return folder
 
     def fill(self, **differences):

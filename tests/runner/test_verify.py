@@ -327,7 +327,7 @@ def test_of_several_runs_each_is_told(folder, tmp_path, capsys):
     assert capsys.readouterr().out.count(f"{folder} equal to the bit") == 2
 
 
-def test_where_it_went_on_elsewhere_is_told_and_a_commit_is_not_where_the_code_is_the_same(folder):
+def test_a_move_is_told_and_a_commit_is_not_where_the_code_is_the_same(folder):
     change_json(folder / "result.json", weights="0")
     machine = json.loads((folder / "run.json").read_text())
     code = {**machine["code"], "commit": "another", "version": "0"}

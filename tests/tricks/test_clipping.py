@@ -258,7 +258,7 @@ def test_the_plain_form_by_quantile_keeps_its_norms_in_the_list_it_is_given():
     assert history == [4.0, 8.0, 8.0]
 
 
-def test_before_the_warm_up_is_over_there_is_no_threshold_and_a_quantile_of_0_is_the_least():
+def test_there_is_no_threshold_during_the_warm_up_and_a_quantile_of_0_is_the_least():
     trick = Clipping(by="quantile", quantile=0.0, warmup=2)
     assert "threshold" not in clip(trick, weights([4.0]))
     clip(trick, weights([2.0]))

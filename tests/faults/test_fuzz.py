@@ -9,7 +9,6 @@ import inspect
 import io
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from runner.__main__ import main
 from runner.build import _with_config_path
 from runner.cli.task import register
 from runner.errors import UserError
@@ -28,7 +26,6 @@ from runner.models import cifar_resnet
 from runner.names import CONF, flatten
 from tests.conftest import settings
 
-RESULT = {"test/accuracy": 0.5, "test/loss": 1.0, "test/shift_consistency": 0.5, "inactive": []}
 COMMANDS = (
     ("tricks=[clipping,flooding]", "tricks.flooding.level=0.05", "seed=1"),
     ("tricks=page", "tricks.anti_aliasing.enabled=false", "model.width=4"),
@@ -46,46 +43,20 @@ SAVED = json.loads(json.dumps(settings("tricks=[clipping]", "name=x", "model.wid
 ODD = (
     *(None, True, False, 0, -1, 1, 7, 10**9, 2**63, -(2**63), 10**30, 0.5, -0.0, 1e-320, 1e308),
     *(float("inf"), float("-inf"), float("nan"), "", " ", "x", "auto", "null", "1", "1e3", "???"),
-    *(
-        "${seed}",
-        "${oc.env:HOME}",
-        "${x",
-        "${hydra:run.dir}",
-        "../x",
-        "/tmp/x",
-        "a/b",
-        "a\0b",
-        "\n",
-    ),
-    *(
-        "\u202ex",
-        "\ud800",
-        "☃" * 100,
-        "x" * 300,
-        [],
-        {},
-        [[]],
-        [1, "a"],
-        {"a": 1},
-        {"_target_": "x"},
-    ),
-    *({"a": {"b": [{"_partial_": True}]}}, {1: 2}, {"": 1}, {"a.b": 1}, {"defaults": []}),
+    *("${seed}", "${oc.env:HOME}", "${x", "${hydra:run.dir}", "../x", "/tmp/x", "a/b", "a\0b"),
+    *("\n", "\u202ex", "\ud800", "☃" * 100, "x" * 300, [], {}, [[]], [1, "a"], {"a": 1}),
+    *({"_target_": "x"}, {"a": {"b": [{"_partial_": True}]}}, {1: 2}, {"": 1}, {"a.b": 1}),
+    {"defaults": []},
 )
 PARTS = "=.,:[]{}()'\"\\$~+@/-_ #*&!|>%`\n\t\0azAZ09é☃"
 
 
 def conf_keys():
     """Every key that a config of ours has, whatever is chosen."""
-    for file in CONF.glob("*/*.yaml"):
-        if file.parent.name in ("data", "model", "optimizer", "scheduler"):
-            yield from (
-                f"{file.parent.name}.{k}"
-                for k, _ in flatten(OmegaConf.to_container(OmegaConf.load(file)))
-            )
-        elif file.parent.name == "tricks":
-            yield from (
-                f"tricks.{k}" for k, _ in flatten(OmegaConf.to_container(OmegaConf.load(file)))
-            )
+    for group in ("data", "model", "optimizer", "scheduler", "tricks"):
+        for file in CONF.glob(f"{group}/*.yaml"):
+            keys = flatten(OmegaConf.to_container(OmegaConf.load(file)))
+            yield from (f"{group}.{key}" for key, _ in keys)
 
 
 KNOWN = {
@@ -180,35 +151,21 @@ def wild_config():
 class Arena:
     """A folder to run the command in, over and over."""
 
-    def __init__(self, folder, monkeypatch):
-        self.folder, self.runs, self.count = folder / "cwd", [], 0
-        self.folder.mkdir()
-        monkeypatch.chdir(self.folder)
-        monkeypatch.setattr("runner.run.attempt.attempt", self.attempt)
-        self.monkeypatch = monkeypatch
-
-    def attempt(self, folder, given, bench, quiet):  # noqa: ARG002
-        self.runs.append((folder, given))
-        return RESULT
+    def __init__(self, command):
+        self.command, self.folder, self.count = command, command.folder, 0
 
     def try_one(self, *arguments):
         """Run the command once, and judge what came of it; give back whether it was accepted."""
-        self.monkeypatch.setattr(sys, "argv", ["biscuits", *arguments])
-        self.runs.clear()
         self.count += 1
-        line = None
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                main()
-        except SystemExit as error:  # every other exception fails the test
-            line = error.code
+        with contextlib.redirect_stdout(io.StringIO()):
+            line = self.command.run(*arguments)
         torch.set_num_threads(1)
-        if not self.runs:
+        if not self.command.runs:
             assert isinstance(line, str), line
             assert line.strip()
             assert line.isprintable()
             assert "Traceback" not in line
-        for folder, checked in self.runs:
+        for folder, checked in self.command.runs:
             assert line is None
             assert Path(folder).resolve().is_relative_to(self.folder / "outputs")
             unknown = {key for key, _ in flatten(checked.to_dict())} - KNOWN
@@ -216,7 +173,7 @@ class Arena:
         assert sorted(p.name for p in self.folder.parent.iterdir()) == ["cwd"]
         assert {p.name for p in self.folder.iterdir()} <= {"outputs", "run"}
         shutil.rmtree(self.folder / "outputs", ignore_errors=True)
-        return bool(self.runs)
+        return bool(self.command.runs)
 
     def try_config(self, text):
         """Run a saved config."""
@@ -231,8 +188,8 @@ class Arena:
 
 
 @pytest.fixture
-def arena(tmp_path, monkeypatch):
-    return Arena(tmp_path, monkeypatch)
+def arena(command):
+    return Arena(command)
 
 
 def fuzz(strategy, try_one, count):

@@ -9,6 +9,7 @@ import numpy as np
 from runner.ablation.designs import Factor, design
 from runner.ablation.plan import PLAN, Plan, Question, load_plan, save_plan
 from runner.ablation.verdicts import Finding, Findings, Verdict
+from runner.store.files import read_json, write_json
 from runner.store.runs import find_runs
 
 MACHINE = {
@@ -35,8 +36,8 @@ THREE = {
 """Verdicts to show, with the differences under each seed."""
 
 
-def write_plan(root, factors, kind="one_at_a_time", seeds=5, **question):
-    """Write the plan of an ablation."""
+def make_plan(factors, kind="one_at_a_time", seeds=5, name="mine", **question):
+    """Make the plan of an ablation, as its design lays it out."""
     laid = design(kind, factors)
     asked = {
         "design": kind,
@@ -47,8 +48,8 @@ def write_plan(root, factors, kind="one_at_a_time", seeds=5, **question):
         "until": "fixed",
         "most_seeds": seeds,
     }
-    plan = Plan(
-        name=root.name,
+    return Plan(
+        name=name,
         question=Question(**{**asked, **question}),
         seeds=tuple(range(seeds)),
         factors=factors,
@@ -56,8 +57,13 @@ def write_plan(root, factors, kind="one_at_a_time", seeds=5, **question):
         contrasts=laid.contrasts,
         config=CONFIG,
         changes={name: {} for name in laid.variants},
-        command=f"python -m runner ablation={kind} tricks=page name={root.name}",
+        command=f"python -m runner ablation={kind} tricks=page name={name}",
     )
+
+
+def write_plan(root, *arguments, **more):
+    """Make a plan, and write it."""
+    plan = make_plan(*arguments, name=root.name, **more)
     root.mkdir(parents=True, exist_ok=True)
     save_plan(root, plan)
     return plan
@@ -69,16 +75,34 @@ def plan_of(folder, _):
     return load_plan(folder)
 
 
+def read_status(folder):
+    """Read how far a run is, and that its checksum is right."""
+    return read_json(folder / "status.json")
+
+
+def write_status(folder, status, **more):
+    """Write how far a run is, as a run does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "status.json", {"status": status, **more})
+
+
+def write_files(folder, metrics=None, **contents):
+    """Write files of a run: the lines of its metrics, and its `status`, `run` and `result`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps({"format": 1, **content}))
+    if metrics is not None:
+        lines = "".join(json.dumps(line) + "\n" for line in metrics)
+        (folder / "metrics.jsonl").write_text(lines)
+
+
 def write_run(folder, variant, seed, accuracy=None, status="done", inactive=(), **more):
     """Write the files of a run: done with an accuracy, or on its way, or broken."""
     place = folder / variant / f"seed={seed}"
-    place.mkdir(parents=True, exist_ok=True)
     told = {"status": status, "seconds": 2.0 + seed, "peak_memory": 10**8, "error": None}
-    (place / "status.json").write_text(json.dumps({**told, **more.get("told", {})}))
     plan = plan_of(folder, (folder / PLAN).stat().st_mtime_ns) if (folder / PLAN).exists() else None
     planned = plan.digests(variant) if plan and variant in plan.variants else {}
     machine = {**MACHINE, "config": planned.get(seed), **more.get("machine", {})}
-    (place / "run.json").write_text(json.dumps(machine))
     noise = random.Random(f"{variant} {seed}")
     slow = more.get("slow", 1.0)
     lines = [
@@ -92,7 +116,7 @@ def write_run(folder, variant, seed, accuracy=None, status="done", inactive=(), 
         }
         for e in range(1, more.get("epochs", 5) + 1)
     ]
-    (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_files(place, lines, status={**told, **more.get("told", {})}, run=machine)
     if accuracy is not None and status == "done":
         result = {"test/accuracy": accuracy, "test/loss": 0.5, "test/shift_consistency": 0.75}
         for name in more.get("on", ()):
@@ -103,7 +127,7 @@ def write_run(folder, variant, seed, accuracy=None, status="done", inactive=(), 
             "skipped": 0,
             "weights": f"those of {variant} {seed}",
         }
-        (place / "result.json").write_text(json.dumps({"format": 1, **result}))
+        write_files(place, result=result)
     return place
 
 

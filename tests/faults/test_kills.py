@@ -1,11 +1,9 @@
 """Runs killed at random moments end with the bits of runs that were never stopped."""
 
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,13 +11,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from runner import allowed
 from runner.build import build
 from runner.run import checkpoint
-from runner.run.attempt import attempt
 from runner.signals import Stopped, stoppable
 from runner.store.runs import read_metrics
-from runner.train import Training
-from tests.conftest import ROOT, settings
+from tests.builders import read_status
+from tests.conftest import ROOT, run_in, settings, start
 
 PARTS = ROOT / "tests" / "parts"
 ALLOWED = "pulse.Pulse,pulse.dropping"
@@ -57,7 +55,7 @@ def overrides_of(case):
 def _parts(monkeypatch, tmp_path):
     """Make the parts of the tests known, here and in the processes that are started."""
     monkeypatch.syspath_prepend(PARTS)
-    monkeypatch.setattr("runner.allowed.USERS", frozenset(ALLOWED.split(",")))
+    monkeypatch.setattr(allowed, "USERS", frozenset(ALLOWED.split(",")))
     monkeypatch.setenv("PULSE", str(tmp_path / "pulse-here"))
 
 
@@ -68,7 +66,6 @@ class Killed:
         self.folder, self.overrides = folder, overrides
         self.pulse = folder / "pulse"
         self.environment = {
-            **os.environ,
             "PYTHONPATH": os.pathsep.join(map(str, (ROOT, PARTS))),
             "BISCUITS_ALLOW": ALLOWED,
             "PULSE": str(self.pulse),
@@ -80,12 +77,8 @@ class Killed:
         return place
 
     def start(self):
-        return subprocess.Popen(
-            [sys.executable, "-m", "runner", "name=run", *self.overrides],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
-        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": None}
+        return start(self.folder, "name=run", *self.overrides, options=quiet, **self.environment)
 
     def updates_of(self, process):
         lines = self.pulse.read_text().splitlines() if self.pulse.exists() else []
@@ -110,12 +103,10 @@ class Killed:
         assert self.start().wait() == 0
 
 
-def straight_run(folder, overrides):
+def straight_run(tmp_path, overrides):
     """Do the same run in one go, in this process."""
-    folder.mkdir()
-    given = settings("name=run", *overrides)
-    attempt(folder, given, build(given), quiet=True)
-    return folder
+    run_in(tmp_path / "straight", "name=run", *overrides)
+    return tmp_path / "straight"
 
 
 def timeless(folder):
@@ -156,8 +147,8 @@ def test_a_kill_in_mid_epoch_loses_no_bit(tmp_path, faults):
     step = run.kill_after_an_update(0.2)
     assert step is not None
     run.finish()
-    assert differing(straight_run(tmp_path / "straight", run.overrides), run.place) == []
-    assert json.loads((run.place / "status.json").read_text())["attempts"] == 2
+    assert differing(straight_run(tmp_path, run.overrides), run.place) == []
+    assert read_status(run.place)["attempts"] == 2
     events = EventAccumulator(str(run.place), size_guidance={"scalars": 0}).Reload()
     shown = [event.step for event in events.Scalars("train/loss")]
     assert shown == [line["update"] for line in read_metrics(run.place)]
@@ -182,7 +173,7 @@ def test_kills_at_random_moments_lose_no_bit(tmp_path, faults, case):
     assert len(steps) >= 4, "it ended too early to be killed often"
     assert any(step % 41 for step in steps)
     run.finish()
-    straight = straight_run(tmp_path / "straight", run.overrides)
+    straight = straight_run(tmp_path, run.overrides)
     assert differing(straight, run.place) == []
     faults("kills at random moments, all bits equal afterwards", len(steps))
 
@@ -207,22 +198,8 @@ def test_kills_while_a_checkpoint_is_being_written_lose_no_bit(tmp_path, faults)
     assert caught >= 1
     run.finish()
     assert not list(run.place.glob(".*.tmp"))
-    assert differing(straight_run(tmp_path / "straight", run.overrides), run.place) == []
+    assert differing(straight_run(tmp_path, run.overrides), run.place) == []
     faults("kills while a checkpoint is written", caught)
-
-
-def stop_after(monkeypatch, update):
-    """Have this process told to stop in the middle of an update, once."""
-    step = Training.step
-
-    def stepped(training, batch):
-        step(training, batch)
-        if training.updates == update and not done:
-            done.append(True)
-            os.kill(os.getpid(), signal.SIGUSR1)
-
-    done = []
-    monkeypatch.setattr(Training, "step", stepped)
 
 
 WITH_DROPOUT = ("~model.depth", "~model.width", "model._target_=pulse.dropping")
@@ -243,32 +220,31 @@ def flip(state):
 
 
 @pytest.mark.parametrize("forgotten", FORGOTTEN)
-def test_the_comparison_finds_whatever_a_checkpoint_forgets(tmp_path, monkeypatch, forgotten):
+def test_the_comparison_finds_whatever_a_checkpoint_forgets(tmp_path, signal_after, forgotten):
     overrides = (
         *overrides_of("clipping by quantile"),
         *("epochs=3", "batch_size=256", "tricks.clipping.warmup=2", *WITH_DROPOUT),
     )
-    straight = straight_run(tmp_path / "straight", overrides)
-    stop_after(monkeypatch, 9)
+    straight = straight_run(tmp_path, overrides)
+    signal_after({9: [signal.SIGUSR1]})
     with pytest.raises(Stopped), stoppable():
-        straight_run(tmp_path / "stopped", overrides)
-    place, given = tmp_path / "stopped", settings("name=run", *overrides)
+        run_in(tmp_path / "stopped", "name=run", *overrides)
+    place = tmp_path / "stopped"
     if change := FORGOTTEN[forgotten]:
         content = checkpoint.load(place)
-        change(content["training"], build(given).training.state_dict())
+        change(content["training"], build(settings("name=run", *overrides)).training.state_dict())
         checkpoint.save(place, content)
-    attempt(place, given, build(given), quiet=True)
+    run_in(place, "name=run", *overrides)
     assert (differing(straight, place) == []) == (forgotten == "nothing")
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_stop_in_mid_epoch_loses_no_bit_of_any_trick(tmp_path, monkeypatch, case):
+def test_a_stop_in_mid_epoch_loses_no_bit_of_any_trick(tmp_path, signal_after, case):
     overrides = (*overrides_of(case), "epochs=2", "batch_size=256", "micro_batch_size=100")
-    straight = straight_run(tmp_path / "straight", overrides)
-    stop_after(monkeypatch, 8)
+    straight = straight_run(tmp_path, overrides)
+    signal_after({8: [signal.SIGUSR1]})
     with pytest.raises(Stopped), stoppable():
-        straight_run(tmp_path / "stopped", overrides)
-    assert json.loads((tmp_path / "stopped" / "status.json").read_text())["checkpoint"] == 8
-    given = settings("name=run", *overrides)
-    attempt(tmp_path / "stopped", given, build(given), quiet=True)
+        run_in(tmp_path / "stopped", "name=run", *overrides)
+    assert read_status(tmp_path / "stopped")["checkpoint"] == 8
+    run_in(tmp_path / "stopped", "name=run", *overrides)
     assert differing(straight, tmp_path / "stopped") == []

@@ -1,16 +1,16 @@
 """The command told to stop, as a person at a terminal and a scheduler tell it: real processes."""
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
+from functools import partial
 
 import pytest
 
 from runner.store.runs import read_metrics
-from tests.conftest import ROOT
+from tests.builders import read_status
+from tests.conftest import HEARS_CTRL_C, ROOT, start
 
 LONG = ("epochs=400", "batch_size=32", "threads=1", "name=long")
 SWEEP = (
@@ -19,17 +19,7 @@ SWEEP = (
 )
 
 
-def start(folder, *arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "runner", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # as in a terminal: a shell without one starts what is in the background deaf to Ctrl-C
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+start = partial(start, options=HEARS_CTRL_C)
 
 
 def wait_for(process, condition):
@@ -46,7 +36,7 @@ def evaluated(folder, runs):
 
 
 def statuses(folder):
-    return [json.loads(path.read_text()) for path in folder.rglob("status.json")]
+    return [read_status(path.parent) for path in folder.rglob("status.json")]
 
 
 @pytest.mark.slow
@@ -102,7 +92,7 @@ def test_who_holds_a_folder_is_told_and_a_scheduler_that_asks_gets_a_checkpoint(
     second = start(tmp_path, *LONG)
     _, complaint = second.communicate(timeout=60)
     assert second.returncode == 1
-    assert f"must be free, got held by process {process.pid} on " in complaint
+    assert f"is locked by process {process.pid} on " in complaint
     assert len(complaint.strip().splitlines()) == 1
     process.send_signal(signal.SIGTERM)
     out, complaint = process.communicate(timeout=60)

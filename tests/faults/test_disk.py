@@ -1,44 +1,25 @@
 """Disks that are full and files that may not grow: what was saved stays, and the run goes on."""
 
-import json
 import os
 import resource
 import subprocess
-import sys
 from functools import partial
 
 import pytest
 
-from runner.build import build
 from runner.run import checkpoint
-from runner.run.attempt import attempt
 from runner.store.runs import read_metrics
-from tests.conftest import ROOT, settings
+from tests.builders import read_status
+from tests.conftest import biscuits, run_in
 
 RUN = ("epochs=4", "batch_size=256", "threads=1", "name=run")
 LENGTH = 6  # updates in an epoch
 
 
-def straight(tmp_path):
-    place = tmp_path / "straight"
-    place.mkdir()
-    given = settings(*RUN)
-    return attempt(place, given, build(given), quiet=True)
-
-
 def limited(folder, largest, *arguments):
     """Run the command in a process whose files may not grow beyond so many bytes."""
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest, largest))
-    done = subprocess.run(
-        [sys.executable, "-m", "runner", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        preexec_fn=limit if largest else None,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    return done.returncode, done.stdout, done.stderr
+    return biscuits(folder, *arguments, options={"preexec_fn": limit if largest else None})
 
 
 def assert_one_line(complaint, *words):
@@ -59,8 +40,7 @@ LIMITS = {  # bytes, and what does not fit into them
 
 
 @pytest.mark.parametrize(
-    "largest",
-    [pytest.param(n, marks=() if n == 100_000 else pytest.mark.slow) for n in LIMITS],
+    "largest", [pytest.param(n, marks=() if n == 100_000 else pytest.mark.slow) for n in LIMITS]
 )
 def test_a_file_that_may_not_grow_is_named_and_the_run_goes_on_when_it_may(
     tmp_path, largest, faults
@@ -69,15 +49,13 @@ def test_a_file_that_may_not_grow_is_named_and_the_run_goes_on_when_it_may(
     assert code == 1
     assert_one_line(complaint, LIMITS[largest], "must be written, got File too large", "Make room")
     assert nothing_is_left_over(tmp_path)
-    given = settings(*RUN)
     (place,) = tmp_path.glob("outputs/run/*/seed=0")
-    assert attempt(place, given, build(given), quiet=True) == straight(tmp_path)
+    assert run_in(place, *RUN) == run_in(tmp_path / "straight", *RUN)
     faults("disks that are full, files that may not grow")
 
 
 def test_the_last_good_checkpoint_outlives_a_full_disk(tmp_path, monkeypatch, faults):
-    place, given, expected = tmp_path / "run", settings(*RUN), straight(tmp_path)
-    place.mkdir()
+    place, expected = tmp_path / "run", run_in(tmp_path / "straight", *RUN)
     save = checkpoint.save
 
     def save_the_third_without_room(folder, state):
@@ -92,15 +70,15 @@ def test_the_last_good_checkpoint_outlives_a_full_disk(tmp_path, monkeypatch, fa
 
     monkeypatch.setattr(checkpoint, "save", save_the_third_without_room)
     with pytest.raises(Exception, match=r"checkpoint.new.pt must be written, got File too large"):
-        attempt(place, given, build(given), quiet=True)
+        run_in(place, *RUN)
     assert nothing_is_left_over(place)
     assert checkpoint.load(place)["training"]["updates"] == 2 * LENGTH
-    status = json.loads((place / "status.json").read_text())
+    status = read_status(place)
     assert (status["status"], status["checkpoint"]) == ("failed", 2 * LENGTH)
     assert "File too large" in status["error"]
     assert len(read_metrics(place)) == 3
     monkeypatch.undo()
-    assert attempt(place, given, build(given), quiet=True) == expected
+    assert run_in(place, *RUN) == expected
     assert len(read_metrics(place)) == 4
     faults("disks that are full, files that may not grow")
 

@@ -1,6 +1,5 @@
 """Signals: a checkpoint at the update's end, the same bits afterwards, and who else hears them."""
 
-import json
 import os
 import signal
 import sys
@@ -8,50 +7,21 @@ import warnings
 
 import pytest
 
-from runner.build import build
 from runner.errors import UserError
 from runner.run import checkpoint
 from runner.run import status as folder_module
-from runner.run.attempt import attempt
-from runner.signals import Stopped, defer_signals, stop, stoppable
+from runner.signals import Stopped, defer_signals, raise_if_stopping, stoppable
 from runner.train import Training
-from tests.conftest import settings
+from tests.builders import read_status
+from tests.conftest import run_in
 
 RUN = ("epochs=3", "batch_size=256", "model.width=4", "tricks=[clipping,flooding]")
 LENGTH = 6  # updates in an epoch
-SIGNALS = {
-    signal.SIGINT: 130,
-    signal.SIGTERM: 143,
-    signal.SIGUSR1: 143,
-    signal.SIGUSR2: 143,
-}
-
-
-@pytest.fixture
-def signal_after(monkeypatch):
-    """Have real signals sent to this process in the middle of chosen updates."""
-
-    def signal_after(sent):
-        step = Training.step
-
-        def stepped(training, batch):
-            step(training, batch)
-            for number in sent.pop(training.updates, ()):
-                os.kill(os.getpid(), number)
-
-        monkeypatch.setattr(Training, "step", stepped)
-
-    return signal_after
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGUSR2: 143}
 
 
 def go(folder, *overrides):
-    folder.mkdir(exist_ok=True)
-    given = settings(*RUN, *overrides)
-    return attempt(folder, given, build(given), quiet=True)
-
-
-def status(folder):
-    return json.loads((folder / "status.json").read_text())
+    return run_in(folder, *RUN, *overrides)
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS.items(), ids=[s.name for s in SIGNALS])
@@ -65,11 +35,11 @@ def test_a_signal_stops_at_the_updates_end_and_the_run_goes_on_to_the_same_bits(
         with pytest.raises(Stopped) as stopped, stoppable():
             go(tmp_path / "run")
         assert stopped.value.code == code
-        told = status(tmp_path / "run")
+        told = read_status(tmp_path / "run")
         assert (told["status"], told["update"], told["checkpoint"]) == ("stopped", end, end)
         assert f"stopped at update {end}" in capsys.readouterr().out
     assert go(tmp_path / "run") == straight
-    assert status(tmp_path / "run")["attempts"] == len(ends) + 1
+    assert read_status(tmp_path / "run")["attempts"] == len(ends) + 1
 
 
 def test_checkpoints_are_saved_in_mid_epoch_when_the_last_one_is_old(tmp_path, monkeypatch):
@@ -92,7 +62,7 @@ def test_a_second_ctrl_c_ends_where_it_stands(tmp_path, signal_after):
     signal_after({8: [signal.SIGTERM, signal.SIGINT]})
     with pytest.raises(KeyboardInterrupt), stoppable():
         go(tmp_path / "run")
-    told = status(tmp_path / "run")
+    told = read_status(tmp_path / "run")
     assert (told["status"], told["update"], told["checkpoint"]) == ("stopped", 8, LENGTH)
 
 
@@ -100,7 +70,7 @@ def test_other_signals_do_not_cut_the_saving_short(tmp_path, signal_after):
     signal_after({8: [signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM]})
     with pytest.raises(Stopped), stoppable():
         go(tmp_path / "run")
-    assert status(tmp_path / "run")["checkpoint"] == 8
+    assert read_status(tmp_path / "run")["checkpoint"] == 8
 
 
 def test_who_read_what_it_says_may_be_gone(tmp_path, signal_after, monkeypatch):
@@ -120,7 +90,7 @@ def test_who_read_what_it_says_may_be_gone(tmp_path, signal_after, monkeypatch):
             monkeypatch.undo()
     for handle in before:
         os.close(handle)
-    told = status(tmp_path / "run")
+    told = read_status(tmp_path / "run")
     assert (told["status"], told["checkpoint"]) == ("stopped", 8)
 
 
@@ -140,15 +110,15 @@ def test_signals_that_are_repeated_while_it_ends_do_not_cut_it_short(
     monkeypatch.setattr(folder_module, "write_json", write_while_they_come)
     with pytest.raises(Stopped), stoppable():
         go(tmp_path / "run")
-    told = status(tmp_path / "run")
+    told = read_status(tmp_path / "run")
     assert (told["status"], told["checkpoint"]) == ("stopped", 8)
 
 
 def fail_and_go_on(folder):
     with pytest.raises(UserError, match="the trick failed"):
         go(folder)
-    assert status(folder)["status"] == "failed"
-    stop()  # what the next run of a sweep begins with
+    assert read_status(folder)["status"] == "failed"
+    raise_if_stopping()  # what the next run of a sweep begins with
 
 
 def test_a_stop_that_was_asked_for_is_not_lost_where_something_fails(tmp_path, monkeypatch):
@@ -165,7 +135,7 @@ def test_a_handler_that_was_there_is_called_when_all_is_saved_and_put_back(tmp_p
     heard = []
 
     def theirs(number, _):
-        heard.append((number, status(tmp_path / "run")["checkpoint"]))
+        heard.append((number, read_status(tmp_path / "run")["checkpoint"]))
 
     before = signal.signal(signal.SIGUSR1, theirs)
     try:

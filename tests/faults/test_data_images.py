@@ -1,0 +1,252 @@
+"""Folders of images that are damaged, wrong or not to be read: one line before anything is kept."""
+
+import io
+import os
+import shutil
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runner.data import check_source, image_folder, npz, torchvision_set
+from runner.data.decode import decode
+from runner.errors import UserError
+from tests.faults.images import (
+    DATA_FILES,
+    NAMES,
+    TENTHS,
+    assert_right,
+    flipped,
+    make_folder,
+    picture,
+    put,
+    refusal,
+    refused_by_command,
+    released,
+    without_rights,
+    write,
+)
+
+
+def png(width, height, depth=8, colour=2, pixels=b""):
+    """A PNG that claims a size, https://www.w3.org/TR/png-3."""
+
+    def chunk(kind, content):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def depth16(path):
+    Image.fromarray(np.full((6, 5), 40000, np.uint16)).save(path)
+
+
+def not_numbers(path):
+    Image.fromarray(np.full((6, 5), np.nan, np.float32)).save(path, "TIFF")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda path: path.symlink_to("nowhere"), "a link to nothing, or gone"),
+        (lambda path: path.symlink_to(path.name), "a link to nothing, or gone"),
+        (Path.mkdir, "not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a file"),
+        (lambda path: put(path, b""), "not an image"),
+        (lambda path: put(path, b"no picture"), "not an image"),
+        (lambda path: put(path, bytes(5000)), "not an image"),
+        (lambda path: put(path, png(0, 0)), "not an image"),
+        (lambda path: put(path, b"P6 0 5 255\n"), "not an image"),
+        (lambda path: put(path, png(5, 6)), "image file is truncated"),
+        (lambda path: put(path, png(10_000, 10_000)), "image file is truncated"),
+        (lambda path: put(path, png(60_000, 60_000)), "Image size ("),
+        (lambda path: put(path, png(2**31 - 1, 2**31 - 1)), "Image size ("),
+        (depth16, "more than 8 bits a channel"),
+        (not_numbers, "more than 8 bits a channel"),
+    ],
+)
+def test_what_is_no_image_is_named_before_anything_is_kept(
+    folder, read, cache, faults, spoil, told
+):
+    spoil(folder / "train/cat/x.png")
+    text = refusal(read)
+    assert f"got 1 that cannot be read: train/cat/x.png ({told}" in text
+    assert not cache.exists()
+    faults(DATA_FILES)
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(folder, read, faults):
+    os.mkfifo(folder / "train/cat/x.jpg")
+    with released(folder / "train/cat/x.jpg"):
+        assert "train/cat/x.jpg (not a file)" in refusal(read)
+    faults(DATA_FILES)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP"])
+def test_an_image_cut_short_at_any_tenth_is_refused(tmp_path, faults, kind):
+    content = io.BytesIO()
+    Image.fromarray(picture(0, 40, 40)).save(content, kind)
+    whole = content.getvalue()
+    for tenth in TENTHS:
+        put(tmp_path / "x", whole[: len(whole) * tenth // 10])
+        assert "got 1 that cannot be read: x (" in refusal(decode, tmp_path, ["x"], None)
+    faults(DATA_FILES, len(TENTHS))
+
+
+def test_a_flipped_bit_in_any_byte_of_a_png_is_refused_or_changes_no_pixel(tmp_path, faults):
+    write(tmp_path, "x.png", picture(0))
+    whole, wanted = (tmp_path / "x.png").read_bytes(), decode(tmp_path, ["x.png"], None)
+    refused = 0
+    for place in range(len(whole)):
+        put(tmp_path / "x.png", flipped(whole, place, place % 8))
+        try:
+            assert np.array_equal(decode(tmp_path, ["x.png"], None), wanted)
+        except UserError:
+            refused += 1
+    assert refused > 0.8 * len(whole)  # the rest: checksums after the last pixel
+    faults(DATA_FILES, len(whole))
+
+
+def test_names_that_are_no_text_or_hold_control_codes_are_told_in_one_line(folder, read, faults):
+    raw = os.fsencode(folder / "train/cat")
+    for name in (b"x\n\x1b[31m\r.jpg", b"x\xff\xfe.jpg", "x\u202e\u2028.jpg".encode()):
+        try:
+            put(Path(os.fsdecode(raw + b"/" + name)), b"no picture")
+        except OSError as error:
+            pytest.skip(f"this file system does not take such names: {error}")
+    text = refusal(read)
+    assert r"train/cat/x\n\x1b[31m\r.jpg (not an image)" in text
+    assert r"train/cat/x\udcff\udcfe.jpg (not an image)" in text
+    assert r"train/cat/x\u202e\u2028.jpg (not an image)" in text
+    faults(DATA_FILES, 3)
+
+
+def test_images_in_folders_of_such_names_are_read_and_kept(tmp_path, faults, capfd):
+    root = make_folder(tmp_path / "a\nb\x1b[31m")
+    for split in ("train", "test"):
+        try:
+            (root / split / "dog").rename(os.fsdecode(os.fsencode(root / split) + b"/d\xff\n"))
+        except OSError as error:
+            pytest.skip(f"this file system does not take such names: {error}")
+    for _ in range(2):
+        assert_right(image_folder(root=str(root), cache=str(tmp_path / "ca\nche")))
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1
+    assert told.strip().isprintable()
+    faults(DATA_FILES, 2)
+
+
+def remove_class(root, name):
+    for split in ("train", "test"):
+        shutil.rmtree(root / split / name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (shutil.rmtree, "it does not exist."),
+        (lambda root: remove_class(root, "dog"), "its train/ has one class only, cat."),
+        (lambda root: (root / "train/cow").mkdir(), "got none of cow. "),
+        (lambda root: (root / "test/a\nb").mkdir(), r"classes of train/ only, got a\nb. "),
+        (lambda root: (root / "test/cat").rename(root / "test/Cat"), "of train/ only, got Cat. "),
+        (lambda root: (root / "train/x").symlink_to("x"), "got links to nothing: x. "),
+        (lambda root: (root / "test/x").symlink_to("nowhere"), "got links to nothing: x. "),
+        (
+            lambda root: (shutil.rmtree(root / "train"), (root / "train").symlink_to("train")),
+            "got links to nothing: train. ",
+        ),
+        (
+            lambda root: (shutil.rmtree(root / "train"), (root / "train").write_text("")),
+            "it has no train/, but test.",
+        ),
+    ],
+)
+def test_a_folder_that_lacks_something_is_refused_before_it_is_decoded(
+    folder, read, cache, capfd, faults, spoil, told
+):
+    spoil(folder)
+    assert told in refusal(read)
+    assert capfd.readouterr().err == ""
+    assert not cache.exists()
+    faults(DATA_FILES)
+
+
+@pytest.mark.parametrize(
+    "root", ["/no/\nwhere\x1b[0m", "/no/\0where", "/" + "a" * 300, "~no-one/x"]
+)
+def test_a_path_to_nowhere_is_told_in_one_line_wherever_it_is_given(root, faults):
+    assert "data.root must be a folder" in refusal(lambda: image_folder(root=root))
+    assert "data.file must be an .npz file" in refusal(lambda: npz(file=root))
+    told = refusal(lambda: torchvision_set(name="mnist", root=root, download=False))
+    assert "data=mnist must be in " in told
+    faults(DATA_FILES, 3)
+
+
+def test_classes_that_differ_in_case_alone_stay_apart(folder, read):
+    write(folder, "train/Cat/a.png", picture(9))
+    if len(list((folder / "train").iterdir())) == 2:
+        pytest.skip("this file system does not tell case")
+    source = read()
+    assert source.classes == ("Cat", "cat", "dog")
+    assert source.train.labels.tolist() == [0, 1, 1, 2]
+
+
+def test_a_grey_image_among_coloured_ones_and_one_of_another_size_are_told(folder, read, faults):
+    write(folder, "train/dog/grey.png", picture(7, channels=1))
+    assert read().train.images.shape == (4, 3, 6, 5)
+    write(folder, "train/dog/large.png", picture(8, height=9))
+    assert "data.size must be given where images differ in size" in refusal(read)
+    faults(DATA_FILES)
+
+
+@pytest.mark.parametrize("size", [10**6, 2**40])
+def test_images_that_no_memory_holds_are_refused_before_they_are_decoded(read, faults, size):
+    assert "data.size must be such that 5 images fit into memory" in refusal(
+        lambda: read(size=size)
+    )
+    faults(DATA_FILES)
+
+
+def test_images_of_one_pixel_are_data_too(tmp_path):
+    for seed, name in enumerate(NAMES):
+        write(tmp_path, name, picture(seed, 1, 1))
+    source = image_folder(root=str(tmp_path), cache=str(tmp_path / "cache"))
+    check_source(source, "data")
+    assert source.train.images.shape == (3, 3, 1, 1)
+
+
+@pytest.mark.parametrize("path", ["", "train", "test", "train/cat", "test/dog", "train/cat/a.png"])
+def test_what_may_not_be_read_is_named(public, faults, path):
+    make_folder(public)
+    (public / path).chmod(0)
+    with without_rights():
+        text = refusal(lambda: image_folder(root=str(public), cache=str(public / "cache")))
+    assert path in text
+    assert "Permission denied" in text
+    faults(DATA_FILES)
+
+
+def test_the_command_ends_in_one_line_before_any_training(folder, cache, tmp_path, faults):
+    put(folder / "train/cat/x\x1b[31m.jpg", b"no picture")
+    told = refused_by_command(
+        tmp_path, "data=image_folder", f"data.root={folder}", f"data.cache={cache}"
+    )
+    assert len(told) == 2
+    assert told[0].startswith("Decoding the 6 images of ")
+    assert r"got 1 that cannot be read: train/cat/x\x1b[31m.jpg (not an image). Mend" in told[1]
+    assert not cache.exists()
+    faults(DATA_FILES)
+
+
+def test_warnings_of_the_decoder_do_not_leak(folder, read):
+    write(folder, "train/cat/large.png", np.zeros((9500, 9500), np.uint8))  # Pillow warns of it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(size=4).train.images.shape == (4, 3, 4, 4)
