@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runner.data import cache as cached
-from runner.data import folder as folder_module
+from runner.data import class_folders as folder_module
 from runner.data import image_folder
 from runner.data.decode import decode
 from tests.faults.images import (
