@@ -13,7 +13,7 @@ from runner.errors import UserError
 from runner.run import checkpoint
 from runner.run import status as folder_module
 from runner.run.attempt import attempt
-from runner.signals import Stopped, defer_signals, stop, stoppable
+from runner.signals import Stopped, defer_signals, raise_if_stopping, stoppable
 from runner.train import Training
 from tests.conftest import settings
 
@@ -67,7 +67,7 @@ def test_a_signal_stops_at_the_updates_end_and_the_run_goes_on_to_the_same_bits(
         assert stopped.value.code == code
         told = status(tmp_path / "run")
         assert (told["status"], told["update"], told["checkpoint"]) == ("stopped", end, end)
-        assert f"stopped at update {end}" in capsys.readouterr().out
+        assert f"Stopped and saved at update {end} of {3 * LENGTH}." in capsys.readouterr().out
     assert go(tmp_path / "run") == straight
     assert status(tmp_path / "run")["attempts"] == len(ends) + 1
 
@@ -148,7 +148,7 @@ def fail_and_go_on(folder):
     with pytest.raises(UserError, match="the trick failed"):
         go(folder)
     assert status(folder)["status"] == "failed"
-    stop()  # what the next run of a sweep begins with
+    raise_if_stopping()  # what the next run of a sweep begins with
 
 
 def test_a_stop_that_was_asked_for_is_not_lost_where_something_fails(tmp_path, monkeypatch):
