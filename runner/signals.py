@@ -1,10 +1,10 @@
-"""Signals that ask to stop: obeyed at once, or in training at the next update's end.
+"""Signals that ask to stop: obeyed at once, or in training at the end of the update.
 
 SIGTERM, SIGUSR1 and SIGUSR2, as schedulers send them, end the process with 143, and Ctrl-C with
-130. While training, the first of them is noted, and the run saves a checkpoint before it ends; a
-second Ctrl-C ends it where it stands. A handler that was there before is called at the end of
-ours; one that ignored a signal goes on to. In a process that was forked off, the signal does
-what it would have done without us: a worker process never saves.
+130. In training the first of them is noted, and the run saves a checkpoint before it ends; a
+second Ctrl-C ends it at once. A handler that was installed before ours is called after it; a
+signal that was ignored stays ignored. A forked process handles signals as if ours were not
+there: a worker process never saves.
 """
 
 import multiprocessing
@@ -28,7 +28,7 @@ CODES = {
 
 
 class Stopped(SystemExit):
-    """The process was asked to stop, and what it had to save is saved."""
+    """The process was asked to stop, and has saved what it had to save."""
 
     def __init__(self, number: int) -> None:
         super().__init__(CODES[signal.Signals(number)])
@@ -36,42 +36,39 @@ class Stopped(SystemExit):
 
 
 class _Signals:
-    """The state of this process: signals know no other."""
+    """The state of this process: a handler of signals has no other place for it."""
 
     def __init__(self) -> None:
-        self.begin(0, {})
+        self.reset(0, {})
 
-    def begin(self, process: int, before: dict[int, Any]) -> None:
-        """Start anew, in a process, with the handlers that ours take the place of."""
-        self.process, self.before = process, before
+    def reset(self, process: int, previous: dict[int, Any]) -> None:
+        """Start with nothing requested, in a process, with the handlers that ours replace."""
+        self.process, self.previous = process, previous
         self.deferring = self.stopping = False
-        self.asked: int | None = None
+        self.requested: int | None = None
 
-    def note(self, number: int, frame: FrameType | None) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         if os.getpid() != self.process:
             self._pass_on(number, frame)
-        elif number == signal.SIGINT and not (self.deferring and self.asked is None):
+        elif number == signal.SIGINT and not (self.deferring and self.requested is None):
             self.stopping = True
             raise KeyboardInterrupt
-        elif self.stopping or self.asked is not None:
+        elif self.stopping or self.requested is not None:
             return  # it is being obeyed: schedulers repeat themselves
         elif not self.deferring:
             self.stopping = True
             raise Stopped(number)
         else:
-            self.asked = number
-            if multiprocessing.parent_process() is None:  # else the sweep tells it, once for all
-                more = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
-                with suppress(OSError):  # whoever read it may be gone, as `tee` is at Ctrl-C
-                    # not print, which must not be entered twice
-                    os.write(2, f"\nStopping when this update is done and saved.{more}\n".encode())
+            self.requested = number
+            if multiprocessing.parent_process() is None:  # else the sweep announces it, once
+                announce_stop(ctrl_c=number == signal.SIGINT)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         """Do in a forked process what was done before there was this handler."""
-        before = self.before.get(number)
-        if callable(before):
-            before(number, frame)
+        previous = self.previous.get(number)
+        if callable(previous):
+            previous(number, frame)
         else:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -80,9 +77,21 @@ class _Signals:
 _signals = _Signals()
 
 
+def announce_stop(ctrl_c: bool) -> None:
+    """Say that the process is about to stop; a handler of signals may call it.
+
+    Args:
+        ctrl_c: Whether to say what a second Ctrl-C does.
+    """
+    more = " Ctrl-C again stops at once." if ctrl_c else ""
+    with suppress(OSError):  # the reader may be gone, as `tee` is at Ctrl-C
+        # not print, which must not be entered twice
+        os.write(2, f"\nStopping when the current update is done and saved.{more}\n".encode())
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Obey the signals within. Does nothing inside another of its kind, or beside the main thread.
+    """Obey the signals within. Does nothing when nested, or outside the main thread.
 
     Raises:
         Stopped: If a scheduler asks to stop.
@@ -92,10 +101,10 @@ def stoppable() -> Iterator[None]:
     if nested or threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken = {n: h for n in CODES if _is_ours_to_take(n, h := signal.getsignal(n))}
-    _signals.begin(os.getpid(), taken)
-    for number in taken:
-        signal.signal(number, _signals.note)
+    replaced = {n: h for n in CODES if _may_replace(n, h := signal.getsignal(n))}
+    _signals.reset(os.getpid(), replaced)
+    for number in replaced:
+        signal.signal(number, _signals.handle)
     stopped: Stopped | None = None
     try:
         yield
@@ -103,15 +112,15 @@ def stoppable() -> Iterator[None]:
         stopped = error
         raise
     finally:
-        for number, handler in taken.items():
+        for number, handler in replaced.items():
             signal.signal(number, handler)
-        _signals.begin(0, {})
-        handler = taken.get(stopped.number) if stopped else None
+        _signals.reset(0, {})
+        handler = replaced.get(stopped.number) if stopped else None
         if stopped and callable(handler) and handler is not signal.default_int_handler:
             handler(stopped.number, None)
 
 
-def _is_ours_to_take(number: int, handler: Any) -> bool:  # noqa: ANN401
+def _may_replace(number: int, handler: Any) -> bool:  # noqa: ANN401
     """Leave alone what is ignored, as under nohup, and what was set outside of Python.
 
     Submitit lets SIGTERM pass on purpose, since Slurm sends it before the signal at which submitit
@@ -127,27 +136,32 @@ def _module(handler: object) -> str:
 
 @contextmanager
 def defer_signals() -> Iterator[Callable[[], bool]]:
-    """Put off stopping within; gives a function that tells whether it was asked for.
+    """Stop within only where `raise_if_stopping` is called; gives `stop_requested`.
 
     Raises:
-        Stopped: At its end, if it was asked for; or at its beginning, if that was asked for while
+        Stopped: At its end, if a stop was requested; or at its beginning, if that happened while
             something else failed.
     """
     raise_if_stopping()
     _signals.deferring = True
     try:
-        yield lambda: _signals.asked is not None
+        yield stop_requested
     finally:
         _signals.deferring = False
     raise_if_stopping()
 
 
+def stop_requested() -> bool:
+    """Whether a deferred signal asks to stop."""
+    return _signals.requested is not None
+
+
 def raise_if_stopping() -> None:
-    """Stop, if that was asked for.
+    """Stop, if that was requested.
 
     Raises:
         Stopped: If so.
     """
-    if _signals.asked is not None:
+    if _signals.requested is not None:
         _signals.stopping = True
-        raise Stopped(_signals.asked)
+        raise Stopped(_signals.requested)

@@ -1,8 +1,8 @@
 """The command `python -m runner.verify RUN [RUN ...]`: does a run again, and compares every bit.
 
-The run that its config.yaml describes is done once more in a temporary folder, on the same device.
-Then are compared: each number of metrics.jsonl but those of time, each of result.json, the digest
-of the weights, and which test samples were answered right. The run's own folder is only read, and
+The run is done again from its config.yaml, in a temporary folder and on the same device. Compared
+are each number of metrics.jsonl but the times, each number of result.json, the digest of the
+weights, and which test samples were answered right. The run's own folder is only read, and
 nothing in it is executed. Where a bit differs, it says which, and what has changed since.
 """
 
@@ -36,14 +36,14 @@ from runner.texts import printable, shorten
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of doing a run again."""
+    """A run, compared with the same run done again."""
 
     compared: str
-    """How much there was to compare."""
+    """How much was compared."""
     difference: str | None
-    """What differs first; None if every bit is the same."""
+    """The first difference; None if every bit is the same."""
     changed: tuple[str, ...]
-    """What is not as it was when the run was made, and so may be why."""
+    """What has changed since the run was made, and may be the reason."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,17 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(130)
         else:
             if found.difference is None:
-                print(printable(f"{label(folder)} equal to the bit: {found.compared}"), flush=True)
+                print(printable(f"{label(folder)} is bit-identical: {found.compared}"), flush=True)
                 continue
             mistakes.append(shorten(f"{label(folder)} differs: {found.difference}", LONGEST))
-            told = found.changed[:MOST] or (UNKNOWN,)
-            mistakes += [f"  changed: {shorten(what, LONGEST)}" for what in told]
+            reasons = found.changed[:MOST] or (UNKNOWN,)
+            mistakes += [f"  changed: {shorten(what, LONGEST)}" for what in reasons]
     if mistakes:
         sys.exit("\n".join(mistakes))
 
 
 LONGEST, MOST = 1000, 40  # characters of a line, and lines about what has changed
-UNKNOWN = "nothing that run.json tells of: so a file was, or the run does not repeat itself"
+UNKNOWN = "nothing that run.json records: a file was edited, or the run is not deterministic"
 
 
 def verify(folder: Path) -> Comparison:
@@ -100,31 +100,31 @@ def verify(folder: Path) -> Comparison:
 
 
 def _read(folder: Path) -> Run:
-    """Read what is saved of a run, all that will be compared."""
+    """Read all that will be compared."""
     where, run = label(folder), read_run(folder, folder.parent.name)
     if not lexists(folder / CONFIG):
         raise UserError(
-            f"{where} must be the folder of a run, got one without {CONFIG}. "
-            "Give a folder as outputs/NAME/VARIANT/seed=0."
+            f"{where} is not the folder of a run: it has no {CONFIG}. "
+            "Expected a folder such as outputs/NAME/VARIANT/seed=0."
         )
     if run.damage is None and run.state != "done":
-        state = "nothing that tells how it ended" if run.state == "damaged" else run.state
+        state = "its status is unknown" if run.state == "damaged" else run.state
         raise UserError(
-            f"{where} must be done, got {state}. Go on with it by the command that began it."
+            f"{where} is not done ({state}). Finish it with the command that started it."
         )
     damage = find_damage(run)
     if run.correct() is None:
         damage.append(f"{CORRECT} is damaged or not there")
     if damage:
         raise UserError(
-            f"{where} must be whole, got one where {damage[0]}. Do it over (again=true), or "
-            "verify it with the version that wrote it."
+            f"{where} is damaged: {damage[0]}. Do it again (again=true), or verify it with the "
+            "version that wrote it."
         )
     for name, content in ((RESULT, run.result), (MACHINE, run.machine), (STATUS, run.status)):
         if content and content.get("format") != FORMAT:
             raise UserError(
-                f"{label(folder / name)} must be of format {FORMAT}, got {content.get('format')}. "
-                "Verify the run with the version that wrote it."
+                f"{label(folder / name)} has format {content.get('format')}; this version reads "
+                f"{FORMAT}. Verify the run with the version that wrote it."
             )
     return run
 
@@ -135,11 +135,11 @@ def _read_config(path: Path) -> Settings:
     try:
         config = parse_yaml(path)
         for odd in _followed(config):
-            raise UserError(f"{where} must be resolved, got {odd}. Put it back as it was.")
+            raise UserError(f"{where} is not resolved: it has {odd}. Put it back as it was.")
         return check(OmegaConf.create(config))
     except (Damaged, OSError, OmegaConfBaseException) as error:
         raise UserError(
-            f"{where} must be the config of a run, got one that {error}. Put it back as it was."
+            f"{where} is not the config of a run: it {error}. Put it back as it was."
         ) from None
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
@@ -161,30 +161,30 @@ def _followed(node: object) -> Iterator[str]:
 
 
 def _on_its_device(folder: Path, settings: Settings, machine: Mapping[str, Any]) -> Settings:
-    """Take the device that the run was made on, where its config leaves that open."""
+    """Fill in the device that the run was made on, where its config leaves that open."""
     if settings.device == "auto":
         settings = dataclasses.replace(settings, device=str(machine.get("device", "auto")))
     try:
         find_device(settings.device)
     except UserError:
         raise UserError(
-            f"{label(folder)} must be done again on {settings.device}, where it was made, got a "
-            "machine that has none. Verify it on one that has: another device rounds otherwise."
+            f"{label(folder)} was made on {settings.device}, which is not here. Verify it on a "
+            "machine that has one: another device rounds differently."
         ) from None
     return settings
 
 
 def _do_again(folder: Path, place: Path, settings: Settings) -> str | None:
-    """Do the run in another folder; give back how it ended if it came to no result."""
+    """Do the run in another folder; give back how it failed, if it did."""
     try:
         bench = build(settings)
     except Exception as error:  # a config made by hand can fail in any way
         raise UserError(f"{label(folder)} cannot be done again: {error}") from error
     try:
-        with redirect_stdout(io.StringIO()):  # it would tell of a folder that will be gone
+        with redirect_stdout(io.StringIO()):  # it would name a folder that will be gone
             attempt(place, settings, bench, quiet=False)
     except Exception as error:
-        return f"it was done, and fails now: {error.__cause__ or error}"
+        return f"it fails now: {error.__cause__ or error}"
     return None
 
 

@@ -50,7 +50,8 @@ def task(cfg: DictConfig) -> float:
 def _run(cfg: DictConfig) -> float:
     # torch takes a second to import, and help, completion and mistakes do without it
     from runner.config import check
-    from runner.run.attempt import resume_or_run, summary
+    from runner.run.attempt import resume_or_run
+    from runner.run.result import summary
     from runner.run.status import remove_empty
 
     hydra = HydraConfig.get()

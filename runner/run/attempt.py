@@ -1,62 +1,30 @@
-"""One run, from its config to its result; a run knows nothing of the sweep that it is part of."""
+"""One attempt at a run: from its last checkpoint, or from nothing, to its result."""
 
-import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runner.build import Bench, build
 from runner.config import Settings
-from runner.evaluate import evaluate, shift_consistency
 from runner.names import label
 from runner.run import checkpoint
-from runner.run.fingerprint import digest_tensors, fingerprint
+from runner.run.fingerprint import fingerprint
 from runner.run.log import RunLog
+from runner.run.result import evaluate_on_test, evaluate_on_validation, finished, write_result
 from runner.run.resume import environment, restore
-from runner.run.status import (
-    Progress,
-    clear,
-    conclude,
-    finished,
-    tracked,
-    write_config,
-)
-from runner.signals import defer_signals
-from runner.store.files import remove_leftovers, write_atomically, write_json
+from runner.run.status import Status, clear, conclude, recorded, write_config
+from runner.signals import defer_signals, raise_if_stopping, stop_requested
+from runner.store.files import remove_leftovers, write_json
 from runner.store.lock import lock_folder
-from runner.store.runs import (
-    CORRECT,
-    MACHINE,
-    METRICS,
-    RESULT,
-    digest_answers,
-    digest_metrics,
-    read_line,
-)
+from runner.store.runs import MACHINE
 from runner.texts import say
-from runner.train import Diverged
-
-
-def summary(result: dict[str, Any]) -> str:
-    """Write a result in half a line."""
-    words = [
-        f"test accuracy {100 * result['test/accuracy']:.2f} %",
-        f"loss {result['test/loss']:.4f}",
-        f"shift consistency {100 * result['test/shift_consistency']:.2f} %",
-    ]
-    if result["inactive"]:
-        words.append(f"INACTIVE, changed nothing: {', '.join(result['inactive'])}")
-    return "  ".join(words)
 
 
 def resume_or_run(folder: Path, settings: Settings, quiet: bool) -> dict[str, Any]:
-    """Do a run, or resume it, or read its result if it is done.
+    """Give back the result of a run: read it if the run is done; else resume or start it.
 
     Raises:
         UserError: If the folder belongs to another run, or as `attempt` does.
@@ -65,22 +33,22 @@ def resume_or_run(folder: Path, settings: Settings, quiet: bool) -> dict[str, An
     if result is None:
         return attempt(folder, settings, build(settings), quiet)
     # killed between result.json and status.json
-    conclude(folder, "done", None, ours=("running", "stopped", "failed"))
+    conclude(folder, "done", replaces=("running", "stopped", "failed"))
     return result
 
 
 def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict[str, Any]:
-    """Take hold of the folder, and go from what is there to the result.
+    """Lock the folder, and make one attempt at the run.
 
     Args:
         folder: The folder of the run; it exists.
         settings: The config.
         bench: What `build` made of it.
-        quiet: Whether to leave the progress to others, as in a sweep.
+        quiet: Whether to print no progress, as in a sweep.
 
     Raises:
-        UserError: If another process holds the folder, the run may not go on here, there is no
-            room for its files, or it diverged.
+        UserError: If another process has locked the folder, the run cannot resume here, there is
+            no room for its files, or it diverged.
         Stopped: If a signal asked for it; a checkpoint of the last update is saved.
     """
     with lock_folder(folder):
@@ -90,99 +58,136 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
         remove_leftovers(folder)
         if settings.again:
             clear(folder)
-        with tracked(folder, bench.training.device) as progress:
-            return _go(folder, settings, bench, progress, quiet)
+        with recorded(folder, settings, bench) as status:
+            return Attempt(folder, settings, bench, status, quiet).run()
 
 
-def _go(
-    folder: Path, settings: Settings, bench: Bench, progress: Progress, quiet: bool
-) -> dict[str, Any]:
-    """Go from the last checkpoint, or from nothing, to the result."""
-    training = bench.training
-    machine = fingerprint(settings, training.device)
-    here = environment(settings, bench, machine)
-    moves: list[str] = []
-    lines: list[str] = []
-    progress.update, progress.checkpoint = 0, None
-    if (state := checkpoint.load(folder)) is not None:
-        moves = restore(folder, settings, bench, state, here)
-        lines = str(state.get("metrics", "")).splitlines(keepends=True)
-        progress.update = progress.checkpoint = training.updates
-    write_config(folder, settings)
-    write_json(folder / MACHINE, {**machine, **({"moves": moves} if moves else {})})
+class Attempt:
+    """A run under way: what is read and written between its updates.
 
-    with RunLog(folder, lines, training.updates) as log:
+    Args:
+        folder: The folder of the run, locked.
+        settings: The config.
+        bench: What `build` made of it.
+        status: Told how far the run has come.
+        quiet: Whether to print no progress.
+    """
 
-        def save() -> None:
-            content = {"training": training.state_dict(), "made_with": here, "moves": moves}
-            checkpoint.save(folder, {**content, "metrics": "".join(log.lines)})
-            progress.checkpoint = training.updates
+    def __init__(
+        self, folder: Path, settings: Settings, bench: Bench, status: Status, quiet: bool
+    ) -> None:
+        self.folder, self.settings, self.bench = folder, settings, bench
+        self.status, self.quiet = status, quiet
+        self.training, self.updates_per_epoch = bench.training, len(bench.batches)
+        self.machine = fingerprint(settings, self.training.device)
+        self.environment = environment(settings, bench, self.machine)
+        self.changes: list[str] = []  # of the environment, since the run began
+        self.timer, self.start, self.first = Timer(), time.perf_counter(), 0
+        self.saved = time.monotonic()
 
+    def run(self) -> dict[str, Any]:
+        """Resume or start, train, and evaluate on the test set, this once."""
+        lines = self.resume()
+        with RunLog(self.folder, lines, self.training.updates) as self.log:
+            self.train()
+            result, correct = evaluate_on_test(self.bench, self.settings)
+            tested = {key: value for key, value in result.items() if key.startswith("test/")}
+            self.log.scalars(self.training.updates, tested)
+            return write_result(self.folder, result, correct, self.log.lines)
+
+    def resume(self) -> list[str]:
+        """Restore the last checkpoint, if there is one; give back the log's lines of then."""
+        lines: list[str] = []
+        self.status.update, self.status.checkpoint = 0, None
+        if (state := checkpoint.load(self.folder)) is not None:
+            self.changes = restore(self.folder, self.settings, self.bench, state, self.environment)
+            lines = str(state.get("metrics", "")).splitlines(keepends=True)
+            self.first = self.status.update = self.status.checkpoint = self.training.updates
+            say(f"{label(self.folder)}  resuming at update {self.first} of {self.status.total}")
+        write_config(self.folder, self.settings)
+        changes = {"moves": self.changes} if self.changes else {}
+        write_json(self.folder / MACHINE, {**self.machine, **changes})
+        return lines
+
+    def train(self) -> None:
+        """Train the epochs that are left; evaluate when that is due, save after each of them."""
+        training, epochs = self.training, self.settings.epochs
+        for caveat in training.trick.caveats(self.status.total, self.updates_per_epoch):
+            say(f"{label(self.folder)}  note: {caveat}")
         try:
-            _train(folder, settings, bench, log, save, quiet)
+            with defer_signals():
+                for epoch in range(training.updates // self.updates_per_epoch, epochs):
+                    self.epoch(epoch)
+                    if (epoch + 1) % self.settings.evaluate_every == 0 or epoch + 1 == epochs:
+                        self.evaluate(epoch + 1)
+                    self.save()
         finally:
-            progress.update = training.updates
-        result, correct = _result(bench, settings)
-        tested = {k: v for k, v in result.items() if k.startswith("test/")}
-        log.scalars(training.updates, tested)
-        write_atomically(folder / CORRECT, lambda file: np.save(file, correct))
-        evaluations = [read_line(line, METRICS) for line in log.lines]
-        digests = {METRICS: digest_metrics(evaluations), CORRECT: digest_answers(correct)}
-        result["digests"] = digests
-        write_json(folder / RESULT, result)
-    return result
+            self.status.update = training.updates
 
+    def epoch(self, epoch: int) -> None:
+        """Train what is left of an epoch; save in the middle of it when that is due."""
+        training, count = self.training, self.updates_per_epoch
+        start = training.updates % count
+        hidden = True if self.quiet else None  # None: shown on a terminal alone
+        with (
+            self.timer,
+            tqdm(total=count, initial=start, disable=hidden, leave=False, unit="update") as bar,
+        ):
+            for batch in self.bench.batches.epoch(epoch, start):
+                training.step(batch)
+                self.timer.images += len(batch.targets)
+                bar.update()
+                if self.must_save() and training.updates % count:  # else the evaluation is first
+                    self.save()
+            if training.device.type == "cuda":
+                torch.cuda.synchronize()
 
-def _train(
-    folder: Path,
-    settings: Settings,
-    bench: Bench,
-    log: RunLog,
-    save: Callable[[], None],
-    quiet: bool,
-) -> None:
-    """Train the updates that are left; checkpoints at each epoch's end, and when they are due."""
-    training, per_epoch = bench.training, len(bench.batches)
-    for caveat in training.trick.caveats(settings.epochs * per_epoch, per_epoch):
-        say(f"{label(folder)}  note: {caveat}")
-    timer, began, before = Timer(), time.perf_counter(), training.updates
-    with defer_signals() as asked:
-        saver = checkpoint.Saver(save, settings.checkpoint_seconds, asked)
-        for epoch in range(training.updates // per_epoch, settings.epochs):
-            _epoch(bench, epoch, timer, saver, quiet)
-            numbers: dict[str, float] = {}
-            if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == settings.epochs:
-                numbers = {
-                    **training.recent.take(),
-                    "train/skipped": training.skipped,
-                    **_validate(bench),
-                    **timer.take(),
-                }
-                log.write(epoch + 1, training.updates, numbers)
-            saver.save()
-            if numbers and not quiet:
-                an_update = (time.perf_counter() - began) / (training.updates - before)
-                left = an_update * (settings.epochs * per_epoch - training.updates)
-                say(_progress(epoch + 1, settings.epochs, numbers, left))
+    def evaluate(self, epoch: int) -> None:
+        """Evaluate on the validation split, and log all numbers since the last evaluation."""
+        numbers = {
+            **self.training.recent.take(),
+            "train/skipped": self.training.skipped,
+            **evaluate_on_validation(self.bench),
+            **self.timer.take(),
+        }
+        self.log.write(epoch, self.training.updates, numbers)
+        if not self.quiet:
+            say(self.progress(epoch, numbers))
 
+    def must_save(self) -> bool:
+        """Whether the last checkpoint is old, or a signal asks to stop."""
+        age = time.monotonic() - self.saved
+        return age >= self.settings.checkpoint_seconds or stop_requested()
 
-def _epoch(bench: Bench, epoch: int, timer: "Timer", saver: checkpoint.Saver, quiet: bool) -> None:
-    """Train for what is left of an epoch."""
-    training, count = bench.training, len(bench.batches)
-    start = training.updates % count
-    shown = None if not quiet else True  # None: shown on a terminal alone
-    with (
-        timer,
-        tqdm(total=count, initial=start, disable=shown, leave=False, unit="update") as bar,
-    ):
-        for batch in bench.batches.epoch(epoch, start):
-            training.step(batch)
-            timer.images += len(batch.targets)
-            bar.update()
-            if saver.is_due() and training.updates % count:  # else the epoch is to be logged first
-                saver.save()
-        if training.device.type == "cuda":
-            torch.cuda.synchronize()
+    def save(self) -> None:
+        """Save a checkpoint.
+
+        Raises:
+            Stopped: Afterwards, if a signal asks to stop.
+        """
+        content = {
+            "training": self.training.state_dict(),
+            "made_with": self.environment,
+            "moves": self.changes,
+            "metrics": "".join(self.log.lines),
+        }
+        checkpoint.save(self.folder, content)
+        self.status.checkpoint, self.saved = self.training.updates, time.monotonic()
+        raise_if_stopping()
+
+    def progress(self, epoch: int, numbers: dict[str, float]) -> str:
+        """Write an evaluation in one line, with the time that is left."""
+        words = [f"epoch {epoch}/{self.settings.epochs}"]
+        if "train/loss" in numbers:  # not if every update was skipped
+            words.append(f"loss {numbers['train/loss']:.4f}")
+            words.append(f"lr {numbers['train/learning_rate']:.4f}")
+        if "validation/accuracy" in numbers:
+            words.append(f"accuracy {100 * numbers['validation/accuracy']:.2f} %")
+        words.append(f"{numbers['time/images_per_second']:,.0f} images/s")
+        updates = self.training.updates
+        an_update = (time.perf_counter() - self.start) / (updates - self.first)
+        left = int(an_update * (self.status.total - updates))
+        return "  ".join([*words, f"{left // 60}:{left % 60:02d} left"])
 
 
 class Timer:
@@ -198,57 +203,10 @@ class Timer:
         self.seconds += time.perf_counter() - self.start
 
     def take(self) -> dict[str, float]:
-        """Give back the seconds and the speed, and begin anew."""
+        """Give back the seconds and the speed, and start from zero."""
         taken = {
             "time/seconds": self.seconds,
             "time/images_per_second": self.images / self.seconds,
         }
         self.seconds, self.images = 0.0, 0
         return taken
-
-
-def _validate(bench: Bench) -> dict[str, float]:
-    if len(bench.data.validation.labels) == 0:
-        return {}
-    with bench.training.autocast():
-        found = evaluate(bench.training.model, bench.validation)
-    return {"validation/accuracy": found.accuracy, "validation/loss": found.loss}
-
-
-def _progress(epoch: int, epochs: int, numbers: dict[str, float], left: float) -> str:
-    words = [f"epoch {epoch}/{epochs}"]
-    if "train/loss" in numbers:  # not if every update was skipped
-        words.append(f"loss {numbers['train/loss']:.4f}")
-        words.append(f"lr {numbers['train/learning_rate']:.4f}")
-    if "validation/accuracy" in numbers:
-        words.append(f"accuracy {100 * numbers['validation/accuracy']:.2f} %")
-    words.append(f"{numbers['time/images_per_second']:,.0f} images/s")
-    return "  ".join([*words, f"{int(left) // 60}:{int(left) % 60:02d} left"])
-
-
-def _result(bench: Bench, settings: Settings) -> tuple[dict[str, Any], NDArray[np.bool_]]:
-    """Touch the test set, this once. No time is in the result: the same run gives the same bits."""
-    training = bench.training
-    with training.autocast():
-        found = evaluate(training.model, bench.test)
-        if not math.isfinite(found.loss):
-            raise Diverged(f"the test loss is not finite ({found.loss}) after the last update")
-        consistency = shift_consistency(training.model, bench.test, settings.seed)
-    reported = training.whole.means()
-    inactive = [
-        name
-        for name, trick in zip(training.trick.names, training.trick, strict=True)
-        if trick.activity and reported.get(f"tricks/{name}/{trick.activity}") == 0
-    ]
-    result = {
-        "test/accuracy": found.accuracy,
-        "test/loss": found.loss,
-        "test/shift_consistency": consistency,
-        **_validate(bench),
-        **reported,
-        "inactive": inactive,
-        "updates": training.updates,
-        "skipped": training.skipped,
-        "weights": digest_tensors(training.model.state_dict()),
-    }
-    return result, found.correct.numpy()

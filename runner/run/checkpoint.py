@@ -7,8 +7,6 @@ comment: `torch.load` reads it as any other, and by itself would pass over a fli
 import hashlib
 import pickle
 import struct
-import time
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +14,6 @@ from typing import Any, BinaryIO
 import torch
 
 from runner.errors import UserError
-from runner.signals import raise_if_stopping
 from runner.store.files import (
     FORMAT,
     Damaged,
@@ -25,6 +22,7 @@ from runner.store.files import (
     unwritable,
     write_atomically,
 )
+from runner.texts import say
 
 FILES = LAST, BEFORE, NEW = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.new.pt"
 
@@ -56,8 +54,8 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 def load(folder: Path) -> dict[str, Any] | None:
     """Read the last good checkpoint of a run; None if it has none.
 
-    A damaged one is named on the console and the one before it used. Nothing is unpickled but
-    tensors and plain values.
+    A damaged one is named on the console, and the one before it used. Only tensors and plain
+    values are unpickled.
 
     Raises:
         UserError: If the checkpoint was written by a newer version, or holds code.
@@ -70,39 +68,10 @@ def load(folder: Path) -> dict[str, Any] | None:
             return _read(path, _verified(path))
         except Damaged as damage:
             damaged = True
-            print(f"{path} is damaged ({damage}); looking for the one before it.", flush=True)
+            say(f"{path} is damaged ({damage}). Trying the checkpoint before it.")
     if damaged:
-        print(f"{folder} has no good checkpoint; the run begins anew.", flush=True)
+        say(f"{folder} has no good checkpoint. The run starts from the beginning.")
     return None
-
-
-class Saver:
-    """When to save a checkpoint, and when to stop after it.
-
-    Args:
-        save: Saves one.
-        seconds: How old the last one may get.
-        asked: Tells whether a signal asks to stop.
-    """
-
-    def __init__(self, save: Callable[[], None], seconds: float, asked: Callable[[], bool]) -> None:
-        self._save, self.seconds, self.asked = save, seconds, asked
-        self.last = time.monotonic()
-
-    def is_due(self) -> bool:
-        """Whether one has to be saved now."""
-        return self.asked() or time.monotonic() - self.last >= self.seconds
-
-    def save(self) -> None:
-        """Save one; and stop, if that is asked for.
-
-        Raises:
-            Stopped: If so.
-        """
-        self._save()
-        self.last = time.monotonic()
-        if self.asked():
-            raise_if_stopping()
 
 
 class _Hashed:
@@ -117,7 +86,7 @@ class _Hashed:
 
 
 def write(state: Any, file: BinaryIO) -> None:  # noqa: ANN401
-    """Write the archive, and its digest into the comment for which it has a length last of all."""
+    """Write the archive, and its digest as the comment, whose length is its last field."""
     hashed: Any = _Hashed(file)
     torch.save(state, hashed)
     file.seek(-2, 2)
@@ -125,20 +94,20 @@ def write(state: Any, file: BinaryIO) -> None:  # noqa: ANN401
 
 
 def _verified(path: Path) -> BytesIO:
-    """Read a file, and compare it with its checksum."""
+    """Read a file, and check it against its checksum."""
     try:
         content = read_bytes(path, most=2**40)
     except (FileNotFoundError, MemoryError) as error:
-        raise Damaged(str(error) or "there is no memory for it") from error
+        raise Damaged(str(error) or "it does not fit into memory") from error
     total = hashlib.sha256(memoryview(content)[: -_COMMENT - 2])
     total.update(b"\0\0")  # the length of the comment, before there was one
     if content[-_COMMENT - 2 :] != _comment(total.hexdigest()):
-        raise Damaged("its checksum is not that of its content")
+        raise Damaged("its checksum does not match its content")
     return BytesIO(content)
 
 
 def _comment(digest: str) -> bytes:
-    """Give back what ends the archive: the length of its comment, and that."""
+    """Give back the end of the archive: the length of the comment, and the comment."""
     return struct.pack("<H", _COMMENT) + _MARK + digest.encode()
 
 
@@ -148,21 +117,21 @@ def _read(path: Path, content: BytesIO) -> dict[str, Any]:
         state = torch.load(content, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} must hold tensors and plain values alone, got something that would have to be "
-            "executed. Trust it no further; remove it to start from the beginning."
+            f"{path} holds code beside tensors and plain values; nothing of it was executed. "
+            "Do not trust it. Remove it to start from the beginning."
         ) from error
     except Exception as error:  # one made by hand can fail in any way
         raise UserError(
-            f"{path} must be a checkpoint, got {' '.join(str(error).split())[:200]}. "
-            "Trust it no further; remove it to start from the beginning."
+            f"{path} is not a checkpoint ({' '.join(str(error).split())[:200]}). "
+            "Do not trust it. Remove it to start from the beginning."
         ) from error
     number = state.get("format") if isinstance(state, dict) else None
     if not isinstance(number, int):
-        raise UserError(f"{path} must be a checkpoint, got something else. Remove it.")
+        raise UserError(f"{path} is not a checkpoint. Remove it to start from the beginning.")
     if number > FORMAT:
         raise UserError(
-            f"{path} must be of format {FORMAT} or older, got {number}. "
-            "Go on with the newer version that wrote it."
+            f"{path} has format {number}; this version reads {FORMAT} and older. "
+            "Use the newer version that wrote it."
         )
     assert isinstance(state, dict)
     return state

@@ -1,4 +1,4 @@
-"""Where and with what a run was made: what its bits depend on beside its config."""
+"""With what a run was made, as run.json records it: code, libraries, processor, device."""
 
 import hashlib
 import platform
@@ -17,8 +17,11 @@ from runner.store.files import digest
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf", "tensorboard")
 HERE = Path(__file__).resolve().parent.parent
-TRAINS = ("build", "evaluate", "models", "optimizers", "run/attempt", "schedulers", "train")
-"""The modules of the runner that the bits of a run come from, beside the data's and the tricks'."""
+TRAINING_CODE = (
+    *("build.py", "data/*.py", "evaluate.py", "models.py", "optimizers.py", "schedulers.py"),
+    *("train.py", "run/attempt.py", "run/result.py", "../tricks/*.py"),
+)
+"""The files, seen from `runner/`, that the bits of a run come from."""
 
 
 def fingerprint(settings: Settings, device: torch.device) -> dict[str, Any]:
@@ -55,12 +58,12 @@ def digest_tensors(state: dict[str, torch.Tensor]) -> str:
 
 
 def bits_depend_on(machine: Mapping[str, Any], model: str) -> dict[str, str]:
-    """Pick out of a fingerprint what changes the bits of a run, whatever else it tells.
+    """Pick out of a fingerprint what changes the bits of a run.
 
     Args:
         machine: The fingerprint.
-        model: The function that makes the model: of the libraries of models, one's counts alone
-            where the model is of that library.
+        model: The function that makes the model; the version of a library of models counts
+            only if the model is from that library.
     """
     libraries = machine["libraries"]
     used = ["torch", *(name for name in ("torchvision", "timm") if name in model)]
@@ -77,12 +80,10 @@ def bits_depend_on(machine: Mapping[str, Any], model: str) -> dict[str, str]:
 @lru_cache
 def _digest_code() -> str:
     """Hash the code that trains; a new report or launcher moves no bit of a run."""
-    files = [HERE / f"{name}.py" for name in TRAINS]
-    for package in (HERE / "data", HERE.parent / "tricks"):
-        files += sorted(package.glob("*.py"))
     total = hashlib.sha256()
-    for file in files:
-        total.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    for pattern in TRAINING_CODE:
+        for file in sorted(HERE.glob(pattern)):
+            total.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return total.hexdigest()[:16]
 
 
@@ -125,12 +126,13 @@ def _commit() -> str | None:
 
 
 def _processor() -> str:
-    """The processor, as exactly as it tells of itself: on clouds many have the same name."""
+    """The processor, with its family and stepping: on clouds many have the same name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:  # not on Linux
         return platform.processor()
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    known = [told[key] for key in ("cpu family", "model", "stepping", "cache size") if key in told]
-    name = told.get("model name") or platform.processor() or platform.machine()
-    return f"{name} ({', '.join(known)})" if known else name
+    facts = {key.strip(): value.strip() for key, _, value in (ln.partition(":") for ln in lines)}
+    keys = ("cpu family", "model", "stepping", "cache size")
+    details = ", ".join(facts[key] for key in keys if key in facts)
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return f"{name} ({details})" if details else name

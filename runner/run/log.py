@@ -21,9 +21,9 @@ class RunLog:
 
     Args:
         folder: The folder of the run.
-        lines: The lines of `metrics.jsonl` that a checkpoint holds. They take the place of what
-            is there: an earlier attempt may have logged more, which is about to be done again.
-        updates: The updates that the run has behind it as it starts.
+        lines: The lines of `metrics.jsonl` that a checkpoint holds. They replace what is there:
+            an earlier attempt may have logged more, which is about to be done again.
+        updates: The updates done before this attempt.
     """
 
     def __init__(self, folder: Path, lines: Iterable[str] = (), updates: int = 0) -> None:

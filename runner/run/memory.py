@@ -7,7 +7,7 @@ import torch
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin to measure anew, where the system lets us: a warm worker does many runs."""
+    """Reset the measurement, where the system allows it: a warm worker does many runs."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -16,7 +16,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> int | None:
-    """Give back the bytes that were held at most at once; None where that cannot be told."""
+    """Give back the most bytes that were held at once; None where that is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -4,7 +4,7 @@ What must be the same is declared in one place, `bits_depend_on` of runner/run/f
 beside the config and the data. `resume=anywhere` resumes all the same, and run.json records it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,17 @@ from runner.config import Settings
 from runner.errors import UserError
 from runner.names import label
 from runner.run.fingerprint import bits_depend_on, digest_tensors
-from runner.texts import say
+from runner.texts import printable, say
 
 
 def environment(settings: Settings, bench: Bench, machine: Mapping[str, Any]) -> dict[str, str]:
-    """Tell what a stopped run must find again, beside its config, to go on to the same bits."""
+    """Give back what the bits of a run depend on beside its config: data, code, hardware.
+
+    Args:
+        settings: The config.
+        bench: Its objects.
+        machine: What `fingerprint` gave.
+    """
     splits = (bench.data.train, bench.data.validation, bench.data.test)
     tensors = {f"{i}/{name}": t for i, s in enumerate(splits) for name, t in s._asdict().items()}
     return {
@@ -29,49 +35,53 @@ def environment(settings: Settings, bench: Bench, machine: Mapping[str, Any]) ->
 def restore(
     folder: Path, settings: Settings, bench: Bench, state: Mapping[str, Any], here: dict[str, str]
 ) -> list[str]:
-    """Take back a checkpoint's state, if the run may go on here.
+    """Restore a checkpoint's state, if the run may resume here.
 
     Args:
         folder: The folder of the run.
         settings: Its config.
         bench: Its objects, newly built; they change in place.
-        state: What `runner.run.checkpoint.load` gave back.
-        here: What `made_with` tells of this place.
+        state: What `runner.run.checkpoint.load` gave.
+        here: What `environment` gives here.
 
     Returns:
-        In words, where the run went on elsewhere than it had begun, if it ever did.
+        The changes of the environment since the run began, in words.
 
     Raises:
-        UserError: If it may not, or the checkpoint is not one of this run.
+        UserError: If the run may not resume here, or the checkpoint is of another run.
     """
     try:
         saved = dict(state["made_with"])
-        moves = [str(move) for move in state.get("moves", ())]
-        updates, most = state["training"]["updates"], settings.epochs * len(bench.batches)
-        if type(updates) is not int or not 0 <= updates <= most:
-            raise ValueError(f"it has {updates} updates behind it, of {most}")
-        differing = [key for key in {**saved, **here} if saved.get(key) != here.get(key)]
-        told = [f"{k} was {_short(saved.get(k))}, is {_short(here.get(k))}" for k in differing]
-        if "data" in differing or (differing and settings.resume == "exact"):
-            _refuse(folder, told, other_data="data" in differing)
-        if differing:
-            moves.append(f"from update {updates}: {'; '.join(told)}")
-            say(f"{label(folder)}  goes on elsewhere: {'; '.join(told)}")
+        changes = [str(change) for change in state.get("moves", ())]
+        updates, total = state["training"]["updates"], settings.epochs * len(bench.batches)
+        if type(updates) is not int or not 0 <= updates <= total:
+            raise ValueError(f"it is from update {updates} of {total}")
+        if differing := [key for key in {**saved, **here} if saved.get(key) != here.get(key)]:
+            pairs = ((key, _short(saved.get(key)), _short(here.get(key))) for key in differing)
+            listed = printable("; ".join(f"{key} changed ({a} -> {b})" for key, a, b in pairs))
+            _refuse_changes(folder, settings, differing, listed)
+            changes.append(f"from update {updates}: {listed}")
+            say(f"{label(folder)}  resuming, although {listed}")
         bench.training.load_state_dict(state["training"])
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"{label(folder)} must hold a checkpoint of this run, got one that does not fit it: "
-            f"{' '.join(str(error).split())[:300]}. Begin anew with again=true."
+            f"Cannot resume {label(folder)}: its checkpoint does not fit this run "
+            f"({' '.join(str(error).split())[:300]}). Use again=true to restart."
         ) from error
-    return moves
+    return changes
 
 
-def _refuse(folder: Path, told: list[str], other_data: bool) -> None:
-    remedy = "" if other_data else ", or accept other bits from here on with resume=anywhere"
-    raise UserError(
-        f"{label(folder)} must go on with what it began with, got another: {'; '.join(told)}. "
-        f"Go on where it began, begin anew with again=true{remedy}."
-    )
+def _refuse_changes(
+    folder: Path, settings: Settings, differing: Sequence[str], listed: str
+) -> None:
+    """Refuse other data always, and what else moves bits unless that was accepted."""
+    if "data" in differing:
+        remedy = "Use again=true to restart."
+    elif settings.resume == "exact":
+        remedy = "Use again=true to restart or resume=anywhere to accept other bits."
+    else:
+        return
+    raise UserError(f"Cannot resume {label(folder)}: {listed}. {remedy}")
 
 
 def _short(value: object) -> str:

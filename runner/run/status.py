@@ -1,33 +1,25 @@
-"""The folder of a run: whose it is, who holds it, what has become of it."""
+"""A run's folder: whose it is, by config.yaml, and what became of the run, by status.json."""
 
 import os
 import platform
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
+from runner.build import Bench
 from runner.config import NOT_IN_CONFIG_HASH, Settings
 from runner.errors import UserError
 from runner.names import flatten, label
 from runner.run import checkpoint
 from runner.run.memory import peak, reset_peak
 from runner.signals import Stopped
-from runner.store.files import (
-    FORMAT,
-    Damaged,
-    parse_yaml,
-    read_json,
-    write_json,
-    write_text,
-)
+from runner.store.files import FORMAT, Damaged, parse_yaml, write_json, write_text
 from runner.store.lock import lock_folder
 from runner.store.runs import CORRECT, MACHINE, METRICS, RESULT, STATUS, read_status
 from runner.texts import say
@@ -36,54 +28,36 @@ from runner.train import Diverged
 CONFIG = "config.yaml"
 
 
-def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
-    """Give back the result of a finished run; None for a new or a stopped one.
+def is_run_of(folder: Path, settings: Settings) -> bool:
+    """Whether the folder holds this run; False if it holds none.
 
     Raises:
-        UserError: If the folder holds a run with another config.
+        UserError: If it holds a run with another config, with what differs.
     """
     saved = _saved_config(folder)
     if saved is None:
-        return None
-    ours = dict(flatten(settings.to_dict()))
-    if differing := [key for key in {**saved, **ours} if saved.get(key) != ours.get(key)]:
-        listed = ", ".join(f"{k} is {saved.get(k)}, not {ours.get(k)}" for k in differing[:5])
+        return False
+    given = dict(flatten(settings.to_dict()))
+    if differing := [key for key in {**saved, **given} if saved.get(key) != given.get(key)]:
+        listed = ", ".join(f"{k} is {saved.get(k)}, not {given.get(k)}" for k in differing[:5])
         if differing == ["threads"]:  # which `auto` takes from the cores that are here
-            listed += f"; to go on with it, give threads={saved.get('threads')}"
+            listed += f"; to resume it, give threads={saved.get('threads')}"
         raise UserError(
-            f"{label(folder)} must be a run of this config, got one where {listed}. "
+            f"{label(folder)} holds a run of another config: {listed}. "
             "Give this one a name of its own (name=NAME), or remove that folder."
         )
-    return None if settings.again else _read_result(folder / RESULT)
-
-
-def _read_result(path: Path) -> dict[str, Any] | None:
-    """Read a result, which has at least what a line about it tells."""
-    result = read_json(path)
-    told = ("test/accuracy", "test/loss", "test/shift_consistency")
-    numbers = [result.get(key) for key in told] if result else []
-    names = result.get("inactive") if result else []
-    if not all(isinstance(n, float) and isfinite(n) for n in numbers) or not _is_names(names):
-        raise UserError(
-            f"{label(path)} must be the result of a run, got something else. Remove that file "
-            "and give the same command: the run goes on from its checkpoint."
-        )
-    return result
-
-
-def _is_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(v, str) and v.isidentifier() for v in value)
+    return True
 
 
 def _saved_config(folder: Path) -> dict[str, Any] | None:
-    """The config of the run that lies there, by dotted keys, without what changes no bit of it."""
+    """The config of the run in a folder, by dotted keys, without what changes no bit of it."""
     try:
         saved = dict(flatten(parse_yaml(folder / CONFIG)))
     except FileNotFoundError:
         return None
     except Damaged as error:
         raise UserError(
-            f"{label(folder / CONFIG)} must be the config of a run, got one that {error}. "
+            f"{label(folder / CONFIG)} is not the config of a run: it {error}. "
             "Put it back as it was, or remove that folder."
         ) from None
     return {
@@ -97,99 +71,126 @@ def write_config(folder: Path, settings: Settings) -> None:
     write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(content)))
 
 
-@dataclass
-class Progress:
-    """How far an attempt has come, as status.json tells it."""
+class Status:
+    """The status.json of one attempt, with what it takes in time and memory.
 
-    update: int = 0
-    checkpoint: int | None = None
-    """The update of the last good checkpoint."""
+    Args:
+        folder: The folder of the run; what earlier attempts recorded there is counted in.
+        device: The device of the run.
+        total: The updates of the whole run.
+    """
 
-    def __str__(self) -> str:
+    def __init__(self, folder: Path, device: torch.device, total: int) -> None:
+        before = read_status(folder)
+        self.path, self.device, self.total = folder / STATUS, device, total
+        self.update: int = before.get("update", 0)
+        self.checkpoint: int | None = before.get("checkpoint")
+        self.attempts: int = before.get("attempts", 0) + 1
+        self.start = time.monotonic() - before.get("seconds", 0.0)
+        reset_peak(device)
+
+    def write(self, status: str, error: str | None = None) -> None:
+        """Write the file."""
+        content: dict[str, Any] = {
+            "status": status,
+            "attempts": self.attempts,
+            "process": os.getpid(),
+            "host": platform.node(),
+            "seconds": time.monotonic() - self.start,
+            "peak_memory": peak(self.device),
+        }
+        if status != "running":
+            content |= {"update": self.update, "checkpoint": self.checkpoint}
+        write_json(self.path, {**content, "error": error})
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """Write the file, if there is room: a full disk must not hide why the run ended."""
+        with suppress(UserError):
+            self.write(status, error)
+
+    def last_checkpoint(self) -> str:
+        """Write which update the last checkpoint is from."""
         if self.checkpoint is None:
             return "there is no checkpoint yet"
-        return f"the last good checkpoint is of update {self.checkpoint}"
+        return f"the last good checkpoint is from update {self.checkpoint}"
+
+    def stopped(self) -> str:
+        """Write how far a run got that was stopped."""
+        if self.checkpoint == self.update:
+            return f"Stopped and saved at update {self.update} of {self.total}."
+        return f"Stopped at update {self.update} of {self.total}; {self.last_checkpoint()}."
 
 
 @contextmanager
-def tracked(folder: Path, device: torch.device) -> Iterator[Progress]:
-    """Keep status.json true to what happens within, and what it takes in time and memory."""
-    before = read_status(folder)
-    progress = Progress(before.get("update", 0), before.get("checkpoint"))  # until one is read
-    entry = {
-        "attempts": before.get("attempts", 0) + 1,
-        "process": os.getpid(),
-        "host": platform.node(),
-    }
-    start = time.time()
-    reset_peak(device)
-
-    def write(status: str, error: str | None = None) -> None:
-        seconds = before.get("seconds", 0.0) + time.time() - start
-        cost = {"seconds": seconds, "peak_memory": peak(device)}
-        come = {} if status == "running" else vars(progress)
-        write_json(folder / STATUS, {"status": status, **entry, **cost, **come, "error": error})
-
-    def end(status: str, error: str | None = None) -> None:
-        with suppress(UserError):  # a full disk must not hide why the run ended
-            write(status, error)
-
-    write("running")
+def recorded(folder: Path, settings: Settings, bench: Bench) -> Iterator[Status]:
+    """Record in status.json how an attempt goes and ends; errors leave as one line."""
+    device = bench.training.device
+    status = Status(folder, device, settings.epochs * len(bench.batches))
+    status.write("running")
     try:
-        yield progress
+        yield status
     except Diverged as error:
-        told = f"{error}; {progress}"
-        end("diverged", told)
-        raise UserError(
-            f"{label(folder)} diverged: {told}. Lower optimizer.lr, clip the gradients with "
-            "'tricks=[clipping]', or leave such updates out with not_finite=skip."
-        ) from error
+        what = f"{error}; {status.last_checkpoint()}"
+        status.end("diverged", what)
+        raise UserError(f"{label(folder)} diverged: {what}. {_advice(settings)}") from error
     except UserError as error:
-        end("failed", str(error))
+        status.end("failed", str(error))
         raise
     # a trick's, about its first batch; torch's, about a model and images that do not fit
     except (ValueError, RuntimeError, TypeError, OverflowError) as error:
-        end("failed", traceback.format_exc())
-        told = " ".join(str(error).split())
-        raise UserError(f"{told} ({label(folder / STATUS)} has the traceback.)") from error
+        status.end("failed", traceback.format_exc())
+        what = " ".join(str(error).split())
+        raise UserError(f"{what} ({label(folder / STATUS)} has the traceback.)") from error
     except (KeyboardInterrupt, Stopped):
-        end("stopped")
-        say(f"\n{label(folder)} stopped at update {progress.update}; {progress}.")
-        say("The same command, without again=true, goes on.")
+        status.end("stopped")
+        how = "the same command without again=true" if settings.again else "the same command"
+        say(f"\n{label(folder)}  {status.stopped()} Give {how} to go on.")
         raise
     except BaseException:
-        end("failed", traceback.format_exc())
+        status.end("failed", traceback.format_exc())
         raise
-    write("done")
+    status.write("done")
+
+
+def _advice(settings: Settings) -> str:
+    """Write what a run that diverged has not tried yet."""
+    remedies = ["Lower optimizer.lr"]
+    if not settings.tricks.get("clipping", {}).get("enabled"):
+        remedies.append("clip the gradients with 'tricks=[clipping]'")
+    if settings.not_finite == "error":
+        remedies.append("skip such updates with not_finite=skip")
+    return ", or ".join(remedies) + "."
 
 
 def conclude(
     folder: Path,
     status: str,
-    error: str | None,
-    since: float = 0.0,
-    ours: Sequence[str] = ("running",),
+    error: str | None = None,
+    before: Mapping[str, Any] | None = None,
+    replaces: Sequence[str] = ("running",),
 ) -> None:
-    """Record what became of a run that could not do so itself: killed, timed out, never begun.
+    """Record the end of a run that could not do so itself: killed, timed out, or never begun.
 
-    A run that told its own end, or that another process holds, is left as it is.
+    A run that recorded its own end, or that another process has locked, is left as it is.
 
     Args:
         folder: The folder of the run.
         status: What became of it.
         error: Why, in full.
-        since: When it was begun; what it told before that is of an earlier attempt.
-        ours: What it may have told since then that this takes the place of.
+        before: What `read_status` gave before this attempt; unchanged, it is no end of this one.
+        replaces: The statuses of this attempt that are no end.
     """
+
+    def has_ended(found: Mapping[str, Any]) -> bool:
+        end = found.get("status", "running")
+        return end in ("done", "diverged") or (end not in replaces and found != before)
+
+    if has_ended(read_status(folder)):
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    before = read_status(folder)
-    told, path = before.get("status", "running"), folder / STATUS
-    if told in ("done", "diverged"):
-        return
-    if told not in ours and path.stat().st_mtime >= since:
-        return
     with suppress(UserError), lock_folder(folder):
-        write_json(folder / STATUS, {**before, "status": status, "error": error})
+        if not has_ended(found := read_status(folder)):
+            write_json(folder / STATUS, {**found, "status": status, "error": error})
 
 
 def clear(folder: Path) -> None:

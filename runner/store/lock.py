@@ -1,4 +1,4 @@
-"""A lock on a folder, of a run or of an ablation; it dies with the process that has it."""
+"""A lock on a folder, of a run or of an ablation; it ends with the process that holds it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,22 +17,26 @@ class Locked(UserError):
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path, wait: float = 0.0) -> Iterator[None]:
     """Lock a folder.
 
+    Args:
+        folder: The folder.
+        wait: Seconds to wait for another process to unlock it.
+
     Raises:
-        Locked: If another process has locked it; the message names that process, if it is known.
+        Locked: If another process keeps it locked; the message names that process, if known.
         UserError: If no file can be written there.
     """
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=wait, poll_interval=1.0)
     except Timeout:
         status = read_status(folder)
         who = "another process"
         if "process" in status and "host" in status:
             who = f"process {status['process']} on {status['host']}"
-        raise Locked(f"{label(folder)} is locked by {who}. Wait for it, or stop it.") from None
+        raise Locked(f"{label(folder)} is locked by {who}. Wait or stop it.") from None
     except OSError as error:
         raise unwritable(folder / ".lock", error) from error
     try:

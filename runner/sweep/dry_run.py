@@ -1,4 +1,4 @@
-"""What an ablation would do, take and be able to show, without doing it."""
+"""The dry run: the runs of an ablation, their time, and the smallest effect they could show."""
 
 import time
 from pathlib import Path
@@ -6,13 +6,14 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from runner.ablation.plan import Plan
-from runner.ablation.statistics import smallest_effect
+from runner.ablation.statistics import POWER, smallest_effect
 from runner.build import Bench, build
 from runner.config import check
 from runner.store.runs import read_run
 
-MOST_SECONDS = 60.0  # spent on measuring; what is left then is taken for the mean of the others
+MOST_SECONDS = 60.0  # spent on measuring; the variants left then get the mean of the others
 UPDATES = 3  # that are timed, after one that is not
+LARGE, MOST_SEEDS = 1.5, 1000  # standard deviations; seeds that are considered
 
 
 def describe(root: Path, plan: Plan, workers: int) -> list[str]:
@@ -39,11 +40,11 @@ def describe(root: Path, plan: Plan, workers: int) -> list[str]:
     lines += [
         "",
         f"{total} runs, seed by seed: {seeds}; {total - len(left)} are done",
-        f"about {_duration(rest / workers)} for the {len(left)} that are left, {workers} at once "
-        f"(training alone, from {UPDATES} updates of each variant)",
+        f"about {_duration(rest / workers)} for the other {len(left)}, {workers} at once "
+        f"(training only, estimated from {UPDATES} updates of each variant)",
         *_power(plan),
         "",
-        "Nothing was run, and nothing written. Without ablation.dry_run=true it begins.",
+        "Nothing was run or written. Drop ablation.dry_run=true to start.",
     ]
     return lines
 
@@ -83,21 +84,28 @@ def _left(root: Path, plan: Plan) -> list[tuple[int, str]]:
 
 
 def _power(plan: Plan) -> list[str]:
-    """The smallest effect, in spreads of the paired difference: nobody knows that one before."""
+    """The smallest effect, in standard deviations of the paired difference, which is not known."""
     effects = sum(contrast.kind == "effect" for contrast in plan.contrasts)
     if not effects:
         return []
     if len(plan.seeds) < 3:
         few = "an interval and no verdict" if len(plan.seeds) == 2 else "no interval, no verdict"
-        return [f"{len(plan.seeds)} seeds give {few}. Take three or more: ablation.seeds=5."]
+        return [f"{len(plan.seeds)} seeds give {few}. Use three or more: ablation.seeds=5."]
     grows = plan.question.until == "decided"
+
+    def smallest(seeds: int) -> float:
+        return float(smallest_effect(seeds, 1.0, plan.question.alpha / effects, grows))
+
     seeds = plan.question.most_seeds if grows else len(plan.seeds)
-    found = float(smallest_effect(seeds, 1.0, plan.question.alpha / effects, grows))
+    found = smallest(seeds)
+    enough = next((n for n in range(seeds, MOST_SEEDS) if smallest(n) <= LARGE), MOST_SEEDS)
+    more = f" For {LARGE} times you need about {enough} seeds." if found > LARGE else ""
     if found == float("inf"):
-        return [f"{seeds} seeds can show nothing among {effects} effects. Take more."]
+        return [f"With {seeds} seeds no effect can be found.{more}"]
+    which = "only very large effects" if found > LARGE else "effects"
     return [
-        f"{seeds} seeds could show an effect of {found:.1f} times the spread of the difference "
-        f"(its standard deviation over the seeds), 80 times in 100, among {effects} effects"
+        f"With {seeds} seeds {which} of {found:.1f} times the seed-to-seed standard deviation of "
+        f"the difference can be found (power {100 * POWER:.0f} %, {effects} effects).{more}"
     ]
 
 

@@ -17,7 +17,7 @@ from runner.build import build_data, build_model, build_optimizer, build_tricks
 from runner.config import Settings, check
 from runner.errors import UserError
 from runner.names import OUTPUTS, flatten, inside
-from runner.run.status import finished
+from runner.run.status import is_run_of
 from runner.store.runs import read_run
 from runner.sweep.settings import AblationSettings, find_factors, overrides_of
 
@@ -41,7 +41,7 @@ def make_plan(
         loader: Composes the variants.
         arguments: The overrides that were typed.
         threads: CPU threads of a run, where the config leaves them open.
-        command: What was typed, to be told in the report.
+        command: What was typed, for the report.
 
     Raises:
         UserError: If a variant's config is wrong, two variants are the same run, or a setting
@@ -66,7 +66,7 @@ def make_plan(
             config.pop("ablation", None)  # an experiment may have chosen it
             config.name, config.variant = master.name, "-"
             del config["hydra"]
-    _refuse_idle(list(composed.values()), base)
+    _refuse_unused(list(composed.values()), base)
     flat = {variant: _flat(check(config)) for variant, config in composed.items()}
     _refuse_twins(flat)
     first = next(iter(flat.values()))
@@ -98,17 +98,17 @@ def _base(arguments: Sequence[str], varied: Sequence[str]) -> list[str]:
     kept = []
     for override in OverridesParser.create().parse_overrides(list(arguments)):
         key, line = override.key_or_group, str(override.input_line)
-        own = key == "ablation" or key.startswith("ablation.")
-        if own and not override.is_sweep_override():
+        of_ablation = key == "ablation" or key.startswith("ablation.")
+        if of_ablation and not override.is_sweep_override():
             continue
         if override.is_sweep_override():
             values = ",".join(override.sweep_string_iterator())
             remedy = f"Make it a factor: 'ablation.factors={{{key}:[{values}]}}'."
             if key == "seed":
                 remedy = f"Give their list: 'ablation.seeds=[{values}]'."
-            elif own:
+            elif of_ablation:
                 remedy = f"Write a list as '{key}=[{values}]'."
-            raise UserError(f"{key} must have one value in an ablation, got {values}. {remedy}")
+            raise UserError(f"{key} has several values ({values}) in an ablation. {remedy}")
         if key in varied:
             raise UserError(
                 f"{key} is given as {line} and varied by ablation.factors too. Drop one of them."
@@ -117,8 +117,8 @@ def _base(arguments: Sequence[str], varied: Sequence[str]) -> list[str]:
     return kept
 
 
-def _refuse_idle(configs: Sequence[DictConfig], overrides: Sequence[str]) -> None:
-    """Refuse what was set and would change nothing, not in a single variant."""
+def _refuse_unused(configs: Sequence[DictConfig], overrides: Sequence[str]) -> None:
+    """Refuse an override that no variant would use."""
     for override in overrides:
         if not override.lstrip("+~").startswith(("tricks.", "scheduler")):
             continue  # check() judges no other by the command line
@@ -139,8 +139,8 @@ def _refuse_unmeasured(metric: str, flat: Mapping[str, Mapping[str, Any]]) -> No
     for variant, values in flat.items():
         if metric.startswith("validation/") and not values["data.validation"]:
             raise UserError(
-                f"ablation.metric={metric} needs a validation split, got data.validation=0 in "
-                f"{variant}. Take test/accuracy, or data.validation=0.1."
+                f"ablation.metric={metric} needs a validation split, but {variant} has "
+                "data.validation=0. Use test/accuracy, or data.validation=0.1."
             )
 
 
@@ -150,7 +150,7 @@ def _refuse_twins(flat: Mapping[str, Mapping[str, Any]]) -> None:
         text = repr(sorted(values.items(), key=lambda item: item[0]))
         if text in seen:
             raise UserError(
-                f"{variant} must differ from {seen[text]}, got the same config for both. "
+                f"{variant} and {seen[text]} have the same config. "
                 "Drop the level that changes nothing."
             )
         seen[text] = variant
@@ -166,19 +166,19 @@ def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, A
 
 
 def refuse_foreign_runs(root: Path, plan: Plan) -> None:
-    """Refuse folders in which other runs lie: they would be counted, or be in the way.
+    """Refuse folders that hold other runs: they would be counted, or be in the way.
 
     Raises:
-        UserError: If the config of a run there is another than is planned, with what differs.
+        UserError: If the config of a run there is not the planned one, with what differs.
     """
     for variant in plan.variants:
         for seed, planned in plan.digests(variant).items():
             run = read_run(plan.folder(root, variant, seed), variant)
             if run.machine.get("config", planned) != planned:
-                finished(run.folder, check(OmegaConf.create(plan.config_of(variant, seed))))
+                is_run_of(run.folder, check(OmegaConf.create(plan.config_of(variant, seed))))
                 raise UserError(
-                    f"{run.folder} must be a run of this ablation, got one whose config is written "
-                    "in another way (1 for 1.0). Remove that folder, and it is done anew."
+                    f"{run.folder} holds a run whose config is written in another way (1 for 1.0). "
+                    "Remove that folder, and the run is done again."
                 )
 
 
@@ -186,7 +186,7 @@ BUILDING = 20.0  # seconds spent on trying, at most
 
 
 def refuse_unbuildable(plan: Plan) -> None:
-    """Build each variant once, as far as there is time, so that a mistake does not cost a night.
+    """Build each variant once, as far as time allows, so that a mistake does not cost a night.
 
     Raises:
         UserError: If one cannot be built, with what is wrong with it.
@@ -207,12 +207,12 @@ def refuse_unbuildable(plan: Plan) -> None:
 class Frozen:
     """Stands in for Hydra's loader: a launcher gets what was frozen, whatever the YAML says now.
 
-    A job's overrides are `variant=V` and `seed=S`. How it is done (`again`, `resume`, ...) is no
-    part of the plan, and may be another each time.
+    A job's overrides are `variant=V` and `seed=S`. Options that change no bit of a run (`again`,
+    `resume`, ...) are no part of the plan, and may change each time.
     """
 
-    def __init__(self, plan: Plan, again: bool, how: Mapping[str, Any]) -> None:
-        self.plan, self.again, self.how = plan, again, how
+    def __init__(self, plan: Plan, again: bool, options: Mapping[str, Any]) -> None:
+        self.plan, self.again, self.options = plan, again, options
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
@@ -220,7 +220,7 @@ class Frozen:
         """Give back the config of a run, with Hydra's node as the master has it.
 
         Raises:
-            UserError: If its folder would lie outside of the output folder, by a link.
+            UserError: If a link leads its folder out of the output folder.
         """
         variant, seed = (override.partition("=")[2] for override in sweep_overrides)
         inside(OUTPUTS, self.plan.name, variant, f"seed={seed}")
@@ -230,20 +230,21 @@ class Frozen:
             hydra.hydra.overrides.task = list(sweep_overrides)
             hydra.hydra.sweep.dir = str(master_config.hydra.sweep.dir)
             hydra.hydra.sweep.subdir = f"{variant}/seed={seed}"
-        how = {**self.how, "again": self.again}
-        config = OmegaConf.create({**self.plan.config_of(variant, int(seed)), **how})
+        options = {**self.options, "again": self.again}
+        config = OmegaConf.create({**self.plan.config_of(variant, int(seed)), **options})
         merged = OmegaConf.merge(hydra, config)
         assert isinstance(merged, DictConfig)
         return merged
 
 
 def refuse_other(root: Path, before: Plan, now: Plan) -> Plan:
-    """Give back the plan to go on with: the one of the folder, if it is the one that is meant.
+    """Give back the folder's plan, to resume it, if the plan that was asked for is the same.
 
-    Where seeds are added until all is decided, more of them may be there, and the limit may change.
+    Where seeds are added until all is decided, the folder may have more of them, and the limit
+    may change.
 
     Raises:
-        UserError: If they differ, with what differs.
+        UserError: If the plans differ, with what differs.
     """
     one, other = dict(_comparable(before)), dict(_comparable(now))
     differing = [key for key in {**one, **other} if one.get(key) != other.get(key)]
@@ -254,11 +255,11 @@ def refuse_other(root: Path, before: Plan, now: Plan) -> Plan:
     advice = ""
     if differing == ["seeds"]:
         advice = (
-            " Seeds added after a look would spoil the error rate of a fixed design: begin with "
-            f"ablation.until=decided, on seeds not seen yet (seed={before.seeds[-1] + 1})."
+            " Seeds added after a look would spoil the error rate of a fixed design: start an "
+            f"ablation with ablation.until=decided, on new seeds (seed={before.seeds[-1] + 1})."
         )
     raise UserError(
-        f"{root} must be this ablation, got another under that name: {listed}{more}.{advice} "
+        f"{root} holds another ablation: {listed}{more}.{advice} "
         "Give this one a name of its own (name=NAME), or remove that folder."
     )
 

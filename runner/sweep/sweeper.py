@@ -1,17 +1,18 @@
 """Hydra's sweeper of ablations: freeze the plan, do the runs that are left, judge, report.
 
-The same command goes on where it stopped: done runs are kept, stopped ones go on, failed ones are
-tried again.
+The same command resumes a sweep: done runs are kept, stopped ones resume, failed ones are tried
+again.
 """
 
 import dataclasses
 import shlex
 import sys
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -23,8 +24,8 @@ from runner.config import NOT_IN_CONFIG_HASH
 from runner.data.cache import default_folder
 from runner.errors import UserError
 from runner.run.status import conclude
-from runner.store.lock import Locked, lock_folder
-from runner.store.runs import STATUS, read_run
+from runner.store.lock import lock_folder
+from runner.store.runs import read_run, read_status
 from runner.sweep.dry_run import describe
 from runner.sweep.freeze import (
     Frozen,
@@ -33,9 +34,10 @@ from runner.sweep.freeze import (
     refuse_other,
     refuse_unbuildable,
 )
-from runner.sweep.local_launcher import LocalLauncher, available_cores, slots, visible_cards
+from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.progress import Progress
 from runner.sweep.settings import check_settings
+from runner.sweep.slots import available_cores, slots, visible_cards
 
 
 class AblationSweeper(Sweeper):
@@ -58,7 +60,7 @@ class AblationSweeper(Sweeper):
         """
         if "ablation" not in self.config:
             raise UserError(
-                "hydra/sweeper=ablation is chosen by a design, got none. "
+                "hydra/sweeper=ablation needs a design. "
                 "Write ablation=one_at_a_time, or another of its options."
             )
         node = OmegaConf.to_container(self.config.ablation, resolve=True)
@@ -83,23 +85,23 @@ class AblationSweeper(Sweeper):
         with lock_folder(root):
             first = settings.numbers(int(self.config.seed))
             findings = self._run(root, plan, first, again=bool(self.config.again))
-        bad = [run for run in findings.runs.values() if run.state in ("failed", "damaged")]
+        bad = [run for run in findings.runs.values() if run.state not in ("done", "diverged")]
         if bad:
-            told = bad[0].damage or "its status.json has the error"
+            reasons = {"stopped": "it was stopped", "running": "its process has not ended yet"}
+            why = bad[0].damage or reasons.get(bad[0].state, "its status.json has the error")
             sys.exit(
-                f"{len(bad)} of the runs failed, such as {bad[0].folder}: {told}. "
-                "The same command tries them again."
+                f"{len(bad)} of {len(findings.runs)} runs failed or were stopped, such as "
+                f"{bad[0].folder}: {why}. The same command tries them again."
             )
 
     def _run(self, root: Path, plan: Plan, first: Sequence[int], again: bool) -> Findings:
-        """Do what is left of the plan, and add seeds to it as long as that is called for.
+        """Do what is left of the plan, and add seeds to it as long as questions are open.
 
-        Every variant has the seeds that it began with; of those that are added, the ones alone
-        that a question still needs.
+        Every variant gets the first seeds; of the added ones, only the variants of open questions.
         """
         save_plan(root, plan)
-        how = {key: self.config[key] for key in NOT_IN_CONFIG_HASH if key in self.config}
-        frozen, grows = Frozen(plan, again, how), plan.question.until == "decided"
+        options = {key: self.config[key] for key in NOT_IN_CONFIG_HASH if key in self.config}
+        frozen, grows = Frozen(plan, again, options), plan.question.until == "decided"
         context = HydraContext(
             config_loader=frozen,  # type: ignore[arg-type]
             callbacks=self.context.callbacks,
@@ -116,7 +118,7 @@ class AblationSweeper(Sweeper):
                     (variant, seed)
                     for seed, variant in plan.runs()
                     if seed in first or variant in needed
-                    if again or not _settled(root, plan, variant, seed)
+                    if again or not _is_settled(plan.folder(root, variant, seed), variant)
                 ]
                 progress.begin(plan, jobs)
                 self._launch(launcher, root, plan, jobs)
@@ -135,29 +137,25 @@ class AblationSweeper(Sweeper):
     def _launch(
         self, launcher: Launcher, root: Path, plan: Plan, jobs: Sequence[tuple[str, int]]
     ) -> None:
-        """Do the jobs, also those that a launcher lets fall because of another one's end.
+        """Do the jobs, and record the end of each run that could not do so itself.
 
-        Joblib ends all its workers when one is killed, and submitit tells the first bad end alone.
-        Whoever was under way then is done again by itself, to see whose fault it was.
+        A launcher may raise because of one job, as submitit does when its process was killed. The
+        runs that are still going then are waited for; jobs that had not begun are launched again.
         """
-        left = list(jobs)
+        left = {job: plan.folder(root, *job) for job in jobs}
         while left:
-            start = time.time()
-            error = _try(launcher, left)
-            for job in left:
-                _wait_until_free(plan.folder(root, *job))
-            began = [job for job in left if _written(root, plan, *job) >= start]
-            for job in began if error else ():
-                if len(left) > 1 and _state(root, plan, *job) == "running":
-                    began_alone = time.time()
-                    reason = _try(launcher, [job])
-                    _conclude(plan.folder(root, *job), reason, began_alone)
-                _conclude(plan.folder(root, *job), error, start)
-            if error is None or not began:
-                for job in left:
-                    _conclude(plan.folder(root, *job), error, start)
-                return
-            left = [job for job in left if job not in began]
+            before = {job: read_status(folder) for job, folder in left.items()}
+            errors, raised = _try(launcher, list(left))
+            for folder in left.values():
+                _wait_until_free(folder, self._longest_wait())
+            begun = {job for job, folder in left.items() if read_status(folder) != before[job]}
+            over = begun if raised and begun else set(left)
+            for job in over:
+                conclude(left.pop(job), "failed", errors[job], before[job])
+
+    def _longest_wait(self) -> float:
+        """The seconds to wait for a run whose launcher has returned: its own limit, or an hour."""
+        return 60.0 * float(self.config.hydra.launcher.get("timeout_min") or 60)
 
     def _keep_pickles_out(self, root: Path) -> None:
         """Submitit would write pickles into the ablation's folder, and read them from there."""
@@ -168,7 +166,7 @@ class AblationSweeper(Sweeper):
                 node.submitit_folder = str(default_folder() / "submitit" / "%j")
 
     def _at_once(self, runs: int) -> int:
-        """How many of so many runs there will be at once on this machine."""
+        """The number of runs, of so many, that are done side by side on this machine."""
         node = self.config.hydra.launcher
         if node._target_.endswith("LocalLauncher"):
             cards = visible_cards(str(self.config.device))
@@ -184,50 +182,34 @@ class AblationSweeper(Sweeper):
         return max(1, len(available_cores()) // self._at_once(sys.maxsize))
 
 
-def _settled(root: Path, plan: Plan, variant: str, seed: int) -> bool:
+def _is_settled(folder: Path, variant: str) -> bool:
     """Whether a run is done; one that diverged would do so again."""
-    return _state(root, plan, variant, seed) in ("done", "diverged")
+    return read_run(folder, variant).state in ("done", "diverged")
 
 
-def _written(root: Path, plan: Plan, variant: str, seed: int) -> float:
-    """When a run last told of itself; 0 if it never did."""
+def _try(
+    launcher: Launcher, jobs: Sequence[tuple[str, int]]
+) -> tuple[dict[tuple[str, int], str], bool]:
+    """Launch the jobs; give back why each would have failed, and whether the launcher raised."""
     try:
-        return (plan.folder(root, variant, seed) / STATUS).stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def _state(root: Path, plan: Plan, variant: str, seed: int) -> str:
-    return read_run(plan.folder(root, variant, seed), variant).state
-
-
-def _try(launcher: Launcher, jobs: Sequence[tuple[str, int]]) -> Exception | None:
-    """Launch; give back what the launcher itself raised."""
-    try:
-        launcher.launch([[f"variant={v}", f"seed={s}"] for v, s in jobs], 0)
+        ends = launcher.launch([[f"variant={v}", f"seed={s}"] for v, s in jobs], 0)
     except UserError:
         raise  # the launcher's settings are wrong
     except Exception as error:
-        return error
-    return None
+        return dict.fromkeys(jobs, f"{error}\n{DIED}"), True
+    reasons = [str(end._return_value) if end.status is JobStatus.FAILED else DIED for end in ends]
+    return dict(zip(jobs, reasons, strict=True)), False
 
 
-def _wait_until_free(folder: Path) -> None:
-    """Wait for a run that its launcher has given up, but that is still being done."""
-    while folder.exists():
-        try:
-            with lock_folder(folder):
-                return
-        except Locked:
-            time.sleep(1.0)
-        except UserError:  # it cannot be written to; the run itself told why
-            return
+DIED = "The worker process died without reporting (out of memory?)."
 
 
-def _conclude(folder: Path, error: Exception | None, since: float) -> None:
-    """Record the end of a run whose process is gone; others told theirs."""
-    end = "Its process is gone, and left no word. Was there enough memory?"
-    conclude(folder, "failed", f"{error or ''}\n{end}".strip(), since)
+def _wait_until_free(folder: Path, seconds: float) -> None:
+    """Wait for a run that is still going, though its launcher has returned."""
+    if folder.exists():
+        # still locked, or not writable, which the run itself has reported
+        with suppress(UserError), lock_folder(folder, seconds):
+            pass
 
 
 def _open_variants(findings: Findings) -> set[str]:
@@ -241,7 +223,7 @@ def _open_variants(findings: Findings) -> set[str]:
 
 
 def _has_gaps(findings: Findings) -> bool:
-    """Whether a run of the plan cannot be read: a sequence ends there, whatever is added."""
+    """Whether a run of the plan cannot be read: a sequence ends there."""
     return any(run.state == "damaged" for run in findings.runs.values())
 
 

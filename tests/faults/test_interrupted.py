@@ -47,7 +47,7 @@ def test_a_sweep_that_is_told_to_stop_saves_every_run_and_goes_on(tmp_path, name
     process.send_signal(getattr(signal, name))
     out, complaint = process.communicate(timeout=60)
     assert process.returncode == (130 if name == "SIGINT" else 143), complaint
-    assert complaint.count("Stopping when each run's update is done and saved.") == 1
+    assert complaint.count("Stopping when the current update is done and saved.") == 1
     assert "Traceback" not in out + complaint
     told = statuses(tmp_path)
     assert [status["status"] for status in told] == ["stopped", "stopped"]
@@ -97,8 +97,8 @@ def test_who_holds_a_folder_is_told_and_a_scheduler_that_asks_gets_a_checkpoint(
     process.send_signal(signal.SIGTERM)
     out, complaint = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert complaint.strip() == "Stopping when this update is done and saved."
-    assert "The same command, without again=true, goes on." in out
+    assert complaint.strip() == "Stopping when the current update is done and saved."
+    assert "Give the same command to go on." in out
     (status,) = statuses(tmp_path)
     assert status["status"] == "stopped"
     assert status["checkpoint"] == status["update"]

@@ -37,7 +37,7 @@ def test_a_signal_stops_at_the_updates_end_and_the_run_goes_on_to_the_same_bits(
         assert stopped.value.code == code
         told = read_status(tmp_path / "run")
         assert (told["status"], told["update"], told["checkpoint"]) == ("stopped", end, end)
-        assert f"stopped at update {end}" in capsys.readouterr().out
+        assert f"Stopped and saved at update {end} of {3 * LENGTH}." in capsys.readouterr().out
     assert go(tmp_path / "run") == straight
     assert read_status(tmp_path / "run")["attempts"] == len(ends) + 1
 

@@ -13,7 +13,7 @@ from runner.ablation.verdicts import judge
 from runner.config import check
 from runner.errors import UserError
 from runner.names import CONF
-from runner.run.status import finished
+from runner.run.result import finished
 from runner.sweep.freeze import Frozen, make_plan, refuse_foreign_runs, refuse_other
 from runner.sweep.settings import check_settings
 from tests.conftest import settings
@@ -127,7 +127,7 @@ def test_a_plan_that_somebody_changed_is_one_line(tmp_path, place, value):
 
 def test_a_launcher_gets_what_was_frozen_with_the_folder_of_the_run(tmp_path):
     plan, master = planned(*ONE)
-    job = Frozen(plan, again=False, how={"resume": "anywhere"}).load_sweep_config(
+    job = Frozen(plan, again=False, options={"resume": "anywhere"}).load_sweep_config(
         master, ["variant=clipping", "seed=3"]
     )
     assert job.hydra.sweep.dir == "outputs/mine"
@@ -148,7 +148,7 @@ def test_the_same_plan_goes_on_and_another_is_refused_with_what_differs(tmp_path
         (("optimizer.lr=0.05",), "optimizer.lr is 0.1, not 0.05"),
         (("tricks.flooding.level=0.3",), "flooding: tricks.flooding.level is None, not 0.3"),
         (("ablation.tricks=[clipping]", "tricks=[clipping]"), "variants is"),
-        (("ablation.seeds=6",), "ablation.until=decided, on seeds not seen yet (seed=5)"),
+        (("ablation.seeds=6",), "ablation.until=decided, on new seeds (seed=5)"),
         (("seed=1",), "the first seed is 0, not 1"),
     ):
         with pytest.raises(UserError) as told:
@@ -186,7 +186,7 @@ def test_where_seeds_are_added_more_of_them_and_another_limit_are_the_same_plan(
 
 REFUSED = {
     ("ablation.factors={optimizer.lr:[0.1,0.10]}",): "got optimizer.lr=0.1 twice",
-    ("ablation.factors={a:{x:{epochs:3},y:{epochs:3}}}",): "y must differ from baseline",
+    ("ablation.factors={a:{x:{epochs:3},y:{epochs:3}}}",): "y and baseline have the same config",
     ("epochs=3", "ablation.factors={epochs:[1,2]}"): "is given as epochs=3 and varied",
     ("tricks.label_smoothing.smoothing=0.2",): "label_smoothing is off. Switch it on",
     (

@@ -4,37 +4,37 @@ import multiprocessing
 import os
 import time
 from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
 import cloudpickle
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
-from runner.cli.plugins import register_plugins
+from runner.cli.task import register
 from runner.errors import UserError
 from runner.names import CONF
 from runner.run.status import conclude
 from runner.store.lock import lock_folder
-from runner.sweep.local_launcher import (
-    LocalLauncher,
-    Slot,
-    _obituary,
-    _Worker,
-    available_cores,
-    slots,
-    visible_cards,
-)
+from runner.sweep import slots as slots_module
+from runner.sweep import sweeper as sweeper_module
+from runner.sweep.local_launcher import LocalLauncher
+from runner.sweep.slots import Slot, available_cores, slots, visible_cards
 from runner.sweep.sweeper import AblationSweeper
+from runner.sweep.worker import Worker, cause_of_death
 from tests.builders import read_status, write_status
 
 
 @pytest.fixture
 def eight_cores(monkeypatch):
-    for module in ("runner.sweep.local_launcher", "runner.sweep.sweeper"):
-        monkeypatch.setattr(f"{module}.available_cores", lambda: [2, 3, 4, 5, 6, 7, 8, 9])
+    for module in (slots_module, sweeper_module):
+        monkeypatch.setattr(module, "available_cores", lambda: [2, 3, 4, 5, 6, 7, 8, 9])
 
 
 @pytest.mark.usefixtures("eight_cores")
@@ -92,7 +92,7 @@ def test_a_worker_keeps_to_its_cores_and_its_card(tmp_path):
         config = compose("config", [f"hydra.sweep.dir={tmp_path}"], return_hydra_config=True)
     context = HydraContext(config_loader=None, callbacks=Callbacks())
     payload = cloudpickle.dumps((context, config, where_it_runs, Singleton.get_state()))
-    worker = _Worker(Slot((core,), "1"))
+    worker = Worker(Slot((core,), "1"), register)
     try:
         succeeded, value, printed = worker.begin(payload, None).result(timeout=120)
     finally:
@@ -104,7 +104,7 @@ def test_a_worker_keeps_to_its_cores_and_its_card(tmp_path):
 
 
 def test_a_worker_that_died_while_it_had_nothing_to_do_is_replaced():
-    worker = _Worker(Slot(tuple(available_cores())))
+    worker = Worker(Slot(tuple(available_cores())), register)
     try:
         worker.begin(b"", None).exception(timeout=120)  # no job; but there is a process now
         (process,) = worker.pool._pool_manager.worker_manager.workers.values()
@@ -123,12 +123,12 @@ def test_a_worker_that_died_while_it_had_nothing_to_do_is_replaced():
 @pytest.mark.parametrize("timeout", ["soon", 0, -1])
 def test_a_time_limit_that_is_none_is_refused(timeout):
     with pytest.raises(UserError, match=r"hydra\.launcher\.timeout must be null or > 0"):
-        LocalLauncher("auto", 1, timeout)
+        LocalLauncher("auto", 1, timeout, register)
 
 
 def test_an_older_end_is_overwritten_and_a_damaged_status_is_no_obstacle(tmp_path):
     write_status(tmp_path, "stopped")
-    conclude(tmp_path, "failed", "it hung", since=time.time() + 10)
+    conclude(tmp_path, "failed", "it hung", before=read_status(tmp_path))
     assert read_status(tmp_path)["status"] == "failed"
     (tmp_path / "status.json").write_text("{")
     conclude(tmp_path, "failed", "it was killed")
@@ -139,19 +139,19 @@ def test_the_end_of_a_process_is_told_by_its_signal():
     class Ended(OSError):
         exitcode = -9
 
-    assert "ended by SIGKILL. Was there enough memory?" in _obituary(Ended())
+    assert "killed by SIGKILL (out of memory?)" in cause_of_death(Ended())
     Ended.exitcode = 3
-    assert "ended with code 3" in _obituary(Ended())
+    assert "ended with code 3" in cause_of_death(Ended())
 
 
 def test_an_end_is_recorded_only_where_the_run_told_none(tmp_path):
     conclude(tmp_path / "new", "failed", "never began")
     assert read_status(tmp_path / "new")["error"] == "never began"
-    for before, after in (("running", "stopped"), ("done", "done"), ("diverged", "diverged")):
+    pairs = {"running": "stopped", "done": "done", "diverged": "diverged", "failed": "failed"}
+    for before, after in pairs.items():
         folder = tmp_path / before
-        folder.mkdir()
         write_status(folder, before, attempts=3)
-        conclude(folder, "stopped", None)
+        conclude(folder, "stopped", before={"status": "stopped", "attempts": 2})
         content = read_status(folder)
         assert (content["status"], content["attempts"]) == (after, 3)
 
@@ -164,5 +164,76 @@ def test_a_run_that_another_process_holds_is_left_as_it_is(tmp_path):
 
 
 def test_hydra_takes_our_sweeper_for_a_plugin():
-    register_plugins()
-    assert AblationSweeper.__module__ == "hydra_plugins.biscuits"
+    register()
+    found = {f"{c.__module__}.{c.__name__}" for c in Plugins.instance().discover(Sweeper)}
+    assert "hydra_plugins.biscuits.AblationSweeper" in found
+
+
+class Raising:
+    """A launcher that raises at its second job, which was killed; the third had not begun."""
+
+    def __init__(self, root):
+        self.root, self.launched = root, []
+
+    def launch(self, job_overrides, initial_job_idx):  # noqa: ARG002
+        names = [variant.partition("=")[2] for variant, _ in job_overrides]
+        self.launched.append(names)
+        for name, status in zip(names, ("done", "running"), strict=False):
+            folder = self.root / name / "seed=0"
+            write_status(folder, status, attempts=1)
+        if len(names) > 1:
+            raise RuntimeError("job 2 is gone")
+        return [JobReturn(status=JobStatus.COMPLETED)]
+
+
+class Planned:
+    """As much of a plan as launching needs."""
+
+    def folder(self, root, variant, seed):
+        return root / variant / f"seed={seed}"
+
+
+def swept(launcher, root, *variants):
+    sweeper = AblationSweeper()
+    sweeper.config = OmegaConf.create({"hydra": {"launcher": {"timeout_min": 0.01}}})
+    sweeper._launch(launcher, root, Planned(), [(variant, 0) for variant in variants])
+    return {v: read_status(root / v / "seed=0") for v in variants}
+
+
+def test_a_launcher_that_raises_is_given_the_jobs_that_had_not_begun(tmp_path):
+    launcher = Raising(tmp_path)
+    found = swept(launcher, tmp_path, "a", "b", "c")
+    assert launcher.launched == [["a", "b", "c"], ["c"]]
+    assert [found[v]["status"] for v in "abc"] == ["done", "failed", "done"]
+    assert found["b"]["error"].startswith("job 2 is gone\nThe worker process died")
+
+
+def test_a_launcher_that_begins_nothing_is_not_asked_again(tmp_path):
+    def launch(*_):
+        raise RuntimeError("no cluster here")
+
+    found = swept(SimpleNamespace(launch=launch), tmp_path, "a", "b")
+    assert {status["status"] for status in found.values()} == {"failed"}
+    assert found["a"]["error"].startswith("no cluster here")
+
+
+def test_why_a_job_failed_is_recorded_where_the_run_never_began(tmp_path):
+    end = JobReturn(status=JobStatus.FAILED)
+    end.return_value = UserError("the data are gone")
+    found = swept(SimpleNamespace(launch=lambda *_: [end]), tmp_path, "a")
+    assert found["a"]["error"] == "the data are gone"
+
+
+def test_the_wait_for_a_run_that_still_holds_its_folder_has_a_limit(tmp_path):
+    folder = tmp_path / "a" / "seed=0"
+
+    def launch(*_):
+        write_status(folder, "running", attempts=1)
+        raise RuntimeError("lost sight of it")
+
+    folder.mkdir(parents=True)
+    with lock_folder(folder):
+        start = time.monotonic()
+        found = swept(SimpleNamespace(launch=launch), tmp_path, "a")
+        assert time.monotonic() - start < 10
+    assert found["a"]["status"] == "running"

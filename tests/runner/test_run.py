@@ -11,18 +11,19 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runner.build import build
+from runner.cli.task import task
 from runner.config import check
 from runner.errors import UserError
 from runner.run import checkpoint
-from runner.run.attempt import attempt, run
-from runner.run.status import conclude, finished
+from runner.run.attempt import attempt
+from runner.run.result import finished
+from runner.run.status import conclude
 from runner.store.files import write_json
 from runner.store.runs import read_metrics
 from tests.builders import read_status, write_status
 from tests.conftest import composed, settings
 
 SHORT = ("epochs=3", "batch_size=256", "model.width=4")
-PAGE = ("tricks=page", "epochs=4", "batch_size=256", "micro_batch_size=100", "data.augment.crop=1")
 
 
 def timeless(lines):
@@ -106,11 +107,24 @@ def test_a_run_that_diverges_says_where_and_keeps_its_last_good_checkpoint(do, t
         do(*SHORT, *rises)
     status = read_status(tmp_path / "run")
     assert status["status"] == "diverged"
-    assert status["error"].endswith("the last good checkpoint is of update 12")
+    assert status["error"].endswith("the last good checkpoint is from update 12")
     state = checkpoint.load(tmp_path / "run")["training"]
     assert state["updates"] == status["checkpoint"] == 12 < status["update"]
     assert all(value.isfinite().all() for value in state["model"].values())
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "advice"),
+    [
+        ((), "Lower optimizer.lr, or clip the gradients with 'tricks=[clipping]', or skip such"),
+        (("tricks=[clipping]",), "Lower optimizer.lr, or skip such updates with not_finite=skip."),
+    ],
+)
+def test_the_advice_after_divergence_leaves_out_what_is_on(do, overrides, advice):
+    with pytest.raises(UserError) as diverged:
+        do(*SHORT, "optimizer.lr=1e30", "scheduler=constant", *overrides)
+    assert advice in str(diverged.value)
 
 
 def test_a_run_whose_last_update_spoils_the_weights_has_diverged(do, tmp_path):
@@ -147,22 +161,25 @@ def test_a_stopped_run_goes_on_only_where_its_bits_stay_the_same(do, tmp_path, c
     made_with = checkpoint.load(place)["made_with"]
     for what in ("data", "device", "processor", "capability", "code", "torch"):
         rewrite(place, **{what: "another"})
-        with pytest.raises(UserError, match=f"got another: {what} was another, is ") as refusal:
+        words = rf"Cannot resume .*: {what} changed \(another -> "
+        with pytest.raises(UserError, match=words) as refusal:
             do(*SHORT)
         assert ("resume=anywhere" in str(refusal.value)) == (what != "data")
         status = read_status(place)
         assert (status["status"], status["error"]) == ("failed", str(refusal.value))
         rewrite(place, **made_with)
     rewrite(place, data="another")
-    with pytest.raises(UserError, match="data was another"):
+    with pytest.raises(UserError, match="data changed"):
         do(*SHORT, "resume=anywhere")
     rewrite(place, **{**made_with, "processor": "another", "torch": "1.0"})
     capsys.readouterr()
     assert do(*SHORT, "resume=anywhere")["weights"] == result["weights"]  # it is the same after all
-    told = "processor was another, is "
-    assert f"goes on elsewhere: {told}" in capsys.readouterr().out
+    change = "processor changed (another -> "
+    out = capsys.readouterr().out
+    assert f"resuming, although {change}" in out
+    assert f"resuming at update {result['updates']} of {result['updates']}\n" in out
     (move,) = json.loads((place / "run.json").read_text())["moves"]
-    assert move.startswith(f"from update {result['updates']}: {told}")
+    assert move.startswith(f"from update {result['updates']}: {change}")
     (place / "result.json").unlink()
     rewrite(place, processor="a third")
     do(*SHORT, "resume=anywhere")
@@ -182,7 +199,7 @@ def test_a_checkpoint_that_does_not_fit_the_run_is_refused_in_one_line(do, tmp_p
     (tmp_path / "run" / "result.json").unlink()
     whole = checkpoint.load(tmp_path / "run") if state else {}
     checkpoint.save(tmp_path / "run", {**whole, **state})
-    with pytest.raises(UserError, match="got one that does not fit it"):
+    with pytest.raises(UserError, match=r"Cannot resume .*: its checkpoint does not fit this run"):
         do(*SHORT)
 
 
@@ -194,12 +211,12 @@ def test_again_mends_a_damaged_result_and_a_status_is_put_right(do, tmp_path, mo
     with pytest.raises(UserError, match=r"result.json must be whole"):
         do(*SHORT)
     assert do(*SHORT, "again=true") == result
-    conclude(place, "done", None)
+    conclude(place, "done")
     write_status(place, "running")  # killed just after the result
     cfg = composed("threads=1", *SHORT)
     OmegaConf.resolve(cfg)
     monkeypatch.setattr(HydraConfig, "get", lambda: hydra_of(place))
-    run(cfg)
+    task(cfg)
     assert read_status(place)["status"] == "done"
 
 
@@ -217,7 +234,7 @@ def hydra_of(place):
 def test_what_is_no_result_is_refused_in_one_line(do, tmp_path, content):
     do(*SHORT)
     write_json(tmp_path / "run" / "result.json", content)
-    with pytest.raises(UserError, match=r"result.json must be the result of a run"):
+    with pytest.raises(UserError, match=r"result.json is not the result of a run"):
         do(*SHORT)
 
 
@@ -237,7 +254,7 @@ def test_a_checkpoint_beyond_the_run_is_refused(do, tmp_path, updates):
     state = checkpoint.load(tmp_path / "run")
     state["training"]["updates"] = updates
     checkpoint.save(tmp_path / "run", state)
-    with pytest.raises(UserError, match="updates behind it, of 18"):
+    with pytest.raises(UserError, match=r"it is from update .* of 18"):
         do(*SHORT)
 
 
@@ -286,7 +303,7 @@ def test_two_processes_cannot_share_a_folder(do, tmp_path):
     )
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="is locked by process"):
+        with pytest.raises(UserError, match="is locked by another process"):
             do(*SHORT)
     finally:
         holder.kill()

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from runner.build import build
-from runner.run import attempt as running
 from runner.run import checkpoint, fingerprint
-from runner.run.attempt import attempt
+from runner.run.attempt import Attempt, attempt
 from runner.store.files import write_json
 from runner.store.runs import digest_answers, digest_metrics, read_metrics
 from runner.train import Diverged
@@ -80,7 +79,7 @@ def change_line(path, number, **values):
     seal(path.parent)
 
 
-def test_a_run_done_again_is_equal_to_the_bit_and_its_folder_is_only_read(folder, capsys):
+def test_a_run_done_again_is_bit_identical_and_its_folder_is_only_read(folder, capsys):
     before = contents(folder)
     main([str(folder)])
     assert contents(folder) == before
@@ -89,14 +88,14 @@ def test_a_run_done_again_is_equal_to_the_bit_and_its_folder_is_only_read(folder
     keys = [key for line in lines for key in line if key != "format"]
     numbers = sum(not key.startswith("time/") for key in keys) + len(result) - 4
     answers = len(np.load(folder / "correct.npy"))
-    told = f"{folder} equal to the bit: {numbers} numbers, weights, {answers} answers\n"
+    told = f"{folder} is bit-identical: {numbers} numbers, weights, {answers} answers\n"
     assert capsys.readouterr().out == told
 
 
 def test_time_is_not_compared(folder, capsys):
     change_line(folder / "metrics.jsonl", 0, **{"time/seconds": 1e6})
     main([str(folder)])
-    assert "equal to the bit" in capsys.readouterr().out
+    assert "is bit-identical" in capsys.readouterr().out
 
 
 def test_a_digit_of_an_evaluation_is_noticed_with_its_line_and_that_nothing_else_changed(
@@ -114,7 +113,7 @@ def test_a_digit_of_an_evaluation_is_noticed_with_its_line_and_that_nothing_else
         f"train/loss was {digit!r}, is now {line['train/loss']!r}"
     )
     (why,) = rest
-    assert why.startswith("  changed: nothing that run.json tells of: so a file was, or")
+    assert why.startswith("  changed: nothing that run.json records: a file was edited, or")
 
 
 def test_code_that_was_not_as_its_commit_has_it_may_be_why(folder, monkeypatch):
@@ -200,13 +199,13 @@ def test_a_config_that_was_edited_is_named_as_the_reason(folder):
     [
         ("_target_: runner.data.digits", "_target_: os.system", "data._target_ must be of"),
         ("_target_: runner.data.digits", "_target_: evil.boom", "data._target_ must be of"),
-        ("seed: 0", "seed: ${oc.env:SECRET,0}", "must be resolved, got ${"),
+        ("seed: 0", "seed: ${oc.env:SECRET,0}", "is not resolved: it has ${"),
         ("seed: 0", "seed: !!python/object/apply:os.mkdir [evil]", "a tag"),
         ("seed: 0", "seed: 0\nhydra: {run: {dir: evil}}", "hydra is not a setting"),
         ("seed: 0", "seed: 0\ndefaults: [evil]", "defaults is not a setting"),
-        ("data:\n", "data:\n  _args_: [evil]\n", "must be resolved, got _args_"),
+        ("data:\n", "data:\n  _args_: [evil]\n", "is not resolved: it has _args_"),
         ("seed: 0\n", "seed: [\n", "is damaged"),
-        ("seed: 0", 'seed: "\\x24{oc.env:SECRET,0}"', "must be resolved, got ${"),
+        ("seed: 0", 'seed: "\\x24{oc.env:SECRET,0}"', "is not resolved: it has ${"),
     ],
 )
 def test_nothing_in_a_config_is_followed_or_executed(folder, tmp_path, monkeypatch, old, new, told):
@@ -233,8 +232,11 @@ def test_an_empty_config_or_a_list_is_refused(folder):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda f: (f / "config.yaml").unlink(), "must be the folder of a run, got one without"),
-        (lambda f: (f / "result.json").write_text("{"), "must be whole, got one where result.json"),
+        (
+            lambda f: (f / "config.yaml").unlink(),
+            "is not the folder of a run: it has no config.yaml",
+        ),
+        (lambda f: (f / "result.json").write_text("{"), "is damaged: result.json"),
         (
             lambda f: (f / "metrics.jsonl").write_text("x\n"),
             "metrics.jsonl, line 1 is damaged",
@@ -243,13 +245,16 @@ def test_an_empty_config_or_a_list_is_refused(folder):
             lambda f: (f / "metrics.jsonl").write_text("[1]\n"),
             "metrics.jsonl, line 1 is damaged",
         ),
-        (lambda f: (f / "correct.npy").write_bytes(b"x"), "where correct.npy is damaged"),
-        (lambda f: (f / "correct.npy").unlink(), "where correct.npy is damaged or not there"),
-        (lambda f: change_json(f / "result.json", format=99), "where result.json is of format 99"),
-        (lambda f: change_json(f / "run.json", format=99), "where run.json is of format 99"),
-        (lambda f: (f / "run.json").unlink(), "where run.json is not there"),
+        (lambda f: (f / "correct.npy").write_bytes(b"x"), "is damaged: correct.npy is damaged"),
+        (lambda f: (f / "correct.npy").unlink(), "is damaged: correct.npy is damaged or not there"),
+        (
+            lambda f: change_json(f / "result.json", format=99),
+            "is damaged: result.json is of format 99",
+        ),
+        (lambda f: change_json(f / "run.json", format=99), "is damaged: run.json is of format 99"),
+        (lambda f: (f / "run.json").unlink(), "is damaged: run.json is not there"),
         (lambda f: (f / "run.json").write_text('{"a":' * 900 + "1" + "}" * 900), "nested deeper"),
-        (lambda f: (f / "status.json").unlink(), "where status.json is not there"),
+        (lambda f: (f / "status.json").unlink(), "is damaged: status.json is not there"),
     ],
 )
 def test_a_damaged_run_is_refused_in_one_line(folder, spoil, told):
@@ -266,8 +271,8 @@ def test_a_run_that_is_not_done_is_refused(folder, state):
         change_json(folder / "status.json", status=state)
     else:
         (folder / "status.json").unlink()
-    told = state or "nothing that tells how it ended"
-    assert f"{folder} must be done, got {told}. Go on with it" in refusal(folder)
+    told = state or "its status is unknown"
+    assert f"{folder} is not done ({told}). Finish it" in refusal(folder)
 
 
 @pytest.mark.parametrize("way", ["given", "auto"])
@@ -277,7 +282,7 @@ def test_a_device_that_is_not_here_is_named(folder, way):
         (folder / "config.yaml").write_text(text.replace("device: auto", "device: cuda:99"))
     else:  # it was chosen where there was one
         change_json(folder / "run.json", device="cuda:99")
-    assert f"{folder} must be done again on cuda:99" in refusal(folder)
+    assert f"{folder} was made on cuda:99, which is not here" in refusal(folder)
 
 
 def test_a_run_that_fails_now_differs_and_data_that_is_gone_is_said(folder, monkeypatch):
@@ -285,9 +290,9 @@ def test_a_run_that_fails_now_differs_and_data_that_is_gone_is_said(folder, monk
         raise Diverged("the loss is not finite")
 
     with monkeypatch.context() as patched:
-        patched.setattr(running, "_epoch", diverge)
+        patched.setattr(Attempt, "epoch", diverge)
         told = refusal(folder)
-    assert f"{folder} differs: it was done, and fails now: the loss is not finite\n" in told
+    assert f"{folder} differs: it fails now: the loss is not finite\n" in told
     assert str(tempfile.tempdir) not in told
 
     text = (folder / "config.yaml").read_text()
@@ -299,7 +304,7 @@ def test_a_run_that_fails_now_differs_and_data_that_is_gone_is_said(folder, monk
 def test_stopping_it_leaves_nothing_behind_and_says_nothing_of_a_folder(
     folder, monkeypatch, capsys
 ):
-    real, done = running._epoch, []
+    real, done = Attempt.epoch, []
 
     def interrupted(*arguments):
         if done:
@@ -309,7 +314,7 @@ def test_stopping_it_leaves_nothing_behind_and_says_nothing_of_a_folder(
         return real(*arguments)
 
     before = contents(folder)
-    monkeypatch.setattr(running, "_epoch", interrupted)
+    monkeypatch.setattr(Attempt, "epoch", interrupted)
     with pytest.raises(SystemExit) as exit_:
         main([str(folder)])
     assert exit_.value.code == 130
@@ -321,10 +326,10 @@ def test_stopping_it_leaves_nothing_behind_and_says_nothing_of_a_folder(
 def test_of_several_runs_each_is_told(folder, tmp_path, capsys):
     told = refusal(folder, tmp_path / "none", folder)
     assert told.splitlines() == [
-        f"{tmp_path / 'none'} must be the folder of a run, got one without config.yaml. "
-        "Give a folder as outputs/NAME/VARIANT/seed=0."
+        f"{tmp_path / 'none'} is not the folder of a run: it has no config.yaml. "
+        "Expected a folder such as outputs/NAME/VARIANT/seed=0."
     ]
-    assert capsys.readouterr().out.count(f"{folder} equal to the bit") == 2
+    assert capsys.readouterr().out.count(f"{folder} is bit-identical") == 2
 
 
 def test_a_move_is_told_and_a_commit_is_not_where_the_code_is_the_same(folder):

@@ -1,0 +1,125 @@
+"""The result of a run: measured on the test set, written, read, and said in one line."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.build import Bench
+from runner.config import Settings
+from runner.errors import UserError
+from runner.evaluate import evaluate, shift_consistency
+from runner.names import label
+from runner.run.fingerprint import digest_tensors
+from runner.run.status import is_run_of
+from runner.store.files import read_json, write_atomically, write_json
+from runner.store.runs import (
+    CORRECT,
+    METRICS,
+    RESULT,
+    digest_answers,
+    digest_metrics,
+    read_line,
+)
+from runner.train import Diverged
+
+
+def evaluate_on_validation(bench: Bench) -> dict[str, float]:
+    """Evaluate on the validation split; {} if there is none."""
+    if len(bench.data.validation.labels) == 0:
+        return {}
+    with bench.training.autocast():
+        found = evaluate(bench.training.model, bench.validation)
+    return {"validation/accuracy": found.accuracy, "validation/loss": found.loss}
+
+
+def evaluate_on_test(bench: Bench, settings: Settings) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+    """Give back the result of a trained model, and which test samples it answers right.
+
+    No time is in it: the same run gives the same bits.
+
+    Raises:
+        Diverged: If the test loss is not finite.
+    """
+    training = bench.training
+    with training.autocast():
+        found = evaluate(training.model, bench.test)
+        if not math.isfinite(found.loss):
+            raise Diverged(f"the test loss is not finite ({found.loss}) after the last update")
+        consistency = shift_consistency(training.model, bench.test, settings.seed)
+    reported = training.whole.means()
+    inactive = [
+        name
+        for name, trick in zip(training.trick.names, training.trick, strict=True)
+        if trick.activity and reported.get(f"tricks/{name}/{trick.activity}") == 0
+    ]
+    result = {
+        "test/accuracy": found.accuracy,
+        "test/loss": found.loss,
+        "test/shift_consistency": consistency,
+        **evaluate_on_validation(bench),
+        **reported,
+        "inactive": inactive,
+        "updates": training.updates,
+        "skipped": training.skipped,
+        "weights": digest_tensors(training.model.state_dict()),
+    }
+    return result, found.correct.numpy()
+
+
+def write_result(
+    folder: Path, result: dict[str, Any], correct: NDArray[np.bool_], lines: Sequence[str]
+) -> dict[str, Any]:
+    """Write correct.npy and result.json, which has digests of the former and of the log's lines.
+
+    Returns:
+        The result with the digests.
+    """
+    write_atomically(folder / CORRECT, lambda file: np.save(file, correct))
+    metrics = digest_metrics(read_line(line, METRICS) for line in lines)
+    result = {**result, "digests": {METRICS: metrics, CORRECT: digest_answers(correct)}}
+    write_json(folder / RESULT, result)
+    return result
+
+
+def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
+    """Give back the result of a finished run; None if it is new, stopped, or to be done again.
+
+    Raises:
+        UserError: If the folder holds a run with another config, or what is no result.
+    """
+    if not is_run_of(folder, settings) or settings.again:
+        return None
+    result = read_json(folder / RESULT)
+    if result is not None and not _is_result(result):
+        raise UserError(
+            f"{label(folder / RESULT)} is not the result of a run. Remove that file and give the "
+            "same command: the run resumes from its checkpoint."
+        )
+    return result
+
+
+def _is_result(content: dict[str, Any]) -> bool:
+    """Whether a file has at least what `summary` needs."""
+    numbers = [content.get(f"test/{key}") for key in ("accuracy", "loss", "shift_consistency")]
+    names = content.get("inactive")
+    return (
+        all(isinstance(n, float) and math.isfinite(n) for n in numbers)
+        and isinstance(names, list)
+        and all(isinstance(name, str) and name.isidentifier() for name in names)
+    )
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Write a result in half a line."""
+    words = [
+        f"test accuracy {100 * result['test/accuracy']:.2f} %",
+        f"loss {result['test/loss']:.4f}",
+        f"shift consistency {100 * result['test/shift_consistency']:.2f} %",
+    ]
+    if result["inactive"]:
+        words.append(f"INACTIVE, changed nothing: {', '.join(result['inactive'])}")
+    return "  ".join(words)

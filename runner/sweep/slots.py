@@ -1,0 +1,64 @@
+"""The slots of this machine: how its cores and CUDA cards are shared by runs side by side."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from runner.errors import UserError
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one run at a time may use."""
+
+    cores: tuple[int, ...]
+    card: str | None = None
+    """Its CUDA device, as CUDA_VISIBLE_DEVICES names it; None on a CPU."""
+
+
+def slots(workers: int | str, per_card: int, runs: int, cards: Sequence[str]) -> list[Slot]:
+    """Divide the machine among the runs.
+
+    Args:
+        workers: Runs at once, or `auto`: as many as there are cores, or on CUDA cards times
+            `per_card`; never more than there are runs.
+        per_card: Runs at once on a card.
+        runs: How many there are to do.
+        cards: The CUDA devices to use; none for the CPU.
+
+    Raises:
+        UserError: If a number is not one.
+    """
+    for key, value in (("workers", workers), ("per_card", per_card)):
+        free = key == "workers" and value == "auto"
+        if not free and (not isinstance(value, int) or value < 1):
+            raise UserError(f"hydra.launcher.{key} must be a whole number >= 1, got {value}.")
+    cores = available_cores()
+    count = (len(cards) * per_card or len(cores)) if workers == "auto" else int(workers)
+    count = max(1, min(count, runs))
+    share = max(1, len(cores) // count)
+    return [
+        Slot(
+            tuple(cores[(i * share + n) % len(cores)] for n in range(share)),
+            cards[i % len(cards)] if cards else None,
+        )
+        for i in range(count)
+    ]
+
+
+def available_cores() -> list[int]:
+    """Give back the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def visible_cards(device: str) -> list[str]:
+    """Name the CUDA devices to spread the runs over: all, for `auto` and `cuda`."""
+    if device not in ("auto", "cuda"):
+        return []
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    chosen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return (chosen or [str(number) for number in range(count)])[:count]

@@ -1,0 +1,130 @@
+"""A worker of the local launcher: a process that keeps to its slot and does one job after another.
+
+It imports torch once, and ends with the process that started it.
+"""
+
+import io
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import redirect_stdout
+from functools import lru_cache
+from multiprocessing.connection import wait
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobStatus, run_job, setup_globals
+from pebble import ProcessPool
+
+from runner.errors import UserError
+from runner.signals import Stopped
+from runner.sweep.slots import Slot
+
+STOPPED = "Stopped from outside. Give the same command to go on."
+
+
+class Worker:
+    """The process of a slot; a new one is started when it is needed.
+
+    Args:
+        slot: What it may use.
+        prepare: Called in the process before each job.
+    """
+
+    def __init__(self, slot: Slot, prepare: Callable[[], None]) -> None:
+        self.slot, self.prepare = slot, prepare
+        self.pool: Any = None
+        self.retried = False
+
+    def begin(self, job: bytes, timeout: float | None) -> "Future[Any]":
+        """Begin a job, pickled: its context, config, task and Hydra's state."""
+        if self.pool is not None and not self.pool.active:
+            self.stop()  # its process died while it had nothing to do
+        if self.pool is None:
+            self.pool = ProcessPool(1, context=multiprocessing.get_context("spawn"))
+            self.pool.schedule(_warm_up, (self.slot,))  # not on the first run's time
+        future: Future[Any] = self.pool.schedule(
+            _do, (self.prepare, job, self.slot), timeout=timeout
+        )
+        return future
+
+    def stop(self, at_once: bool = True) -> None:
+        """End the process: at once, or when its job is done."""
+        if self.pool is not None:
+            (self.pool.stop if at_once else self.pool.close)()
+            self.pool.join()
+            self.pool = None
+
+
+def cause_of_death(error: Exception) -> str:
+    """Write why a worker process ended, from Pebble's error."""
+    code = getattr(error, "exitcode", None)
+    if code == signal.SIGTERM:  # how Pebble's workers end when they are told to
+        return STOPPED
+    if isinstance(code, int) and code < 0:
+        name = signal.Signals(-code).name
+        guess = " (out of memory?)" if name == "SIGKILL" else ""
+        return f"The worker process was killed by {name}{guess}. Give the same command to go on."
+    if isinstance(code, int):
+        return f"The worker process ended with code {code} without reporting."
+    return _trace(error)
+
+
+def _warm_up(slot: Slot) -> None:
+    """Make a new worker ready; to get here it has imported torch and all."""
+    _settle(slot)
+
+
+@lru_cache
+def _settle(slot: Slot) -> None:
+    """Confine the process to its slot and tie it to its parent, once."""
+    if slot.card is not None:  # before CUDA starts
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot.card
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, slot.cores)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _do(prepare: Callable[[], None], job: bytes, slot: Slot) -> tuple[bool, Any, str]:
+    """Do one job, in the worker: whether it succeeded, its value or its error, what it printed."""
+    _settle(slot)  # Pebble may have put a new process in the place of one that died warming up
+    prepare()
+    context, config, task, state = pickle.loads(job)  # from our own parent, through a pipe
+    setup_globals()
+    Singleton.set_state(state)
+    prepare()  # the state brought its own list of plugins
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            end = run_job(
+                task_function=task,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+                hydra_context=context,
+            )
+    except Stopped:
+        return False, UserError(STOPPED), printed.getvalue()
+    except BaseException as error:  # sys.exit and the like, which Hydra lets through
+        return False, RuntimeError(_trace(error)), printed.getvalue()
+    value = end._return_value
+    if end.status is JobStatus.FAILED:
+        value = value if isinstance(value, UserError) else RuntimeError(_trace(value))
+    return end.status is JobStatus.COMPLETED, value, printed.getvalue()
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)).strip()
+
+
+def _die_with_parent() -> None:
+    """A sweep that is killed leaves no run behind that would keep its folder locked."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
