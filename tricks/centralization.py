@@ -11,7 +11,7 @@ would be zero for ever; and `conv_only` takes in one-dimensional convolutions.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final, get_args
 from weakref import WeakKeyDictionary
 
@@ -141,7 +141,7 @@ _COUPLED = (
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Centralization(Trick):
     """Centralize the gradient, the gradient with its weight decay, or the update (`gradients`).
 
@@ -155,7 +155,7 @@ class Centralization(Trick):
       each unit's mean is put back to what it was: with any optimizer that takes one gradient a step
       (LBFGS takes more), the means stand still.
 
-    The two last go on in a hook on the optimizer, which acts on the next step after each call of
+    The last two need a hook on the optimizer, which acts on the next step after each call of
     `gradients`. With a loss scaler, call its `unscale_` first, as for clipping. Where the step
     makes the gradients, by `optimizer.step(closure)` as in Lightning, call `optimizer` before.
 
@@ -183,10 +183,6 @@ class Centralization(Trick):
     where: Where = "gradient_and_decay"
     conv_only: bool = False
     exclude: tuple[str, ...] = ()
-    # what the hook on each optimizer shall do at its next step: each weight with its means
-    _waiting: WeakKeyDictionary[Optimizer, list[tuple[_Weight, Tensor]]] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
-    )
 
     def __post_init__(self) -> None:
         if self.where not in get_args(Where):
@@ -194,6 +190,8 @@ class Centralization(Trick):
                 f"Centralization.where must be one of {', '.join(get_args(Where))}, "
                 f"got {self.where!r}."
             )
+        # of each optimizer that has our hook: the weights that its next step concerns, their means
+        self._waiting = WeakKeyDictionary[Optimizer, list[tuple[_Weight, Tensor]]]()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy knows no optimizer, as a copied optimizer has no hooks."""

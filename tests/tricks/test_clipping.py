@@ -280,6 +280,15 @@ def test_a_saved_history_is_that_of_its_moment():
         trick.load_state_dict({"norms": [], "more": 1})
 
 
+def test_the_norms_of_one_training_do_not_clip_the_next():
+    trick = Clipping(by="quantile", quantile=1.0, warmup=2)
+    norms_by_quantile(trick, [1.0, 1.0, 1.0])
+    trick.model(nn.Identity())
+    assert trick.state_dict() == {"norms": []}
+    assert trick.report() == {}
+    assert norms_by_quantile(trick, [9.0, 7.0]) == [9.0, 7.0]
+
+
 def test_only_a_quantile_reads_and_writes_the_history():
     (weight,), history = weights([8.0]), [1.0]
     clip_gradients_(weight, 4.0, "norm", history=history)
