@@ -42,7 +42,7 @@ def centralize_(module: nn.Module, conv_only: bool = False, exclude: Sequence[st
 
     Raises:
         ValueError: If a name in `exclude` is that of nothing in the module.
-        TypeError: If the module is none, but its parameters, say.
+        TypeError: If it is no module, but its parameters, for example.
 
     >>> layer = torch.nn.Linear(3, 1)
     >>> layer.weight.grad = torch.tensor([[1.0, 2.0, 6.0]])
@@ -88,7 +88,7 @@ class _Weight(NamedTuple):
 def _weights(model: nn.Module, conv_only: bool, exclude: Sequence[str]) -> Iterator[_Weight]:
     kinds = _CONVOLUTIONS if conv_only else (*_CONVOLUTIONS, nn.Linear)
     if isinstance(exclude, str):
-        raise ValueError(f"exclude must be names, got the text {exclude!r}. Write ({exclude!r},).")
+        raise ValueError(f"exclude must be a list of names, got {exclude!r}. Write ({exclude!r},).")
     passed = {p for name in exclude for p in _parameters_of(model, name)}
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
@@ -201,9 +201,9 @@ class Centralization(Trick):
         """Refuse a model in which there is nothing to centralize."""
         if not any(_weights(model, self.conv_only, self.exclude)):
             raise ValueError(
-                "Centralization must find a convolution or a linear layer that it may centralize, "
-                f"got {type(model).__name__} without. Change conv_only or exclude, or switch the "
-                "trick off."
+                f"Centralization found nothing to centralize in {type(model).__name__}: it has no "
+                "convolution or linear layer beside those that conv_only and exclude leave out. "
+                "Change these, or switch the trick off."
             )
         return model
 
@@ -277,7 +277,7 @@ def _require_coupled(optimizer: Optimizer, group: dict[str, Any]) -> None:
     coupled = type(optimizer) in _COUPLED and not group.get("decoupled_weight_decay", False)
     if decay and not coupled:
         raise ValueError(
-            "Centralization.where=gradient_and_decay must have an optimizer that adds its weight "
-            f"decay to the gradient, such as SGD or Adam, got {type(optimizer).__name__} with a "
-            f"decoupled or unknown weight decay of {decay}. Set where=update or where=gradient."
+            "Centralization.where=gradient_and_decay needs an optimizer that adds its weight decay "
+            f"to the gradient, such as SGD or Adam; the {decay} of {type(optimizer).__name__} is "
+            "decoupled or unknown. Set where=update or where=gradient."
         )

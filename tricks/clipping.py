@@ -51,8 +51,8 @@ def clip_gradients_(
     - `quantile`: as `norm`, at the `limit`-quantile of the norms in `history`, to which this one
       is then added; nothing is clipped while it is empty.
 
-    An infinite limit only measures. Otherwise a norm that is not finite, with which torch spoils
-    every gradient, is met as in `check_gradients_`, and never enters the history.
+    An infinite limit only measures. Otherwise a norm that is not finite, by which torch would make
+    gradients 0 or nan, is handled as in `check_gradients_`, and never enters the history.
 
     Args:
         parameters: The parameters, or one; those without a gradient are passed over.
@@ -96,7 +96,7 @@ def _check_limit(limit: float, by: By, history: MutableSequence[float] | None) -
         raise ValueError(f"limit must be from 0 to 1 for by='quantile', got {limit}.")
     if by == "quantile" and history is None:
         raise ValueError(
-            "clip_gradients_ by='quantile' must be given a history, got None. "
+            "clip_gradients_ by='quantile' needs a history. "
             "Make one list, history=[], and give it to every call."
         )
     if not limit > 0 and by != "quantile":
@@ -165,8 +165,8 @@ class Clipping(Trick):
     `quantile`, the norms so far are the trick's state.
 
     Reports the `norm` before clipping, `clipped_share` (1 if any gradient exceeded its bound, 0
-    if none did), and by `quantile` the `threshold`, as soon as there is one. Of gradients that are
-    not finite it makes what torch does: in a loop of your own, call `check_gradients_` first.
+    if none did), and by `quantile` the `threshold`, as soon as there is one. It clips
+    gradients that are not finite as torch does: in your own loop, call `check_gradients_` first.
 
     Attributes:
         by: What is bounded: `norm`, `value`, `parameter`, `unit` or `quantile`; see

@@ -41,8 +41,8 @@ def check_gradients_(
     if not norm.isfinite():
         if not_finite == "error":
             raise FloatingPointError(
-                f"The norm of the gradients must be finite, got {norm.item()}. Lower the learning "
-                "rate, or leave such updates out by not_finite='skip', as a GradScaler needs."
+                f"The norm of the gradients is {norm.item()}, not finite. Lower the learning rate, "
+                "or skip such updates by not_finite='skip', as a GradScaler needs."
             )
         for parameter in parameters:
             parameter.grad = None

@@ -36,8 +36,7 @@ def smooth_labels(
     if not targets.is_floating_point():
         if num_classes is None:
             raise ValueError(
-                "num_classes must be given for targets that are class ids, got None. "
-                "Give it, or give class probabilities."
+                "Targets that are class ids need num_classes. Give it, or give class probabilities."
             )
         targets = F.one_hot(targets, num_classes).to(torch.get_default_dtype())
     return (1 - smoothing) * targets + smoothing / targets.shape[1]
@@ -78,9 +77,9 @@ class LabelSmoothing(Trick):
         """Smooth the targets."""
         if self._classes is None and not batch.targets.is_floating_point():
             raise ValueError(
-                "LabelSmoothing must have seen a model with a linear layer or a convolution, to "
-                "know how many classes there are, got none. Call its `model` once before "
-                "training, or give it class probabilities."
+                "LabelSmoothing does not know the number of classes: it has seen no model with a "
+                "linear layer or a convolution. Call its `model` once before training, or give it "
+                "class probabilities."
             )
         return batch._replace(targets=smooth_labels(batch.targets, self.smoothing, self._classes))
 

@@ -36,8 +36,8 @@ class Trick:
     A trick is a final class, derived from this one and from nothing else. The fields of a dataclass
     are its parameters, which cannot be assigned to. Without state the dataclass is frozen, and two
     of the same parameters are equal. With state it is a `@dataclass(eq=False)`, equal to itself
-    alone: what changes is in plain attributes, `model` begins with them anew, and what a resumed
-    training needs of them is in `state_dict`.
+    alone: what changes is in plain attributes, which `model` resets; what a resumed training needs
+    of them is in `state_dict`.
     """
 
     after: ClassVar[tuple[str, ...]] = ()
@@ -126,7 +126,7 @@ class Trick:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave; call it after `model`, which begins anew."""
+        """Take back what `state_dict` gave; call it after `model`, which resets it."""
         if state:
             raise ValueError(
                 f"{type(self).__name__} has no state, got {sorted(state)}. "
