@@ -159,7 +159,7 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_a_training_goes_on_from_its_state_to_the_same_bits(chain):
+def test_a_training_resumes_bit_identically(chain):
     straight = training(*copy.deepcopy(chain), micro_batch_size=5)
     for seed in range(4):
         straight.step(batch(seed))
@@ -191,7 +191,7 @@ def test_a_second_training_with_the_same_tricks_equals_one_with_fresh_ones(chain
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda run: pickle.loads(pickle.dumps(run))])
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_a_copy_in_mid_training_goes_on_to_the_same_bits(chain, again):
+def test_a_copy_in_mid_training_trains_bit_identically(chain, again):
     chain = Chain(*copy.deepcopy(chain))
     model = chain.model(network()).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)

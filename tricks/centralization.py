@@ -277,7 +277,7 @@ def _require_coupled(optimizer: Optimizer, group: dict[str, Any]) -> None:
     coupled = type(optimizer) in _COUPLED and not group.get("decoupled_weight_decay", False)
     if decay and not coupled:
         raise ValueError(
-            "Centralization.where=gradient_and_decay needs an optimizer that adds its weight decay "
-            f"to the gradient, such as SGD or Adam; the {decay} of {type(optimizer).__name__} is "
+            "Centralization.where=gradient_and_decay needs a weight decay that is added to the "
+            f"gradient, as in SGD or Adam, got {decay} in {type(optimizer).__name__}, which is "
             "decoupled or unknown. Set where=update or where=gradient."
         )
