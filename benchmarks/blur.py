@@ -4,7 +4,7 @@
 
 Each line is forward and backward of a blur of 4 taps and stride 2, reflected at the border; the
 times are the best of ten, in milliseconds, and the ways take turns, so that all meet the same
-noise. `zeros` pads inside the convolution, with zeros: it is no blur of ours, but tells what the
+noise. `zeros` pads inside the convolution, with zeros: it is no blur of ours, but shows what the
 padding costs. Then come two taps, the max-pool of ResNet-18 on 224x224 images at stride 1, which
 its anti-aliasing needs, and a step of ResNet-20 on 32x32 images: plain, and anti-aliased.
 

@@ -58,7 +58,7 @@ def restarts():
     yield f"timm at the end of a warm-up of 3, t = 2 to 5: {rates}"
     ours = ", ".join(f"{warm_restarts(t, 10, T_up=3):.3f}" for t in range(2, 6))
     yield f"ours there: {ours}"
-    yield f"ours says: {WarmRestarts(T_0=5, T_mult=2).caveats(20, 1)[0]}"
+    yield f"ours warns: {WarmRestarts(T_0=5, T_mult=2).caveats(20, 1)[0]}"
 
 
 def strided(model):

@@ -7,7 +7,7 @@ A step is zero_grad, forward, cross-entropy, backward, step, in a plain loop wit
 variants take turns in each round, so that all meet the same noise. `step` is the ratio of the
 medians. Tricks on gradients cost less than that noise, so `own` is measured apart: what they add
 between backward and the end of the optimizer's step, as a share of the plain step. For
-anti-aliasing the multiply-adds of the denser convolutions are told beside it: the ratio of the
+anti-aliasing the multiply-adds of the denser convolutions stand beside it: the ratio of the
 steps divided by theirs is what the blurs themselves cost.
 """
 

@@ -35,7 +35,7 @@ class Averages:
         return {name: self.sums[name] / self.counts[name] for name in self.sums}
 
     def take(self) -> dict[str, float]:
-        """Give back the means, and begin anew."""
+        """Give back the means, and reset them."""
         means = self.means()
         self.sums, self.counts = {}, {}
         return means

@@ -177,7 +177,7 @@ def test_a_plain_loop_with_a_chain_equals_the_runner_to_the_bit(chain, size):
 
 
 @every_composition
-def test_a_plain_loop_goes_on_from_its_state_to_the_same_bits(chain):
+def test_a_plain_loop_resumes_bit_identically(chain):
     straight = Loop(chain, network(norm=True), size=5)
     for seed in range(4):
         if seed == 2:

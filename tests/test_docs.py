@@ -36,6 +36,14 @@ def test_what_the_wheels_page_links_to_is_in_the_wheel():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_footnotes_are_numbered_as_they_are_used_and_each_is_defined(page):
+    text = page.read_text()
+    defined = [int(number) for number in re.findall(r"^\[\^(\d+)\]: ", text, re.MULTILINE)]
+    used = dict.fromkeys(int(number) for number in re.findall(r"\[\^(\d+)\](?!:)", text))
+    assert defined == [*used] == [*range(1, len(used) + 1)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_module_that_is_to_be_run_exists(page):
     for module in re.findall(r"python -m ((?:runner|benchmarks|examples)[\w.]*)", page.read_text()):
         path = ROOT / module.replace(".", "/")

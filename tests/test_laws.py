@@ -27,7 +27,7 @@ NODES = {
 NOTICEABLE = {"flooding": {"level": 5.0}, "clipping": {"max_norm": 0.01}}
 """Parameters with which a trick changes even the first update; the defaults elsewhere."""
 
-MOMENTS = ("model", "optimizer", "schedule", "batch", "loss", "gradients", "weights")
+HOOKS = ("model", "optimizer", "schedule", "batch", "loss", "gradients", "weights")
 
 every_trick = pytest.mark.parametrize("name", NODES)
 
@@ -40,9 +40,13 @@ def make(name):
     return class_of(name)(**NOTICEABLE.get(name, {}))
 
 
-def network():
+def defaults_of(kind):
+    return {field.name: field.default for field in dataclasses.fields(kind) if field.init}
+
+
+def network(classes=10):
     torch.manual_seed(0)
-    return cifar_resnet(depth=8, width=8, channels=3, classes=10)
+    return cifar_resnet(depth=8, width=8, channels=3, classes=classes)
 
 
 def batch(seed, samples=12):
@@ -51,9 +55,9 @@ def batch(seed, samples=12):
     return Batch(inputs, torch.randint(10, (samples,), generator=generator))
 
 
-def training(*chosen, **options):
+def training(*chosen, classes=10, **options):
     chain = Chain(*chosen)
-    model = chain.model(network()).train()
+    model = chain.model(network(classes)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     return Training(model, chain.optimizer(optimizer), chain, lambda _: 0.5, 2, **options)
 
@@ -75,19 +79,46 @@ def test_the_yaml_writes_out_every_parameter_with_the_default_of_the_class(name)
     assert node.pop("enabled") is True
     assert node.pop("_target_") == f"tricks.{kind.__name__}"
     assert kind.name == name
-    defaults = {f.name: f.default for f in dataclasses.fields(kind) if f.init}
+    defaults = defaults_of(kind)
     assert node == {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
     for key, value in node.items():
         assert type(value) is type(defaults[key]) or isinstance(value, list), key
 
 
 @every_trick
-def test_a_trick_is_final_and_overrides_some_moment_and_names_tricks_that_exist(name):
+def test_a_trick_is_final_and_overrides_some_hook_and_names_tricks_that_exist(name):
     kind = class_of(name)
     assert kind.__mro__[1:] == (Trick, object)
     assert kind.__final__
-    assert [moment for moment in MOMENTS if getattr(kind, moment) is not getattr(Trick, moment)]
+    assert [hook for hook in HOOKS if getattr(kind, hook) is not getattr(Trick, hook)]
     assert {*kind.after} <= {class_of(other).__name__ for other in NODES}
+
+
+@every_trick
+def test_a_frozen_trick_holds_its_parameters_alone(name):
+    run = training(trick := make(name))
+    run.step(batch(0))
+    if type(trick).__dataclass_params__.frozen:
+        assert vars(trick).keys() == defaults_of(type(trick)).keys()
+        hash(tuple(vars(trick).values()))  # a list, a dict or a set has none
+
+
+@every_trick
+def test_tricks_in_different_states_are_not_equal(name):
+    run, fresh = training(used := make(name)), make(name)
+    run.step(batch(0))
+    changed = vars(used) != vars(fresh)
+    assert (used == fresh) != changed
+    assert len({used, fresh}) == 1 + changed
+
+
+@every_trick
+def test_a_parameter_cannot_be_assigned(name):
+    trick = make(name)
+    for parameter, value in vars(make(name)).items():
+        if parameter in defaults_of(type(trick)):
+            with pytest.raises(dataclasses.FrozenInstanceError, match=parameter):
+                setattr(trick, parameter, value)
 
 
 @every_trick
@@ -128,7 +159,7 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_a_training_goes_on_from_its_state_to_the_same_bits(chain):
+def test_a_training_resumes_bit_identically(chain):
     straight = training(*copy.deepcopy(chain), micro_batch_size=5)
     for seed in range(4):
         straight.step(batch(seed))
@@ -144,9 +175,23 @@ def test_a_training_goes_on_from_its_state_to_the_same_bits(chain):
     assert straight.recent.means() == stopped.recent.means()
 
 
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_a_second_training_with_the_same_tricks_equals_one_with_fresh_ones(chain):
+    used, fresh = copy.deepcopy(chain), copy.deepcopy(chain)
+    earlier = training(*used, classes=3)
+    for seed in range(3):
+        earlier.step(batch(seed)._replace(targets=torch.full((12, 3), 1 / 3)))
+    runs = [training(*tricks, micro_batch_size=5) for tricks in (used, fresh)]
+    for run in runs:
+        for seed in range(3):
+            run.step(batch(seed))
+    assert same(*(run.model.state_dict() for run in runs))
+    assert runs[0].recent.means() == runs[1].recent.means()
+
+
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda run: pickle.loads(pickle.dumps(run))])
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_a_copy_in_mid_training_goes_on_to_the_same_bits(chain, again):
+def test_a_copy_in_mid_training_trains_bit_identically(chain, again):
     chain = Chain(*copy.deepcopy(chain))
     model = chain.model(network()).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)

@@ -43,7 +43,7 @@ def anti_alias(
     of variable size.
 
     A map too small to be reflected (or wrapped) but once, as one of 2x2 under a filter of 4, is
-    reflected as often as it takes; a warning names its layer once, though none while compiling.
+    reflected as often as needed; one warning names its layer, except in a compiled model.
 
     Differs from the paper's code: a max-pool keeps its kernel (there, the ResNet's 3x3 becomes
     2x2), and the larger convolution without an activation, which the paper's networks have not.
@@ -65,14 +65,12 @@ def anti_alias(
     check_filter("AntiAliasing", filter_size, padding_mode)
     name = type(model).__name__
     if any(isinstance(hook, _Blur) for hook in _hooks(model)):
-        raise ValueError(
-            f"{name} must be anti-aliased once, got an anti-aliased one. Call anti_alias once."
-        )
+        raise ValueError(f"{name} is anti-aliased already. Call anti_alias only once.")
     places = find_places(model, first)
     if not places:
         raise ValueError(
             f"AntiAliasing found nothing to change in {name}: it has no strided convolution after "
-            "its first and no strided pool. Take another model, set first=True, or drop the trick."
+            "its first and no strided pool. Use another model, set first=True, or drop the trick."
         )
     for place in places:
         _change(model, place, filter_size, padding_mode)
@@ -118,14 +116,14 @@ class _Blur:
     stride: tuple[int, int]
     padding_mode: PaddingMode
     rounding: Rounding
-    told: bool = False
+    warned: bool = False
 
     def __call__(
         self, module: nn.Module, inputs: tuple[Tensor], output: Tensor | None = None
     ) -> Tensor:
         x = inputs[0] if output is None else output
-        if not self.told and not torch.compiler.is_compiling():
-            self._tell_if_small(x.shape)
+        if not self.warned and not torch.compiler.is_compiling():
+            self._warn_if_small(x.shape)
         size = self._size(module, x.shape, 0), self._size(module, x.shape, 1)
         return blur_pool(x, self.filter_size, self.stride, self.padding_mode, size)
 
@@ -144,15 +142,15 @@ class _Blur:
             size += size * stride < pixels + dilation * (kernel - 1) - padding
         return size
 
-    def _tell_if_small(self, shape: torch.Size) -> None:
+    def _warn_if_small(self, shape: torch.Size) -> None:
         pairs = zip(shape[-2:], self.filter_size, strict=True)
         if any(is_too_small(pixels, taps, self.padding_mode) for pixels, taps in pairs):
-            self.told = True
+            self.warned = True
             warnings.warn(
                 f"The map at {self.layer} is {shape[-2]}x{shape[-1]}, too small for a blur of "
-                f"filter_size={max(self.filter_size)}: its border is taken by "
-                f"padding_mode={self.padding_mode!r} more than once. Take a smaller filter_size or "
-                "larger images, or leave it so.",
+                f"filter_size={max(self.filter_size)}: its border is padded by "
+                f"padding_mode={self.padding_mode!r} more than once. Use a smaller filter_size or "
+                "larger images, or ignore this.",
                 stacklevel=2,
             )
 

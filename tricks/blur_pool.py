@@ -45,7 +45,7 @@ def blur_pool(
         size: (H', W') of the result; pixels further out see more of what lies beyond the border.
 
     Returns:
-        [..., H', W'], unless told otherwise [..., ceil(H / s), ceil(W / s)].
+        [..., H', W'], by default [..., ceil(H / s), ceil(W / s)].
 
     >>> blur_pool(torch.tensor([[0.0, 4.0, 0.0, 4.0]]), filter_size=3)
     tensor([[2., 2.]])
@@ -99,9 +99,7 @@ class BlurPool2d(nn.Module):
         check_filter("BlurPool2d", filter_size, padding_mode)
         for name, value in (("channels", channels), ("stride", stride)):
             if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"BlurPool2d.{name} must be an integer >= 1, got {value}. Change it."
-                )
+                raise ValueError(f"BlurPool2d.{name} must be an integer >= 1, got {value}.")
         self.channels = channels
         self.filter_size = filter_size
         self.stride = stride
@@ -117,7 +115,7 @@ class BlurPool2d(nn.Module):
         return blur_pool(x, self.filter_size, self.stride, self.padding_mode)
 
     def extra_repr(self) -> str:
-        """Say what was asked for, in the layer's line of a printed model."""
+        """Name the arguments, in the layer's line of a printed model."""
         return (
             f"{self.channels}, filter_size={self.filter_size}, stride={self.stride}, "
             f"padding_mode={self.padding_mode!r}"
@@ -125,27 +123,27 @@ class BlurPool2d(nn.Module):
 
 
 def check_filter(owner: str, filter_size: float, padding_mode: str) -> None:
-    """Refuse a filter that there is not, in the name of the owner of the two parameters."""
+    """Refuse a filter that does not exist, in the name of the owner of the two parameters."""
     if not isinstance(filter_size, int) or not 1 <= filter_size <= LARGEST_FILTER:
         raise ValueError(
             f"{owner}.filter_size must be 1 to {LARGEST_FILTER} (taps a side), got {filter_size}. "
-            "Take 3, 4 or 5, as the paper does."
+            "The paper uses 2, 3 and 5."
         )
     if padding_mode not in get_args(PaddingMode):
         raise ValueError(
-            f"{owner}.padding_mode must be {', '.join(get_args(PaddingMode))}, "
-            f"got {padding_mode!r}. Take reflect, as the paper does."
+            f"{owner}.padding_mode must be one of {', '.join(get_args(PaddingMode))}, "
+            f"got {padding_mode!r}. The paper uses reflect."
         )
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    """Say whether the channels lie innermost; where either order may be meant, they do not."""
+    """Whether the channels lie innermost; where either order may be meant, they do not."""
     channels_last = torch.channels_last
     return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=channels_last)
 
 
 def is_too_small(pixels: int, filter_size: int, padding_mode: PaddingMode) -> bool:
-    """Say whether a line is reflected or wrapped more than once, where torch's padding refuses."""
+    """Whether a line is reflected or wrapped more than once, where torch's padding refuses."""
     most = {"reflect": pixels - 1, "circular": pixels}.get(padding_mode, filter_size)
     return filter_size // 2 > most
 
@@ -178,7 +176,7 @@ def _blur_matrix(
 
 
 def _source(position: Tensor, size: int, padding_mode: PaddingMode) -> Tensor:
-    """Say which pixel of a line of `size` a position within or beyond its ends shows."""
+    """Give back which pixel of a line of `size` a position within or beyond its ends shows."""
     if padding_mode == "reflect":
         period = max(2 * size - 2, 1)
         return (size - 1) - (position % period - (size - 1)).abs()

@@ -11,7 +11,7 @@ would be zero for ever; and `conv_only` takes in one-dimensional convolutions.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final, get_args
 from weakref import WeakKeyDictionary
 
@@ -42,7 +42,7 @@ def centralize_(module: nn.Module, conv_only: bool = False, exclude: Sequence[st
 
     Raises:
         ValueError: If a name in `exclude` is that of nothing in the module.
-        TypeError: If the module is none, but its parameters, say.
+        TypeError: If it is no module, but its parameters, for example.
 
     >>> layer = torch.nn.Linear(3, 1)
     >>> layer.weight.grad = torch.tensor([[1.0, 2.0, 6.0]])
@@ -88,7 +88,7 @@ class _Weight(NamedTuple):
 def _weights(model: nn.Module, conv_only: bool, exclude: Sequence[str]) -> Iterator[_Weight]:
     kinds = _CONVOLUTIONS if conv_only else (*_CONVOLUTIONS, nn.Linear)
     if isinstance(exclude, str):
-        raise ValueError(f"exclude must be names, got the text {exclude!r}. Write ({exclude!r},).")
+        raise ValueError(f"exclude must be a list of names, got {exclude!r}. Write ({exclude!r},).")
     passed = {p for name in exclude for p in _parameters_of(model, name)}
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
@@ -141,7 +141,7 @@ _COUPLED = (
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Centralization(Trick):
     """Centralize the gradient, the gradient with its weight decay, or the update (`gradients`).
 
@@ -155,7 +155,7 @@ class Centralization(Trick):
       each unit's mean is put back to what it was: with any optimizer that takes one gradient a step
       (LBFGS takes more), the means stand still.
 
-    The two last go on in a hook on the optimizer, which acts on the next step after each call of
+    The last two need a hook on the optimizer, which acts on the next step after each call of
     `gradients`. With a loss scaler, call its `unscale_` first, as for clipping. Where the step
     makes the gradients, by `optimizer.step(closure)` as in Lightning, call `optimizer` before.
 
@@ -183,10 +183,6 @@ class Centralization(Trick):
     where: Where = "gradient_and_decay"
     conv_only: bool = False
     exclude: tuple[str, ...] = ()
-    # what the hook on each optimizer shall do at its next step: each weight with its means
-    _waiting: WeakKeyDictionary[Optimizer, list[tuple[_Weight, Tensor]]] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
-    )
 
     def __post_init__(self) -> None:
         if self.where not in get_args(Where):
@@ -194,6 +190,8 @@ class Centralization(Trick):
                 f"Centralization.where must be one of {', '.join(get_args(Where))}, "
                 f"got {self.where!r}."
             )
+        # of each optimizer that has our hook: the weights that its next step concerns, their means
+        self._waiting = WeakKeyDictionary[Optimizer, list[tuple[_Weight, Tensor]]]()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy knows no optimizer, as a copied optimizer has no hooks."""
@@ -203,9 +201,9 @@ class Centralization(Trick):
         """Refuse a model in which there is nothing to centralize."""
         if not any(_weights(model, self.conv_only, self.exclude)):
             raise ValueError(
-                "Centralization must find a convolution or a linear layer that it may centralize, "
-                f"got {type(model).__name__} without. Change conv_only or exclude, or switch the "
-                "trick off."
+                f"Centralization found nothing to centralize in {type(model).__name__}: it has no "
+                "convolution or linear layer beside those that conv_only and exclude leave out. "
+                "Change these, or switch the trick off."
             )
         return model
 
@@ -279,7 +277,7 @@ def _require_coupled(optimizer: Optimizer, group: dict[str, Any]) -> None:
     coupled = type(optimizer) in _COUPLED and not group.get("decoupled_weight_decay", False)
     if decay and not coupled:
         raise ValueError(
-            "Centralization.where=gradient_and_decay must have an optimizer that adds its weight "
-            f"decay to the gradient, such as SGD or Adam, got {type(optimizer).__name__} with a "
-            f"decoupled or unknown weight decay of {decay}. Set where=update or where=gradient."
+            "Centralization.where=gradient_and_decay needs a weight decay that is added to the "
+            f"gradient, as in SGD or Adam, got {decay} in {type(optimizer).__name__}, which is "
+            "decoupled or unknown. Set where=update or where=gradient."
         )

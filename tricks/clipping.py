@@ -10,20 +10,21 @@ one), of the last `history` of them, after a warm-up, and without those that are
 """
 
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping, MutableSequence, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
-from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 from torch.optim import Optimizer
 
+from tricks.gradients import NotFinite, check_gradients_, norm_of, parameters_of, with_gradients
 from tricks.trick import Trick
 
 By = Literal["norm", "value", "parameter", "unit", "quantile"]
-NotFinite = Literal["error", "skip"]
 
 
 def clip_gradients_(
@@ -50,8 +51,8 @@ def clip_gradients_(
     - `quantile`: as `norm`, at the `limit`-quantile of the norms in `history`, to which this one
       is then added; nothing is clipped while it is empty.
 
-    An infinite limit only measures. Otherwise a norm that is not finite, with which torch spoils
-    every gradient, is met as in `check_gradients_`, and never enters the history.
+    An infinite limit only measures. Otherwise a norm that is not finite, by which torch would make
+    gradients 0 or nan, is handled as in `check_gradients_`, and never enters the history.
 
     Args:
         parameters: The parameters, or one; those without a gradient are passed over.
@@ -74,11 +75,11 @@ def clip_gradients_(
     tensor([0.6000, 0.8000])
     """
     _check_limit(limit, by, history)
-    parameters = _with_gradients(parameters)
+    parameters = with_gradients(parameters)
     if limit == math.inf:
-        return _norm_of(parameters)
+        return norm_of(parameters)
     norm = check_gradients_(parameters, not_finite)
-    if not _with_gradients(parameters):
+    if not with_gradients(parameters):
         return norm  # there were none, or they were dropped
     if history is None or by != "quantile":
         _clip_(parameters, norm, limit, by, eps)
@@ -88,51 +89,6 @@ def clip_gradients_(
     return norm
 
 
-def check_gradients_(
-    parameters: Tensor | Iterable[Tensor], not_finite: NotFinite = "error"
-) -> Tensor:
-    """Give back the gradients' total 2-norm, and stop what is not finite before it is written.
-
-    A norm that is infinite or not a number raises (`error`), or every gradient is dropped, to None
-    (`skip`): then the optimizer's step changes neither weights nor its own state, and the norm says
-    that it was left out. Call it on the true gradients, accumulated, averaged over ranks and
-    unscaled, before the tricks. A float16 `GradScaler` finds its scale by overflows: give `skip`.
-
-    Args:
-        parameters: The parameters, or one; those without a gradient are passed over.
-        not_finite: `error` or `skip`.
-
-    Raises:
-        ValueError: If `not_finite` is neither.
-        FloatingPointError: If the norm is not finite, and that is an error. No gradient is changed.
-
-    >>> weight = torch.ones(2, requires_grad=True)
-    >>> weight.grad = torch.tensor([3.0, math.nan])
-    >>> check_gradients_([weight], "skip"), weight.grad
-    (tensor(nan), None)
-    """
-    if not_finite not in get_args(NotFinite):
-        raise ValueError(f"not_finite must be error or skip, got {not_finite!r}.")
-    parameters = _with_gradients(parameters)
-    norm = _norm_of(parameters)
-    if not norm.isfinite():
-        if not_finite == "error":
-            raise FloatingPointError(
-                f"The norm of the gradients must be finite, got {norm.item()}. Lower the learning "
-                "rate, or leave such updates out by not_finite='skip', as a GradScaler needs."
-            )
-        for parameter in parameters:
-            parameter.grad = None
-    return norm
-
-
-def _with_gradients(parameters: Tensor | Iterable[Tensor] | nn.Module) -> list[Tensor]:
-    if isinstance(parameters, nn.Module):
-        raise TypeError("parameters must be tensors, got a module. Write model.parameters().")
-    given = [parameters] if isinstance(parameters, Tensor) else parameters
-    return [p for p in given if p.grad is not None]
-
-
 def _check_limit(limit: float, by: By, history: MutableSequence[float] | None) -> None:
     if by not in get_args(By):
         raise ValueError(f"by must be one of {', '.join(get_args(By))}, got {by!r}.")
@@ -140,29 +96,25 @@ def _check_limit(limit: float, by: By, history: MutableSequence[float] | None) -
         raise ValueError(f"limit must be from 0 to 1 for by='quantile', got {limit}.")
     if by == "quantile" and history is None:
         raise ValueError(
-            "clip_gradients_ by='quantile' must be given a history, got None. "
+            "clip_gradients_ by='quantile' needs a history. "
             "Make one list, history=[], and give it to every call."
         )
     if not limit > 0 and by != "quantile":
         raise ValueError(f"limit must be > 0, got {limit}. Use math.inf to measure only.")
 
 
-def _norm_of(parameters: Sequence[Tensor]) -> Tensor:
-    return get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-
 @torch.no_grad()
 def _clip_(
     parameters: Sequence[Tensor], norm: Tensor, limit: float, by: By, eps: float
 ) -> Tensor | bool:
-    """Clip gradients whose total norm is known; say whether any exceeded its bound."""
+    """Clip gradients whose total norm is known; give back whether any exceeded its bound."""
     if limit == math.inf or not parameters:
         return False
     if by == "norm":
         clip_grads_with_norm_(parameters, limit, norm)
         return norm > limit
     if by == "value":
-        largest = get_total_norm([p.grad for p in parameters if p.grad is not None], math.inf)
+        largest = norm_of(parameters, math.inf)
         clip_grad_value_(parameters, limit)
         return largest > limit
     exceeded = [_clip_one_(p, p.grad, limit, by, eps) for p in parameters if p.grad is not None]
@@ -204,7 +156,7 @@ _READ_BY: dict[By, tuple[str, ...]] = {
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Clipping(Trick):
     """Clip the gradients once an update (`gradients`), those of the optimizer's parameters.
 
@@ -213,8 +165,8 @@ class Clipping(Trick):
     `quantile`, the norms so far are the trick's state.
 
     Reports the `norm` before clipping, `clipped_share` (1 if any gradient exceeded its bound, 0
-    if none did), and by `quantile` the `threshold`, as soon as there is one. Of gradients that are
-    not finite it makes what torch does: in a loop of your own, call `check_gradients_` first.
+    if none did), and by `quantile` the `threshold`, as soon as there is one. It clips
+    gradients that are not finite as torch does: in your own loop, call `check_gradients_` first.
 
     Attributes:
         by: What is bounded: `norm`, `value`, `parameter`, `unit` or `quantile`; see
@@ -254,8 +206,6 @@ class Clipping(Trick):
     quantile: float = 0.9
     history: int = 1000
     warmup: int = 20
-    _norms: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
-    _last: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.by not in get_args(By):
@@ -263,20 +213,26 @@ class Clipping(Trick):
                 f"Clipping.by must be one of {', '.join(get_args(By))}, got {self.by!r}."
             )
         for name in ("max_norm", "max_value", "max_parameter_norm", "factor"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"Clipping.{name} must be > 0, got {getattr(self, name)}. "
-                    "Use .inf to measure only."
-                )
+            self._require(getattr(self, name) > 0, name, "> 0", " Use .inf to measure only.")
         self._require(0 < self.eps < math.inf, "eps", "> 0 and finite")
         self._require(0 <= self.quantile <= 1, "quantile", "from 0 to 1")
         self._require(self.history >= 1, "history", ">= 1")
         self._require(1 <= self.warmup <= self.history, "warmup", "from 1 to history")
         self._refuse_unread()
+        self._begin()
 
-    def _require(self, holds: bool, name: str, rule: str) -> None:
+    def _begin(self) -> None:
+        self._norms = deque[float](maxlen=self.history)
+        self._last: dict[str, float | Tensor] = {}  # what the last update has to report
+
+    def model(self, model: nn.Module) -> nn.Module:
+        """Begin a training, with no norms so far; the model stays as it is."""
+        self._begin()
+        return model
+
+    def _require(self, holds: bool, name: str, rule: str, remedy: str = "") -> None:
         if not holds:
-            raise ValueError(f"Clipping.{name} must be {rule}, got {getattr(self, name)}.")
+            raise ValueError(f"Clipping.{name} must be {rule}, got {getattr(self, name)}.{remedy}")
 
     def _refuse_unread(self) -> None:
         for by, names in _READ_BY.items():
@@ -291,21 +247,20 @@ class Clipping(Trick):
 
     def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:  # noqa: ARG002
         """Clip the gradients that the optimizer is about to use."""
-        parameters = _with_gradients(p for g in optimizer.param_groups for p in g["params"])
+        self._last = {}
+        parameters = with_gradients(parameters_of(optimizer))
         if not parameters:
-            self._last.clear()  # dropped by check_gradients_: no norm, and none to remember
-            return
-        norm, limit = _norm_of(parameters), self._limit()
+            return  # dropped by check_gradients_: no norm, and none to remember
+        norm, limit = norm_of(parameters), self._limit()
         if self.by == "unit":
             classifier = _classifier(model)
             parameters = [p for p in parameters if p not in classifier]
         way: By = "norm" if self.by == "quantile" else self.by
         clipped = _clip_(parameters, norm, limit, way, self.eps)
-        self._last.update(norm=norm, clipped_share=clipped)
+        self._last = {"norm": norm, "clipped_share": clipped}
         if self.by == "quantile":
-            self._last.update({"threshold": limit} if limit < math.inf else {})
+            self._last |= {"threshold": limit} if limit < math.inf else {}
             _remember(self._norms, norm)
-            del self._norms[: -self.history]
 
     def _limit(self) -> float:
         if self.by == "quantile" and len(self._norms) < self.warmup:
@@ -315,7 +270,7 @@ class Clipping(Trick):
         return float(getattr(self, _READ_BY[self.by][0]))
 
     def report(self) -> dict[str, float]:
-        """Say the norm before the last clipping, and whether that changed anything."""
+        """Give back the norm before the last clipping, and whether that changed anything."""
         return {name: float(number) for name, number in self._last.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -329,7 +284,7 @@ class Clipping(Trick):
             ValueError: If the state is that of another way to clip.
         """
         if self.by == "quantile" and set(state) == {"norms"}:
-            self._norms[:] = state["norms"]
+            self._norms = deque(state["norms"], maxlen=self.history)
         elif self.by == "quantile":
             raise ValueError(
                 f"The state of Clipping by=quantile must hold norms, got {sorted(state)}. "

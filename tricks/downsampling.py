@@ -168,14 +168,14 @@ class _Plan:
         return None
 
     def _are_all_calls(self, nodes: list[fx.Node]) -> bool:
-        """Say whether the modules called at these nodes are called nowhere else: hooks fit them."""
+        """Whether the modules called at these nodes are called nowhere else: hooks fit them."""
         return all(set(self.calls[name]) <= set(nodes) for name in _names(nodes))
 
     def _unreachable(self, name: str, user: fx.Node) -> ValueError:
         return ValueError(
-            f"The activation after {self.owner}.{name} must be a module that is called once, or "
-            f"feed modules of torch.nn that are called once, got one that feeds {user.name}. "
-            "Give the place an activation module of its own, such as nn.ReLU()."
+            f"No hook reaches the activation after {self.owner}.{name}, which feeds {user.name}. "
+            "It must be a module that is called once, or feed modules of torch.nn that are called "
+            "once. Give the place an activation module of its own, such as nn.ReLU()."
         )
 
     def _is_flattened(self, node: fx.Node) -> bool:
@@ -206,7 +206,7 @@ class _Tracer(fx.Tracer):
     """The name of the module within which the tracing failed."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Say whether a module's call is one node of the graph."""
+        """Give back whether a module's call is one node of the graph."""
         bases = (nn.Conv2d.forward, nn.MaxPool2d.forward, nn.AvgPool2d.forward)
         return super().is_leaf_module(m, module_qualified_name) or type(m).forward in bases
 
@@ -223,15 +223,14 @@ def _trace(model: nn.Module) -> fx.Graph:
     """Read the graph from a copy: what tracing runs may change buffers and draw numbers."""
     if hasattr(model, "_orig_mod"):
         raise ValueError(
-            "A model must be read before it is compiled, got one of torch.compile. "
-            "Write torch.compile(anti_alias(model))."
+            "A compiled model cannot be anti-aliased. Write torch.compile(anti_alias(model))."
         )
     try:
         copied = copy.deepcopy(model).eval()
     except Exception as error:  # whatever its parts raise
         raise ValueError(
-            f"{type(model).__name__} must be one that copy.deepcopy takes, since its graph is read "
-            f"from a copy, got {type(error).__name__}: {error}. If it is an old weight_norm, take "
+            f"{type(model).__name__} cannot be copied by copy.deepcopy, to read the graph of the "
+            f"copy: {type(error).__name__}: {error}. If it uses the old weight_norm, use "
             "torch.nn.utils.parametrizations.weight_norm."
         ) from error
     tracer = _Tracer()
@@ -241,8 +240,8 @@ def _trace(model: nn.Module) -> fx.Graph:
     except Exception as error:  # whatever the model's own code raises
         inside = ".".join(filter(None, (type(model).__name__, tracer.failed)))
         raise ValueError(
-            f"{inside} must be traceable by torch.fx, got {type(error).__name__}: "
-            f"{error}. Take control flow that depends on the input out of its forward."
+            f"{inside} cannot be traced by torch.fx: {type(error).__name__}: {error}. "
+            "Move control flow that depends on the input out of its forward."
         ) from error
 
 
@@ -258,7 +257,7 @@ def _names(nodes: Iterable[fx.Node]) -> tuple[str, ...]:
 
 
 def _has_step(index: object) -> bool:
-    """Say whether an index leaves out rows or columns of a map [..., H, W]."""
+    """Whether an index leaves out rows or columns of a map [..., H, W]."""
     if not isinstance(index, tuple):
         return False
     sides = index[-2:] if Ellipsis in index[:1] else index[2:]
@@ -275,7 +274,7 @@ def _function_stride(node: fx.Node, operation: str) -> tuple[Any, Any]:
 
 
 def _rounding_of_blur(pool: nn.AvgPool2d) -> Rounding | None:
-    """Say how many rows an average-pool has whose windows a blur can stand for; None for others."""
+    """How many rows an average-pool has whose windows a blur can stand for; None for others."""
     kernel, padding = pair(pool.kernel_size), pair(pool.padding)
     if pool.divisor_override:
         return None

@@ -9,13 +9,14 @@ micro-batches and ranks it is computed in, by one sign on the gradients.
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from dataclasses import dataclass
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tricks.gradients import parameters_of
 from tricks.trick import Batch, Trick
 
 
@@ -37,7 +38,7 @@ def flood(loss: Tensor, level: float) -> Tensor:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Flooding(Trick):
     """Flood the mean loss of an update (`gradients`), or each sample's loss (`loss`).
 
@@ -54,8 +55,8 @@ class Flooding(Trick):
         per_sample: Flood the loss of each sample (iFlood) instead of the mean of the update.
 
     Raises:
-        ValueError: If the level is out of its range; in `batch`, at the first one, if the targets
-            allow no loss below the level.
+        ValueError: If the level is out of its range; in `batch`, if the targets allow no loss below
+            the level: those of a training's first batch, and the first of another kind.
 
     >>> weight = torch.tensor(0.2, requires_grad=True)
     >>> optimizer = torch.optim.SGD([weight], lr=0.1)
@@ -71,22 +72,32 @@ class Flooding(Trick):
 
     level: float = 0.05
     per_sample: bool = False
-    _floors: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
-    _flooded: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
-    _last: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_level("Flooding.level", self.level)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._checked: torch.Size | None = None  # of the targets: (), or (K,) of probabilities
+        self._flooded: list[Tensor] = []  # of the samples since the last update
+        self._share: float | Tensor | None = None  # of the last update
+
+    def model(self, model: nn.Module) -> nn.Module:
+        """Begin a training; the model stays as it is."""
+        self._begin()
+        return model
 
     def batch(self, batch: Batch, generator: torch.Generator) -> Batch:  # noqa: ARG002
-        """Refuse a level that the loss cannot fall below, at the first batch."""
-        if not self._floors:
-            self._floors.append(_floor(batch.targets, self.per_sample))
-            if self.level <= self._floors[0]:
+        """Refuse a level that the loss cannot fall below, at the first batch of such targets."""
+        kind = batch.targets.shape[1:]
+        if kind != self._checked:
+            floor = _floor(batch.targets, self.per_sample)
+            if self.level <= floor:
                 raise ValueError(
-                    f"Flooding.level must be > {self._floors[0]:.4g} nats, the lowest loss that "
-                    f"these targets allow, got {self.level}. Raise it, or switch the trick off."
+                    f"Flooding.level must be > {floor:.4g} nats, the lowest loss that these "
+                    f"targets allow, got {self.level}. Raise it, or switch the trick off."
                 )
+            self._checked = kind
         return batch
 
     def loss(self, losses: Tensor) -> Tensor:
@@ -104,20 +115,18 @@ class Flooding(Trick):
     def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:  # noqa: ARG002
         """Multiply the gradients by the sign of the mean loss less the level."""
         if self.per_sample:
-            if self._flooded:
-                self._last["flooded_share"] = torch.cat(self._flooded).double().mean()
-            self._flooded.clear()
+            self._share = torch.cat(self._flooded).double().mean() if self._flooded else None
+            self._flooded = []
             return
         sign = torch.sign(torch.as_tensor(loss) - self.level).item()
-        self._last["flooded_share"] = sign != 1.0
-        parameters = (p for group in optimizer.param_groups for p in group["params"])
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        self._share = float(sign != 1.0)
+        gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
         if sign != 1.0 and gradients:
             torch._foreach_mul_(gradients, sign)
 
     def report(self) -> dict[str, float]:
-        """Say which share of the last update was flooded."""
-        return {name: float(number) for name, number in self._last.items()}
+        """Give back the share of the last update that was flooded."""
+        return {} if self._share is None else {"flooded_share": float(self._share)}
 
 
 def _check_level(where: str, level: float) -> None:

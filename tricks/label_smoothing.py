@@ -7,7 +7,7 @@ Where we differ: not at all; the same as torch's `CrossEntropyLoss(label_smoothi
 targets instead of the loss, so that what follows (flooding) sees the loss that is minimised.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -36,15 +36,14 @@ def smooth_labels(
     if not targets.is_floating_point():
         if num_classes is None:
             raise ValueError(
-                "num_classes must be given for targets that are class ids, got None. "
-                "Give it, or give class probabilities."
+                "Targets that are class ids need num_classes. Give it, or give class probabilities."
             )
         targets = F.one_hot(targets, num_classes).to(torch.get_default_dtype())
     return (1 - smoothing) * targets + smoothing / targets.shape[1]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LabelSmoothing(Trick):
     """Smooth the targets (`batch`).
 
@@ -60,7 +59,6 @@ class LabelSmoothing(Trick):
     """
 
     smoothing: float = 0.1
-    _classes: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.smoothing < 1:
@@ -68,29 +66,29 @@ class LabelSmoothing(Trick):
                 f"LabelSmoothing.smoothing must be > 0 and < 1, got {self.smoothing}. "
                 "To train on the targets as they are, switch the trick off."
             )
+        self._classes: int | None = None
 
     def model(self, model: nn.Module) -> nn.Module:
-        """Note how many classes the model tells apart."""
-        self._classes[:] = _class_counts(model)[-1:]
+        """Read off how many classes there are; the model stays as it is."""
+        self._classes = _class_count(model)
         return model
 
     def batch(self, batch: Batch, generator: torch.Generator) -> Batch:  # noqa: ARG002
         """Smooth the targets."""
-        if not (self._classes or batch.targets.is_floating_point()):
+        if self._classes is None and not batch.targets.is_floating_point():
             raise ValueError(
-                "LabelSmoothing must have seen a model with a linear layer or a convolution, to "
-                "know how many classes there are, got none. Call its `model` once before "
-                "training, or give it class probabilities."
+                "LabelSmoothing does not know the number of classes: it has seen no model with a "
+                "linear layer or a convolution. Call its `model` once before training, or give it "
+                "class probabilities."
             )
-        classes = self._classes[0] if self._classes else None
-        return batch._replace(targets=smooth_labels(batch.targets, self.smoothing, classes))
+        return batch._replace(targets=smooth_labels(batch.targets, self.smoothing, self._classes))
 
 
-def _class_counts(model: nn.Module) -> list[int]:
-    counts = []
+def _class_count(model: nn.Module) -> int | None:
+    count = None
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            counts.append(module.out_features)
+            count = module.out_features
         elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            counts.append(module.out_channels)
-    return counts
+            count = module.out_channels
+    return count

@@ -2,8 +2,8 @@
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import FrozenInstanceError
 from typing import Any, ClassVar, NamedTuple, final
 
 import torch
@@ -21,11 +21,23 @@ class Batch(NamedTuple):
 
 
 class Trick:
-    """The identity: a trick overrides the moments that it touches, and that is its declaration.
+    """The identity: a trick overrides the hooks that it needs, and that is its declaration.
 
-    A trick is a final class, derived from this one and from nothing else. Without state it is a
-    frozen dataclass, whose fields are its parameters; with state that training changes it is an
-    ordinary class with `state_dict` and `load_state_dict`.
+    | hook | transforms | when |
+    | --- | --- | --- |
+    | `model` | the model | once, before the optimizer exists |
+    | `optimizer` | the optimizer | once |
+    | `schedule` | the factor on the base learning rate | every update |
+    | `batch` | the samples, on the device | every micro-batch |
+    | `loss` | the losses of the samples | every micro-batch |
+    | `gradients` | the gradients of the whole update, in place | once an update, before the step |
+    | `weights` | the weights, in place | once an update, after the step |
+
+    A trick is a final class, derived from this one and from nothing else. The fields of a dataclass
+    are its parameters, which cannot be assigned to. Without state the dataclass is frozen, and two
+    of the same parameters are equal. With state it is a `@dataclass(eq=False)`, equal to itself
+    alone: what changes is in plain attributes, which `model` resets; what a resumed training needs
+    of them is in `state_dict`.
     """
 
     after: ClassVar[tuple[str, ...]] = ()
@@ -45,8 +57,14 @@ class Trick:
             r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__
         ).lower()
 
+    def __setattr__(self, name: str, value: object) -> None:
+        field = getattr(self, "__dataclass_fields__", {}).get(name)
+        if field is not None and field.init and name in vars(self):
+            raise FrozenInstanceError(f"cannot assign to field {name!r}")  # as a frozen one does
+        super().__setattr__(name, value)
+
     def model(self, model: nn.Module) -> nn.Module:
-        """Give back the model to train; called once, before the optimizer exists."""
+        """Give back the model to train; called once a training, before the optimizer exists."""
         return model
 
     def optimizer(self, optimizer: Optimizer) -> Optimizer:
@@ -96,11 +114,11 @@ class Trick:
         """Change the weights in place; once an update, just after the step."""
 
     def caveats(self, updates: int, updates_per_epoch: int) -> list[str]:
-        """Say what a training of so many updates would do against the trick's purpose."""
+        """List what a training of so many updates would do against the trick's purpose."""
         return []
 
     def report(self) -> dict[str, float]:
-        """Say what the trick did in the last update, in named numbers; the loop averages them."""
+        """Give back what the trick did in the last update, as named numbers to be averaged."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,7 +126,7 @@ class Trick:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave; call it after `model`, which resets it."""
         if state:
             raise ValueError(
                 f"{type(self).__name__} has no state, got {sorted(state)}. "
@@ -125,7 +143,7 @@ class Chain(Trick):
     """Tricks in the order given. A chain is a trick; the empty chain is the identity.
 
     A chain within a chain is spliced: `Chain(a, Chain(b, c))` equals `Chain(a, b, c)`. The order
-    within a moment is the chain's own; it is checked against each trick's `after`, never changed.
+    within a hook is the chain's own; it is checked against each trick's `after`, never changed.
 
     Raises:
         ValueError: If a trick stands before one that it must follow.
@@ -148,13 +166,9 @@ class Chain(Trick):
                     f"got {' -> '.join(names)}. "
                     f"Write {' -> '.join(t.__name__ for t in in_order([*map(type, self.tricks)]))}."
                 )
-        counts = Counter[str]()
-        self.names = tuple(self._own_name(trick.name, counts) for trick in self.tricks)
-
-    @staticmethod
-    def _own_name(name: str, counts: Counter[str]) -> str:
-        counts[name] += 1
-        return name if counts[name] == 1 else f"{name}_{counts[name]}"
+        own = [trick.name for trick in self.tricks]
+        counts = [own[: i + 1].count(name) for i, name in enumerate(own)]
+        self.names = tuple(n if c == 1 else f"{n}_{c}" for n, c in zip(own, counts, strict=True))
 
     def __iter__(self) -> Iterator[Trick]:
         """Run through the single tricks."""
@@ -220,7 +234,7 @@ class Chain(Trick):
             trick.weights(model)
 
     def caveats(self, updates: int, updates_per_epoch: int) -> list[str]:
-        """Gather what the tricks have to say, each after its name."""
+        """Gather the tricks' caveats, each after its name."""
         return [
             f"{name}: {caveat}"
             for name, trick in zip(self.names, self.tricks, strict=True)
@@ -275,7 +289,7 @@ def derive_seed(*parts: int | str) -> int:
     """Give back a seed that depends on all the parts: the same for the same, unrelated for others.
 
     Every random stream has one of its own, from (seed, purpose, step): nothing has to be saved
-    for a run to go on where it stood, and no stream moves another.
+    for a run to resume exactly, and no stream moves another.
 
     >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 2)
     False

@@ -274,7 +274,7 @@ class WarmRestarts(Trick):
         )
 
     def caveats(self, updates: int, updates_per_epoch: int) -> list[str]:
-        """Say so where training ends within a cycle, and which lengths would not.
+        """Warn where training ends within a cycle, and name the lengths that would not.
 
         >>> WarmRestarts(T_0=5, T_mult=2).caveats(updates=200, updates_per_epoch=10)
         ['training ends within a cycle, after 20 epochs; cycles end after 15 and 35.']

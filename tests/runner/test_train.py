@@ -229,14 +229,14 @@ def test_a_group_added_later_begins_from_the_rate_it_was_added_with_also_after_a
 def test_the_tricks_are_called_in_the_order_of_the_update():
     calls = []
 
-    def recorder(moment):
+    def recorder(hook):
         def record(self, *arguments):
-            calls.append(moment)
-            return getattr(Trick, moment)(self, *arguments)
+            calls.append(hook)
+            return getattr(Trick, hook)(self, *arguments)
 
         return record
 
-    moments = ("schedule", "batch", "loss", "gradients", "weights")
-    Recorder = type("Recorder", (Trick,), {moment: recorder(moment) for moment in moments})
+    hooks = ("schedule", "batch", "loss", "gradients", "weights")
+    Recorder = type("Recorder", (Trick,), {hook: recorder(hook) for hook in hooks})
     trained(Recorder(), updates=1, micro_batch_size=10)
     assert calls == ["schedule", "batch", "loss", "batch", "loss", "gradients", "weights"]

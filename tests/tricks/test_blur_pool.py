@@ -156,7 +156,7 @@ def test_the_layer_has_no_state():
         ({"channels": 3, "stride": 0}, r"BlurPool2d\.stride must be an integer >= 1, got 0"),
         ({"channels": 3, "filter_size": 8}, r"BlurPool2d\.filter_size must be 1 to 7 .*got 8"),
         ({"channels": 3, "filter_size": 0}, r"BlurPool2d\.filter_size must be 1 to 7 .*got 0"),
-        ({"channels": 3, "padding_mode": "zero"}, r"padding_mode must be zeros, .* got 'zero'"),
+        ({"channels": 3, "padding_mode": "zero"}, r"padding_mode must be one of zeros, .* got"),
     ],
 )
 def test_an_argument_out_of_range_is_refused(arguments, message):

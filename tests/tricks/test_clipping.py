@@ -1,7 +1,6 @@
 """Gradient clipping: each way by hand and against the published numbers, and what is refused."""
 
 import math
-from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -10,32 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils import get_total_norm
 
-from tricks import Centralization, Chain, Clipping, Flooding, check_gradients_, clip_gradients_
+from tests.tricks.clipping import EVERY_WAY, clip, total, weights
+from tricks import Clipping, clip_gradients_
 
 ORACLE = np.load(Path(__file__).parent.parent / "data" / "adaptive_clipping.npz")
-EVERY_WAY = ["norm", "value", "parameter", "unit", "quantile"]
-
-
-def weights(*gradients, dtype=torch.float64):
-    """Parameters of ones that have these gradients."""
-    made = []
-    for gradient in gradients:
-        gradient = torch.as_tensor(gradient, dtype=dtype)
-        made.append(torch.ones_like(gradient, requires_grad=True))
-        made[-1].grad = gradient.clone()
-    return made
-
-
-def clip(trick, parameters, model=None):
-    optimizer = torch.optim.SGD(parameters, lr=0.1)
-    trick.gradients(model or nn.Identity(), optimizer, torch.tensor(1.0))
-    return trick.report()
-
-
-def total(parameters):
-    return get_total_norm([p.grad for p in parameters]).item()
 
 
 @pytest.mark.parametrize(
@@ -148,183 +126,9 @@ def units_of(weight, before):
     return (t.reshape(rows, -1) for t in (weight, weight.grad, before))
 
 
-# What is not finite
-
-
-@pytest.mark.parametrize("by", EVERY_WAY)
-@pytest.mark.parametrize("number", [math.inf, math.nan])
-def test_what_is_not_finite_is_an_error_before_anything_is_written(by, number):
-    parameters, history = weights([number, 5.0], [2.0]), [1.0]
-    with pytest.raises(FloatingPointError, match=r"must be finite, got .*not_finite='skip'"):
-        clip_gradients_(parameters, 0.1, by, history=history)
-    assert str([p.grad.tolist() for p in parameters]) == str([[number, 5.0], [2.0]])
-    assert history == [1.0]
-
-
-def in_training(kind, **options):
-    """Two weights and an optimizer with a state, in mid-training."""
-    parameters = weights([1.0, 2.0], [[3.0]], dtype=torch.float32)
-    optimizer = kind(parameters, **options)
-    optimizer.step()
-    return parameters, optimizer
-
-
-@pytest.mark.parametrize("by", EVERY_WAY)
-@pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}])
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
-def test_a_skipped_update_changes_neither_weights_nor_the_optimizers_state(kind, options, by):
-    if kind is torch.optim.SGD:
-        options = {**options, "momentum": 0.9}
-    parameters, optimizer = in_training(kind, lr=0.1, weight_decay=0.1, **options)
-    before = str([parameters, optimizer.state_dict()])
-    parameters[0].grad[0] = math.inf
-    history = [1.0]
-    norm = clip_gradients_(parameters, 0.1, by, history=history, not_finite="skip")
-    assert norm.item() == math.inf
-    assert history == [1.0]
-    optimizer.step()
-    assert str([parameters, optimizer.state_dict()]) == before
-
-
-@pytest.mark.parametrize("by", EVERY_WAY)
-@pytest.mark.parametrize("fused", [False, True])
-def test_under_a_loss_scaler_an_overflow_is_skipped_and_the_rest_is_as_without(fused, by):
-    results = []
-    for enabled in (False, True):
-        (weight,) = weights([0.0, 0.0], dtype=torch.float32)
-        optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, weight_decay=0.1, fused=fused)
-        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, enabled=enabled)
-        history = deque(maxlen=2)
-        for slope in (3.0, 4.0, math.inf, 5.0):
-            optimizer.zero_grad()
-            scaler.scale((weight * slope).sum()).backward()
-            scaler.unscale_(optimizer)
-            clip_gradients_([weight], 0.5, by, history=history, not_finite="skip")
-            scaler.step(optimizer)
-            scaler.update()
-        assert scaler.get_scale() == (2.0**11 if enabled else 1.0)
-        results.append((weight.tolist(), list(history)))
-    assert results[0] == results[1]
-
-
-def test_after_dropped_gradients_a_chain_does_nothing():
-    for where in ("gradient", "gradient_and_decay", "update"):
-        model = nn.Linear(3, 2)
-        before = [p.detach().clone() for p in model.parameters()]
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
-        clipping = Clipping(by="quantile", warmup=1)
-        loss = model(torch.full((1, 3), math.inf)).sum()
-        loss.backward()
-        assert not check_gradients_(model.parameters(), "skip").isfinite()
-        Chain(Flooding(), Centralization(where), clipping).gradients(model, optimizer, loss)
-        optimizer.step()
-        assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
-        assert clipping.state_dict() == {"norms": []}
-        assert clipping.report() == {}
-
-
-def test_the_check_gives_the_norm_and_knows_two_policies():
-    parameters = weights([3.0, 4.0], [12.0])
-    assert check_gradients_(parameters).item() == 13.0
-    assert [p.grad.tolist() for p in parameters] == [[3.0, 4.0], [12.0]]
-    with pytest.raises(ValueError, match="not_finite must be error or skip, got 'ignore'"):
-        check_gradients_(parameters, "ignore")
-
-
-def norms_by_quantile(trick, sequence):
-    """The norms that are left of gradients of these norms, one update after another."""
-    left = []
-    for norm in sequence:
-        parameters = weights([norm])
-        clip(trick, parameters)
-        left.append(total(parameters))
-    return left
-
-
-def test_the_quantile_is_that_of_the_earlier_norms_after_the_warm_up():
-    trick = Clipping(by="quantile", quantile=0.5, warmup=2)
-    left = norms_by_quantile(trick, [1.0, 5.0, 4.0, 9.0, 1.0])
-    # medians of (1, 5), (1, 5, 4), (1, 5, 4, 9): the raw norms count, not the clipped ones
-    assert left == pytest.approx([1.0, 5.0, 3.0, 4.0, 1.0], abs=1e-5)
-    assert trick.report() == {"norm": 1.0, "clipped_share": 0.0, "threshold": 4.5}
-
-
-def test_the_plain_form_by_quantile_keeps_its_norms_in_the_list_it_is_given():
-    history = []
-    for norm, left in ((4.0, 4.0), (8.0, 4.0), (8.0, 6.0)):
-        (weight,) = weights([norm])
-        assert clip_gradients_([weight], 0.5, "quantile", history=history).item() == norm
-        assert total([weight]) == pytest.approx(left, abs=1e-5)
-    assert history == [4.0, 8.0, 8.0]
-
-
-def test_there_is_no_threshold_during_the_warm_up_and_a_quantile_of_0_is_the_least():
-    trick = Clipping(by="quantile", quantile=0.0, warmup=2)
-    assert "threshold" not in clip(trick, weights([4.0]))
-    clip(trick, weights([2.0]))
-    parameters = weights([8.0])
-    assert clip(trick, parameters)["threshold"] == 2.0
-    assert total(parameters) == pytest.approx(2.0, abs=1e-5)
-    (weight,) = weights([8.0])
-    clip_gradients_(weight, 0.0, "quantile", history=[4.0, 2.0])
-    assert total([weight]) == pytest.approx(2.0, abs=1e-5)
-
-
-def test_a_saved_history_is_that_of_its_moment():
-    trick = Clipping(by="quantile", warmup=1)
-    clip(trick, weights([1.0]))
-    state = trick.state_dict()
-    clip(trick, weights([2.0]))
-    assert state == {"norms": [1.0]}
-    with pytest.raises(ValueError, match="must hold norms"):
-        trick.load_state_dict({"norms": [], "more": 1})
-
-
-def test_only_a_quantile_reads_and_writes_the_history():
-    (weight,), history = weights([8.0]), [1.0]
-    clip_gradients_(weight, 4.0, "norm", history=history)
-    assert history == [1.0]
-    assert total([weight]) == pytest.approx(4.0, abs=1e-5)
-
-
-def test_what_was_dropped_is_reported_no_more():
-    trick = Clipping()
-    parameters = weights([3.0])
-    assert clip(trick, parameters)["norm"] == 3.0
-    parameters[0].grad = None
-    assert clip(trick, parameters) == {}
-
-
-def test_a_module_in_place_of_parameters_is_told_what_to_write():
+def test_a_module_in_place_of_parameters_is_refused():
     with pytest.raises(TypeError, match=r"got a module\. Write model\.parameters\(\)"):
         clip_gradients_(nn.Linear(1, 1))
-
-
-def test_only_the_last_norms_count():
-    trick = Clipping(by="quantile", quantile=1.0, history=2, warmup=1)
-    left = norms_by_quantile(trick, [100.0, 1.0, 2.0, 50.0])
-    assert left == pytest.approx([100.0, 1.0, 2.0, 2.0], abs=1e-5)
-
-
-@pytest.mark.parametrize("number", [math.inf, math.nan])
-def test_a_norm_that_is_not_finite_never_enters_the_history(number):
-    trick = Clipping(by="quantile", quantile=1.0, warmup=1)
-    clip(trick, weights([1.0]))
-    clip(trick, weights([number]))
-    assert trick.state_dict() == {"norms": [1.0]}
-
-
-def test_the_history_goes_on_from_its_state():
-    straight = Clipping(by="quantile", warmup=1)
-    norms_by_quantile(straight, [3.0, 1.0])
-    resumed = Clipping(by="quantile", warmup=1)
-    resumed.load_state_dict(straight.state_dict())
-    assert norms_by_quantile(resumed, [7.0, 5.0]) == norms_by_quantile(straight, [7.0, 5.0])
-    assert Clipping().state_dict() == {}
-    with pytest.raises(ValueError, match="must hold norms"):
-        resumed.load_state_dict({})
-    with pytest.raises(ValueError, match="has no state"):
-        Clipping().load_state_dict(straight.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -406,7 +210,7 @@ def test_a_value_out_of_its_range_or_never_read_is_refused(options, message):
         (0.0, "norm", "limit must be > 0, got 0.0. Use math.inf"),
         (math.nan, "value", "limit must be > 0, got nan"),
         (1.5, "quantile", "limit must be from 0 to 1"),
-        (0.5, "quantile", "must be given a history"),
+        (0.5, "quantile", "needs a history"),
         (0.5, "agc", "by must be one of"),
     ],
 )

@@ -162,10 +162,34 @@ def test_a_level_above_the_floor_is_taken(options, targets):
     assert batch.targets is targets
 
 
-def test_only_the_first_batch_is_looked_at():
-    trick = Flooding(level=0.1)
-    first_batch(trick, IDS)
+def test_of_targets_of_one_kind_only_the_first_batch_is_checked():
+    """Mixed targets differ from batch to batch; one batch out of reach is no reason to stop."""
+    trick = Flooding(level=0.4)
+    first_batch(trick, SOFT)
     first_batch(trick, SOFT[1:])
+
+
+def test_targets_of_another_kind_and_those_of_another_training_are_checked_again():
+    trick = Flooding(level=0.3)
+    first_batch(trick, IDS)
+    even = torch.full((2, 10), 0.1)
+    for _ in range(2):  # refused once, it stays refused
+        with pytest.raises(ValueError, match=r"must be > 2\.303 nats"):
+            first_batch(trick, even)
+    first_batch(trick, IDS)
+    first_batch(trick, torch.eye(2))
+    trick.model(nn.Identity())
+    with pytest.raises(ValueError, match=r"must be > 0\.3466 nats"):
+        first_batch(trick, SOFT)
+
+
+def test_losses_of_a_training_that_was_broken_off_do_not_count_in_the_next():
+    trick = Flooding(level=1.0, per_sample=True)
+    trick.loss(torch.zeros(8))
+    trick.model(nn.Identity())
+    trick.loss(torch.full((4,), 2.0))
+    trick.gradients(nn.Identity(), torch.optim.SGD([torch.ones(1)], lr=0.1), torch.tensor(2.0))
+    assert trick.report() == {"flooded_share": 0.0}
 
 
 def test_under_label_smoothing_the_floor_is_that_of_the_smoothed_targets():

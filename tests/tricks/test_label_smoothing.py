@@ -59,14 +59,24 @@ def test_the_number_of_classes_is_read_off_the_classifier(model):
     torch.testing.assert_close(batch.targets, smooth_labels(IDS, 0.1, 7))
 
 
+def test_a_second_model_counts_and_the_first_no_more():
+    trick = LabelSmoothing()
+    for model, classes in ((nn.Linear(1, 7), 7), (nn.Linear(1, 4), 4)):
+        trick.model(model)
+        torch.testing.assert_close(smoothed(trick, IDS).targets, smooth_labels(IDS, 0.1, classes))
+    trick.model(nn.ReLU())
+    with pytest.raises(ValueError, match="has seen no model"):
+        smoothed(trick, IDS)
+
+
 def test_class_ids_without_a_classifier_are_refused():
     trick = LabelSmoothing()
-    with pytest.raises(ValueError, match=r"must have seen a model .* Call its `model`"):
+    with pytest.raises(ValueError, match=r"has seen no model .* Call its `model`"):
         smoothed(trick, IDS)
     trick.model(nn.ReLU())
-    with pytest.raises(ValueError, match="must have seen a model"):
+    with pytest.raises(ValueError, match="has seen no model"):
         smoothed(trick, IDS)
-    with pytest.raises(ValueError, match="num_classes must be given"):
+    with pytest.raises(ValueError, match="need num_classes"):
         smooth_labels(IDS)
 
 

@@ -89,10 +89,10 @@ def test_a_trick_and_the_empty_chain_change_nothing(identity):
     identity.load_state_dict({})
 
 
-def test_every_moment_passes_through_the_tricks_in_order():
+def test_every_hook_passes_through_the_tricks_in_order():
     chain = Chain(Mark(1), Mark(2))
-    for moment in (chain.model, chain.optimizer, chain.loss, chain.objective):
-        assert moment([]) == [1, 2]
+    for hook in (chain.model, chain.optimizer, chain.loss, chain.objective):
+        assert hook([]) == [1, 2]
     assert chain.schedule([], 0, 1) == [1, 2]
     chain.gradients(seen := [], None, None)
     chain.weights(seen)

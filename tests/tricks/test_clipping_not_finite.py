@@ -1,0 +1,99 @@
+"""Clipping of gradients that are not finite: an error, or a skipped update."""
+
+import math
+from collections import deque
+
+import pytest
+import torch
+from torch import nn
+
+from tests.tricks.clipping import EVERY_WAY, clip, weights
+from tricks import Centralization, Chain, Clipping, Flooding, check_gradients_, clip_gradients_
+
+
+@pytest.mark.parametrize("by", EVERY_WAY)
+@pytest.mark.parametrize("number", [math.inf, math.nan])
+def test_what_is_not_finite_is_an_error_before_anything_is_written(by, number):
+    parameters, history = weights([number, 5.0], [2.0]), [1.0]
+    with pytest.raises(FloatingPointError, match=r"is (inf|nan), not finite.*not_finite='skip'"):
+        clip_gradients_(parameters, 0.1, by, history=history)
+    assert str([p.grad.tolist() for p in parameters]) == str([[number, 5.0], [2.0]])
+    assert history == [1.0]
+
+
+def in_training(kind, **options):
+    """Two weights and an optimizer with a state, in mid-training."""
+    parameters = weights([1.0, 2.0], [[3.0]], dtype=torch.float32)
+    optimizer = kind(parameters, **options)
+    optimizer.step()
+    return parameters, optimizer
+
+
+@pytest.mark.parametrize("by", EVERY_WAY)
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_a_skipped_update_changes_neither_weights_nor_the_optimizers_state(kind, options, by):
+    if kind is torch.optim.SGD:
+        options = {**options, "momentum": 0.9}
+    parameters, optimizer = in_training(kind, lr=0.1, weight_decay=0.1, **options)
+    before = str([parameters, optimizer.state_dict()])
+    parameters[0].grad[0] = math.inf
+    history = [1.0]
+    norm = clip_gradients_(parameters, 0.1, by, history=history, not_finite="skip")
+    assert norm.item() == math.inf
+    assert history == [1.0]
+    optimizer.step()
+    assert str([parameters, optimizer.state_dict()]) == before
+
+
+@pytest.mark.parametrize("by", EVERY_WAY)
+@pytest.mark.parametrize("fused", [False, True])
+def test_under_a_loss_scaler_an_overflow_is_skipped_and_the_rest_is_as_without(fused, by):
+    results = []
+    for enabled in (False, True):
+        (weight,) = weights([0.0, 0.0], dtype=torch.float32)
+        optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, weight_decay=0.1, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, enabled=enabled)
+        history = deque(maxlen=2)
+        for slope in (3.0, 4.0, math.inf, 5.0):
+            optimizer.zero_grad()
+            scaler.scale((weight * slope).sum()).backward()
+            scaler.unscale_(optimizer)
+            clip_gradients_([weight], 0.5, by, history=history, not_finite="skip")
+            scaler.step(optimizer)
+            scaler.update()
+        assert scaler.get_scale() == (2.0**11 if enabled else 1.0)
+        results.append((weight.tolist(), list(history)))
+    assert results[0] == results[1]
+
+
+def test_after_dropped_gradients_a_chain_does_nothing():
+    for where in ("gradient", "gradient_and_decay", "update"):
+        model = nn.Linear(3, 2)
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+        clipping = Clipping(by="quantile", warmup=1)
+        loss = model(torch.full((1, 3), math.inf)).sum()
+        loss.backward()
+        assert not check_gradients_(model.parameters(), "skip").isfinite()
+        Chain(Flooding(), Centralization(where), clipping).gradients(model, optimizer, loss)
+        optimizer.step()
+        assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+        assert clipping.state_dict() == {"norms": []}
+        assert clipping.report() == {}
+
+
+def test_the_check_gives_the_norm_and_knows_two_policies():
+    parameters = weights([3.0, 4.0], [12.0])
+    assert check_gradients_(parameters).item() == 13.0
+    assert [p.grad.tolist() for p in parameters] == [[3.0, 4.0], [12.0]]
+    with pytest.raises(ValueError, match="not_finite must be error or skip, got 'ignore'"):
+        check_gradients_(parameters, "ignore")
+
+
+def test_dropped_gradients_are_not_reported():
+    trick = Clipping()
+    parameters = weights([3.0])
+    assert clip(trick, parameters)["norm"] == 3.0
+    parameters[0].grad = None
+    assert clip(trick, parameters) == {}
