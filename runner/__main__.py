@@ -25,11 +25,11 @@ from runner.signals import stoppable
 HELP = """Biscuits: training tricks for convolutional networks, switched on, tuned and judged.
 
 One run:    python -m runner 'tricks=[clipping,flooding]' tricks.flooding.level=0.05 seed=1
-A preset:   python -m runner tricks=page tricks.anti_aliasing.enabled=false
+A preset:   python -m runner tricks=core tricks.anti_aliasing.enabled=false
 A sweep:    python -m runner -m 'tricks=[clipping]' tricks.clipping.max_norm=0.1,1 'seed=range(3)'
-Verdicts:   python -m runner ablation=one_at_a_time tricks=page ablation.seeds=5 name=mine
+Verdicts:   python -m runner ablation=one_at_a_time tricks=core ablation.seeds=5 name=mine
             (with ablation.dry_run=true: the runs, their cost, and what they could show)
-Real data:  python -m runner data=image_folder data.root=FOLDER model=resnet20 tricks=page
+Real data:  python -m runner data=image_folder data.root=FOLDER model=resnet20 tricks=core
 Again:      python -m runner -cp FOLDER_OF_A_RUN -cn config again=true
 Compare:    python -m runner.report outputs/NAME;  tensorboard --logdir outputs/NAME
 A look:     python -m runner.anti_alias MODEL;  python -m runner.plot_schedule [KEY=VALUE ...]

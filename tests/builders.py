@@ -57,7 +57,7 @@ def make_plan(factors, kind="one_at_a_time", seeds=5, name="mine", **question):
         contrasts=laid.contrasts,
         config=CONFIG,
         changes={name: {} for name in laid.variants},
-        command=f"python -m runner ablation={kind} tricks=page name={name}",
+        command=f"python -m runner ablation={kind} tricks=core name={name}",
     )
 
 

@@ -235,7 +235,7 @@ def test_seeds_are_added_until_all_is_decided_or_there_are_enough(tmp_path):
 
 MISTAKES = {
     ("ablation=one_at_a_time",): "must vary something, got no factor",
-    ("ablation=one_at_time", "tricks=page"): "Did you mean one_at_a_time?",
+    ("ablation=one_at_time", "tricks=core"): "Did you mean one_at_a_time?",
     ("ablation.seeds=3",): "ablation.seeds needs a design, got none. Write ablation=DESIGN",
     (*TWO, "ablation.sedes=3"): "ablation.sedes is not a setting. Did you mean ablation.seeds?",
     (*TWO, "optimizer.lr=0.1,0.2"): "'ablation.factors={optimizer.lr:[0.1,0.2]}'",

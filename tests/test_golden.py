@@ -21,7 +21,7 @@ FILE = Path(__file__).parent / "golden.json"
 TINY = ("epochs=2", "batch_size=256", "data.augment.crop=1")
 RUNS = {
     "baseline": (),
-    "page": ("tricks=page", "tricks.flooding.level=0.1"),
+    "page": ("tricks=core", "tricks.flooding.level=0.1"),
     "micro-batches, adamw, no decay of norms": (
         *("micro_batch_size=100", "optimizer=adamw", "optimizer.decay_norms_and_biases=false"),
         *("tricks=[label_smoothing,clipping]", "tricks.clipping.by=quantile"),

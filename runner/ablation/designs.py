@@ -71,7 +71,7 @@ def design(kind: str, factors: Sequence[Factor]) -> Design:
     if not factors:
         raise UserError(
             "An ablation must vary something, got no factor. Switch on the tricks to judge, as in "
-            "tricks=page or 'tricks=[clipping,flooding]', or give values: "
+            "tricks=core or 'tricks=[clipping,flooding]', or give values: "
             "'ablation.factors={optimizer:[sgd,adam]}'."
         )
     if kind in NEED_TWO and len(factors) < 2:

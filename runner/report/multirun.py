@@ -24,7 +24,7 @@ MEASURES = {
 NO_VERDICTS = (
     "There are no verdicts, for there is no plan: nothing says which variant is the baseline, and "
     "which difference matters. An ablation settles both before its first run, as in "
-    "python -m runner ablation=one_at_a_time tricks=page"
+    "python -m runner ablation=one_at_a_time tricks=core"
 )
 
 

@@ -28,7 +28,7 @@ from tests.conftest import settings
 
 COMMANDS = (
     ("tricks=[clipping,flooding]", "tricks.flooding.level=0.05", "seed=1"),
-    ("tricks=page", "tricks.anti_aliasing.enabled=false", "model.width=4"),
+    ("tricks=core", "tricks.anti_aliasing.enabled=false", "model.width=4"),
     ("optimizer=adam", "optimizer.lr=0.001", "name=mine", "epochs=3"),
     ("scheduler=step", "data.augment.crop=1", "data.validation=0.2"),
     ("scheduler=torch", "scheduler.step_size=2", "threads=1", "batch_size=32"),

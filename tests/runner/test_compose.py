@@ -22,10 +22,10 @@ VARIANTS = {
     ("data=cifar10", "model=resnet20"): "baseline",
     ("name=mine", "model=resnet20"): "baseline+model=resnet20",
     ("data=image_folder", "data.root=/some/where"): "baseline",
-    ("experiment=demo",): "page",
-    ("tricks=page",): "page",
-    ("tricks=page", "tricks.warm_restarts.T_0=2"): "page+warm_restarts-T_0=2.0",
-    ("tricks=[flooding,clipping,centralization,anti_aliasing,warm_restarts]",): "page",
+    ("experiment=demo",): "core",
+    ("tricks=core",): "core",
+    ("tricks=core", "tricks.warm_restarts.T_0=2"): "core+warm_restarts-T_0=2.0",
+    ("tricks=[flooding,clipping,centralization,anti_aliasing,warm_restarts]",): "core",
     ("optimizer.lr=1",): "baseline+optimizer.lr=1.0",
     (
         "~optimizer.momentum",
@@ -41,7 +41,7 @@ def test_the_variant_is_the_readable_difference_from_the_defaults(overrides, var
 
 
 def test_a_preset_less_one_is_named_by_the_tricks_that_are_left():
-    variant = composed("tricks=page", "tricks.anti_aliasing.enabled=false").variant
+    variant = composed("tricks=core", "tricks.anti_aliasing.enabled=false").variant
     assert variant == "centralization+clipping+flooding+warm_restarts"
 
 

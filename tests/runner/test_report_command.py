@@ -34,7 +34,7 @@ def test_an_ablation_is_judged_and_its_reports_are_written(tmp_path, capsys):
     page = (tmp_path / "report.html").read_text()
     assert f"python -m runner.verify {tmp_path}/baseline/seed=0" in page
     assert f"tensorboard --logdir {tmp_path}" in page
-    assert "python -m runner ablation=one_at_a_time tricks=page name=" in page
+    assert "python -m runner ablation=one_at_a_time tricks=core name=" in page
 
 
 @pytest.mark.parametrize("kind", ["both", "pairs", "factorial", "leave_one_out", "calibration"])

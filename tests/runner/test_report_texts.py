@@ -24,7 +24,7 @@ def test_the_markdown_has_a_row_for_each_effect_and_names_what_failed(tmp_path):
     assert "| HELPS | +1.10 ± 0.20 | 3 of 3 | x1.22 | x1.05 | as the test has it |" in text
     assert "- diverged: clipping/seed=1: the loss is nan" in text
     assert "- other code" in text
-    assert "```\npython -m runner ablation=one_at_a_time tricks=page" in text
+    assert "```\npython -m runner ablation=one_at_a_time tricks=core" in text
 
 
 def test_the_json_holds_the_findings_and_nothing_that_json_does_not_know(tmp_path):
