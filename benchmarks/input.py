@@ -70,9 +70,8 @@ def main():
     print(f"ours          {ours_rate:10,.0f} images/s")
     print(f"torchvision   {theirs_rate:10,.0f} images/s")
     print(f"ratio         {ours_rate / theirs_rate:10.1f}   (target: 20)")
-    print(
-        f"64 digits     {small_epoch / len(small) * 1e6:10.0f} microseconds per batch, not augmented"
-    )
+    microseconds = small_epoch / len(small) * 1e6
+    print(f"64 digits     {microseconds:10.0f} microseconds per batch, not augmented")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
     python -m benchmarks.step            # both cases, times and memory; about four minutes
     python -m benchmarks.step digits     # one of them
 
-The minimal loop is zero_grad, forward, cross-entropy, backward, step. Ours is the runner's own epoch
-(batches made from uint8 images, the update with its finite check, norms and averages) with its
-lines in metrics.jsonl and TensorBoard. The time of the checkpoint at its end is reported
-separately; evaluation is left out, since the minimal loop has none. The two take turns, so that
-both meet the same noise; the ratio is that of the medians.
+The minimal loop is zero_grad, forward, cross-entropy, backward, step. Ours is the runner's own
+epoch (batches made from uint8 images, the update with its finite check, norms and averages) with
+its lines in metrics.jsonl and TensorBoard. The checkpoint at its end is timed separately;
+evaluation is left out, since the minimal loop has none. The two take turns, so that both meet the
+same noise; the ratio is that of the medians.
 """
 
 import statistics
@@ -126,8 +126,8 @@ def main():
         memory = {kind: peak_memory(case, kind) for kind in ("ours", "minimal")}
         each = {kind: 1000 * seconds / updates for kind, seconds in times.items()}
         print(
-            f"{CASES[case][0]}: {each['ours']:.2f} ms per update, minimal {each['minimal']:.2f} ms, "
-            f"ratio {each['ours'] / each['minimal']:.3f}; "
+            f"{CASES[case][0]}: {each['ours']:.2f} ms per update, "
+            f"minimal {each['minimal']:.2f} ms, ratio {each['ours'] / each['minimal']:.3f}; "
             f"a checkpoint takes {1000 * times['checkpoint']:.0f} ms; "
             f"peak memory {memory['ours']:.0f} MiB, minimal {memory['minimal']:.0f} MiB, "
             f"ratio {memory['ours'] / memory['minimal']:.3f}",
