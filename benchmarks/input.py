@@ -1,11 +1,11 @@
-"""What batches cost on one thread, and how much faster they are than torchvision's pipeline.
+"""The speed of making batches on one thread, beside torchvision's pipeline.
 
     python -m benchmarks.input           # ten seconds
 
-CIFAR-shaped images, batch 128, random crop with 4 pixels of padding, flip, normalisation: ours
-against torchvision's transforms on one PIL image after another, which lie in memory, and the
-stacking into a batch. Then a batch of 64 digits without augmentation. The two take turns; the best
-of the rounds counts, as other work on the machine only adds time.
+CIFAR-shaped images in memory, batch 128, random crop with 4 pixels of padding, flip, normalisation:
+our batches against torchvision's transforms, applied to one PIL image after another and stacked.
+Then a batch of 64 digits without augmentation. All take turns; the best round counts, because other
+work on the machine only adds time.
 """
 
 import time
@@ -19,7 +19,7 @@ ROUNDS, BATCHES, SIZE = 15, 40, 128
 
 
 def ours(split, mean, std):
-    """Give back a function that makes the batches of one epoch."""
+    """Return a function that makes the batches of one epoch."""
     batches = Batches(split, SIZE, mean, std, Augmentation(crop=4, flip=True), shuffle=True)
 
     def make():
@@ -30,7 +30,7 @@ def ours(split, mean, std):
 
 
 def theirs(split, mean, std):
-    """Give back a function that makes one batch, image by image."""
+    """Return a function that makes one batch, image by image."""
     to_picture = transforms.ToPILImage()
     pictures = [to_picture(image) for image in split.images[:SIZE]]
     pipeline = transforms.Compose(
@@ -56,7 +56,7 @@ def seconds(make):
 
 
 def main():
-    """Print the images a second of both, their ratio, and the cost of a batch of digits."""
+    """Print the images per second of both, their ratio, and the time of a batch of digits."""
     torch.set_num_threads(1)
     images = torch.randint(0, 256, (BATCHES * SIZE, 3, 32, 32), dtype=torch.uint8)
     split = Split(images, torch.zeros(len(images), dtype=torch.int64))
@@ -65,12 +65,13 @@ def main():
     small = Batches(data.train, 64, data.mean, data.std, shuffle=True)
     makers = (ours(*arguments), theirs(*arguments), lambda: list(small.epoch(0)))
     rounds = [[seconds(make) for make in makers] for _ in range(ROUNDS)]
-    epoch, batch, little = map(min, zip(*rounds, strict=True))
-    one, other = len(images) / epoch, SIZE / batch
-    print(f"ours          {one:10,.0f} images/s")
-    print(f"torchvision   {other:10,.0f} images/s")
-    print(f"ratio         {one / other:10.1f}   (to reach: 20)")
-    print(f"64 digits     {little / len(small) * 1e6:10.0f} microseconds a batch, not augmented")
+    epoch, batch, small_epoch = map(min, zip(*rounds, strict=True))
+    ours_rate, theirs_rate = len(images) / epoch, SIZE / batch
+    print(f"ours          {ours_rate:10,.0f} images/s")
+    print(f"torchvision   {theirs_rate:10,.0f} images/s")
+    print(f"ratio         {ours_rate / theirs_rate:10.1f}   (target: 20)")
+    microseconds = small_epoch / len(small) * 1e6
+    print(f"64 digits     {microseconds:10.0f} microseconds per batch, not augmented")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""What the runner costs: an epoch with all its logging against the barest loop on the same tensors.
+"""The overhead of the runner: an epoch with logging, against a minimal loop on the same tensors.
 
     python -m benchmarks.step            # both cases, times and memory; about four minutes
     python -m benchmarks.step digits     # one of them
 
-The barest loop is zero_grad, forward, cross-entropy, backward, step. Ours is the runner's own epoch
-(batches made from uint8 images, the update with its finite check, norms and averages) together with
-its line in metrics.jsonl and in TensorBoard. The checkpoint at its end is told apart; evaluation is
-left out, as the barest loop has none. The two take turns, so that both meet the same noise; the
-ratio is that of the medians.
+The minimal loop is zero_grad, forward, cross-entropy, backward, step. Ours is the runner's own
+epoch (batches made from uint8 images, the update with its finite check, norms and averages) with
+its lines in metrics.jsonl and TensorBoard. The checkpoint at its end is timed separately;
+evaluation is left out, since the minimal loop has none. The two take turns, so that both meet the
+same noise; the ratio is that of the medians.
 """
 
 import statistics
@@ -46,7 +46,7 @@ CASES = {
 
 
 def make(overrides, images, folder) -> Bench:
-    """Build the run of a case; CIFAR shapes come from random pixels."""
+    """Build the run of a case; the CIFAR-shaped images are random."""
     from tests.conftest import settings
 
     if images:
@@ -72,7 +72,7 @@ def ours(bench, log, epoch):
     log.write(epoch, bench.training.updates, bench.training.recent.take())
 
 
-def barest(model, optimizer, tensors):
+def minimal(model, optimizer, tensors):
     for inputs, targets in tensors:
         optimizer.zero_grad()
         F.cross_entropy(model(inputs), targets).backward()
@@ -86,7 +86,7 @@ def measure(case, only=None):
         bench, plain = (make(overrides, options["images"], folder) for _ in range(2))
         model, optimizer = plain.training.model, plain.training.optimizer
         tensors = list(plain.batches.epoch(0)) if only != "ours" else []
-        times = {"ours": [], "barest": [], "checkpoint": []}
+        times = {"ours": [], "minimal": [], "checkpoint": []}
         with RunLog(folder) as log:
             for round_ in range(options["rounds"] + 1):
                 for kind in times if only is None else (only,):
@@ -96,7 +96,7 @@ def measure(case, only=None):
                     elif kind == "checkpoint":
                         checkpoint.save(folder, {"training": bench.training.state_dict()})
                     else:
-                        barest(model, optimizer, tensors)
+                        minimal(model, optimizer, tensors)
                     times[kind].append(time.perf_counter() - start)
         return {
             kind: statistics.median(values[1:]) for kind, values in times.items() if values
@@ -104,7 +104,7 @@ def measure(case, only=None):
 
 
 def peak_memory(case, only):
-    """Peak resident memory in MiB of a process of its own that does only one of the two."""
+    """Return the peak resident memory in MiB of a process that runs only one of the two."""
     command = [sys.executable, "-m", "benchmarks.step", "--memory", case, only]
     return float(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
@@ -116,21 +116,21 @@ def main():
     arguments = sys.argv[1:]
     if arguments[:1] == ["--memory"]:
         measure(arguments[1], arguments[2])
-        # not ru_maxrss, which a child takes over from its parent
+        # not ru_maxrss, which a child process inherits from its parent
         status = Path("/proc/self/status").read_text()
         print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
         return
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, one thread")
     for case in arguments or CASES:
         times, updates = measure(case)
-        memory = {kind: peak_memory(case, kind) for kind in ("ours", "barest")}
+        memory = {kind: peak_memory(case, kind) for kind in ("ours", "minimal")}
         each = {kind: 1000 * seconds / updates for kind, seconds in times.items()}
         print(
-            f"{CASES[case][0]}: {each['ours']:.2f} ms an update, barest {each['barest']:.2f} ms, "
-            f"ratio {each['ours'] / each['barest']:.3f}; "
+            f"{CASES[case][0]}: {each['ours']:.2f} ms per update, "
+            f"minimal {each['minimal']:.2f} ms, ratio {each['ours'] / each['minimal']:.3f}; "
             f"a checkpoint takes {1000 * times['checkpoint']:.0f} ms; "
-            f"peak memory {memory['ours']:.0f} MiB, barest {memory['barest']:.0f} MiB, "
-            f"ratio {memory['ours'] / memory['barest']:.3f}",
+            f"peak memory {memory['ours']:.0f} MiB, minimal {memory['minimal']:.0f} MiB, "
+            f"ratio {memory['ours'] / memory['minimal']:.3f}",
             flush=True,
         )
 

@@ -1,12 +1,12 @@
 """The command `python -m runner.anti_alias MODEL`: what anti-aliasing does to a network.
 
-A table with a line for each layer that is changed: what it is, what it becomes, the size of its
-map; below it the strided layers that are left alone, and what the denser maps cost.
+A table with a line for each layer that it changes: what the layer is, what it becomes, the size of
+its map; then the strided layers that stay as they are, and the cost of the denser maps.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from runner.errors import UserError
 from runner.models import timm_model, torchvision_model
 from runner.names import CONF
 from runner.report.text import aligned
+from runner.texts import reason
 from tricks import AntiAliasing, Place, find_places
 from tricks.blur_pool import pair
 
@@ -33,10 +34,15 @@ BECOMES = {
 
 
 def build_model(name: str, channels: int, classes: int = 10) -> nn.Module:
-    """Build a network by its name: one of ours, torchvision's, `timm/NAME`, or a YAML file.
+    """Build a network: by name, of conf/model, torchvision or `timm/NAME`, or from a YAML file.
+
+    Args:
+        name: Name or file of the network.
+        channels: Channels of the images.
+        classes: Number of classes.
 
     Raises:
-        UserError: If there is no such network.
+        UserError: If there is no such network or file.
     """
     if name.startswith("timm/"):
         name = name.removeprefix("timm/")
@@ -44,9 +50,7 @@ def build_model(name: str, channels: int, classes: int = 10) -> nn.Module:
     own = name.endswith(".yaml")
     file = Path(name) if own else CONF / "model" / f"{name}.yaml"
     if own and not file.is_file():
-        raise UserError(
-            f"MODEL must be a file or a name, got {name}, which is none. Mend the path."
-        )
+        raise UserError(f"MODEL: no file {name}. Give a YAML file, or the name of a model.")
     if not file.is_file():
         return torchvision_model(name=name, channels=channels, classes=classes)
     node: Any = OmegaConf.to_container(OmegaConf.load(file))
@@ -57,7 +61,7 @@ def build_model(name: str, channels: int, classes: int = 10) -> nn.Module:
 
 
 def describe(model: nn.Module, trick: AntiAliasing, channels: int, size: int) -> list[str]:
-    """Anti-alias a model, and write what became of it.
+    """Anti-alias a model, and return the lines of the table.
 
     Args:
         model: The model; it is changed.
@@ -67,20 +71,22 @@ def describe(model: nn.Module, trick: AntiAliasing, channels: int, size: int) ->
 
     Raises:
         ValueError: If the model cannot be anti-aliased; it is unchanged then.
-        UserError: If there are no images of that size, or the model does not take them.
+        UserError: If the size or the channels are not positive, or the model does not accept
+            images of that size.
     """
     for name, value in (("--size", size), ("--channels", channels)):
         if value < 1:
-            raise UserError(f"{name} must be >= 1, got {value}. Give that of your images.")
+            raise UserError(f"{name} must be >= 1, got {value}.")
     places = find_places(model, trick.first)
     changed = {place.layer for place in places}
-    images = torch.zeros(1, channels, size, size, device="meta")  # sizes alone, no numbers
+    images = torch.zeros(1, channels, size, size, device="meta")  # shapes without data
     model = model.to("meta").eval()
     try:
         maps, plain = _map_sizes(model, images), count_multiply_adds(model, images)
-    except RuntimeError as error:  # whatever a layer makes of such a map
+    except RuntimeError as error:  # a layer may raise anything for such a map
         raise UserError(
-            f"--size must suit the model, got {size}: {error}. The usual size is 224."
+            f"--size: the model does not accept images of {size} x {size} pixels: "
+            f"{reason(error)}. The usual size is 224."
         ) from error
     alone = [name for name in maps if name not in changed]
     dense = count_multiply_adds(trick.model(model), images)
@@ -93,8 +99,7 @@ def describe(model: nn.Module, trick: AntiAliasing, channels: int, size: int) ->
         "",
         f"Left alone: {kept}.",
         f"Multiply-adds of the convolutions: {plain / 1e6:.1f} million, anti-aliased "
-        f"{dense / 1e6:.1f} million, {dense / max(plain, 1):.2f} times as many; the blurs come on "
-        "top.",
+        f"{dense / 1e6:.1f} million, {dense / max(plain, 1):.2f} times as many, without the blurs.",
     ]
 
 
@@ -103,15 +108,8 @@ def _becomes(place: Place) -> str:
     return BECOMES.get(place.kind, usual)
 
 
-def _strided(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in model.named_modules():
-        strides = isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)
-        if strides and pair(module.stride) != (1, 1):
-            yield name, module
-
-
 def _map_sizes(model: nn.Module, images: Tensor) -> dict[str, str]:
-    """Pass images through, and write the size of each strided layer's map before and after it."""
+    """Return the size of the map before and after each strided layer, by the layer's name."""
     maps: dict[str, str] = {}
 
     def note(name: str) -> Any:  # noqa: ANN401
@@ -120,7 +118,12 @@ def _map_sizes(model: nn.Module, images: Tensor) -> dict[str, str]:
 
         return hook
 
-    handles = [module.register_forward_hook(note(name)) for name, module in _strided(model)]
+    handles = [
+        module.register_forward_hook(note(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)
+        and pair(module.stride) != (1, 1)
+    ]
     with torch.no_grad():
         model(images)
     for handle in handles:
@@ -129,7 +132,7 @@ def _map_sizes(model: nn.Module, images: Tensor) -> dict[str, str]:
 
 
 def count_multiply_adds(model: nn.Module, images: Tensor) -> int:
-    """Count the multiply-adds that a model's convolutions take for these images."""
+    """Count the multiply-adds of a model's convolutions for images [N, C, H, W]."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(images)
     flops = counter.get_flop_counts().get("Global", {})
@@ -143,13 +146,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "models",
         nargs="+",
         metavar="MODEL",
-        help="one of conf/model (resnet20), of torchvision's (resnet50), of timm's (timm/dla34), "
-        "or a YAML file like those of conf/model",
+        help="a model of conf/model (resnet20), of torchvision (resnet50), of timm (timm/dla34), "
+        "or a YAML file like those in conf/model",
     )
-    parser.add_argument("--filter-size", type=int, default=4, help="taps a side, 1 to 7 (4)")
+    parser.add_argument("--filter-size", type=int, default=4, help="taps per side, 1 to 7 (4)")
     parser.add_argument("--padding-mode", default="reflect", help="zeros, reflect, ... (reflect)")
     parser.add_argument("--first", action="store_true", help="change the first convolution too")
-    parser.add_argument("--size", type=int, default=224, help="pixels of the images' side (224)")
+    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (224)")
     parser.add_argument("--channels", type=int, default=3, help="channels of the images (3)")
     given = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""What a model can do: accuracy, loss, and how steady its answers are under small shifts.
+"""Evaluation of a model: accuracy, loss, and consistency of its predictions under small shifts.
 
 No trick acts here: the loss is the plain cross-entropy with the class ids.
 """
@@ -14,16 +14,16 @@ from tricks import derive_seed
 
 
 class Evaluation(NamedTuple):
-    """The answers of a model on one split."""
+    """The loss and the predictions of a model on one split."""
 
     loss: float
     """Mean cross-entropy, nats."""
     correct: Tensor
-    """[N] bool, in the order of the split."""
+    """[N] bool: whether each prediction is right, in the order of the split."""
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers."""
+        """The share of correct predictions."""
         return self.correct.double().mean().item()
 
 
@@ -32,7 +32,7 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
     """Evaluate a model in evaluation mode, and leave it in training mode.
 
     Args:
-        model: The model.
+        model: Inputs [N, C, H, W] to logits [N, K].
         batches: Batches in the order of their split.
     """
     model.eval()
@@ -47,17 +47,21 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
 
 @torch.no_grad()
 def shift_consistency(model: nn.Module, batches: Batches, seed: int) -> float:
-    """Give back how often two random shifts of an image get the same answer, right or wrong.
+    """Return how often two random shifts of an image get the same prediction, right or wrong.
 
     Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019,
     https://arxiv.org/abs/1904.11486, section 4: E[1{argmax f(shift_a x) = argmax f(shift_b x)}].
     Each image is shifted by up to an eighth of its side in each direction. The shifts are
-    circular, as usual on CIFAR: no content is made up, none but the wrapped edge moves elsewhere.
+    circular, as usual on CIFAR: they invent no content, and only the edge moves to the other side.
+    The model is left in training mode.
 
     Args:
-        model: The model.
+        model: Inputs [N, C, H, W] to logits [N, K].
         batches: Batches in the order of their split.
-        seed: What the shifts depend on.
+        seed: Seed of the shifts.
+
+    Returns:
+        The share of the images, in [0, 1].
     """
     model.eval()
     agree, total = 0, 0
@@ -72,17 +76,17 @@ def shift_consistency(model: nn.Module, batches: Batches, seed: int) -> float:
 
 
 def _shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Roll each image [C, H, W] of a batch by a random offset of its own."""
+    """Roll each image [C, H, W] of a batch by its own random offset."""
     count, _, height, width = images.shape
     rows, columns = (_rolled(count, size, generator) for size in (height, width))
     sample = torch.arange(count, device=images.device)[:, None, None]
-    # indices about a slice put the channels last
+    # indices around a slice put the channels last
     shifted = images[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     return torch.empty_like(images).copy_(shifted)  # in the memory format of the images
 
 
 def _rolled(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Indices [count, size] that shift by up to an eighth of the size, circularly."""
+    """Return indices [count, size] that shift circularly by up to an eighth of the size."""
     most = max(1, size // 8)
     device = generator.device
     offset = torch.randint(-most, most + 1, (count, 1), generator=generator, device=device)

@@ -1,7 +1,7 @@
-"""The networks: ResNets for small images, any of torchvision's or timm's by name; saved weights.
+"""Networks: ResNets for small images, any model of torchvision or timm by name; saved weights.
 
-Every function takes the number of input channels and of classes, which the data set gives.
-Libraries are imported where they are used: they take seconds.
+Every function takes the number of input channels and of classes, which come from the data set.
+torchvision and timm are imported where they are used, because that takes seconds.
 """
 
 import pickle
@@ -16,17 +16,20 @@ from torch import Tensor, nn
 
 from runner.errors import UserError, did_you_mean
 from runner.store.files import Damaged, read_bytes
+from runner.texts import listed, tell
 
 AUXILIARY = ("googlenet", "inception_v3")
 """Torchvision's models with extra outputs in training, which have to be switched off."""
 
-MOST = 10**9
-"""Weights of a ResNet of ours: four gigabytes, and as much again for the optimizer."""
+LISTINGS = {
+    "torchvision": "torchvision.models.list_models(module=torchvision.models)",
+    "timm": "timm.list_models()",
+}
+"""How to list the models of a library."""
 
-MOST_BYTES = 2**34
-"""Of a file of weights."""
-
-NAMED_KEYS = 5  # of a checkpoint, in an error of one line
+MAX_WEIGHTS = 10**9  # of a ResNet: four gigabytes, and as much again for the optimizer
+MAX_BYTES = 2**34  # of a file of weights
+EXPECTED = "Expected a file written by torch.save(model.state_dict(), file)."
 
 
 class Block(nn.Module):
@@ -53,7 +56,7 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A convolution, three stages of blocks, the mean over the image, a linear classifier."""
+    """A convolution, three stages of blocks, global average pooling, a linear classifier."""
 
     def __init__(self, blocks: int, width: int, channels: int, classes: int) -> None:
         super().__init__()
@@ -84,19 +87,21 @@ def cifar_resnet(*, depth: int, width: int = 16, channels: int, classes: int) ->
     """Build a ResNet for small images: three stages of `width`, 2 `width` and 4 `width` channels.
 
     He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2,
-    https://arxiv.org/abs/1512.03385, with their initialisation (normal, by the fan out). Where a
-    shortcut changes shape, ours is a strided 1x1 convolution with batch norm (their option B), 1 %
-    more parameters; their CIFAR networks subsample by slicing and pad with zero channels (option
-    A), which is aliasing in its purest form and leaves anti-aliasing no layer to reach.
+    https://arxiv.org/abs/1512.03385, with their initialisation (normal, by the fan out).
+
+    Differs from the paper where a shortcut changes shape: here it is a strided 1x1 convolution with
+    batch norm (their option B), 1 % more parameters. Their CIFAR networks subsample by slicing and
+    pad with zero channels (option A), which is aliasing in its purest form and leaves anti-aliasing
+    no layer to act on.
 
     Args:
-        depth: Layers with weights, 6n + 2 for n blocks in each stage; shortcuts do not count.
+        depth: Layers with weights, 6n + 2 for n blocks per stage; shortcuts do not count.
         width: Channels of the first stage.
         channels: Channels of the images, of any size; 8x8 ends at 2x2, 32x32 at 8x8.
         classes: Number of classes.
 
     Raises:
-        UserError: If there is no network of that depth or width.
+        UserError: If there is no network of that depth or width, or it is too large.
 
     >>> model = cifar_resnet(depth=8, channels=1, classes=10)
     >>> model(torch.zeros(2, 1, 8, 8)).shape
@@ -106,14 +111,14 @@ def cifar_resnet(*, depth: int, width: int = 16, channels: int, classes: int) ->
     if blocks < 1 or rest:
         near = 6 * max(blocks, 1) + 2
         raise UserError(
-            f"model.depth must be 6n + 2 (8, 14, 20, ...), got {depth}. Take {near} or {near + 6}."
+            f"model.depth must be 6n + 2 (8, 14, 20, ...), got {depth}. Use {near} or {near + 6}."
         )
     if width < 1:
-        raise UserError(f"model.width must be >= 1 (channels), got {width}. The paper has 16.")
-    if (weights := 18 * (1 + 4 + 16) * blocks * width**2) > MOST:
+        raise UserError(f"model.width must be >= 1 (channels), got {width}. The paper uses 16.")
+    if (weights := 18 * (1 + 4 + 16) * blocks * width**2) > MAX_WEIGHTS:
         raise UserError(
-            f"model.depth and model.width must make at most {MOST:.0e} weights, got {depth} and "
-            f"{width}, about {weights:.0e}. Lower one of them."
+            f"model.depth={depth} and model.width={width} make about {weights:.0e} weights, more "
+            f"than {MAX_WEIGHTS:.0e}. Lower one of them."
         )
     return CifarResNet(blocks, width, channels, classes)
 
@@ -122,7 +127,11 @@ def resnet18_cifar(*, channels: int, classes: int) -> nn.Module:
     """Build torchvision's ResNet-18 with a stem for small images: 3x3, stride 1, no max-pool.
 
     He et al., https://arxiv.org/abs/1512.03385, built it for ImageNet, where the stem divides the
-    size by four; the change is common usage for CIFAR (11.2 million parameters at 10 classes).
+    size by four; this stem is common usage for CIFAR (11.2 million parameters at 10 classes).
+
+    Args:
+        channels: Channels of the images.
+        classes: Number of classes.
     """
     from torchvision.models import resnet18
 
@@ -134,12 +143,17 @@ def resnet18_cifar(*, channels: int, classes: int) -> nn.Module:
 
 
 def torchvision_model(*, name: str, channels: int, classes: int) -> nn.Module:
-    """Build any classification model of torchvision's, from random weights.
+    """Build any classification model of torchvision, with random weights.
 
-    For other than three channels the first convolution is made anew, with the same settings and
-    the same spread of its weights. Auxiliary classifiers (GoogLeNet, Inception v3) are left out.
-    Some models need images of one size or of a least size; see
+    Unless there are three channels, the first convolution is replaced by one with the same settings
+    and the same standard deviation of its weights. Auxiliary classifiers (GoogLeNet, Inception v3)
+    are switched off. Some models need a fixed or a minimal image size; see
     https://docs.pytorch.org/vision/stable/models.html.
+
+    Args:
+        name: Name of the model in torchvision.
+        channels: Channels of the images.
+        classes: Number of classes.
 
     Raises:
         UserError: If torchvision has no such model.
@@ -157,7 +171,12 @@ def torchvision_model(*, name: str, channels: int, classes: int) -> nn.Module:
 
 
 def timm_model(*, name: str, channels: int, classes: int) -> nn.Module:
-    """Build any of timm's models, from random weights: https://huggingface.co/docs/timm/models.
+    """Build any model of timm, with random weights: https://huggingface.co/docs/timm/models.
+
+    Args:
+        name: Name of the model in timm.
+        channels: Channels of the images.
+        classes: Number of classes.
 
     Raises:
         UserError: If timm is not installed, or has no such model.
@@ -166,7 +185,7 @@ def timm_model(*, name: str, channels: int, classes: int) -> nn.Module:
         import timm
     except ImportError:
         raise UserError(
-            f"model.name={name} must be built by timm, which is not installed. "
+            f"model.name={name} needs timm, which is not installed. "
             "Run pip install 'biscuits-bench[timm]'."
         ) from None
     if not timm.is_model(name):
@@ -179,19 +198,13 @@ def timm_model(*, name: str, channels: int, classes: int) -> nn.Module:
 
 def _unknown_model(library: str, name: str, names: Iterable[str]) -> str:
     return (
-        f"model.name must be a model of {library}, got {name}.{did_you_mean(name, names)} "
+        f"model.name: {library} has no classification model {name}.{did_you_mean(name, names)} "
         f"List them with {LISTINGS[library]}."
     )
 
 
-LISTINGS = {
-    "torchvision": "torchvision.models.list_models(module=torchvision.models)",
-    "timm": "timm.list_models()",
-}
-
-
 def _change_channels(model: nn.Module, channels: int) -> None:
-    """Give the first convolution other input channels; all its other settings stay."""
+    """Change the input channels of the first convolution; its other settings stay."""
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     std = first.weight.std().item()
     first.in_channels = channels
@@ -199,80 +212,61 @@ def _change_channels(model: nn.Module, channels: int) -> None:
 
 
 def load_weights(model: nn.Module, file: str) -> None:
-    """Start a model from a file of weights: all of them, or none and an error.
+    """Load all weights of a model from a file; if any does not fit, none is loaded.
 
-    The file is what `torch.save(model.state_dict(), file)` writes, or a checkpoint that holds
-    such a dictionary at "model", as a run's own `checkpoint.pt`. Nothing in it is executed.
+    The file is what `torch.save(model.state_dict(), file)` writes, or a dictionary that holds such
+    a one under "model". Nothing in it is executed.
 
     Raises:
         UserError: If the file is missing or damaged, holds more than tensors and plain values, or
-            is of another model.
+            belongs to another model.
     """
     state = _read_state(Path(file))
     own = model.state_dict()
-    wrong = [
-        f"{key} {_shape(state[key])} instead of {_shape(own[key])}"
-        for key in own
-        if key in state and _shape(state[key]) != _shape(own[key])
-    ]
-    problems = [
-        _name_some("missing", [key for key in own if key not in state]),
-        _name_some("surplus", [str(key) for key in state if key not in own]),
-        _name_some("of wrong shape", wrong),
-    ]
-    if any(problems):
+    problems = {
+        "missing": [key for key in own if key not in state],
+        "unexpected": [str(key) for key in state if key not in own],
+        "of wrong shape": [
+            f"{key} {_shape(state[key])} instead of {_shape(own[key])}"
+            for key in own
+            if key in state and _shape(state[key]) != _shape(own[key])
+        ],
+    }
+    if any(problems.values()):
+        found = "; ".join(f"{what}: {listed(keys, 5)}" for what, keys in problems.items() if keys)
         raise UserError(
-            f"model.weights must fit the {type(model).__name__}, got {file}: "
-            f"{'; '.join(filter(None, problems))}. Choose the model that was saved."
+            f"model.weights: {tell(file)} does not fit the {type(model).__name__}; {found}. "
+            "Choose the model that was saved."
         )
     model.load_state_dict(state)
 
 
 def _read_state(file: Path) -> Mapping[str, Any]:
-    """Read the names and tensors of a file."""
+    """Read the names and tensors in a file."""
     try:
-        data = read_bytes(file, MOST_BYTES)
+        data = read_bytes(file, MAX_BYTES)
     except Damaged as error:
-        raise UserError(f"model.weights must be a file, got {file}, which {error}.") from error
-    except OSError as error:
-        raise UserError(
-            f"model.weights must be a file, got {file}: {error.strerror}. Mend the path."
-        ) from error
+        raise UserError(f"model.weights: {tell(file)} {error}. {EXPECTED}") from error
+    except FileNotFoundError:
+        raise UserError(f"model.weights: {tell(file)} does not exist. {EXPECTED}") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats that are refused below
             content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in many ways
+    except Exception as error:  # torch raises many types for damaged files
         is_pickle = data.startswith((b"PK", b"\x80"))  # in a zip archive, or by itself
-        needs_code = is_pickle and isinstance(error, pickle.UnpicklingError)
-        raise UserError(_unreadable(file, needs_code)) from error
+        problem = "is damaged, or not a file of torch.save"
+        if is_pickle and isinstance(error, pickle.UnpicklingError):
+            problem = "holds more than tensors, and loading that could run any code"
+        raise UserError(f"model.weights: {tell(file)} {problem}. {EXPECTED}") from error
     state = content.get("model", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping):
         raise UserError(
-            f"model.weights must hold a dictionary of tensors, got {type(state).__name__} "
-            f"in {file}. Save model.state_dict() with torch.save."
+            f"model.weights: {tell(file)} holds a {type(state).__name__}, not a dictionary of "
+            f"tensors. {EXPECTED}"
         )
     return state
 
 
-def _unreadable(file: Path, needs_code: bool) -> str:
-    if needs_code:
-        return (
-            f"model.weights must hold tensors alone, got {file}, which would have to be "
-            "unpickled and so could run any code. Save model.state_dict() with torch.save."
-        )
-    return (
-        f"model.weights must be a whole file of torch.save, got {file}, which cannot be read. "
-        "Copy it again, or save model.state_dict() with torch.save."
-    )
-
-
 def _shape(value: object) -> str:
     return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _name_some(problem: str, keys: list[str]) -> str:
-    if not keys:
-        return ""
-    rest = len(keys) - NAMED_KEYS
-    return f"{problem}: {', '.join(keys[:NAMED_KEYS])}" + (f" and {rest} more" if rest > 0 else "")

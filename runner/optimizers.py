@@ -6,24 +6,24 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-"""The normalisations; `_NormBase` stands for every batch and instance norm."""
+"""The normalisation layers; `_NormBase` covers every batch and instance norm."""
 
 
 def parameter_groups(model: nn.Module, decay_norms_and_biases: bool) -> list[dict[str, Any]]:
-    """Split a model's parameters into those that take the optimizer's weight decay and the rest.
+    """Split a model's parameters into those with the optimizer's weight decay and those without.
 
-    Without decay go the parameters of the normalisations and every bias, found by the type of
-    their module and by their name: He et al., "Bag of Tricks for Image Classification with
-    Convolutional Neural Networks", CVPR 2019, section 3.1, https://arxiv.org/abs/1812.01187. The
-    number of dimensions alone would also take a class token for a bias, or a layer scale.
+    Without decay are the parameters of normalisation layers and every bias, by the type of their
+    module and by their name: He et al., "Bag of Tricks for Image Classification with Convolutional
+    Neural Networks", CVPR 2019, section 3.1, https://arxiv.org/abs/1812.01187. The usual test, one
+    dimension or less, would mistake a layer scale for a bias.
 
     Args:
-        model: The model; a parameter that it shares between modules comes once.
-        decay_norms_and_biases: Keep all parameters in one group, as `model.parameters()` gives
-            them.
+        model: The model; a parameter that modules share comes once.
+        decay_norms_and_biases: Whether to keep all parameters in one group, as
+            `model.parameters()` returns them.
 
     Returns:
-        Groups for any optimizer of torch's, each in the order of the model.
+        Groups for any torch optimizer, each in the order of the model.
 
     >>> groups = parameter_groups(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), False)
     >>> [(len(group["params"]), group.get("weight_decay")) for group in groups]

@@ -1,7 +1,7 @@
-"""The command `python -m runner.plot_schedule [KEY=VALUE ...]`: draws learning rates, untrained.
+"""The command `python -m runner.plot_schedule [KEY=VALUE ...]`: draws the learning rates of a run.
 
-The config is that of `python -m runner`; values with commas are schedules side by side. Nothing is
-trained, and no model is built.
+The config is that of `python -m runner`; values with commas give several schedules in one picture.
+Nothing is trained, and no model is built.
 """
 
 import argparse
@@ -35,19 +35,19 @@ EXAMPLES = """
   python -m runner.plot_schedule 'tricks=[],[warm_restarts]' data=cifar10 --updates-per-epoch 352
 """
 
-LINE = 110  # characters that fit beside each other in the picture
+LINE = 110  # characters of the legend that fit on one line of the picture
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The learning rates of one training, of the first parameter group."""
+    """The learning rates of one training, for the first parameter group."""
 
     label: str
     rates: list[float]
-    """Of each update."""
+    """Of every update."""
     updates_per_epoch: int
     restarts: list[float]
-    """In epochs, the beginning not counted."""
+    """In epochs, without the start of the training."""
     caveats: list[str]
 
 
@@ -55,8 +55,8 @@ def configs(overrides: Sequence[str]) -> dict[str, Settings]:
     """Compose and check a config for each combination of the values given with commas.
 
     Returns:
-        Each under its name: of one alone its variant, of several the values that differ. Among
-        several, a setting that only some of them use is no mistake.
+        Settings by label: the variant of a single config, the values that differ among several.
+        Among several, a setting that only some of them use is accepted.
 
     Raises:
         UserError: If a config is wrong.
@@ -86,21 +86,21 @@ def _check(overrides: Sequence[str], given: Sequence[str] = ()) -> Settings:
 
 
 def count_updates(settings: Settings) -> int:
-    """Count the updates of an epoch from the data that is here; for a picture none is fetched.
+    """Count the updates of an epoch from the data, without downloading it.
 
     Raises:
-        UserError: If the data is not here.
+        UserError: If the data is missing.
     """
     offline = {"download": False} if "download" in settings.data else {}
     try:
         data = build_data(dataclasses.replace(settings, data={**settings.data, **offline}))
     except UserError as error:
-        raise UserError(f"{error} Or give --updates-per-epoch, and no data is read.") from error
+        raise UserError(f"{error} Or give --updates-per-epoch; then no data is read.") from error
     return math.ceil(len(data.train.labels) / settings.batch_size)
 
 
 def trace(label: str, settings: Settings, updates_per_epoch: int) -> Curve:
-    """Compute the learning rate of every update, by the parts that a training has."""
+    """Compute the learning rate of every update, with the optimizer and tricks of a training."""
     optimizer = build_optimizer(settings, nn.Linear(1, 1, bias=False))
     scheduler = build_scheduler(settings, optimizer, updates_per_epoch)
     chain = build_tricks(settings)
@@ -119,7 +119,7 @@ def trace(label: str, settings: Settings, updates_per_epoch: int) -> Curve:
 
 
 def _restarts(chain: Chain, updates: int, updates_per_epoch: int) -> Iterator[float]:
-    """Run from the end of a cycle to the next; half an update further, that is the one it is in."""
+    """Yield the restarts, in epochs; half an update after a cycle's end is in the next cycle."""
     for trick in chain:
         if isinstance(trick, WarmRestarts):
             unit, end = 1 if trick.unit == "update" else updates_per_epoch, 0.0
@@ -128,10 +128,10 @@ def _restarts(chain: Chain, updates: int, updates_per_epoch: int) -> Iterator[fl
 
 
 def draw(curves: Sequence[Curve], file: Path) -> None:
-    """Draw each rate over the epochs, held for its update; dotted lines are restarts.
+    """Draw the rates over the epochs, constant within an update; dotted lines are restarts.
 
     Raises:
-        UserError: If there is no such folder, or the name's ending is no format of pictures.
+        UserError: If the folder does not exist, or the suffix is not a format of pictures.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -139,14 +139,14 @@ def draw(curves: Sequence[Curve], file: Path) -> None:
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     formats, suffix = figure.canvas.get_supported_filetypes(), file.suffix.removeprefix(".")
     if suffix not in formats:
-        raise UserError(f"--out must end in .png, .pdf or .svg, got {file}. Rename it.")
+        raise UserError(f"--out must end in .png, .pdf or .svg, got {file}.")
     if not file.parent.is_dir():
-        raise UserError(f"--out must be in a folder that exists, got {file}. Make {file.parent}.")
+        raise UserError(f"--out: no folder {file.parent}. Create it first.")
     axes = figure.subplots()
     for number, curve in enumerate(curves):
         color = f"C{number % 10}"
         epochs = [update / curve.updates_per_epoch for update in range(len(curve.rates) + 1)]
-        held = [*curve.rates, curve.rates[-1]]  # the last one too, to the end of its update
+        held = [*curve.rates, curve.rates[-1]]  # to the end of the last update
         axes.plot(epochs, held, drawstyle="steps-post", color=color, label=curve.label, lw=1.8)
         for restart in curve.restarts:
             axes.axvline(restart, color=color, linestyle=":", linewidth=1.2, zorder=1)
@@ -167,13 +167,13 @@ def draw(curves: Sequence[Curve], file: Path) -> None:
 
 
 def summary(curve: Curve) -> str:
-    """Write a curve in a line: its highest and its last rate, and what is to be known of it."""
+    """Describe a curve in one line: its highest and last rate, and its caveats."""
     numbers = f"highest {max(curve.rates):.4g}  last {curve.rates[-1]:.4g}"
     return "  ".join([curve.label, numbers, *(f"note: {caveat}" for caveat in curve.caveats)])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the schedules of the command line; a mistake ends in one line."""
+    """Draw the schedules of the command line; exit with one line if an argument is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m runner.plot_schedule",
         description=__doc__,
@@ -181,13 +181,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="as for python -m runner; also a,b,c"
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as for python -m runner; a,b,c for several",
     )
     parser.add_argument("--out", type=Path, default=Path("schedule.png"), help="a .png, .pdf, .svg")
     parser.add_argument(
-        "--updates-per-epoch", type=int, metavar="N", help="then no data is read to count them"
+        "--updates-per-epoch", type=int, metavar="N", help="instead of counting them in the data"
     )
-    parser.add_argument("-cd", "--config-dir", type=Path, help="a folder of your own parts")
+    parser.add_argument("-cd", "--config-dir", type=Path, help="a folder with your own configs")
     given = parser.parse_intermixed_args(arguments)
     try:
         _draw(given.overrides, given.out, given.updates_per_epoch, given.config_dir)
@@ -199,10 +202,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _draw(overrides: list[str], out: Path, updates: int | None, config_dir: Path | None) -> None:
     if updates is not None and updates < 1:
-        raise UserError(f"--updates-per-epoch must be >= 1, got {updates}. Leave it out to count.")
+        raise UserError(f"--updates-per-epoch must be >= 1, got {updates}.")
     if config_dir is not None:
         if not config_dir.is_dir():
-            raise UserError(f"--config-dir must be a folder, got {config_dir}. Name yours.")
+            raise UserError(f"--config-dir: no folder {config_dir}.")
         overrides = [f"hydra.searchpath=['file://{config_dir.resolve()}']", *overrides]
     register([config_dir] if config_dir else [])
     with guarded(), initialize_config_dir(str(CONF), version_base="1.3"):

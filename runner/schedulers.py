@@ -1,7 +1,7 @@
-"""Learning rate schedulers as pure functions of integer time, and torch's own as tables of one.
+"""Learning rate schedulers as pure functions of integer time, and torch's own in tables.
 
-A scheduler gives a factor on the base learning rate of every parameter group, so that the groups
-keep their ratios. It has no state: a run that goes on needs only its number of updates.
+A scheduler returns a factor on the base learning rate of every parameter group, so that the groups
+keep their ratios. It has no state: a run that resumes needs only its number of updates.
 """
 
 import math
@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from runner.errors import UserError
+from runner.texts import reason
 
 
 class Scheduler(ABC):
@@ -24,12 +25,12 @@ class Scheduler(ABC):
 
     @abstractmethod
     def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
-        """Give back the factor for an update.
+        """Return the factor for an update.
 
         Args:
-            update: The number of updates done so far: 0 at the first.
+            update: Number of updates done so far: 0 at the first.
             updates_per_epoch: Updates in one pass over the training set.
-            epochs: The length of the training.
+            epochs: Length of the training.
         """
 
 
@@ -38,22 +39,22 @@ class Constant(Scheduler):
     """Hold the base learning rate."""
 
     def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:  # noqa: ARG002
-        """Give back 1."""
+        """Return 1."""
         return 1.0
 
 
 @dataclass(frozen=True)
 class Step(Scheduler):
-    """Multiply by `gamma` at each milestone.
+    """Multiply the learning rate by `gamma` at each milestone.
 
     The defaults are those of He et al. for CIFAR-10, who divide by 10 after 32,000 and 48,000 of
     64,000 updates: "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2,
     https://arxiv.org/abs/1512.03385. In torch's `MultiStepLR` a milestone is a number of epochs;
-    here it is a share of the training, and moves with its length.
+    here it is a share of the training, so that it moves with its length.
 
     Args:
-        milestones: Shares of the training, in (0, 1), rising; each at the nearest update.
-        gamma: What to multiply with, >= 0.
+        milestones: Shares of the training, in (0, 1), increasing; each at the nearest update.
+        gamma: Factor at each milestone, >= 0.
 
     Raises:
         UserError: If a value is out of its range.
@@ -66,16 +67,15 @@ class Step(Scheduler):
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        rising = (0, *self.milestones, 1)
-        if not all(a < b for a, b in pairwise(rising)):
+        if not all(a < b for a, b in pairwise((0, *self.milestones, 1))):
             raise UserError(
-                "scheduler.milestones must be rising shares of the training in (0, 1), "
+                "scheduler.milestones must be increasing shares of the training in (0, 1), "
                 f"got {list(self.milestones)}. Write epoch 10 of 20 as 0.5."
             )
         _check_rate("gamma", self.gamma)
 
     def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
-        """Give back gamma to the power of the milestones reached."""
+        """Return gamma to the power of the number of milestones reached."""
         updates = updates_per_epoch * epochs
         return self.gamma ** sum(update >= round(share * updates) for share in self.milestones)
 
@@ -85,8 +85,9 @@ class Cosine(Scheduler):
     """Fall from 1 to `final` along half a cosine.
 
     With t the share of the training that is done: final + (1 - final) (1 + cos(pi t)) / 2. The
-    value at t = 1 is that after the last update, as in torch's `CosineAnnealingLR`. Loshchilov &
-    Hutter, "SGDR", ICLR 2017, https://arxiv.org/abs/1608.03983, one cycle; restarts are a trick.
+    value at t = 1 is that after the last update, as in torch's `CosineAnnealingLR`. This is one
+    cycle of Loshchilov & Hutter, "SGDR", ICLR 2017, https://arxiv.org/abs/1608.03983; for restarts
+    see the trick `warm_restarts`.
 
     Args:
         final: The factor at the end, >= 0.
@@ -104,13 +105,13 @@ class Cosine(Scheduler):
         _check_rate("final", self.final)
 
     def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
-        """Give back the cosine's value."""
+        """Return the value of the cosine."""
         return _mix(1.0, self.final, _half_cosine(update / (updates_per_epoch * epochs)))
 
 
 @dataclass(frozen=True)
 class Linear(Scheduler):
-    """Go from `start` to `final` along a line; the last value is that after the last update.
+    """Go from `start` to `final` along a line; `final` is the value after the last update.
 
     Args:
         start: The factor at the first update, >= 0.
@@ -131,7 +132,7 @@ class Linear(Scheduler):
         _check_rate("final", self.final)
 
     def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
-        """Give back the line's value."""
+        """Return the value of the line."""
         return _mix(self.start, self.final, update / (updates_per_epoch * epochs))
 
 
@@ -139,14 +140,14 @@ class Linear(Scheduler):
 class OneCycle(Scheduler):
     """Rise from `start` to 1 and fall to `final`, each along half a cosine.
 
-    The base learning rate is the highest. As torch's `OneCycleLR(max_lr=lr, pct_start=peak_at)`,
-    start = 1 / div_factor and final = start / final_div_factor, but the momentum stays; as there,
-    of n updates the one at the peak is n peak_at - 1, counted from 0, and the one at `final` is
-    n - 1. Smith & Topin, "Super-Convergence", 2018,
-    https://arxiv.org/abs/1708.07120, rises and falls along lines and adds a third phase.
+    The base learning rate is the highest. It equals torch's `OneCycleLR(max_lr=lr)` with
+    pct_start = peak_at, div_factor = 1 / start and final_div_factor = start / final, except that
+    the momentum stays; as there, of n updates, counted from 0, the peak is at n peak_at - 1 and
+    `final` at n - 1. Smith & Topin, "Super-Convergence", 2018, https://arxiv.org/abs/1708.07120,
+    rise and fall along lines and add a third phase.
 
     Args:
-        peak_at: The share of the training spent on the rise, in [0, 1].
+        peak_at: Share of the training spent on the rise, in [0, 1].
         start: The factor at the first update, >= 0.
         final: The factor at the last update, >= 0.
 
@@ -165,13 +166,13 @@ class OneCycle(Scheduler):
         if not 0 <= self.peak_at <= 1:
             raise UserError(
                 f"scheduler.peak_at must be in [0, 1], got {self.peak_at}. "
-                "Give a share of the training."
+                "It is a share of the training."
             )
         _check_rate("start", self.start)
         _check_rate("final", self.final)
 
     def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
-        """Give back the value on the rise or on the fall."""
+        """Return the value on the rise or on the fall."""
         last = updates_per_epoch * epochs - 1
         peak = self.peak_at * (last + 1) - 1
         if update < peak:
@@ -188,7 +189,7 @@ def tabulate(
     updates_per_epoch: int,
     epochs: int,
 ) -> Callable[[int], float]:
-    """Run a scheduler of torch's through once on a dummy optimizer, and give back its factors.
+    """Run a torch scheduler once with a dummy optimizer, and return its factors.
 
     What torch computes step by step from a state becomes a pure function of time. The dummy has
     the real learning rate, for the classes whose arguments are rates (`max_lr`, `eta_min`).
@@ -196,13 +197,13 @@ def tabulate(
     Args:
         torch_class: A class of `torch.optim.lr_scheduler`, or one like them.
         unit: How often it steps: each `epoch` or each `update`.
-        arguments: Its arguments but for the optimizer.
-        lr: The base learning rate, > 0.
+        arguments: Its arguments except the optimizer.
+        lr: Base learning rate, > 0.
         updates_per_epoch: Updates in one pass over the training set.
-        epochs: The length of the training.
+        epochs: Length of the training.
 
     Returns:
-        The number of updates done to the factor on the base learning rates.
+        A function from the number of updates done to the factor on the base learning rates.
 
     Raises:
         UserError: If the scheduler depends on more than time, changes more than the learning rate
@@ -217,15 +218,15 @@ def tabulate(
     if unit not in ("epoch", "update"):
         raise UserError(f"scheduler.unit must be epoch or update, got {unit}.")
     if not lr > 0:
-        raise UserError(f"optimizer.lr must be > 0 for a scheduler of torch's, got {lr}.")
+        raise UserError(f"optimizer.lr must be > 0 for a torch scheduler, got {lr}.")
     updates_per_step = updates_per_epoch if unit == "epoch" else 1
     steps = updates_per_epoch * epochs // updates_per_step
     try:
         rates = _run_through(torch_class, arguments, lr, steps)
-    except Exception as error:  # whatever the class makes of its arguments
+    except Exception as error:  # the class may raise anything for its arguments
         raise UserError(
-            f"scheduler must be a working {torch_class.__name__} for {steps} steps (unit: {unit}), "
-            f"got {dict(arguments)}: {' '.join(str(error).split())}. Mend its keys."
+            f"scheduler: {torch_class.__name__} with {dict(arguments)} fails for {steps} steps "
+            f"(unit: {unit}): {reason(error)}. Correct these keys."
         ) from error
 
     def factor(update: int) -> float:
@@ -239,38 +240,38 @@ def refuse_impure(torch_class: type[LRScheduler], arguments: Mapping[str, Any]) 
     name = torch_class.__name__
     if issubclass(torch_class, ReduceLROnPlateau):
         raise UserError(
-            f"scheduler._target_ must depend on time alone, got {name}, which waits for a metric. "
+            f"scheduler._target_ must depend on time alone, but {name} waits for a metric. "
             "Use scheduler=step or scheduler=cosine."
         )
     cycle = signature(torch_class).parameters.get("cycle_momentum")
     if cycle is not None and arguments.get("cycle_momentum", cycle.default):
         raise UserError(
-            f"scheduler must change the learning rate alone, got {name}, which cycles the momentum "
-            "too. Add +scheduler.cycle_momentum=false."
+            f"scheduler must change the learning rate alone, but {name} also cycles the momentum. "
+            "Add +scheduler.cycle_momentum=false."
         )
 
 
 def _run_through(
     torch_class: type[LRScheduler], arguments: Mapping[str, Any], lr: float, steps: int
 ) -> list[float]:
-    """The learning rate at each of the steps."""
+    """Return the learning rate at each of the steps."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=lr)
     scheduler = torch_class(optimizer, **arguments)
     rates = [float(optimizer.param_groups[0]["lr"])]
     for _ in range(steps - 1):
-        optimizer.step()  # it has no gradient and does nothing; torch warns if it is left out
+        optimizer.step()  # without a gradient it does nothing; torch warns if it is missing
         scheduler.step()
         rates.append(float(optimizer.param_groups[0]["lr"]))
     return rates
 
 
 def _mix(start: float, end: float, share: float) -> float:
-    """The point that lies a share of the way from start to end; exact at both."""
+    """Return the point that lies a share of the way from start to end; exact at both."""
     return start * (1 - share) + end * share
 
 
 def _half_cosine(share: float) -> float:
-    """The share of the way that half a cosine has gone when the share of the time has."""
+    """Return the share of the way that half a cosine has gone after a share of the time."""
     return (1 - math.cos(math.pi * share)) / 2
 
 
@@ -278,5 +279,5 @@ def _check_rate(field: str, value: float) -> None:
     if not 0 <= value < math.inf:
         raise UserError(
             f"scheduler.{field} must be >= 0 and finite, got {value}. "
-            "Give a factor on the learning rate."
+            "It is a factor on the learning rate."
         )

@@ -245,7 +245,7 @@ MISTAKES = {
     (*TWO, "tricks.label_smoothing.smoothing=0.2"): "label_smoothing is off. Switch it on",
     (*TWO, "ablation.factors={optimizer.lr:[0.1,0.1]}"): "got optimizer.lr=0.1 twice",
     (*TWO, "tricks.clipping.max_norm=-1"): "clipping cannot be built: tricks.clipping: Clipping",
-    (*TWO, "data=image_folder", "data.root=nowhere"): "got nowhere: it does not exist.",
+    (*TWO, "data=image_folder", "data.root=nowhere"): "data.root: nowhere does not exist.",
     (*TWO, "model=timm", "model.name=no_such"): "baseline cannot be built: ",
     (*TWO, "hydra.launcher.workers=0"): "hydra.launcher.workers must be",
 }

@@ -27,7 +27,7 @@ COMPOSED = {
 CHECKED = {
     ("tricks=[clipping]", "tricks.clipping.max_norm=-1"): "Clipping.max_norm must be",
     ("tricks.flooding.level=0.1",): "flooding is off. Switch it on with 'tricks=[flooding]'",
-    ("data=image_folder", "data.root=nowhere"): "got nowhere: it does not exist.",
+    ("data=image_folder", "data.root=nowhere"): "data.root: nowhere does not exist.",
     ("device=cuda:7",): "device must be",
     ("optimizer.lr=-1",): "optimizer:",
     ("precision=bfloat16", "device=cpu"): "precision must be float32 on this processor",

@@ -1,4 +1,4 @@
-"""Data sets into memory as uint8 tensors, and batches out of it."""
+"""Data sets, held in memory as uint8 tensors, and batches of them."""
 
 from runner.data.arrays import npz
 from runner.data.augmentation import Augmentation

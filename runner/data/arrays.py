@@ -1,4 +1,4 @@
-"""A data set in an .npz file of the user's own."""
+"""A data set in the user's own .npz file."""
 
 import os
 import zipfile
@@ -19,18 +19,18 @@ CHANNELS = (1, 3, 4)
 
 
 def npz(file: str) -> Source:
-    """Give back the data set of an .npz file, as `numpy.savez` writes it.
+    """Return the data set in an .npz file, as `numpy.savez` writes it.
 
     It holds `x_train` and `x_test`, uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] with C one of
-    1, 3, 4; `y_train` and `y_test`, integers [N]; and, if wanted, `classes`, K names. Other arrays
-    are left alone.
+    1, 3, 4; `y_train` and `y_test`, integers [N]; and optionally `classes`, K names. Other arrays
+    are ignored. Nothing is unpickled.
 
     Args:
         file: Path of the file.
 
     Raises:
-        UserError: If it is not there, not such a file, damaged, or lacks an array; if images are
-            not uint8, their channels cannot be told, or labels do not number classes.
+        UserError: If the file is missing, damaged, not an .npz file, or lacks an array; if images
+            are not uint8, their channel axis is ambiguous, or labels do not number the classes.
     """
     arrays = _read(os.path.expanduser(file))
     train, test = (
@@ -43,34 +43,32 @@ def npz(file: str) -> Source:
 def _read(file: str) -> dict[str, NDArray[Any]]:
     if problem := _problem(file):
         raise UserError(
-            f"data.file must be an .npz file, got {tell(file)}, which {problem}. "
-            "Give the path of one, written by numpy.savez."
+            f"data.file: {tell(file)} {problem}. Expected an .npz file written by numpy.savez."
         )
     try:
         with zipfile.ZipFile(file) as archive:
-            held = [name.removesuffix(".npy") for name in archive.namelist()]
-            arrays = {n: read_array(archive, n) for n in (*KEYS, "classes") if n in held}
-    except Exception as error:  # zip and numpy meet damage with errors of any kind
+            present = [name.removesuffix(".npy") for name in archive.namelist()]
+            arrays = {n: read_array(archive, n) for n in (*KEYS, "classes") if n in present}
+    except Exception as error:  # zipfile and numpy raise many types for damaged files
         raise UserError(
-            f"data.file must be an .npz file of plain arrays, got {tell(file)}: {reason(error)}. "
-            "Write it again with numpy.savez, from arrays of numbers and text alone."
+            f"data.file: cannot read {tell(file)}: {reason(error)}. "
+            "Save it again with numpy.savez, with arrays of numbers and text only."
         ) from error
     if missing := [key for key in KEYS if key not in arrays]:
         raise UserError(
-            f"data.file must hold {', '.join(KEYS)}, got {tell(file)} without "
-            f"{', '.join(missing)}; it holds {listed(held) or 'nothing'}. "
-            "Save the arrays under these names."
+            f"data.file: {tell(file)} has no {', '.join(missing)}, only "
+            f"{listed(present) or 'nothing'}. Save the arrays as {', '.join(KEYS)}."
         )
     return arrays
 
 
 def _problem(file: str) -> str | None:
-    """Say what keeps this from being such a file."""
-    if not os.path.isfile(file):  # a pipe would be waited for
+    """Return why this cannot be an .npz file, if it cannot."""
+    if not os.path.isfile(file):  # reading a pipe would block
         return "is not a file" if os.path.exists(file) else "does not exist"
     try:
         with open(file, "rb") as handle:
-            return None if zipfile.is_zipfile(handle) else "is none, or is cut short"
+            return None if zipfile.is_zipfile(handle) else "is not an .npz file, or is truncated"
     except OSError as error:
         return f"cannot be read ({reason(error)})"
 
@@ -80,19 +78,19 @@ def _images(arrays: dict[str, NDArray[Any]], key: str) -> Tensor:
     array = arrays[key]
     if array.dtype != np.uint8 or array.ndim not in (3, 4):
         raise UserError(
-            f"{key} must be uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], got {_told(array)}. "
-            "Scale the pixels to whole numbers from 0 to 255."
+            f"data.file: {key} must be uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], "
+            f"got {_describe(array)}. Scale the pixels to integers from 0 to 255."
         )
     if array.size == 0:
-        raise UserError(f"{key} must hold images, got {_told(array)}. Add images.")
+        raise UserError(f"data.file: {key} is empty: {_describe(array)}. Save at least one image.")
     if array.ndim == 3:
         return torch.from_numpy(array)[:, None]
-    first, last = array.shape[1] in CHANNELS, array.shape[3] in CHANNELS
-    if first == last:
+    second, last = array.shape[1] in CHANNELS, array.shape[3] in CHANNELS
+    if second == last:
         raise UserError(
-            f"{key} must have 1, 3 or 4 channels either second or last, got {list(array.shape)}, "
-            f"where {'both' if first else 'neither'} could be. "
-            f"{'Pad the images with a row and column' if first else 'Bring the channels there'}."
+            f"data.file: {key} must have 1, 3 or 4 channels in its second or its last axis, got "
+            f"{list(array.shape)}, where {'both' if second else 'neither'} could be the channels. "
+            f"{'Pad the images by a row and a column' if second else 'Move the channels there'}."
         )
     if last:
         array = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
@@ -103,31 +101,33 @@ def _labels(arrays: dict[str, NDArray[Any]], key: str) -> Tensor:
     array = arrays[key]
     if array.dtype.kind not in "iu" or array.ndim != 1:
         raise UserError(
-            f"{key} must be integers [N], got {_told(array)}. Number the classes from 0."
+            f"data.file: {key} must be integers [N], got {_describe(array)}. "
+            "Number the classes from 0."
         )
     return torch.from_numpy(array.astype(np.int64))
 
 
 def _classes(arrays: dict[str, NDArray[Any]]) -> tuple[str, ...]:
-    """Give back the names of the classes; where there are none, their numbers."""
+    """Return the names of the classes: `classes`, or else their numbers."""
     names, labels = arrays.get("classes"), arrays["y_train"]
     if names is None:
         low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
-        if low < 0 or high >= max(1, len(labels)):  # a class has an image: no more than images
+        if low < 0 or high >= max(1, len(labels)):  # each class has an image: no more than images
             raise UserError(
-                f"y_train must number the classes from 0, without a gap, got "
-                f"{low if low < 0 else high} in {len(labels)} labels. Number them anew."
+                "data.file: y_train must number the classes from 0, without gaps, got "
+                f"{low if low < 0 else high} in {len(labels)} labels. Renumber the classes."
             )
         names = np.arange(high + 1)
     if names.dtype.kind not in "Uiu" or names.ndim != 1:
         raise UserError(
-            f"classes must be text or integers [K], got {_told(names)}. Save K names, or none."
+            f"data.file: classes must be text or integers [K], got {_describe(names)}. "
+            "Save one name per class, or leave classes out."
         )
     return tuple(map(str, names.tolist()))
 
 
-def _told(array: NDArray[Any]) -> str:
-    """Write what an array is: its type and shape, and what no scaling mends."""
-    told = tell(f"{array.dtype} {list(array.shape)}")
+def _describe(array: NDArray[Any]) -> str:
+    """Return type and shape, and whether NaN or infinity is in it: no scaling removes them."""
+    text = tell(f"{array.dtype} {list(array.shape)}")
     finite = array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
-    return told if finite else f"{told} with NaN or infinity in it"
+    return text if finite else f"{text} with NaN or infinity in it"

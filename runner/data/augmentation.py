@@ -1,4 +1,4 @@
-"""Random crops, flips and cut-outs, drawn for each sample, done on whole batches."""
+"""Random crops, flips and cutouts: drawn per sample, applied to whole batches."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,26 +11,29 @@ from runner.errors import UserError
 
 
 class Draw(NamedTuple):
-    """What was drawn for a batch of N samples."""
+    """The random numbers for a batch of N samples."""
 
     offsets: Tensor
     """[2, N]: the first row and column of the crop in the padded image."""
     flips: Tensor
-    """[N], bool."""
+    """[N], bool: which crops are mirrored."""
     centres: Tensor
-    """[2, N]: row and column of the centre of the cut-out."""
+    """[2, N]: row and column of the centre of the cutout."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to the training images; nothing by default.
+    """How the training images are augmented; not at all by default.
 
     Fields:
-        crop: Pixels of black padding on each side, from which an image of the old size is cut at
-            a random place; He et al., https://arxiv.org/abs/1512.03385, section 4.2, take 4.
+        crop: Pixels of black padding on each side; a random crop of the original size is taken
+            from the padded image. He et al., https://arxiv.org/abs/1512.03385, section 4.2, use 4.
         flip: Whether to mirror left and right, with probability 1/2.
-        cutout: Side of a square, in pixels, that is blanked out around a random pixel, clipped at
+        cutout: Side in pixels of a square that is blanked out around a random pixel, clipped at
             the border; DeVries and Taylor, https://arxiv.org/abs/1708.04552.
+
+    Raises:
+        UserError: If `crop` or `cutout` is negative.
     """
 
     crop: int = 0
@@ -46,9 +49,10 @@ class Augmentation:
                 )
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Draw:
-        """Draw for each of the images [N, C, H, W].
+        """Draw the random numbers for images [N, C, H, W].
 
-        All is drawn, used or not: switching one change on does not move the draws of another.
+        All of them are drawn, used or not, so that switching one augmentation on does not change
+        the draws of another.
         """
         count, _, height, width = images.shape
 
@@ -61,19 +65,24 @@ class Augmentation:
 
 
 def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) -> Tensor:
-    """Give back images [N, C, H, W] cut out of their black-padded selves, some of them mirrored.
+    """Pad images [N, C, H, W] with black, crop each to its old size, and mirror some.
 
     Args:
         images: [N, C, H, W].
-        padding: Pixels of padding on each side, in [0, ...).
+        padding: Pixels of padding on each side, >= 0.
         offsets: [2, N], the first row and column of the crop, in [0, 2 * padding].
-        flips: [N], bool: which crops to mirror.
+        flips: [N], bool: which crops to mirror left and right.
+
+    >>> image = torch.tensor([[1, 2], [3, 4]]).view(1, 1, 2, 2)
+    >>> crop_and_flip(image, 1, torch.tensor([[0], [1]]), torch.tensor([True])).squeeze()
+    tensor([[0, 0],
+            [2, 1]])
     """
     count, channels, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
     rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
     columns = torch.where(flips[:, None], columns.flip(0), columns)
-    # one gather does both, from images laid out flat; the channels share the places (stride 0)
+    # one gather does both, on flattened images; the channels share their indices (stride 0)
     starts = (offsets[0, :, None] + rows) * padded.shape[3]
     places = starts[:, :, None] + (offsets[1, :, None] + columns)[:, None, :]
     places = places.view(count, 1, -1).expand(-1, channels, -1)
@@ -81,14 +90,20 @@ def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) 
 
 
 def cut_out_(inputs: Tensor, side: int, centres: Tensor) -> None:
-    """Set a square of each of the inputs [N, C, H, W] to 0, in place: the mean, once normalised.
+    """Set a square of each of the normalised inputs [N, C, H, W] to 0, their mean, in place.
 
-    Differs from the authors' code for an odd side, which there loses a pixel.
+    Differs from the authors' code for an odd side, which is a pixel shorter there.
 
     Args:
         inputs: [N, C, H, W].
-        side: Side of the square, pixels. It covers rows [r - side // 2, r - side // 2 + side).
-        centres: [2, N], its row r and column; what lies outside of the image is lost.
+        side: Side of the square in pixels; it covers rows [r - side // 2, r - side // 2 + side).
+        centres: [2, N], its row r and its column; it is clipped at the border.
+
+    >>> inputs = torch.ones(1, 1, 2, 3)
+    >>> cut_out_(inputs, 2, torch.tensor([[1], [1]]))
+    >>> inputs.squeeze()
+    tensor([[0., 0., 1.],
+            [0., 0., 1.]])
     """
 
     def covered(centre: Tensor, size: int) -> Tensor:

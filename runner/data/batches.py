@@ -1,7 +1,7 @@
-"""Batches of a split: shuffled, augmented and normalised on the device, from seed and place alone.
+"""Batches of a split: shuffled, augmented and normalised on the device.
 
-Batch k of epoch e is a pure function of (seed, e, k): a run that goes on in the middle of an epoch
-sees what one never stopped would have seen, and there is no state to save.
+Batch k of epoch e is a pure function of (seed, e, k): a run that resumes in mid-epoch sees the same
+batches as an uninterrupted one, and there is no state to save.
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,18 @@ class Batches:
 
     Args:
         split: The samples.
-        batch_size: Samples in a batch.
+        batch_size: Samples per batch.
         mean: [C], of the pixels / 255.
         std: [C], of the pixels / 255.
-        augmentation: What to do to the images; None for nothing.
-        seed: What order and augmentation depend on.
-        shuffle: Whether each epoch has a random order of its own, or all that of the split.
-        memory_format: In which the inputs lie.
+        augmentation: How to augment the images; None for not at all.
+        seed: Seed of the order and the augmentation.
+        shuffle: Whether to shuffle the samples anew in each epoch.
+        memory_format: Memory format of the inputs.
+
+    >>> split = Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
+    >>> batches = Batches(split, 2, mean=torch.zeros(1), std=torch.ones(1))
+    >>> [batch.targets.tolist() for batch in batches.epoch(0)]
+    [[0, 1], [2, 3], [4]]
     """
 
     def __init__(
@@ -54,7 +59,7 @@ class Batches:
         return -(-len(self.split.labels) // self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Run through the batches of an epoch, from batch `start` on."""
+        """Yield the batches of an epoch, from batch `start` on."""
         order = self._order(epoch)
         for index in range(start, len(self)):
             chosen = order[index * self.batch_size : (index + 1) * self.batch_size]

@@ -1,6 +1,6 @@
-"""A file of decoded images, which knows of which files they were made.
+"""The cache of decoded images: an .npz file with a fingerprint of the files it was made from.
 
-Written whole or not at all, read without pickle; the checksums of the .npz format tell damage.
+It is written atomically and read without pickle; the checksums of the format reveal damage.
 """
 
 import fcntl
@@ -20,24 +20,27 @@ from runner.errors import UserError
 from runner.store.arrays import read_array
 from runner.store.files import write_atomically
 
-A_WHILE = 60.0  # seconds; from making a file to locking it, a process takes less
-FORMAT = 1  # raised when the same files would be decoded into other pixels
+LOCK_GRACE = 60.0  # seconds; a process takes less from creating a file to locking it
+FORMAT = 1  # to be raised when the same files are decoded into other pixels than before
 
 
 def path(folder: str | None, root: Path, size: int | None) -> Path:
-    """Name the cache file of an image folder at a size; a changed folder keeps its file's name.
+    """Return the cache file of an image folder at a size; it stays when the images change.
 
     Args:
-        folder: Folder of cache files; None for the user's, from the environment.
+        folder: Folder of cache files; None for the user's default.
         root: The image folder, resolved.
-        size: Side of the decoded images, None for their own.
+        size: Side of the decoded images in pixels; None for their own.
+
+    Raises:
+        UserError: If there is no default folder.
     """
     name = hashlib.sha256(os.fsencode(root) + f"\0{size}".encode()).hexdigest()[:16]
     return (Path(os.path.expanduser(folder)) if folder else default_folder()) / f"images-{name}.npz"
 
 
 def fingerprint(files: Iterable[tuple[object, ...]]) -> str:
-    """Digest the listing of a folder: another path, size or time gives another fingerprint."""
+    """Return a digest of a folder's listing: it changes with any path, size or time."""
     digest = hashlib.sha256(str(FORMAT).encode())
     for file in files:
         digest.update(os.fsencode("\0".join(map(str, file)) + "\n"))
@@ -45,22 +48,22 @@ def fingerprint(files: Iterable[tuple[object, ...]]) -> str:
 
 
 def load(file: Path, key: str, count: int, size: int | None) -> NDArray[np.uint8] | None:
-    """Give back the images if they are there, undamaged, and of files with this fingerprint.
+    """Return the images if they are cached, undamaged, and made from files of this fingerprint.
 
     Args:
         file: The cache file.
         key: The fingerprint.
-        count: How many images there must be.
-        size: The side that they must have; None for any.
+        count: Number of images expected.
+        size: Side expected, in pixels; None for any.
     """
     try:
-        if not file.is_file():  # a pipe would be waited for
+        if not file.is_file():  # reading a pipe would block
             return None
         with zipfile.ZipFile(file) as archive:
             if str(read_array(archive, "key")) != key:
                 return None
             images: NDArray[np.uint8] = read_array(archive, "images")
-    except Exception:  # damaged in whatever way: decoding mends it
+    except Exception:  # any kind of damage: the images are decoded again
         return None
     if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
         return None
@@ -70,15 +73,17 @@ def load(file: Path, key: str, count: int, size: int | None) -> NDArray[np.uint8
 
 
 def save(file: Path, key: str, images: NDArray[np.uint8]) -> None:
-    """Write the images for the fingerprint, in place of what was there.
+    """Write the images with their fingerprint, in place of an older cache.
 
     Raises:
-        OSError: If the folder cannot be made.
-        UserError: If the file cannot be written; nothing is left of the attempt.
+        OSError: If the folder cannot be created.
+        UserError: If the file cannot be written; nothing is left behind then.
     """
 
     def write(handle: BinaryIO) -> None:
-        with suppress(OSError):  # some file systems have no locks; then nobody can take it, either
+        with suppress(
+            OSError
+        ):  # some file systems have no locks; then nobody else can lock it, either
             fcntl.flock(handle, fcntl.LOCK_EX)
         np.savez(handle, key=np.array(key), images=images)
 
@@ -87,25 +92,31 @@ def save(file: Path, key: str, images: NDArray[np.uint8]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed had begun to write: a living one has it locked.
+    """Remove the unfinished files of killed processes; a running process has locked its own.
 
-    The lock, and not the process id in the name, tells that: a folder may be shared by machines.
+    The process id in the name would not do: machines may share the folder.
     """
     for leftover in folder.glob(".images-*.npz.*.tmp"):
         with suppress(OSError), leftover.open("r+b") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             state = os.fstat(handle.fileno())
-            if state.st_size or time.time() - state.st_mtime > A_WHILE:  # else perhaps just begun
+            # an empty new file may be just about to be locked
+            if state.st_size or time.time() - state.st_mtime > LOCK_GRACE:
                 leftover.unlink()
 
 
 def default_folder() -> Path:
-    """Give back the user's folder of what can be made again: $BISCUITS_CACHE, or as XDG has it."""
+    """Return the user's cache folder: $BISCUITS_CACHE, else biscuits in that of the XDG standard.
+
+    Raises:
+        UserError: If neither is set and the user has no home.
+    """
     if own := os.environ.get("BISCUITS_CACHE"):
         return Path(os.path.expanduser(own))
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biscuits"
     except RuntimeError as error:
         raise UserError(
-            "data.cache must be given to a user without a home, got none. Set it to a folder."
+            "No folder for the cache: this user has no home directory. "
+            "Set BISCUITS_CACHE in the environment, or data.cache, to a folder."
         ) from error

@@ -1,4 +1,4 @@
-"""A data set that is a folder of images: found, checked, and decoded once."""
+"""A data set of image files, in one folder per class: listed, checked, and decoded once."""
 
 import os
 import sys
@@ -17,14 +17,14 @@ from runner.errors import UserError
 from runner.texts import listed, reason, tell
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Those of torchvision's ImageFolder; files with others are left alone."""
+"""Those of torchvision's ImageFolder; files with other suffixes are ignored."""
 
 
-class Picture(NamedTuple):
-    """One file, and what tells whether it has changed."""
+class ImageFile(NamedTuple):
+    """One image file, with the size and time by which a change is noticed."""
 
     path: str
-    """Below the root."""
+    """Relative to the root."""
     label: int
     size: int
     """Bytes."""
@@ -33,34 +33,36 @@ class Picture(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What a folder of images holds."""
+    """The classes and files of a data set."""
 
     classes: tuple[str, ...]
-    train: list[Picture]
-    test: list[Picture]
+    train: list[ImageFile]
+    test: list[ImageFile]
 
 
 def image_folder(root: str, size: int | None = None, cache: str | None = None) -> Source:
-    """Give back the images of `root/train/<class>/*` and `root/test/<class>/*`.
+    """Return the images of `root/train/<class>/*` and `root/test/<class>/*`.
 
-    The classes are the folders of `train`, sorted. The images become RGB, or grey where every one
-    of them is; transparency is dropped, and a camera's rotation mark is not followed. They are
-    decoded once, into a file below `cache`, and again when a file is added, removed or changed.
+    The classes are the folders of `train`, sorted by name. The images become RGB, or grey where
+    all of them are; transparency is dropped, and the EXIF orientation is ignored. They are decoded
+    once, into a file in `cache`, and again when a file is added, removed or changed.
 
     Args:
         root: The folder.
-        size: Side to which all images are resized, in pixels (bilinear, antialiased; the shape
-            of an image that is not square is not kept). None: they must be all of one size.
+        size: Side to resize all images to, in pixels (bilinear, antialiased; the aspect ratio is
+            not kept). None keeps their size, which must then be the same for all.
         cache: Folder of the decoded images; None for $BISCUITS_CACHE, else
             $XDG_CACHE_HOME/biscuits, else ~/.cache/biscuits.
 
     Raises:
-        UserError: If a folder is missing or empty, there is one class only, or one in `test` only;
-            images differ in size, or some cannot be read, these all by name; or the folder
-            changed meanwhile.
+        UserError: If a folder is missing or empty; there are fewer than two classes, or a class in
+            `test` only; images cannot be read or, without a `size`, differ in size; or the folder
+            changes while it is read.
     """
     if size is not None and size < 1:
-        raise UserError(f"data.size must be >= 1 (pixels), got {size}. Drop it, or raise it.")
+        raise UserError(
+            f"data.size must be >= 1 (pixels), got {size}. Leave it out to keep the images' size."
+        )
     folder = Path(os.path.expanduser(root))
     listing = scan(folder)
     images = torch.from_numpy(_load(folder.resolve(), listing, size, cache))
@@ -73,92 +75,88 @@ def image_folder(root: str, size: int | None = None, cache: str | None = None) -
 
 
 def scan(root: Path) -> Listing:
-    """List the images below a folder, in the order of classes and names.
+    """List the images in a folder, by class and name.
 
     Raises:
-        UserError: If the folders are not `train/<class>/` and `test/<class>/`, hold no images, or
-            cannot be read.
+        UserError: If there are no folders `train/<class>/` and `test/<class>/`, or they hold no
+            images or cannot be read.
     """
     try:
         return _scan(root)
     except OSError as error:
         raise UserError(
-            f"data.root must be a folder that can be read, got "
-            f"{tell(error.filename or root)}: {reason(error)}. Mend that, or set another."
+            f"data.root: cannot read {tell(error.filename or root)}: {reason(error)}. "
+            "Make it readable, or set another folder."
         ) from error
 
 
 def _scan(root: Path) -> Listing:
     if problem := _problem(root):
         raise UserError(
-            f"data.root must be a folder with train/<class>/ and test/<class>/, got "
-            f"{tell(root)}: {problem}."
+            f"data.root: {problem}. "
+            "Expected train/<class>/*.jpg and test/<class>/*.jpg, for two classes or more."
         )
     classes = _subfolders(root / "train")
     if surplus := [name for name in _subfolders(root / "test") if name not in classes]:
         raise UserError(
-            f"{tell(root)}/test must hold classes of train/ only, got {listed(surplus)}. "
-            "Rename or remove them, or add images of them to train/."
+            f"data.root: {tell(root)}/test has classes that train/ has not: {listed(surplus)}. "
+            "Rename or remove them, or add them to train/."
         )
     train, test = (
-        [p for label, name in enumerate(classes) for p in _pictures(root, split, name, label)]
+        [file for label, name in enumerate(classes) for file in _files(root, split, name, label)]
         for split in ("train", "test")
     )
-    seen = {picture.label for picture in train}
-    if empty := [name for label, name in enumerate(classes) if label not in seen]:
+    seen = {file.label for file in train}
+    empty = [f"train/{name}" for label, name in enumerate(classes) if label not in seen]
+    if empty or not test:
         raise UserError(
-            _no_images(f"{tell(root)}/train", f"of each class, got none of {listed(empty)}")
+            f"data.root: {tell(root)} has no images in {listed(empty or ['test'])}. "
+            f"Expected files that end in {' '.join(SUFFIXES)}."
         )
-    if not test:
-        raise UserError(_no_images(f"{tell(root)}/test", "got none"))
     return Listing(tuple(classes), train, test)
 
 
 def _problem(root: Path) -> str | None:
-    """Say what keeps a folder from being one of train/<class>/ and test/<class>/."""
+    """Return what keeps a folder from being one of train/<class>/ and test/<class>/."""
     if not root.is_dir():
-        return "it is not a folder" if root.exists() else "it does not exist"
+        return f"{tell(root)} {'is not a folder' if root.exists() else 'does not exist'}"
     for split in ("train", "test"):
         if not (root / split).is_dir():
-            return f"it has no {split}/, but {listed(_subfolders(root)) or 'no folder at all'}"
+            present = listed(_subfolders(root)) or "no folder at all"
+            return f"no folder {split}/ in {tell(root)}, which has {present}"
     classes = _subfolders(root / "train")
     if len(classes) == 1:
-        return f"its train/ has one class only, {tell(classes[0])}"
-    return None if classes else "its train/ has no folder in it"
-
-
-def _no_images(where: str, got: str) -> str:
-    return f"{where} must hold images ({' '.join(SUFFIXES)}), {got}. Add images to the folder."
+        return f"only one class in {tell(root)}/train, {tell(classes[0])}"
+    return None if classes else f"no folder in {tell(root)}/train"
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """List the folders in a folder; a class that is a link to nothing is not lost in silence."""
+    """List the folders in a folder; refuse broken links, any of which may be meant as a class."""
     with os.scandir(folder) as content:
         entries = [entry for entry in content if not entry.name.startswith(".")]
-    if lost := sorted(e.name for e in entries if e.is_symlink() and not os.path.exists(e)):
+    if broken := sorted(e.name for e in entries if e.is_symlink() and not os.path.exists(e)):
         raise UserError(
-            f"{tell(folder)} must hold folders and files, got links to nothing: {listed(lost)}. "
-            "Remove them, or bring back what they lead to."
+            f"data.root: {tell(folder)} has broken links: {listed(broken)}. Repair or remove them."
         )
     return sorted(entry.name for entry in entries if entry.is_dir())
 
 
-def _pictures(root: Path, split: str, name: str, label: int) -> list[Picture]:
-    """List the images of one class in one split; there may be no folder for it."""
+def _files(root: Path, split: str, name: str, label: int) -> list[ImageFile]:
+    """List the images of one class in one split; none if it has no folder there."""
     folder = root / split / name
     if not folder.is_dir():
         return []
     with os.scandir(folder) as content:
         entries = sorted(content, key=lambda entry: entry.name)
     return [
-        Picture(f"{split}/{name}/{entry.name}", label, *_stamp(entry))
+        ImageFile(f"{split}/{name}/{entry.name}", label, *_stamp(entry))
         for entry in entries
         if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
     ]
 
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
-    """Give back size and time of a file; none for a link to nothing, which the decoder names."""
+    """Return size and time of a file; (-1, -1) for a broken link, which the decoder reports."""
     try:
         stat = entry.stat()
     except OSError:
@@ -166,44 +164,36 @@ def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _labels(pictures: list[Picture]) -> Tensor:
-    return torch.tensor([picture.label for picture in pictures])
+def _labels(files: list[ImageFile]) -> Tensor:
+    return torch.tensor([file.label for file in files])
 
 
 def _load(root: Path, listing: Listing, size: int | None, folder: str | None) -> NDArray[np.uint8]:
-    """Give back the images [N, C, H, W], training first, from the cache if nothing has changed."""
-    pictures = listing.train + listing.test
-    file, key = cached.path(folder, root, size), cached.fingerprint(pictures)
+    """Return the images [N, C, H, W], training first, from the cache if nothing has changed."""
+    files = listing.train + listing.test
+    file, key = cached.path(folder, root, size), cached.fingerprint(files)
     cached.remove_leftovers(file.parent)
-    images = cached.load(file, key, len(pictures), size)
+    images = cached.load(file, key, len(files), size)
     if images is not None:
         return images
-    _say(
-        f"Decoding the {len(pictures):,} images of {tell(root)}, once; they are kept in "
-        f"{tell(file)}."
-    )
-    images = decode(root, [picture.path for picture in pictures], size)
-    _refuse_changes(root, listing, scan(root))
+    _log(f"Decoding the {len(files):,} images of {tell(root)} once, into {tell(file)}.")
+    images = decode(root, [file.path for file in files], size)
+    now = scan(root)
+    if now != listing:
+        changed = sorted({file.path for file in {*files} ^ {*now.train, *now.test}})
+        raise UserError(
+            f"data.root: {tell(root)} changed while it was being read: {listed(changed)}. "
+            "Run the command again when nothing writes there."
+        )
     try:
         cached.save(file, key, images)
     except (OSError, UserError) as error:
-        why = reason(error.__cause__ or error)
-        _say(
-            f"The decoded images are not kept: {tell(file)} cannot be written: {why}. "
-            "Set data.cache to another folder."
+        _log(
+            f"The decoded images are not cached: cannot write {tell(file)}: "
+            f"{reason(error.__cause__ or error)}. Set data.cache to another folder."
         )
     return images
 
 
-def _refuse_changes(root: Path, before: Listing, after: Listing) -> None:
-    """Refuse a folder that changed while it was decoded: of whom would the images be?"""
-    if before != after:
-        changed = {p.path for p in {*before.train, *before.test} ^ {*after.train, *after.test}}
-        raise UserError(
-            f"{tell(root)} must stay as it is while it is read, got changes: "
-            f"{listed(sorted(changed))}. Give the same command once nothing writes there."
-        )
-
-
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

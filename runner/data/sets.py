@@ -1,4 +1,4 @@
-"""Data sets that others keep: scikit-learn's digits, and torchvision's downloads."""
+"""Public data sets: scikit-learn's digits, and those that torchvision downloads."""
 
 import os
 import socket
@@ -18,23 +18,27 @@ from runner.errors import UserError
 from runner.texts import reason, tell
 
 DIGITS_TEST_SHARE, DIGITS_TEST_SEED = 0.2, 0  # constants: the test set is the same in every run
-NETWORK_TIMEOUT = 20.0  # seconds of silence; urllib itself would wait for ever
+NETWORK_TIMEOUT = 20.0  # seconds without a byte; urllib itself would wait for ever
 
-CLASS_NAMES = {
+TORCHVISION = {
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
     "mnist": "MNIST",
     "fashion_mnist": "FashionMNIST",
     "svhn": "SVHN",
 }
-"""The classes of torchvision.datasets, by our names of the sets."""
+"""The classes in torchvision.datasets, by the names of the sets here."""
 
 
 def digits() -> Source:
-    """Give back scikit-learn's handwritten digits: 1797 grey images of 8 x 8, a fifth for the test.
+    """Return scikit-learn's handwritten digits: 1797 grey images of 8 x 8, a fifth for the test.
 
     https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html;
     its grey levels 0 to 16 are scaled to 0 to 255.
+
+    >>> source = digits()
+    >>> tuple(source.train.images.shape), len(source.test.labels)
+    ((1438, 1, 8, 8), 359)
     """
     from sklearn.datasets import load_digits
 
@@ -52,63 +56,59 @@ def torchvision_set(
     root: str,
     download: bool = True,
 ) -> Source:
-    """Give back one of torchvision's data sets, from its files below a folder.
+    """Return one of torchvision's data sets, from its files in a folder.
 
     Args:
-        name: Which.
-        root: The folder of torchvision's files.
-        download: Whether to fetch what is not there.
+        name: Name of the set.
+        root: Folder of torchvision's files.
+        download: Whether to download missing files.
 
     Raises:
-        UserError: If the files are not there and cannot be fetched, or are damaged.
+        UserError: If the files are missing and cannot be downloaded, or are damaged.
     """
     from torchvision import datasets  # slow to import, so only here
 
-    dataset, folder = getattr(datasets, CLASS_NAMES[name]), Path(os.path.expanduser(root))
-    which: list[dict[str, Any]] = [{"split": "train"}, {"split": "test"}]
-    if name != "svhn":
-        which = [{"train": True}, {"train": False}]
+    dataset, folder = getattr(datasets, TORCHVISION[name]), Path(os.path.expanduser(root))
+    splits: list[dict[str, Any]] = [{"train": True}, {"train": False}]
+    if name == "svhn":
+        splits = [{"split": "train"}, {"split": "test"}]
     try:
-        train, test = _open(dataset, folder, which, download)
-        return Source(_split(train), _split(test), _class_names(train))
-    except Exception as error:  # damage brings errors of any kind
-        raise UserError(_remedy(name, dataset, folder, download, error)) from error
+        train, test = _open(dataset, folder, splits, download)
+        classes = getattr(train, "classes", map(str, range(10)))  # SVHN names none: the digits
+        return Source(_split(train), _split(test), tuple(classes))
+    except Exception as error:  # damaged files raise errors of many types
+        raise UserError(_explain(error, name, dataset, folder, download)) from error
 
 
-def _open(dataset: Any, folder: Path, which: list[dict[str, Any]], download: bool) -> list[Any]:  # noqa: ANN401
-    """Open what is there, else fetch it: one of several runs that start together, for all."""
+def _open(dataset: Any, folder: Path, splits: list[dict[str, Any]], download: bool) -> list[Any]:  # noqa: ANN401
+    """Open the files, or download them: of several runs that start together, one does it."""
     try:
-        return [dataset(folder, **one) for one in which]
+        return [dataset(folder, **split) for split in splits]
     except Exception:
         if not download:
             raise
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{dataset.__name__}.lock"), _impatient():
-        return [dataset(folder, **one, download=True) for one in which]
+    with FileLock(folder / f".{dataset.__name__}.lock"), _network_timeout():
+        return [dataset(folder, **split, download=True) for split in splits]
 
 
 def _split(dataset: Any) -> Split:  # noqa: ANN401
-    """Read a torchvision data set's arrays, past its slow sample-by-sample access."""
+    """Take the arrays of a torchvision data set, not its slow access sample by sample."""
     labels = dataset.targets if hasattr(dataset, "targets") else dataset.labels
     return Split(_channels_second(dataset.data), torch.as_tensor(labels, dtype=torch.int64))
 
 
 def _channels_second(data: Any) -> Tensor:  # noqa: ANN401
-    """Bring MNIST's [N, H, W], CIFAR's [N, H, W, 3] and SVHN's [N, 3, H, W] into one layout."""
+    """Bring MNIST's [N, H, W], CIFAR's [N, H, W, 3] and SVHN's [N, 3, H, W] to [N, C, H, W]."""
     images = torch.from_numpy(np.asarray(data))
     if images.ndim == 3:
         return images[:, None]
     return images.permute(0, 3, 1, 2).contiguous() if images.shape[3] == 3 else images.contiguous()
 
 
-def _class_names(dataset: Any) -> tuple[str, ...]:  # noqa: ANN401
-    """SVHN alone has no names: its classes are the digits."""
-    return tuple(getattr(dataset, "classes", map(str, range(10))))
-
-
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """Let no connection hang; torchvision sets no limit."""
+def _network_timeout() -> Iterator[None]:
+    """Let no connection hang: torchvision sets no timeout."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(NETWORK_TIMEOUT)
     try:
@@ -117,30 +117,28 @@ def _impatient() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _remedy(name: str, dataset: Any, root: Path, download: bool, error: Exception) -> str:  # noqa: ANN401
+def _explain(error: Exception, name: str, dataset: Any, root: Path, download: bool) -> str:  # noqa: ANN401
+    """Return why a data set cannot be read, and which files belong where."""
     folder, address, files = _archives(dataset, root)
     if hasattr(dataset, "resources") and all(
         os.path.isfile(folder / Path(file).stem) for file in files
     ):
-        return (  # torchvision has no checksums of these, which it unpacked
-            f"data={name} must be undamaged, got files that cannot be read in {tell(folder)}: "
-            f"{reason(error)}. Remove those without .gz: they are unpacked, or downloaded, again."
+        return (  # torchvision does not check these, which it has unpacked
+            f"data={name}: the files in {tell(folder)} are damaged: {reason(error)}. "
+            "Delete those without .gz; they are then unpacked, or downloaded, again."
         )
-    tried = f"downloading failed: {_last_line(error)}" if download else "data.download is false"
+    # MNIST's error names every mirror on lines of its own; the last line is the reason
+    last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    tried = f"the download failed: {tell(last)}" if download else "data.download is false"
     return (
-        f"data={name} must be in {tell(folder)} or be downloaded, got neither: no whole copy is "
-        f"there, and {tried}. Put {', '.join(files)} from {address} there, set data.root to where "
-        "they are, or take data=digits, or images of your own with data=image_folder."
+        f"data={name}: no complete copy in {tell(folder)}, and {tried}. "
+        f"Put {', '.join(files)} from {address} there, set data.root to the folder that has them, "
+        "or use data=digits, or your own images with data=image_folder."
     )
 
 
-def _last_line(error: Exception) -> str:
-    """MNIST's error lists each mirror on lines of its own; the last says why."""
-    return tell((str(error).strip().splitlines() or [type(error).__name__])[-1])
-
-
 def _archives(dataset: Any, root: Path) -> tuple[Path, str, list[str]]:  # noqa: ANN401
-    """Give back where torchvision looks for a set's archives, whence it takes them, their names."""
+    """Return the folder in which torchvision looks for a set's archives, their URL, and names."""
     if hasattr(dataset, "resources"):
         files = [file for file, _ in dataset.resources]
         return root / dataset.__name__ / "raw", dataset.mirrors[0], files

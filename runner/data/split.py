@@ -1,4 +1,4 @@
-"""From a `Source` to a `DataSet`: the validation split taken off, the training pixels measured."""
+"""From a `Source` to a `DataSet`: the validation split, and the statistics of the pixels."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from runner.errors import UserError
 from tricks import derive_seed
 
 GREY_LEVELS = 256
-IMAGES_AT_ONCE = 4096  # how many are counted at a time: the count must not need the memory of all
+CHUNK = 4096  # images counted at a time, to bound the memory it takes
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +22,12 @@ class DataSet:
     test: Split
     classes: tuple[str, ...]
     mean: Tensor
-    """[C], float32, in units of the full scale: pixels / 255."""
+    """[C], float32, of the pixels / 255."""
     std: Tensor
-    """[C], float32, in the same unit; at least one grey level, 1/255."""
+    """[C], float32, of the pixels / 255; at least one grey level, 1/255."""
 
     def to(self, device: torch.device) -> "DataSet":
-        """Give back the data set with all its tensors on a device."""
+        """Return the data set with all its tensors on a device."""
         return DataSet(
             self.train.to(device),
             self.validation.to(device),
@@ -39,23 +39,23 @@ class DataSet:
 
 
 def split_source(source: Source, validation: float, seed: int) -> DataSet:
-    """Take a stratified validation split off the training images, and measure those that stay.
+    """Hold out a stratified validation split, and measure the training images that remain.
 
     Args:
         source: A checked source.
         validation: Share of the training images, 0 <= share < 1; 0 gives an empty split.
-        seed: What the choice depends on.
+        seed: Seed of the choice.
 
     Raises:
-        UserError: If no image would be taken, or none of some class be left.
+        UserError: If the share takes no image at all, or cannot leave one of each class.
     """
     labels = source.train.labels
     count, classes = round(validation * len(labels)), len(source.classes)
     if validation != 0 and not 1 <= count <= len(labels) - classes:
         raise UserError(
-            f"data.validation must take at least one of the {len(labels)} training images and "
-            f"leave one of each of the {classes} classes, got {validation}, which takes {count}. "
-            "Take another share, or 0 for no validation split."
+            f"data.validation={validation} takes {count} of {len(labels)} training images. It must "
+            f"take at least one, and leave one of each of the {classes} classes; "
+            "0 means no validation split."
         )
     chosen = choose_stratified(labels, count, derive_seed(seed, "validation"))
     train = source.train.take(~chosen)
@@ -64,18 +64,22 @@ def split_source(source: Source, validation: float, seed: int) -> DataSet:
 
 
 def choose_stratified(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Choose samples at random, of each class nearly the same share; never a whole class.
+    """Choose samples at random, nearly the same share of each class and never a whole class.
 
-    In a random order, sample r of the n of its class has the depth (r + 1/2) / n; the least deep
-    are chosen. Each class so gives its share to within one, and the total is exact.
+    In a random order, sample r of the n of its class has the depth (r + 1/2) / n; those of least
+    depth are chosen. So each class gives its share to within one, and the total is exact.
 
     Args:
         labels: [N] class ids.
-        count: How many to choose; at least one sample of each class must be left over.
-        seed: What the choice depends on.
+        count: How many to choose; it must leave at least one sample of each class.
+        seed: Seed of the order.
 
     Returns:
         A mask [N].
+
+    >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    >>> labels[choose_stratified(labels, 3, seed=0)]
+    tensor([0, 0, 1])
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
@@ -85,18 +89,18 @@ def choose_stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     rank = torch.empty_like(labels)
     rank[by_class] = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[by_class]]
     depth = (rank + 0.5) / sizes[labels]
-    depth[rank == sizes[labels] - 1] += 1  # the last of its class is not to be had
+    depth[rank == sizes[labels] - 1] += 1  # keep the last of each class
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[order[depth.argsort(stable=True)[:count]]] = True
     return chosen
 
 
 def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Give back mean and standard deviation of each channel, float32 [C], of pixels / 255.
+    """Return mean and standard deviation of each channel, float32 [C], of the pixels / 255.
 
     Exact but for the last rounding: the grey levels are counted, in integers. The deviation is
-    that of the whole population (divided by its size), and at least one grey level, so that a
-    constant channel can be divided by it.
+    that of the whole population (divided by N), and at least one grey level, 1/255, so that
+    a constant channel can be divided by it.
 
     Args:
         images: [N, C, H, W], uint8, not empty.
@@ -105,8 +109,8 @@ def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     (tensor([0.5000]), tensor([0.5000]))
     """
     counts = torch.zeros(images.shape[1], GREY_LEVELS, dtype=torch.int64)
-    for some in torch.split(images, IMAGES_AT_ONCE):
-        for count, channel in zip(counts, some.unbind(1), strict=True):
+    for chunk in torch.split(images, CHUNK):
+        for count, channel in zip(counts, chunk.unbind(1), strict=True):
             count += channel.flatten().bincount(minlength=GREY_LEVELS)
     shares = counts.double() / counts.sum(1, keepdim=True)
     levels = torch.arange(GREY_LEVELS, dtype=torch.float64) / 255

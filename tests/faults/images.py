@@ -21,13 +21,13 @@ EACH = [7, pytest.param(1, marks=pytest.mark.slow)]  # bytes
 
 
 def refusal(read, *arguments):
-    """What is told of data that must be refused: one printable line in the house style."""
+    """Return the error of refused data: one printable line, with what to do at its end."""
     with pytest.raises(UserError) as caught:
         read(*arguments)
     text = str(caught.value)
     assert text.isprintable()
     assert len(text) < 2000
-    assert re.search(r" must .*, got .*\.$", text), text
+    assert re.search(r"\S\. [A-Z].*\.$", text), text
     return text
 
 

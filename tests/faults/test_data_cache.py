@@ -111,7 +111,7 @@ def test_what_is_no_file_in_the_place_of_a_cache_is_not_read(read, folder, cache
     file = cached.path(str(cache), folder, None)
     file.mkdir(parents=True)
     assert_right(read())
-    assert f"are not kept: {file} cannot be written: Is a directory. " in capfd.readouterr().err
+    assert f"are not cached: cannot write {file}: Is a directory. " in capfd.readouterr().err
     assert list(cache.iterdir()) == [file]
     file.rmdir()
     os.mkfifo(file)
@@ -130,7 +130,7 @@ def test_a_cache_that_may_not_be_written_is_told_and_does_no_harm(public, capfd,
             assert_right(image_folder(root=str(public / "images"), cache=str(public / place)))
         told = capfd.readouterr().err.splitlines()
         assert len(told) == 2
-        assert re.match(r"The decoded images are not kept: .* cannot be written: ", told[1])
+        assert re.match(r"The decoded images are not cached: cannot write .*: \w", told[1])
     assert list((public / "cache").iterdir()) == []
     faults(CACHES, 4)
 
@@ -140,7 +140,7 @@ def test_a_user_without_a_home_is_told_to_name_a_cache(folder, monkeypatch, faul
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # of whom /etc/passwd knows nothing
     text = refusal(lambda: image_folder(root=str(folder)))
-    assert "data.cache must be given to a user without a home, got none. " in text
+    assert "No folder for the cache: this user has no home directory. " in text
     faults(CACHES)
 
 
@@ -188,7 +188,7 @@ def test_a_folder_that_changes_while_it_is_decoded_is_refused_and_nothing_is_kep
     with monkeypatch.context() as patch:
         patch.setattr(folder_module, "decode", decode_meanwhile)
         text = refusal(read)
-    assert f"must stay as it is while it is read, got changes: {told[0]}. " in text
+    assert f"{folder} changed while it was being read: {told[0]}. " in text
     assert not cache.exists()
     if happens is not change:  # that one is of another size now
         read()
@@ -205,6 +205,6 @@ def test_a_folder_that_vanishes_while_it_is_decoded_is_refused(
         return images
 
     monkeypatch.setattr(folder_module, "decode", decode_meanwhile)
-    assert "it does not exist" in refusal(read)
+    assert f"{folder} does not exist. " in refusal(read)
     assert not cache.exists()
     faults(CACHES)

@@ -103,7 +103,7 @@ for limit in map(int, sys.argv[4:]):
     told = [line for line in err.splitlines() if not line.startswith("Decoding the 5 images of ")]
     assert len(told) == len(limits)
     for line in told:
-        assert re.match(r"The decoded images are not kept: .* cannot be written: File too ", line)
+        assert re.match(r"The decoded images are not cached: cannot write .*: File too ", line)
     assert list(cache.iterdir()) == []
     faults(CACHES, len(limits))
 
@@ -143,7 +143,7 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
     out, err = child(script, folder, cache).communicate(timeout=60)
     assert re.findall("[0-9a-f]{64}", out) == [digest(read(size=SIDE))] * 4, err
     assert cache_file(cache).suffix == ".npz"
-    assert "not kept" not in err
+    assert "not cached" not in err
     faults(CACHES, 4)
 
 

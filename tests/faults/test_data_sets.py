@@ -33,14 +33,14 @@ def source(train=SOUND, test=SOUND, classes=("a", "b", "c")):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (None, "must give back a runner.data.Source, got NoneType. "),
+        (None, "must return a runner.data.Source, got NoneType. "),
         (source(train=None), "train must be a runner.data.Split, got NoneType. "),
         (source(test=(PIXELS, NUMBERS)), "test must be a runner.data.Split, got tuple. "),
-        (source(classes=None), "classes must be a tuple of names, got None. "),
-        (source(classes="abc"), "classes must be a tuple of names, got abc. "),
-        (source(classes=(0, 1, 2)), "classes must be a tuple of names, got (0, 1, 2). "),
+        (source(classes=None), "classes must be a tuple of str, got None. "),
+        (source(classes="abc"), "classes must be a tuple of str, got abc. "),
+        (source(classes=(0, 1, 2)), "classes must be a tuple of str, got (0, 1, 2). "),
         (source(classes=("a\n", "a\n", "c")), r"different names, got a\n, a\n, c. "),
-        (source(classes=("a",)), "two or more different names, got a. Add images of another. "),
+        (source(classes=("a",)), "two or more different names, got a. Add a second class. "),
         (source(Split(PIXELS / 255, NUMBERS)), "got float32 [6, 3, 5, 5]. "),
         (source(Split(PIXELS / 0.0, NUMBERS)), "got float32 [6, 3, 5, 5] with NaN or infinity"),
         (source(Split((PIXELS / 0.0).half(), NUMBERS)), "got float16 [6, 3, 5, 5] with NaN or"),
@@ -54,9 +54,9 @@ def source(train=SOUND, test=SOUND, classes=("a", "b", "c")):
         ),
         (
             source(Split(PIXELS[:0], NUMBERS[:0])),
-            "train must hold an image, got uint8 [0, 3, 5, 5]",
+            "train is empty: uint8 [0, 3, 5, 5]. ",
         ),
-        (source(Split(PIXELS[..., :0], NUMBERS)), "must hold an image, got uint8 [6, 3, 5, 0]. "),
+        (source(Split(PIXELS[..., :0], NUMBERS)), "train is empty: uint8 [6, 3, 5, 0]. "),
         (source(Split(PIXELS, NUMBERS[:5])), "labels must be int64 [6], one for each image, got"),
         (source(Split(PIXELS, NUMBERS > 0)), "got bool [6]. "),
         (source(Split(PIXELS, NUMBERS - 1)), "labels must be from 0 to 2, as there are 3 classes"),
@@ -66,9 +66,9 @@ def source(train=SOUND, test=SOUND, classes=("a", "b", "c")):
         ),
         (
             source(test=Split(PIXELS[:, :1], NUMBERS)),
-            "shape of the training images, (3, 5, 5), got",
+            "training images have the shape (3, 5, 5), the test images (1, 5, 5). ",
         ),
-        (source(Split(PIXELS, NUMBERS * 0)), "must have a training image, got none of b, c. "),
+        (source(Split(PIXELS, NUMBERS * 0)), "no training images of class b, c. "),
     ],
 )
 def test_a_function_of_the_users_own_that_gives_back_the_wrong_thing_is_refused(
@@ -116,24 +116,26 @@ def test_a_file_of_mnist_cut_short_at_any_tenth_is_named_damaged(raw, faults, na
     whole = (raw / name).read_bytes()
     for tenth in TENTHS:
         put(raw / name, whole[: len(whole) * tenth // 10])
-        assert f"data=mnist must be undamaged, got files that cannot be read in {raw}: " in refusal(
-            read_mnist, raw
-        )
+        assert f"data=mnist: the files in {raw} are damaged: " in refusal(read_mnist, raw)
     faults(DATA_FILES, len(TENTHS))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("train-images-idx3-ubyte", idx(DIGITS[0]), "must be undamaged"),
-        ("train-images-idx3-ubyte", b"\x00\x00\x0d\x03" + bytes(12), "must be undamaged"),
-        ("train-images-idx3-ubyte", b"\x00\x00\x0a\x03" + bytes(12), "must be undamaged"),
-        ("train-images-idx3-ubyte", b"\xff" * 999, "must be undamaged"),
-        ("train-images-idx3-ubyte", idx(DIGITS)[:-1] + b"xx", "must be undamaged"),
-        ("t10k-images-idx3-ubyte", idx(DIGITS[:, :9]), "must have the shape of the training"),
+        ("train-images-idx3-ubyte", idx(DIGITS[0]), "are damaged: "),
+        ("train-images-idx3-ubyte", b"\x00\x00\x0d\x03" + bytes(12), "are damaged: "),
+        ("train-images-idx3-ubyte", b"\x00\x00\x0a\x03" + bytes(12), "are damaged: "),
+        ("train-images-idx3-ubyte", b"\xff" * 999, "are damaged: "),
+        ("train-images-idx3-ubyte", idx(DIGITS)[:-1] + b"xx", "are damaged: "),
+        ("t10k-images-idx3-ubyte", idx(DIGITS[:, :9]), "the test images (1, 9, 28). "),
         ("train-labels-idx1-ubyte", idx(np.arange(19, dtype=np.uint8) % 10), "one for each image"),
         ("train-labels-idx1-ubyte", idx(np.arange(20, dtype=np.uint8)), "from 0 to 9"),
-        ("train-labels-idx1-ubyte", idx(np.zeros(20, np.uint8)), "must have a training image"),
+        (
+            "train-labels-idx1-ubyte",
+            idx(np.zeros(20, np.uint8)),
+            "no training images of class 1 - one, ",
+        ),
     ],
 )
 def test_wrong_files_of_mnist_are_refused(raw, faults, name, content, told):
@@ -148,7 +150,7 @@ def test_a_damaged_batch_of_cifar_is_not_unpickled(tmp_path, faults):
     for name in ("batches.meta", *(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
         put(folder / name, pickle.dumps(OnLoad(os.mkdir, str(tmp_path / "sprung"))))
     text = refusal(lambda: torchvision_set(name="cifar10", root=str(tmp_path), download=False))
-    assert "no whole copy is there, and data.download is false. " in text
+    assert f"no complete copy in {tmp_path}, and data.download is false. " in text
     assert not (tmp_path / "sprung").exists()
     faults(DATA_FILES, 7)
 
@@ -189,7 +191,7 @@ def mirror(monkeypatch):
 def test_a_download_cut_short_is_refused_and_fetched_again(tmp_path, mirror, faults):
     mirror.cut = True
     raw = tmp_path / "MNIST/raw"
-    assert "downloading failed: " in refusal(read_mnist, raw)
+    assert "the download failed: " in refusal(read_mnist, raw)
     mirror.cut = False
     assert torch.equal(read_mnist(raw).train.images[:, 0], torch.from_numpy(DIGITS))
     faults(DATA_FILES)

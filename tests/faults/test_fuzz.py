@@ -260,7 +260,9 @@ def test_what_was_found_once_is_refused(arena, change):
 
 
 def test_a_network_that_fits_no_memory_is_refused_before_it_is_built():
-    with pytest.raises(UserError, match=r"must make at most 1e\+09 weights, got 1202 and 1024"):
+    with pytest.raises(
+        UserError, match=r"depth=1202 and model\.width=1024 make .* more than 1e\+09"
+    ):
         cifar_resnet(depth=1202, width=1024, channels=1, classes=2)
 
 

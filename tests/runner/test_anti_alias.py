@@ -1,4 +1,4 @@
-"""The table of what anti-aliasing does to a network, by the command that people type."""
+"""The command that lists what anti-aliasing does to a network."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def command(*arguments):
     )
 
 
-def test_the_table_of_a_network_of_ours_line_by_line():
+def test_the_table_of_resnet8_line_by_line():
     done = command("resnet8", "--size", "32", "--filter-size", "3")
     assert done.stderr == ""
     lines = [" ".join(line.split()) for line in done.stdout.strip().split("\n")]
@@ -46,7 +46,7 @@ def test_the_multiply_adds_are_those_of_the_denser_convolutions():
     assert f"{(plain + added) / plain:.2f} times" in lines[-1]
 
 
-def test_what_is_left_alone_is_told_and_the_model_is_changed():
+def test_layers_left_alone_are_listed_and_the_model_is_changed():
     model = build_model("resnet18", 3)
     lines = describe(model, AntiAliasing(), 3, 64)
     assert lines[-2] == "Left alone: conv1 (64x64 -> 32x32)."
@@ -54,18 +54,18 @@ def test_what_is_left_alone_is_told_and_the_model_is_changed():
     assert model.layer2[0].conv1.stride == (1, 1)
 
 
-def test_maps_of_one_pixel_are_no_matter_since_nothing_is_trained():
+def test_maps_of_one_pixel_are_accepted_since_nothing_is_trained():
     lines = describe(build_model("resnet18", 3).train(), AntiAliasing(filter_size=1), 3, 32)
     assert lines[-4].split()[-3:] == ["2x2", "->", "1x1"]
 
 
-def test_the_first_convolution_is_in_the_table_if_asked_for():
+def test_with_first_the_first_convolution_is_in_the_table():
     lines = command("resnet18", "--first", "--size", "64").stdout.splitlines()
     assert any(line.startswith("conv1 ") for line in lines)
     assert lines[-2] == "Left alone: no strided layer."
 
 
-def test_a_yaml_of_ones_own_names_a_network_behind_the_allow_list(tmp_path):
+def test_a_yaml_file_may_name_only_an_allowed_network(tmp_path):
     file = tmp_path / "tiny.yaml"
     file.write_text("_target_: runner.models.cifar_resnet\ndepth: 8\nwidth: 2\nweights: null\n")
     assert build_model(str(file), 1)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
@@ -77,11 +77,14 @@ def test_a_yaml_of_ones_own_names_a_network_behind_the_allow_list(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resnet51"], "must be a model of torchvision, got resnet51. Did you mean resnet50?"),
-        (["timm/dla35"], "must be a model of timm, got dla35. Did you mean dla34"),
-        (["none.yaml"], "MODEL must be a file or a name, got none.yaml, which is none"),
+        (["resnet51"], "torchvision has no classification model resnet51. Did you mean resnet50?"),
+        (["timm/dla35"], "timm has no classification model dla35. Did you mean dla34"),
+        (["none.yaml"], "MODEL: no file none.yaml. Give a YAML file, or the name of a model."),
         (["resnet8", "--size", "0"], "--size must be >= 1, got 0"),
-        (["alexnet", "--size", "32"], "--size must suit the model, got 32"),
+        (
+            ["alexnet", "--size", "32"],
+            "--size: the model does not accept images of 32 x 32 pixels: ",
+        ),
         (["resnet8", "--filter-size", "9"], "filter_size must be 1 to 7 (taps a side), got 9"),
         (["inception_v3"], "Inception3.Mixed_6a must downsample by modules, got the function maxp"),
     ],

@@ -37,10 +37,10 @@ REFUSED = {
     "tricks.clipping.enabled=1": r"^tricks\.clipping\.enabled must be true or false, got 1",
     "tricks.flooding.level=0.1": r"^tricks\.flooding\.level is set to 0\.1, but flooding is off\. Switch it on with 'tricks=\[flooding\]' or tricks\.flooding\.enabled=true\.",
     "scheduler=torch scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau": (
-        r"got ReduceLROnPlateau, which waits for a metric"
+        r"but ReduceLROnPlateau waits for a metric\."
     ),
     "scheduler=torch scheduler._target_=torch.optim.lr_scheduler.CyclicLR": (
-        r"got CyclicLR, which cycles the momentum too"
+        r"but CyclicLR also cycles the momentum\."
     ),
     "scheduler=torch scheduler._target_=torch.optim.lr_scheduler.StepRL": r"Did you mean StepLR\?",
     "tricks=[warm_restarts] scheduler=step": (

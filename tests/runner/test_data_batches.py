@@ -1,4 +1,4 @@
-"""Batches: crops, flips and cut-outs by hand; each batch from seed, epoch and place alone."""
+"""Batches: crops, flips and cutouts by hand; a batch depends on seed, epoch and index alone."""
 
 import pytest
 import torch
@@ -88,19 +88,19 @@ def test_a_crop_in_a_batch_pads_with_black_and_not_with_the_mean():
         (1, (5, 0), (5, 6), (0, 1)),
     ],
 )
-def test_a_cut_out_is_the_square_around_its_centre_clipped_at_the_border(
+def test_a_cutout_is_the_square_around_its_centre_clipped_at_the_border(
     side, centre, rows, columns
 ):
     inputs = torch.rand(2, 3, 6, 5) + 1
     wanted = inputs.clone()
     wanted[1, :, rows[0] : rows[1], columns[0] : columns[1]] = 0
     top = 2 - side // 2
-    wanted[0, :, top : top + side, top : top + side] = 0  # one of its own, around (2, 2)
+    wanted[0, :, top : top + side, top : top + side] = 0  # the first has its own, around (2, 2)
     cut_out_(inputs, side, torch.tensor([[2, centre[0]], [2, centre[1]]]))
     assert torch.equal(inputs, wanted)
 
 
-def test_the_centre_of_a_cut_out_may_be_any_pixel_and_its_value_is_the_mean():
+def test_a_cutout_may_be_at_any_pixel_and_has_the_value_of_the_mean():
     split = Split(torch.full((600, 3, 3, 4), 255, dtype=torch.uint8), torch.zeros(600).long())
     batches = Batches(split, 600, torch.full((3,), 0.2), torch.ones(3), Augmentation(cutout=1))
     (batch,) = batches.epoch(0)
@@ -110,7 +110,7 @@ def test_the_centre_of_a_cut_out_may_be_any_pixel_and_its_value_is_the_mean():
     assert ((times - 50).abs() < 35).all()  # five standard deviations of 7
 
 
-def test_samples_of_a_batch_and_batches_of_a_run_have_draws_of_their_own():
+def test_each_sample_and_each_batch_has_its_own_draws():
     split = split_of(1)
     split = Split(split.images.expand(64, -1, -1, -1), torch.zeros(64, dtype=torch.int64))
     batches = Batches(split, 32, *PLAIN, Augmentation(crop=2))
@@ -122,7 +122,7 @@ def test_samples_of_a_batch_and_batches_of_a_run_have_draws_of_their_own():
     assert not torch.equal(one, next(seeded.epoch(0)).inputs)
 
 
-def test_switching_one_augmentation_on_moves_no_draw_of_another():
+def test_switching_one_augmentation_on_does_not_change_the_draws_of_another():
     images = split_of(50).images
 
     def draw(**fields):
@@ -183,7 +183,7 @@ def test_shuffled_images_keep_their_labels():
         assert torch.equal(inputs.round().to(torch.uint8), split.images[targets])
 
 
-def test_a_batch_depends_on_seed_epoch_and_place_alone():
+def test_a_batch_depends_on_seed_epoch_and_index_alone():
     everything = Augmentation(crop=1, flip=True, cutout=2)
     arguments = (split_of(50), 8, *PLAIN, everything, 7, True)
     whole = list(Batches(*arguments).epoch(3))
@@ -214,7 +214,7 @@ def test_a_batch_shares_no_memory_with_the_split():
     assert torch.equal(split.labels, kept.labels)
 
 
-def test_inputs_lie_in_the_memory_format_asked_for_and_are_the_same_numbers():
+def test_inputs_have_the_requested_memory_format_and_the_same_values():
     arguments, everything = (split_of(8), 8, *PLAIN), Augmentation(1, True, 2)
     (plain,) = Batches(*arguments, everything).epoch(0)
     (last,) = Batches(*arguments, everything, memory_format=torch.channels_last).epoch(0)
@@ -224,7 +224,7 @@ def test_inputs_lie_in_the_memory_format_asked_for_and_are_the_same_numbers():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the batches on a CUDA device: no device")
-def test_on_a_cuda_device_all_is_done_there():
+def test_batches_of_a_cuda_split_are_made_on_its_device():
     split = split_of(50).to(torch.device("cuda"))
     batches = Batches(split, 8, *PLAIN, Augmentation(1, True, 2), shuffle=True)
     before = torch.cuda.get_rng_state()

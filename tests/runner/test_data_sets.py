@@ -1,4 +1,4 @@
-"""The data sets of others and a user's own arrays: digits, torchvision's, npz."""
+"""Public data sets and the user's own arrays: digits, torchvision's sets, npz."""
 
 import socket
 import struct
@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from runner.data import check_source, digits, npz, sets, torchvision_set
-from runner.data.sets import CLASS_NAMES, _channels_second
+from runner.data.sets import TORCHVISION, _channels_second
 from runner.errors import UserError
 
 
@@ -22,14 +22,14 @@ def test_digits_are_those_of_scikit_learn_each_once():
     labels = torch.cat([source.train.labels, source.test.labels])
     content = load_digits()
 
-    def told(images, labels):
+    def pairs(images, labels):
         return sorted(
             (tuple(i.flatten().tolist()), int(n)) for i, n in zip(images, labels, strict=True)
         )
 
     levels = [round(level * 255 / 16) for level in range(17)]
     theirs = [[[levels[int(v)] for v in row] for row in image] for image in content.images]
-    assert told(images, labels) == told(torch.tensor(theirs), content.target)
+    assert pairs(images, labels) == pairs(torch.tensor(theirs), content.target)
 
 
 def test_the_test_digits_are_a_fifth_of_each_class_and_always_the_same():
@@ -53,7 +53,7 @@ def write_mnist(root, split, images, labels):
     ("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")]
 )
 @pytest.mark.parametrize("download", [True, False])
-def test_files_of_mnist_that_are_there_are_read_without_a_network(tmp_path, name, folder, download):
+def test_existing_files_of_mnist_are_read_without_a_network(tmp_path, name, folder, download):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (20, 28, 28), dtype=np.uint8)
     labels = np.arange(20, dtype=np.uint8) % 10
@@ -85,10 +85,10 @@ def test_the_layouts_of_torchvision_become_one():
         ("svhn", "train_32x32.mat, test_32x32.mat from http://ufldl.stanford.edu/housenumbers/ "),
     ],
 )
-def test_a_set_that_is_not_there_tells_where_to_put_what(tmp_path, name, archive):
+def test_the_error_of_a_missing_set_says_which_files_go_where(tmp_path, name, archive):
     with pytest.raises(UserError) as caught:
         torchvision_set(name=name, root=str(tmp_path), download=False)
-    assert f"data={name} must be in {tmp_path}" in str(caught.value)
+    assert f"data={name}: no complete copy in {tmp_path}" in str(caught.value)
     assert archive in str(caught.value)
     assert "data.download is false" in str(caught.value)
     assert "data=digits" in str(caught.value)
@@ -97,7 +97,7 @@ def test_a_set_that_is_not_there_tells_where_to_put_what(tmp_path, name, archive
 
 @pytest.fixture
 def gateway(monkeypatch):
-    """A port that every download goes to, wherever the tests run; nobody listens yet."""
+    """A port to which every download goes, wherever the tests run; nothing listens there yet."""
     with socket.socket() as port:
         port.bind(("127.0.0.1", 0))
         for scheme in ("http_proxy", "https_proxy"):
@@ -109,17 +109,17 @@ def gateway(monkeypatch):
 
 
 @pytest.mark.usefixtures("gateway")
-@pytest.mark.parametrize("name", CLASS_NAMES)
+@pytest.mark.parametrize("name", TORCHVISION)
 def test_without_a_network_a_download_fails_in_one_line(tmp_path, name):
-    with pytest.raises(UserError, match=r"downloading failed: .*refused") as caught:
+    with pytest.raises(UserError, match=r"the download failed: .*refused") as caught:
         torchvision_set(name=name, root=str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
-def test_a_network_that_swallows_everything_is_given_up(tmp_path, gateway, monkeypatch):
+def test_a_download_that_hangs_times_out(tmp_path, gateway, monkeypatch):
     monkeypatch.setattr(sets, "NETWORK_TIMEOUT", 0.2)
     gateway.listen()  # accepts, and never answers
-    with pytest.raises(UserError, match=r"downloading failed: .*timed out"):
+    with pytest.raises(UserError, match=r"the download failed: .*timed out"):
         torchvision_set(name="svhn", root=str(tmp_path))
     assert socket.getdefaulttimeout() is None
 
@@ -160,7 +160,7 @@ def test_arrays_are_read_wherever_their_channels_are(tmp_path, shape, order):
     assert source.classes == ("0", "1", "2")
 
 
-def test_arrays_may_name_their_classes_and_count_in_bytes(tmp_path):
+def test_arrays_may_name_their_classes_and_have_labels_of_one_byte(tmp_path):
     images = np.zeros((4, 8, 8), np.uint8)
     names = np.array(["cat", "dog", "owl"])
     arrays = arrays_of(images, LABELS.astype(np.uint8))
@@ -170,44 +170,46 @@ def test_arrays_may_name_their_classes_and_count_in_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"x_train": np.zeros((4, 8, 8))}, r"x_train must be uint8 .*, got float64 \[4, 8, 8\]"),
         ({"x_test": np.zeros((4, 8), np.uint8)}, r"x_test must be uint8 .*, got uint8 \[4, 8\]"),
         (
             {"x_train": np.zeros((4, 3, 8, 3), np.uint8)},
-            r"x_train must have .*, got \[4, 3, 8, 3\], where both could be. ",
+            r"x_train must have .*, got \[4, 3, 8, 3\], where both could be the channels\. Pad ",
         ),
         (
             {"x_train": np.zeros((4, 8, 8, 2), np.uint8)},
-            r"x_train must have .*, got \[4, 8, 8, 2\], where neither could be. ",
+            r"x_train must have .*, got \[4, 8, 8, 2\], where neither could be the .*\. Move ",
         ),
         ({"y_test": np.zeros(4)}, r"y_test must be integers \[N\], got float64 \[4\]"),
         ({"y_train": LABELS[:, None]}, r"y_train must be integers \[N\], got int64 \[4, 1\]"),
         (
             {"y_train": np.array([0, "a", None, 1], dtype=object)},
-            "must be an .npz file of plain arrays, got .*mine.npz: Object arrays cannot be",
+            r"data\.file: cannot read .*mine\.npz: Object arrays cannot be",
         ),
     ],
 )
-def test_unfit_arrays_are_refused_by_name(tmp_path, change, told):
+def test_unfit_arrays_are_refused_by_name(tmp_path, change, message):
     arrays = arrays_of(np.zeros((4, 8, 8), np.uint8))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         npz(file=saved(tmp_path, **{**arrays, **change}))
 
 
-def test_a_missing_array_is_named_with_what_there_is(tmp_path):
+def test_a_missing_array_is_named_with_those_present(tmp_path):
     arrays = arrays_of(np.zeros((4, 8, 8), np.uint8))
     del arrays["y_test"]
-    with pytest.raises(UserError, match=r"without y_test; it holds x_train, y_train, x_test\. "):
+    with pytest.raises(
+        UserError, match=r"mine\.npz has no y_test, only x_train, y_train, x_test\. "
+    ):
         npz(file=saved(tmp_path, **arrays))
 
 
-def test_a_file_that_is_no_npz_is_refused(tmp_path):
+def test_a_file_that_is_not_npz_is_refused(tmp_path):
     (tmp_path / "text.npz").write_text("no arrays")
-    with pytest.raises(UserError, match=r"must be an \.npz file, got .*text\.npz, which is none"):
+    with pytest.raises(UserError, match=r"data\.file: .*text\.npz is not an \.npz file"):
         npz(file=str(tmp_path / "text.npz"))
-    with pytest.raises(UserError, match=r"got .*nowhere\.npz, which does not exist"):
+    with pytest.raises(UserError, match=r"data\.file: .*nowhere\.npz does not exist\. "):
         npz(file=str(tmp_path / "nowhere.npz"))
 
 
@@ -218,5 +220,5 @@ def test_a_damaged_file_is_refused(tmp_path):
     with open(file, "r+b") as handle:
         handle.seek(start)
         handle.write(b"\x01")
-    with pytest.raises(UserError, match=r"must be an \.npz file of plain arrays, got .*CRC"):
+    with pytest.raises(UserError, match=r"data\.file: cannot read .*mine\.npz: .*CRC"):
         npz(file=file)

@@ -1,4 +1,4 @@
-"""From a source to a data set: what is refused, the validation split, the pixel statistics."""
+"""From a source to a data set: refusals, the validation split, the pixel statistics."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from runner.errors import UserError
 
 
 def source_of(counts, seed=0, shape=(2, 3, 4)):
-    """A source with so many training images of each class, each image unlike all others."""
+    """Return a source with these counts of training images per class, all images distinct."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     labels = labels[torch.randperm(len(labels), generator=generator)]
@@ -24,7 +24,7 @@ def rows(split):
     return {tuple(image.flatten().tolist()) for image in split.images}
 
 
-def test_the_splits_are_disjoint_and_together_all_training_images():
+def test_the_splits_are_disjoint_and_cover_all_training_images():
     source = source_of([30, 20, 50])
     data = split_source(source, 0.2, seed=0)
     assert rows(data.train).isdisjoint(rows(data.validation))
@@ -60,12 +60,12 @@ def test_each_class_gives_its_share_and_none_is_taken_whole(counts, share, taken
     assert data.validation.labels.bincount(minlength=len(counts)).tolist() == taken
 
 
-def test_many_small_classes_give_the_asked_total_though_each_alone_would_round_to_none():
+def test_the_total_is_right_even_where_the_share_of_each_class_rounds_to_zero():
     given = split_source(source_of([4] * 25), 0.1, seed=0).validation.labels.bincount(minlength=25)
     assert given.sum() == 10
     assert given.max() == 1
     other = split_source(source_of([4] * 25), 0.1, seed=1).validation.labels.bincount(minlength=25)
-    assert given.tolist() != other.tolist()  # which classes give one is drawn
+    assert given.tolist() != other.tolist()  # drawn at random
 
 
 def test_the_validation_split_depends_on_the_seed_alone():
@@ -81,7 +81,7 @@ def test_a_split_draws_nothing_from_the_global_generator():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_share_of_zero_leaves_the_validation_split_empty_and_all_to_training():
+def test_a_share_of_zero_gives_an_empty_validation_split():
     source = source_of([3, 4])
     data = split_source(source, 0, seed=0)
     assert data.validation.images.shape == (0, 2, 3, 4)
@@ -91,12 +91,14 @@ def test_a_share_of_zero_leaves_the_validation_split_empty_and_all_to_training()
 
 @pytest.mark.parametrize(("share", "count"), [(0.01, 0), (0.9, 9)])
 def test_a_share_that_takes_nothing_or_too_much_is_refused(share, count):
-    told = f"one of the 10 .* each of the 2 classes, got {share}, which takes {count}. "
-    with pytest.raises(UserError, match=told):
+    message = (
+        rf"data\.validation={share} takes {count} of 10 .* one of each of the 2 classes; 0 means"
+    )
+    with pytest.raises(UserError, match=message):
         split_source(source_of([5, 5]), share, seed=0)
 
 
-def test_the_statistics_are_those_of_the_training_pixels_that_stay():
+def test_the_statistics_are_those_of_the_remaining_training_pixels():
     source = source_of([40, 60])
     data = split_source(source, 0.3, seed=0)
     unit = data.train.images.double() / 255
@@ -106,7 +108,7 @@ def test_the_statistics_are_those_of_the_training_pixels_that_stay():
     assert data.mean.dtype == data.std.dtype == torch.float32
 
 
-def test_the_statistics_of_more_images_than_are_counted_at_once_are_exact():
+def test_the_statistics_of_more_than_one_chunk_are_exact():
     images = torch.full((5000, 1, 2, 2), 7, dtype=torch.uint8)
     images[4999] = 250
     mean, std = pixel_statistics(images)
@@ -121,7 +123,7 @@ def test_a_constant_channel_has_a_deviation_of_one_grey_level():
     torch.testing.assert_close(std, torch.full((2,), 1 / 255))
 
 
-def test_a_data_set_goes_to_a_device_whole():
+def test_a_data_set_moves_to_a_device_as_a_whole():
     data = split_source(source_of([5, 5]), 0.2, seed=0).to(torch.device("meta"))
     for split in (data.train, data.validation, data.test):
         assert split.images.is_meta
@@ -130,7 +132,7 @@ def test_a_data_set_goes_to_a_device_whole():
     assert data.std.is_meta
 
 
-def test_a_sound_source_passes():
+def test_a_well_formed_source_passes():
     check_source(source_of([5, 5]), "data")
     check_source(digits(), "data")
 
@@ -140,7 +142,7 @@ SOUND = Split(IMAGES, LABELS)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"classes": ("a",)}, "classes must be two or more different names, got a. "),
         ({"classes": ("a", "a")}, "classes must be two or more different names, got a, a. "),
@@ -157,24 +159,24 @@ SOUND = Split(IMAGES, LABELS)
         ),
         ({"train": Split(IMAGES, LABELS.int())}, r"train.labels must be .* got int32 \[4\]"),
         ({"test": Split(IMAGES, LABELS[:, None])}, r"test.labels must be .* got int64 \[4, 1\]"),
-        ({"test": Split(IMAGES[:0], LABELS[:0])}, r"test must hold an image, got uint8 \[0, 1"),
+        ({"test": Split(IMAGES[:0], LABELS[:0])}, r"test is empty: uint8 \[0, 1, 2, 2\]\. "),
         ({"train": Split(IMAGES, LABELS + 1)}, "train.labels must be from 0 to 1, .* got 2. "),
         ({"test": Split(IMAGES, LABELS - 1)}, "test.labels must be from 0 to 1, .* got -1. "),
         (
             {"test": Split(IMAGES[..., :1], LABELS)},
-            r"test images must have the shape .* \(1, 2, 2\), got \(1, 2, 1\). ",
+            r"training images have the shape \(1, 2, 2\), the test images \(1, 2, 1\)\. ",
         ),
         (
             {"classes": tuple("abcdefghi")},
-            "each class must have a training image, got none of c, d, e, f, g and 2 more. ",
+            "no training images of class c, d, e, f, g and 2 more. ",
         ),
     ],
 )
-def test_a_malformed_source_is_refused_by_name(change, told):
-    with pytest.raises(UserError, match=f"^data \\(mine\\).*{told}"):
+def test_a_malformed_source_is_refused_by_name(change, message):
+    with pytest.raises(UserError, match=f"^data \\(mine\\).*{message}"):
         check_source(replace(Source(SOUND, SOUND, ("a", "b")), **change), "data (mine)")
 
 
-def test_what_is_no_source_is_refused():
-    with pytest.raises(UserError, match=r"must give back a runner\.data\.Source, got tuple\. "):
+def test_anything_but_a_source_is_refused():
+    with pytest.raises(UserError, match=r"must return a runner\.data\.Source, got tuple\. "):
         check_source((SOUND, SOUND), "data (mine)")

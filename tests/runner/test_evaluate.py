@@ -1,4 +1,4 @@
-"""Accuracy, loss and shift consistency, against what can be reckoned by hand."""
+"""Accuracy, loss and shift consistency, against values computed by hand."""
 
 import math
 
@@ -20,7 +20,7 @@ def pictures(count=50, side=8, seed=0):
 
 
 class FirstPixel(nn.Module):
-    """Answers by the first pixel alone: nothing changes its mind as easily as a shift."""
+    """Predicts from the first pixel alone, so that any shift may change the prediction."""
 
     def forward(self, inputs):
         bright = inputs[:, 0, 0, 0] > 127
@@ -28,7 +28,7 @@ class FirstPixel(nn.Module):
 
 
 class Mean(nn.Module):
-    """Answers by the mean of the pixels, which a circular shift leaves alone."""
+    """Predicts from the mean of the pixels, which a circular shift does not change."""
 
     def forward(self, inputs):
         mean = inputs.mean((1, 2, 3))
@@ -43,12 +43,12 @@ def test_accuracy_and_loss_by_hand():
     found = evaluate(FirstPixel(), batches(images, labels))
     assert found.accuracy == 0.8
     assert found.correct.tolist() == [False] * 10 + [True] * 40
-    # softmax of (1, 0): the right one has e / (1 + e)
+    # softmax of (1, 0): the right class has e / (1 + e)
     confident = math.log(1 + math.exp(-1))
     assert found.loss == pytest.approx(0.8 * confident + 0.2 * (confident + 1), rel=1e-6)
 
 
-def test_evaluation_leaves_batch_norm_and_the_mode_alone():
+def test_evaluation_changes_neither_batch_norm_nor_the_mode():
     model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 2)).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     evaluate(model, batches(pictures(), torch.zeros(50, dtype=torch.long)))
@@ -57,10 +57,10 @@ def test_evaluation_leaves_batch_norm_and_the_mode_alone():
     assert model.training
 
 
-def test_a_network_blind_to_shifts_is_consistent_and_one_that_sees_one_pixel_is_not():
+def test_a_shift_invariant_model_is_consistent_and_one_that_sees_one_pixel_is_not():
     images, labels = pictures(2000), torch.zeros(2000, dtype=torch.long)
     assert shift_consistency(Mean(), batches(images, labels), seed=0) == 1.0
-    # two pixels of noise agree half of the time, but for the 1 in 9 that are the same pixel
+    # two pixels of noise agree half of the time, except the 1 in 9 that are the same pixel
     expected = 1 / 9 + 8 / 9 / 2
     found = shift_consistency(FirstPixel(), batches(images, labels), seed=0)
     assert found == pytest.approx(expected, abs=0.04)

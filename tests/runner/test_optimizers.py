@@ -1,4 +1,4 @@
-"""Norms and biases can be spared weight decay; every optimizer of the config is built."""
+"""Norms and biases can be exempt from weight decay; every optimizer of the config is built."""
 
 from pathlib import Path
 
@@ -14,21 +14,21 @@ CONF = Path(__file__).parents[2] / "conf" / "optimizer"
 
 
 def exempt(model):
-    """The names of the parameters that do not decay."""
+    """Return the names of the parameters without weight decay."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, decay_norms_and_biases=False)
     assert sorted(names[p] for group in groups for p in group["params"]) == sorted(names.values())
     return [names[p] for group in groups if group.get("weight_decay") == 0 for p in group["params"]]
 
 
-def test_all_in_one_group_is_what_the_optimizer_would_get_from_the_model():
+def test_one_group_is_that_of_the_models_parameters():
     model = cifar_resnet(depth=8, width=2, channels=1, classes=3)
     (group,) = parameter_groups(model, decay_norms_and_biases=True)
     assert list(group) == ["params"]
     assert all(a is b for a, b in zip(group["params"], model.parameters(), strict=True))
 
 
-def test_in_a_resnet_only_convolutions_and_the_classifiers_weight_decay():
+def test_in_a_resnet_only_weights_of_convolutions_and_classifier_decay():
     model = cifar_resnet(depth=14, width=2, channels=1, classes=3)
     decayed = [
         f"{name}.weight"
@@ -54,11 +54,11 @@ def test_in_a_resnet_only_convolutions_and_the_classifiers_weight_decay():
     ],
     ids=lambda norm: str(norm).split("(")[0],
 )
-def test_nothing_of_a_norm_decays(norm):
+def test_no_parameter_of_a_norm_decays(norm):
     assert exempt(nn.Sequential(norm)) == [f"0.{name}" for name, _ in norm.named_parameters()]
 
 
-def test_biases_are_found_under_every_name_that_torch_has_for_them():
+def test_biases_are_found_under_every_name_in_torch():
     assert exempt(nn.MultiheadAttention(4, 2, add_bias_kv=True)) == [
         "in_proj_bias",
         "bias_k",
@@ -68,7 +68,7 @@ def test_biases_are_found_under_every_name_that_torch_has_for_them():
     assert exempt(nn.LSTM(2, 3)) == ["bias_ih_l0", "bias_hh_l0"]
 
 
-def test_a_vector_that_is_no_bias_decays():
+def test_a_vector_that_is_not_a_bias_decays():
     model = nn.Linear(3, 2)
     model.unbiased_scale = nn.Parameter(torch.ones(2))
     assert exempt(model) == ["bias"]
@@ -86,7 +86,7 @@ def test_a_model_without_norms_and_biases_has_one_group():
     assert list(group) == ["params"]
 
 
-def test_with_no_gradient_the_weights_shrink_and_the_rest_stands_still():
+def test_without_gradients_the_weights_shrink_and_the_rest_is_constant():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():

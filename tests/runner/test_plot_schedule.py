@@ -1,4 +1,4 @@
-"""The picture of a schedule: the rates are a training's, and it takes neither data nor training."""
+"""The plot of a schedule: its rates are those of a training, without data or training."""
 
 import os
 import subprocess
@@ -49,9 +49,7 @@ def test_the_rates_are_those_that_a_training_sets(overrides):
         (("epochs=1", "tricks.warm_restarts.T_0=0.1", "tricks.warm_restarts.T_mult=1"), 9),
     ],
 )
-def test_the_restarts_are_in_epochs_and_where_the_rate_is_at_a_peak_or_begins_to_warm_up(
-    overrides, restarts
-):
+def test_restarts_are_in_epochs_where_the_rate_peaks_or_starts_to_warm_up(overrides, restarts):
     given = settings(*RESTARTS[:2], *overrides)
     curve = trace("restarts", given, 10)
     expected = restarts if isinstance(restarts, list) else [(i + 1) / 10 for i in range(restarts)]
@@ -61,7 +59,7 @@ def test_the_restarts_are_in_epochs_and_where_the_rate_is_at_a_peak_or_begins_to
     assert [curve.rates[update] for update in whole] == [end] * len(whole)
 
 
-def test_a_line_tells_the_highest_and_last_rate_and_an_end_within_a_cycle():
+def test_a_line_has_the_highest_and_last_rate_and_warns_of_an_unfinished_cycle():
     assert summary(trace("short", settings(*RESTARTS), 2)) == (  # .1 (1 + cos(pi / 8)) / 2
         "short  highest 0.1  last 0.09619  note: warm_restarts: training ends within a cycle, "
         "after 3 epochs; cycles end after 2 and 6."
@@ -72,7 +70,7 @@ def test_a_line_tells_the_highest_and_last_rate_and_an_end_within_a_cycle():
 
 
 def command(folder, *arguments, **environment):
-    """Run the command as a person does; give back the lines that it printed."""
+    """Run the command in a process of its own; return the lines that it printed."""
     done = subprocess.run(
         [sys.executable, "-m", "runner.plot_schedule", *arguments],
         cwd=folder,
@@ -94,7 +92,7 @@ def test_the_command_draws_the_picture_without_the_data(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]  # no folder of a run
 
 
-def test_a_part_of_ones_own_is_found_in_ones_folder(tmp_path):
+def test_a_users_own_optimizer_is_found_in_their_config_dir(tmp_path):
     own = ROOT / "examples" / "own"
     (line,) = command(
         tmp_path,
@@ -111,9 +109,7 @@ def lines(capsys, tmp_path, *arguments):
     return [line.removeprefix(f"{out}  ") for line in capsys.readouterr().out.splitlines()]
 
 
-def test_values_with_commas_are_schedules_side_by_side_a_setting_of_only_some_no_mistake(
-    capsys, tmp_path
-):
+def test_values_with_commas_are_schedules_in_one_picture(capsys, tmp_path):
     both = lines(
         capsys, tmp_path, "epochs=2", "tricks=[],[warm_restarts]", "tricks.warm_restarts.T_0=2"
     )
@@ -142,8 +138,8 @@ def test_values_with_commas_are_schedules_side_by_side_a_setting_of_only_some_no
         (["data=cifar10", "data.root=nowhere"], "Or give --updates-per-epoch"),
         (["--updates-per-epoch", "0"], "--updates-per-epoch must be >= 1, got 0"),
         (["--out", "picture.txt"], "--out must end in .png, .pdf or .svg, got picture.txt"),
-        (["--out", "nowhere/a.png"], "--out must be in a folder that exists, got nowhere/a.png"),
-        (["-cd", "nowhere"], "--config-dir must be a folder, got nowhere"),
+        (["--out", "nowhere/a.png"], "--out: no folder nowhere. Create it first."),
+        (["-cd", "nowhere"], "--config-dir: no folder nowhere."),
     ],
     ids=str,
 )
@@ -156,7 +152,7 @@ def test_a_mistake_is_one_line_and_draws_nothing(tmp_path, monkeypatch, argument
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_tells_the_command(capsys):
+def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0

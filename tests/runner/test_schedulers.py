@@ -1,4 +1,4 @@
-"""Schedulers are exact, pure functions of time; torch's own, tabulated, give torch's rates."""
+"""Schedulers are exact, pure functions of time; tabulated torch schedulers give torch's rates."""
 
 import dataclasses
 from pathlib import Path
@@ -15,11 +15,11 @@ from runner.schedulers import Constant, Cosine, Linear, OneCycle, Step, tabulate
 
 CONF = Path(__file__).parents[2] / "conf" / "scheduler"
 UPDATES, EPOCHS = 4, 6
-"""The updates of an epoch and the epochs of the small trainings below: 24 updates."""
+"""Updates per epoch and epochs of the small trainings below: 24 updates in all."""
 
 
 def rates(make, updates, updates_per_step=1, lr=0.1):
-    """What torch's scheduler gives in a real loop: the rate of each update."""
+    """Return the rate of each update in a loop with torch's scheduler."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=lr)
     scheduler, seen = make(optimizer), []
     for update in range(updates):
@@ -77,7 +77,7 @@ def test_step_is_torchs_with_the_milestones_in_updates():
     assert factors(Step((0.25, 0.625, 0.75), 0.5)) == exactly(theirs)
 
 
-def test_a_milestone_that_floats_cannot_hold_is_at_its_update_all_the_same():
+def test_a_milestone_is_at_its_update_despite_rounding():
     assert 0.55 * 100 > 55
     assert 0.29 * 100 < 29
     for update in (55, 29):
@@ -109,7 +109,7 @@ def test_one_cycle_is_exact_at_its_ends_and_at_the_peak():
     assert [cycle.factor(update, UPDATES, EPOCHS) for update in (0, 11, 23)] == [0.04, 1.0, 4e-6]
 
 
-def test_one_cycle_may_start_at_its_peak_or_end_there():
+def test_one_cycle_may_start_or_end_at_its_peak():
     assert factors(OneCycle(peak_at=0.5), updates=2, epochs=1) == [1.0, 4e-6]
     assert factors(OneCycle(peak_at=1.0), updates=2, epochs=1) == [0.04, 1.0]
 
@@ -117,7 +117,7 @@ def test_one_cycle_may_start_at_its_peak_or_end_there():
 @pytest.mark.parametrize(
     "scheduler", [Step(), Cosine(0.1), Linear(), OneCycle()], ids=lambda s: type(s).__name__
 )
-def test_only_the_share_of_the_training_counts_not_how_it_is_cut_into_epochs(scheduler):
+def test_factors_depend_on_the_share_of_the_training_not_on_the_length_of_epochs(scheduler):
     assert factors(scheduler, 4, 6) == factors(scheduler, 24, 1) == factors(scheduler, 1, 24)
 
 
@@ -130,7 +130,7 @@ def test_only_the_share_of_the_training_counts_not_how_it_is_cut_into_epochs(sch
         (lambda: Linear(final=float("inf")), r"scheduler\.final .* got inf"),
         (lambda: Step(gamma=-1), r"scheduler\.gamma .* got -1"),
         (lambda: Step((10, 20)), r"scheduler\.milestones must be .*\[10, 20\]\. Write epoch 10"),
-        (lambda: Step((0.75, 0.5)), r"scheduler\.milestones must be rising"),
+        (lambda: Step((0.75, 0.5)), r"scheduler\.milestones must be increasing"),
         (lambda: OneCycle(peak_at=1.1), r"scheduler\.peak_at must be in \[0, 1\], got 1\.1"),
         (lambda: OneCycle(start=-1), r"scheduler\.start .* got -1"),
         (lambda: OneCycle(final=-1), r"scheduler\.final .* got -1"),
@@ -142,7 +142,7 @@ def test_a_value_out_of_range_is_refused(make, message):
 
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
-def test_the_config_of_a_scheduler_of_ours_writes_out_every_default(file):
+def test_the_config_of_our_schedulers_writes_out_every_default(file):
     node = OmegaConf.to_container(OmegaConf.load(file))
     module, _, name = node.pop("_target_").rpartition(".")
     if module == "torch.optim.lr_scheduler":
@@ -197,7 +197,7 @@ def test_parameter_groups_keep_their_ratios_as_in_torch():
         scheduler.step()
 
 
-def test_tabulating_moves_no_random_stream():
+def test_tabulating_draws_nothing_from_the_global_generator():
     before = torch.get_rng_state()
     tabulate(lr_scheduler.StepLR, "epoch", {"step_size": 1}, lr=0.1, updates_per_epoch=1, epochs=3)
     assert torch.equal(torch.get_rng_state(), before)
@@ -206,31 +206,38 @@ def test_tabulating_moves_no_random_stream():
 @pytest.mark.parametrize(
     ("cls", "unit", "arguments", "message"),
     [
-        (lr_scheduler.ReduceLROnPlateau, "epoch", {}, r"time alone, got ReduceLROnPlateau"),
+        (
+            lr_scheduler.ReduceLROnPlateau,
+            "epoch",
+            {},
+            r"time alone, but ReduceLROnPlateau waits for a metric\. Use",
+        ),
         (
             lr_scheduler.OneCycleLR,
             "update",
             {"max_lr": 1.0, "total_steps": 24},
-            r"got OneCycleLR, which cycles .* Add \+scheduler\.cycle_momentum=false",
+            r"but OneCycleLR also cycles .* Add \+scheduler\.cycle_momentum=false",
         ),
         (
             lr_scheduler.CyclicLR,
             "update",
             {"base_lr": 0.1, "max_lr": 1.0, "cycle_momentum": True},
-            r"got CyclicLR, which cycles the momentum",
+            r"but CyclicLR also cycles the momentum",
         ),
         (lr_scheduler.StepLR, "step", {"step_size": 1}, r"scheduler\.unit must be epoch or update"),
-        (lr_scheduler.StepLR, "epoch", {}, r"working StepLR .*missing .*'step_size'"),
-        (lr_scheduler.StepLR, "epoch", {"step": 1}, r"working StepLR .*'step'"),
+        (lr_scheduler.StepLR, "epoch", {}, r"scheduler: StepLR .*missing .*'step_size'"),
+        (lr_scheduler.StepLR, "epoch", {"step": 1}, r"scheduler: StepLR .* argument 'step'"),
         (
             lr_scheduler.OneCycleLR,  # it is built, and fails while it runs
             "update",
             {"max_lr": 1.0, "total_steps": 9, "cycle_momentum": False},
-            r"working OneCycleLR for 24 steps \(unit: update\).* total steps is 9\.? ",
+            r"scheduler: OneCycleLR .* fails for 24 steps \(unit: update\).* total steps is 9\. ",
         ),
     ],
 )
-def test_what_is_no_function_of_time_is_refused_in_one_line(cls, unit, arguments, message):
+def test_a_scheduler_that_is_not_a_function_of_time_is_refused_in_one_line(
+    cls, unit, arguments, message
+):
     with pytest.raises(UserError, match=message) as refusal:
         tabulate(cls, unit, arguments, lr=0.1, updates_per_epoch=UPDATES, epochs=EPOCHS)
     assert "\n" not in str(refusal.value)

@@ -1,4 +1,4 @@
-"""A folder of images: decoded once, into a cache that knows the folder; what is wrong is named."""
+"""Image folders: decoded once, into a cache that notices changes; errors name what is wrong."""
 
 import os
 import shutil
@@ -61,7 +61,7 @@ def test_images_come_back_pixel_for_pixel_with_the_folders_as_classes(read):
 
 
 def replaced_unseen(path, pixels):
-    """Replace a picture by one of the same length, and set its time back: same listing."""
+    """Replace a picture by one of the same size, and restore its time: the listing is the same."""
     before = path.stat()
     Image.fromarray(pixels).save(path)
     assert path.stat().st_size == before.st_size
@@ -70,7 +70,7 @@ def replaced_unseen(path, pixels):
 
 @pytest.fixture
 def bitmaps(folder):
-    """The training cats as bitmaps, of which all of one shape have one length."""
+    """The training cats as bitmaps, whose size depends on the shape alone."""
     for seed in (0, 1):
         path = folder / NAMES[seed]
         path.unlink()
@@ -81,7 +81,7 @@ def bitmaps(folder):
 def test_a_folder_that_has_not_changed_is_not_decoded_again(read, bitmaps, capfd):
     first = read()
     assert "Decoding the 5 images of" in capfd.readouterr().err
-    replaced_unseen(bitmaps / "a.bmp", picture(99))  # what only a decoder would notice
+    replaced_unseen(bitmaps / "a.bmp", picture(99))  # only decoding would notice
     again = read()
     assert torch.equal(again.train.images, first.train.images)
     assert torch.equal(again.train.labels, first.train.labels)
@@ -125,7 +125,7 @@ def test_a_folder_that_has_changed_is_decoded_again_into_the_same_file(
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_another_size_and_another_folder_have_caches_of_their_own(read, folder, tmp_path):
+def test_each_size_and_each_folder_has_its_own_cache(read, folder, tmp_path):
     assert read().train.images.shape == (3, 3, 6, 5)
     assert read(size=4).train.images.shape == (3, 3, 4, 4)
     assert read().train.images.shape == (3, 3, 6, 5)
@@ -135,7 +135,7 @@ def test_another_size_and_another_folder_have_caches_of_their_own(read, folder, 
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text"])
-def test_a_damaged_cache_is_noticed_and_made_anew(read, tmp_path, capfd, damage):
+def test_a_damaged_cache_is_noticed_and_rebuilt(read, tmp_path, capfd, damage):
     whole = read()
     (file,) = (tmp_path / "cache").iterdir()
     content = file.read_bytes()
@@ -152,15 +152,15 @@ def test_a_damaged_cache_is_noticed_and_made_anew(read, tmp_path, capfd, damage)
     assert capfd.readouterr().err == ""
 
 
-def test_a_cache_that_cannot_be_written_is_told_and_does_no_harm(folder, tmp_path, capfd):
+def test_a_cache_that_cannot_be_written_is_reported_and_does_no_harm(folder, tmp_path, capfd):
     (tmp_path / "file").write_text("in the way")
     source = image_folder(root=str(folder), cache=str(tmp_path / "file"))
     assert len(source.train.labels) == 3
-    assert "The decoded images are not kept: " in capfd.readouterr().err
+    assert f"not cached: cannot write {tmp_path}/file" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("variable", ["BISCUITS_CACHE", "XDG_CACHE_HOME", "HOME"])
-def test_the_cache_lies_where_the_environment_says(folder, tmp_path, monkeypatch, variable):
+def test_the_environment_says_where_the_cache_is(folder, tmp_path, monkeypatch, variable):
     for name in ("BISCUITS_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, str(tmp_path / "place"))
@@ -191,7 +191,7 @@ def test_transparency_is_dropped(folder, read):
     assert torch.equal(read().train.images[0], chw(picture(0, channels=4)[..., :3].copy()))
 
 
-def test_hidden_files_and_files_that_are_no_images_are_left_alone(folder, read):
+def test_hidden_files_and_files_with_other_suffixes_are_ignored(folder, read):
     for name in ("train/cat/.a.png", "train/cat/notes.txt", "train/dog/Thumbs.db", "README.md"):
         (folder / name).write_text("not an image")
     (folder / "train/.git").mkdir()
@@ -201,7 +201,7 @@ def test_hidden_files_and_files_that_are_no_images_are_left_alone(folder, read):
     assert source.train.labels.tolist() == [0, 0, 1, 1]
 
 
-def test_images_are_resized_by_averaging_what_falls_together(tmp_path):
+def test_resizing_is_antialiased(tmp_path):
     board = np.indices((16, 16)).sum(0) % 2 * 255  # without antialiasing it would alias
     for name in NAMES:
         write(tmp_path, name, board.astype(np.uint8))
@@ -212,10 +212,11 @@ def test_images_are_resized_by_averaging_what_falls_together(tmp_path):
 
 def test_images_of_different_sizes_need_a_size(folder, read):
     write(folder, "test/cat/big.png", picture(9, height=12, width=20))
-    told = (
-        r"data\.size must be .* got train/cat/a\.png of 5 x 6 and test/cat/big\.png of 20 x 12\. "
+    message = (
+        r"data\.size is needed .*: train/cat/a\.png is 5 x 6, test/cat/big\.png is 20 x 12 pixels"
+        r"\. Set data\.size=5 "
     )
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read()
     source = read(size=6)
     assert source.test.images.shape == (3, 3, 6, 6)
@@ -223,17 +224,17 @@ def test_images_of_different_sizes_need_a_size(folder, read):
         read(size=0)
 
 
-def test_broken_pictures_are_all_named_at_once(folder, read, tmp_path):
+def test_broken_images_are_all_named_at_once(folder, read, tmp_path):
     (folder / "train/cat/broken.jpg").write_text("no picture")
     (folder / "test/dog/empty.png").write_bytes(b"")
     whole = (folder / NAMES[4]).read_bytes()
     (folder / "test/dog/cut.png").write_bytes(whole[: len(whole) // 2])
     Image.fromarray(np.full((6, 5), 40000, np.uint16)).save(folder / "train/dog/deep.png")
-    write(folder, "test/dog/big.png", picture(9, height=12))  # told after these are mended
+    write(folder, "test/dog/big.png", picture(9, height=12))  # reported once these are repaired
     with pytest.raises(UserError) as caught:
         read()
     text = str(caught.value)
-    assert "got 4 that cannot be read: " in text
+    assert f"cannot read 4 of 10 images in {folder}: " in text
     assert "train/cat/broken.jpg (not an image), train/dog/deep.png (more than 8 bits" in text
     assert "test/dog/cut.png (" in text
     assert "test/dog/empty.png (not an image)" in text
@@ -241,49 +242,55 @@ def test_broken_pictures_are_all_named_at_once(folder, read, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_of_many_broken_pictures_ten_are_named_and_the_rest_counted(folder, read):
+def test_of_many_broken_images_ten_are_named_and_the_rest_counted(folder, read):
     for number in range(25):
         (folder / f"train/cat/{number:02d}.jpg").write_text("no picture")
-    told = (
-        r"got 25 that cannot be read: train/cat/00\.jpg .*train/cat/09\.jpg \(.*\) and 15 more\. "
+    message = (
+        r"cannot read 25 of 30 .*: train/cat/00\.jpg .*train/cat/09\.jpg \(.*\) and 15 more\. "
     )
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read()
     assert "10.jpg" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
-        (shutil.rmtree, r"got .*images: it does not exist\."),
-        (lambda root: shutil.rmtree(root / "train"), r"got .*images: it has no train/, but test\."),
-        (lambda root: shutil.rmtree(root / "test"), r"got .*images: it has no test/, but train\."),
+        (shutil.rmtree, r"data\.root: .*images does not exist\. Expected train/<class>/\*\.jpg"),
+        (
+            lambda root: shutil.rmtree(root / "train"),
+            r"data\.root: no folder train/ in .*images, which has test\. ",
+        ),
+        (
+            lambda root: shutil.rmtree(root / "test"),
+            r"data\.root: no folder test/ in .*images, which has train\. ",
+        ),
         (
             lambda root: [shutil.rmtree(path) for path in (root / "train").iterdir()],
-            r"got .*images: its train/ has no folder in it\.",
+            r"data\.root: no folder in .*images/train\. ",
         ),
         (
             lambda root: (root / "train/dog/a.png").unlink(),
-            r"/train must hold images \(\.jpg .*\), of each class, got none of dog\. ",
+            r"data\.root: .*images has no images in train/dog\. Expected files that end in \.jpg ",
         ),
         (
             lambda root: [path.unlink() for path in (root / "test").glob("*/*")],
-            r"/test must hold images \(\.jpg .*\), got none\. ",
+            r"data\.root: .*images has no images in test\. Expected files that end in \.jpg ",
         ),
         (
             lambda root: write(root, "test/fox/a.png", picture(0)),
-            r"/test must hold classes of train/ only, got fox\. ",
+            r"data\.root: .*images/test has classes that train/ has not: fox\. ",
         ),
     ],
 )
-def test_a_folder_that_lacks_something_is_refused_by_name(folder, read, spoil, told):
+def test_an_incomplete_folder_is_refused_by_name(folder, read, spoil, message):
     spoil(folder)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read()
 
 
 def test_a_root_that_is_a_file_is_refused(folder):
-    with pytest.raises(UserError, match=r"a\.png: it is not a folder\."):
+    with pytest.raises(UserError, match=r"data\.root: .*a\.png is not a folder\. "):
         image_folder(root=str(folder / NAMES[0]))
 
 
