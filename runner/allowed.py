@@ -15,19 +15,14 @@ USERS = frozenset(
 )
 """What the user trusts beside ours; read when the process starts, so before a config can say so."""
 
-MODULES = {
-    "data": ("runner.data",),
-    "model": ("runner.models",),
-    "optimizer": ("torch.optim",),
-    "scheduler": ("runner.schedulers", "torch.optim.lr_scheduler"),
-    "tricks": ("tricks",),
-}
-"""For each group the modules of which it may name the classes of its kind, or these functions:"""
-
 FUNCTIONS = {
-    "runner.data": ("digits", "torchvision_set", "image_folder", "npz"),
-    "runner.models": ("cifar_resnet", "resnet18_cifar", "torchvision_model", "timm_model"),
+    "data": ("runner.data", ("digits", "torchvision_set", "image_folder", "npz")),
+    "model": (
+        "runner.models",
+        ("cifar_resnet", "resnet18_cifar", "torchvision_model", "timm_model"),
+    ),
 }
+"""The functions that these groups may name; the others name classes."""
 
 
 def locate(target: object, where: str, group: str) -> Any:  # noqa: ANN401
@@ -38,59 +33,60 @@ def locate(target: object, where: str, group: str) -> Any:  # noqa: ANN401
     """
     if not isinstance(target, str) or "." not in target:
         raise UserError(f"{where}._target_ must be package.name, got {target}. Name a class.")
-    module_name, _, name = target.rpartition(".")
+    module, _, name = target.rpartition(".")
     if target in USERS:
-        return _import(module_name, name, where, group)
-    if module_name not in MODULES[group]:
+        return _import(module, name, where, group)
+    offered = _offered(group)
+    if module not in offered:
         raise UserError(
-            f"{where}._target_ must be of {' or '.join(MODULES[group])}, got {target}. "
+            f"{where}._target_ must be of {' or '.join(offered)}, got {target}. "
             f"If you trust it, set BISCUITS_ALLOW={target} in the environment."
         )
-    public = _public(module_name, group)
-    if name not in public:
+    if name not in offered[module]:
         raise UserError(
-            f"{where}._target_ names {name}, which {module_name} does not offer."
-            f"{did_you_mean(name, public)} There are: {', '.join(sorted(public))}."
+            f"{where}._target_ names {name}, which {module} does not offer."
+            f"{did_you_mean(name, offered[module])} There are: {', '.join(offered[module])}."
         )
-    return public[name]
+    return offered[module][name]
 
 
-def _import(module_name: str, name: str, where: str, group: str) -> Any:  # noqa: ANN401
+def _import(module: str, name: str, where: str, group: str) -> Any:  # noqa: ANN401
+    """Import what the user trusts; a scheduler and a trick have to be of their kind."""
     try:
-        thing = getattr(import_module(module_name), name)
+        thing = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"{where}._target_ must be importable, got {module_name}.{name}: {error}. "
+            f"{where}._target_ must be importable, got {module}.{name}: {error}. "
             "Put its folder on PYTHONPATH."
         ) from None
-    kinds = {"scheduler": ("torch.", ""), "tricks": ("",)}.get(group, ())
-    bases = tuple(_base(group, kind) for kind in kinds)
+    bases = tuple(_kinds(group).values()) if group in ("scheduler", "tricks") else ()
     if not (isinstance(thing, type) and issubclass(thing, bases) if bases else callable(thing)):
         kind = " or ".join(base.__name__ for base in bases)
         raise UserError(
             f"{where}._target_ must be {f'a subclass of {kind}' if kind else 'callable'}, "
-            f"got {module_name}.{name}. Name another."
+            f"got {module}.{name}."
         )
     return thing
 
 
-def _public(module_name: str, group: str) -> dict[str, Any]:
-    """The functions listed for a module, or the classes that it offers of the group's kind."""
-    from tricks import Chain  # imports torch; the runner makes the chain, a config no chain
-
-    module = import_module(module_name)
-    if module_name in FUNCTIONS:
-        return {name: getattr(module, name) for name in FUNCTIONS[module_name]}
-    base = _base(group, module_name)
-    things = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
+def _offered(group: str) -> dict[str, dict[str, Any]]:
+    """For each module that a group may name, what it may name of it."""
+    if group in FUNCTIONS:
+        module, names = FUNCTIONS[group]
+        return {module: {name: getattr(import_module(module), name) for name in names}}
     return {
-        name: thing
-        for name, thing in things.items()
-        if isinstance(thing, type) and issubclass(thing, base) and thing not in (base, Chain)
+        module: {
+            name: thing
+            for name, thing in vars(import_module(module)).items()
+            if isinstance(thing, type) and issubclass(thing, kind) and thing is not kind
+            if not name.startswith("_") and name != "Chain"  # the runner makes the chain
+        }
+        for module, kind in _kinds(group).items()
     }
 
 
-def _base(group: str, module_name: str) -> type:
+def _kinds(group: str) -> dict[str, type]:
+    """For each module that a group may name, the base of its classes."""
     # torch takes a second to import, and `USERS` is read without it
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
@@ -98,6 +94,9 @@ def _base(group: str, module_name: str) -> type:
     from runner.schedulers import Scheduler
     from tricks import Trick
 
-    if group == "scheduler":
-        return LRScheduler if module_name.startswith("torch.") else Scheduler
-    return {"optimizer": Optimizer, "tricks": Trick}[group]
+    kinds: dict[str, dict[str, type]] = {
+        "optimizer": {"torch.optim": Optimizer},
+        "scheduler": {"runner.schedulers": Scheduler, "torch.optim.lr_scheduler": LRScheduler},
+        "tricks": {"tricks": Trick},
+    }
+    return kinds[group]

@@ -9,19 +9,21 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from inspect import Parameter, signature
 from typing import Annotated, Any, Literal, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
-from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import Field, with_config
 
 from runner.allowed import locate
 from runner.data import Augmentation
-from runner.errors import UserError, did_you_mean
+from runner.errors import UserError
 from runner.names import check_name
 from runner.schedulers import Scheduler, refuse_impure
 from runner.store.files import FORMAT
+from runner.validation import STRICT, make_fields, validate
 from tricks import Trick, in_order
 
 Natural = Annotated[int, Field(ge=0, lt=2**63)]
@@ -29,6 +31,7 @@ Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Node = dict[str, Any]
 
 
+@with_config(STRICT)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """A whole run, checked: the keys of conf/config.yaml, which documents them."""
@@ -51,7 +54,7 @@ class Settings:
     model: Node
     optimizer: Node
     scheduler: Node
-    tricks: dict[str, Node]
+    tricks: Node
     again: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 300.0
     resume: Literal["exact", "anywhere"] = "exact"
@@ -94,90 +97,18 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
     """
     plain = _plain(cfg)
     _refuse_newer(plain.pop("format", FORMAT))
-    known = [field.name for field in dataclasses.fields(Settings)]
     if "ablation" in plain:
         raise UserError(
-            "An ablation must be done by its own sweeper, got another, or one run alone. Drop "
-            "hydra/sweeper=... or hydra.mode=... from the command."
+            "ablation=... needs hydra/sweeper=ablation. Remove hydra/sweeper=... or hydra.mode=... "
+            "from the command."
         )
-    for key in plain:
-        if key not in known:
-            raise UserError(f"{key} is not a setting.{did_you_mean(key, known)} Drop it.")
-    for field in dataclasses.fields(Settings):
-        if field.name not in plain and field.default is dataclasses.MISSING:
-            raise UserError(
-                f"{field.name} is missing from the config. Start from conf/config.yaml."
-            )
-    hints = get_type_hints(Settings, include_extras=True)
-    for key, value in plain.items():
-        check_type(key, value, hints[key])
+    settings = validate(Settings, plain)
     for key in ("name", "variant"):
         check_name(key, plain[key])
-    for group in ("data", "model", "optimizer", "scheduler"):
-        _check_node(group, plain[group], group)
-    plain["tricks"] = _check_tricks(plain["tricks"], overrides)
-    return Settings(**{**plain, "threads": _threads(plain["threads"])})
-
-
-def _refuse_newer(number: object) -> None:
-    if not isinstance(number, int) or number > FORMAT:
-        raise UserError(
-            f"The config must be of format {FORMAT} or older, got {number}. "
-            "Run it with the newer version that wrote it."
-        )
-
-
-def check_type(where: str, value: Any, hint: Any) -> None:  # noqa: ANN401
-    """Refuse a value that is not of the type; a whole number passes for a float, not for a bool."""
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        fields = get_type_hints(hint, include_extras=True)
-        for key, part in value.items():
-            if key not in fields:
-                near = did_you_mean(key, fields)
-                raise UserError(f"{where}.{key} is not a setting.{near} Drop it.")
-            check_type(f"{where}.{key}", part, fields[key])
-        return
-    try:
-        adapter = TypeAdapter(hint, config=None if dataclasses.is_dataclass(hint) else _LENIENT)
-    except PydanticSchemaGenerationError:
-        return  # an annotation of a library's own; its constructor judges the value
-    try:
-        # JSON, since pydantic is strict there but takes a list for a tuple, as YAML has no other
-        adapter.validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        raise UserError(_describe(where, value, error)) from None
-
-
-_LENIENT = ConfigDict(arbitrary_types_allowed=True)
-
-_WORDS = {
-    "a valid integer": "a whole number",
-    "a valid number": "a number",
-    "a valid boolean": "true or false",
-    "a valid string": "text",
-    "a valid dictionary": "a mapping",
-    "a valid array": "a list, as [a,b],",
-    "an object": "a mapping",
-    "greater than or equal to": ">=",
-    "greater than": ">",
-    "less than or equal to": "<=",
-    "less than": "<",
-    "'": "",
-}
-"""Pydantic's words, and ours."""
-
-
-def _describe(where: str, value: Any, error: ValidationError) -> str:  # noqa: ANN401
-    """Write what pydantic found wrong; each alternative of a union complains by itself."""
-    rules = []
-    for problem in error.errors(include_url=False):
-        if "isinstance" in problem["msg"]:
-            continue  # an alternative that no YAML can give, such as a tensor
-        rule = problem["msg"].removeprefix("Input should be ")
-        for theirs, our in _WORDS.items():
-            rule = rule.replace(theirs, our)
-        rules.append(rule)
-    return f"{where} must be {' or '.join(dict.fromkeys(rules))}, got {json.dumps(value)}."
+    groups = ("data", "model", "optimizer", "scheduler")
+    nodes: Node = {group: _check_node(group, plain[group], group) for group in groups}
+    nodes["tricks"] = _check_tricks(plain["tricks"], overrides)
+    return dataclasses.replace(settings, **nodes, threads=_threads(settings.threads))
 
 
 def _plain(cfg: DictConfig) -> Node:
@@ -190,66 +121,61 @@ def _plain(cfg: DictConfig) -> Node:
     return {str(key): value for key, value in plain.items()}
 
 
-def _refuse_odd(where: str, node: object, *allowed: str) -> None:
-    """Refuse keys that Hydra would follow, at any depth, and what no YAML of ours has."""
+def _refuse_newer(number: object) -> None:
+    if not isinstance(number, int) or number > FORMAT:
+        raise UserError(
+            f"The config must be of format {FORMAT} or older, got {number}. "
+            "Run it with the newer version that wrote it."
+        )
+
+
+def _check_node(where: str, node: Node, group: str) -> Node:
+    """Check the keys of a node by its target's signature, and add those that the runner reads."""
+    target = locate(node.get("_target_"), where, group)
+    if group == "scheduler" and not issubclass(target, Scheduler):
+        refuse_impure(target, node)
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    _refuse_special(where, given)
+    validate(_fields(target, group), given, where, kind=f"a parameter of {node['_target_']}")
+    return {**node, **{k: v for k, (_, v) in _own_keys(target, group).items() if k not in node}}
+
+
+def _refuse_special(where: str, node: object) -> None:
+    """Refuse keys that Hydra would follow, at any depth, and NaN."""
     if isinstance(node, float) and math.isnan(node):
-        raise UserError(f"{where} must be a number, got one that is not (NaN). Give another.")
+        raise UserError(f"{where} must be a number, got NaN, which is none.")
     if isinstance(node, list):
         for value in node:
-            _refuse_odd(where, value)
+            _refuse_special(where, value)
     elif isinstance(node, dict):
         for key, value in node.items():
-            if key in allowed:
-                continue
             if not isinstance(key, str) or key.startswith("_"):
-                raise UserError(f"{where} must have plain keys, got {json.dumps(key)}. Drop it.")
-            _refuse_odd(f"{where}.{key}", value)
+                raise UserError(f"{where} must have plain keys, got {json.dumps(key)}. Remove it.")
+            _refuse_special(f"{where}.{key}", value)
 
 
-def _check_node(where: str, node: Node, group: str) -> None:
-    _refuse_odd(where, node, "_target_")
-    own = OWN_KEYS[group]
-    target = locate(node.get("_target_"), where, group)
-    if group == "scheduler" and issubclass(target, Scheduler):
-        own = {}  # ours need no unit
-    elif group == "scheduler":
-        refuse_impure(target, node)
-    taken = _parameters(target)
-    open_ended = taken.pop("**", None) is not None
-    known = [*taken, *own]
-    for key, value in node.items():
-        if key == "_target_":
-            continue
-        place = f"{where}.{key}"
-        if key in own:
-            check_type(place, value, own[key][0])
-        elif key in taken:
-            check_type(place, value, taken[key])
-        elif not open_ended:
-            near = did_you_mean(key, known)
-            raise UserError(f"{place} is not a parameter of {node['_target_']}.{near} Drop it.")
-    for key, (_, default) in own.items():
-        node.setdefault(key, default)
+def _own_keys(target: Any, group: str) -> dict[str, tuple[Any, Any]]:  # noqa: ANN401
+    ours = group == "scheduler" and issubclass(target, Scheduler)  # which need no unit
+    return {} if ours else OWN_KEYS[group]
 
 
-def _parameters(target: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters of a target and their types; `**` if it takes any other as well."""
+@lru_cache
+def _fields(target: Callable[..., Any], group: str) -> type:
+    """The keys that a node may have, with their types: the target's parameters, and our own."""
     annotated = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     try:
         hints = get_type_hints(annotated, include_extras=True)
     except (NameError, TypeError):  # an annotation that only a type checker sees
         hints = {}
-    found: dict[str, Any] = {}
+    own = {key: hint for key, (hint, _) in _own_keys(target, group).items()}
     try:
-        parameters = signature(target).parameters
-    except ValueError:  # a builtin that does not tell
-        return {"**": Any}
-    for name, parameter in parameters.items():
-        if parameter.kind is Parameter.VAR_KEYWORD:
-            found["**"] = Any
-        elif name not in GIVEN and parameter.kind is not Parameter.VAR_POSITIONAL:
-            found[name] = hints.get(name, Any)
-    return found
+        parameters = [p for name, p in signature(target).parameters.items() if name not in GIVEN]
+    except ValueError:  # a builtin without a signature
+        return make_fields(own, open_ended=True)
+    starred = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
+    taken = {p.name: hints.get(p.name, Any) for p in parameters if p.kind not in starred}
+    open_ended = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
+    return make_fields({**taken, **own}, open_ended)
 
 
 def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[str, Node]:
@@ -258,8 +184,11 @@ def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[s
     for name, node in nodes.items():
         where = f"tricks.{name}"
         if not isinstance(node, dict):
-            raise UserError(f"{where} must be a mapping, got {json.dumps(node)}.")
-        _check_node(where, node, "tricks")
+            raise UserError(
+                f"{where} is a group of settings. Switch it on with {where}.enabled=true or "
+                f"'tricks=[{name}]'."
+            )
+        node = _check_node(where, node, "tricks")
         classes[name] = locate(node["_target_"], where, "tricks")
         if name != classes[name].name:
             raise UserError(
@@ -301,20 +230,14 @@ def _refuse_scheduler(name: str, overrides: Sequence[str]) -> None:
 
 def _defaults(node: Node, target: type) -> Node:
     """Give back the node of a trick that is off, as its class has it: equal runs, equal configs."""
-    defaults = (
-        {
-            field.name: field.default
-            for field in dataclasses.fields(target)
-            if field.init and field.default is not dataclasses.MISSING
-        }
-        if dataclasses.is_dataclass(target)
-        else {}
-    )
+    defaults = {n: p.default for n, p in signature(target).parameters.items() if n in node}
     return {
-        key: (list(defaults[key]) if isinstance(defaults[key], tuple) else defaults[key])
-        if key in defaults
-        else value
-        for key, value in node.items()
+        **node,
+        **{
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in defaults.items()
+            if value is None or isinstance(value, bool | int | float | str | tuple)
+        },
     }
 
 

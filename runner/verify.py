@@ -11,7 +11,7 @@ import dataclasses
 import io
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from os.path import lexists
@@ -29,8 +29,9 @@ from runner.names import label
 from runner.run.attempt import attempt
 from runner.run.compare import changes, count, differences
 from runner.run.status import CONFIG
-from runner.store.files import FORMAT, Damaged, digest, parse_yaml
+from runner.store.files import FORMAT, Damaged, checked, digest
 from runner.store.runs import CORRECT, MACHINE, RESULT, STATUS, Run, read_run
+from runner.store.values import Limits, read_values
 from runner.texts import printable, shorten
 
 
@@ -133,31 +134,13 @@ def _read_config(path: Path) -> Settings:
     """Read config.yaml as data: nothing of Hydra's or OmegaConf's own is followed in it."""
     where = label(path)
     try:
-        config = parse_yaml(path)
-        for odd in _followed(config):
-            raise UserError(f"{where} is not resolved: it has {odd}. Put it back as it was.")
-        return check(OmegaConf.create(config))
-    except (Damaged, OSError, OmegaConfBaseException) as error:
-        raise UserError(
-            f"{where} is not the config of a run: it {error}. Put it back as it was."
-        ) from None
+        return check(OmegaConf.create(checked(read_values(path, Limits(interpolations=False)))))
+    except Damaged as error:
+        raise UserError(f"{where} {error}. Put it back as it was.") from None
+    except (OSError, OmegaConfBaseException) as error:
+        raise UserError(f"{where}: {error}. Put it back as it was.") from None
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-
-
-def _followed(node: object) -> Iterator[str]:
-    """Run through the keys and the values that Hydra or OmegaConf would act on."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if str(key).startswith("_") and key != "_target_":
-                yield str(key)
-            yield from _followed(key)
-            yield from _followed(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _followed(value)
-    elif isinstance(node, str) and "${" in node:
-        yield node
 
 
 def _on_its_device(folder: Path, settings: Settings, machine: Mapping[str, Any]) -> Settings:

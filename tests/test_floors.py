@@ -21,7 +21,7 @@ FLOORS = [
     ["allowed", "evaluate"],
     ["data", "models", "optimizers", "schedulers", "train"],
     ["store"],
-    ["names", "signals"],
+    ["names", "signals", "validation"],
     ["texts"],
     ["errors"],
 ]

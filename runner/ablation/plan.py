@@ -2,37 +2,41 @@
 
 import copy
 import dataclasses
-import os
-from collections.abc import Collection, Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field, with_config
 
 from runner.ablation.designs import Contrast, Factor
 from runner.errors import UserError
-from runner.store.files import FORMAT, Damaged, digest, parse_yaml, write_text
+from runner.store.files import FORMAT, Damaged, checked, digest, write_text
+from runner.store.values import read_values
+from runner.validation import STRICT, validate
 
 PLAN = "sweep.yaml"
 MOST_RUNS = 10**6
 LONGEST = 1000  # characters of a name
 
 Values = Mapping[str, Any]
+Name = Annotated[str, Field(max_length=LONGEST)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """What was settled before the first run: the measure, and how sure a verdict has to be."""
 
-    design: str
-    metric: str
+    design: Name
+    metric: Name
     """A number of result.json, such as `test/accuracy`."""
     goal: Literal["maximize", "minimize"]
-    margin: float
+    margin: Annotated[float, Field(ge=0, lt=1e9)]
     """The smallest difference that matters, in the metric's unit."""
-    alpha: float
+    alpha: Annotated[float, Field(gt=0, lt=1)]
     """The accepted rate of false verdicts, over all the effects of the ablation together."""
     until: Literal["fixed", "decided"]
     """`fixed`: all seeds, then one look. `decided`: seeds are added until every verdict stands."""
@@ -40,16 +44,17 @@ class Question:
     """Where `decided` gives up; the number of seeds where `fixed`."""
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """An ablation, frozen."""
 
-    name: str
+    name: Name
     question: Question
-    seeds: tuple[int, ...]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
     """The seeds planned so far; `decided` adds to them."""
     factors: tuple[Factor, ...]
-    variants: Mapping[str, tuple[str, ...]]
+    variants: Annotated[Mapping[str, tuple[str, ...]], Field(min_length=1)]
     """For each variant the level of each factor."""
     contrasts: tuple[Contrast, ...]
     config: Values
@@ -93,10 +98,11 @@ class Plan:
 
 def save_plan(root: Path, plan: Plan) -> None:
     """Write `sweep.yaml` into the ablation's folder."""
-    plain = dataclasses.asdict(plan)
-    content = {"format": plain.pop("format"), **_plain(plain)}
+    plain = json.loads(json.dumps(dataclasses.asdict(plan)))  # lists for tuples
+    content = {"format": plain.pop("format"), **plain}
     content = {"checksum": digest(content), **content}  # first, so that no end can be cut off
-    text = yaml.dump(content, Dumper=_DUMPER, sort_keys=False, width=100, allow_unicode=True)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, where it was built in
+    text = yaml.dump(content, Dumper=dumper, sort_keys=False, width=100, allow_unicode=True)
     write_text(root / PLAN, text)
 
 
@@ -108,13 +114,12 @@ def load_plan(root: Path) -> Plan | None:
     """
     path = root / PLAN
     try:
-        return _check(path, parse_yaml(path))
+        return _check(path, checked(read_values(path)))
     except FileNotFoundError:
         return None
     except Damaged as error:
         raise UserError(
-            f"{path} must be a whole plan of this version, got one that {error}. Put it back as "
-            "it was, or read it with the version that wrote it."
+            f"{path} {error}. Put it back as it was, or read it with the version that wrote it."
         ) from error
 
 
@@ -125,103 +130,52 @@ def find_plan(root: Path) -> Plan:
         UserError: If there is none after all, or as `load_plan` does.
     """
     if (plan := load_plan(root)) is None:
-        raise UserError(f"{root / PLAN} must be a plan, got a link to nothing. Put it back.")
+        raise UserError(f"{root / PLAN} is a link to nothing. Put the plan back.")
     return plan
 
 
 def _check(path: Path, content: Mapping[str, Any]) -> Plan:
     """Make a plan of what a file says, whoever wrote it."""
-    from pydantic import TypeAdapter, ValidationError  # slow to import, and not for --help
-
-    problem = None
     try:
-        plan = TypeAdapter(Plan).validate_python(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        problem = f"{'.'.join(map(str, first['loc']))[:LONGEST]}: {first['msg']}"
-    else:
-        found = chain(_odd_runs(plan), _odd_factors(plan), _odd_contrasts(plan))
-        problem = next(found, None)
-    if problem:
+        plan = validate(Plan, content)
+        for mistake in _mistakes(plan):
+            raise UserError(mistake)
+    except UserError as error:
         raise UserError(
-            f"{path} must be the plan of an ablation, got something else ({problem}). "
-            "Put it back as it was, or give the ablation another name=NAME."
-        )
+            f"{path} is not the plan of an ablation: {error} Put it back as it was, or give the "
+            "ablation another name=NAME."
+        ) from None
     return plan
 
 
-def _odd_runs(plan: Plan) -> Iterator[str]:
-    """Tell what does not fit together of the runs, or would lead out of the ablation's folder."""
-    if not plan.variants or not plan.seeds or set(plan.changes) != set(plan.variants):
-        yield "it needs seeds, and variants with their changes"
+def _mistakes(plan: Plan) -> Iterator[str]:
+    """Tell what does not fit together, or would lead out of the ablation's folder."""
+    names = [factor.name for factor in plan.factors]
+    texts = [*names, *(c.name for c in plan.contrasts), *chain(*(f.levels for f in plan.factors))]
+    if max(map(len, texts), default=0) > LONGEST:
+        yield f"A name has more than {LONGEST} characters."
     if len(plan.variants) * len(plan.seeds) > MOST_RUNS:
-        yield f"it has more than {MOST_RUNS:,} runs"
-    if not 0 <= min(plan.seeds) <= max(plan.seeds) < 2**63 or _repeat(plan.seeds):
-        yield "seeds are whole numbers from 0 to 2**63, each once"
-    for variant, changes in plan.changes.items():
-        if not _is_folder_name(variant):
-            yield f"{variant[:80]!r} is no name of a folder"
-        keys = {*plan.config, *changes}
-        keys = {key for key in keys if not key.startswith("~") and f"~{key}" not in keys}
-        for key in keys:
-            parts = key.split(".", MOST_PARTS)
-            parents = [".".join(parts[:depth]) for depth in range(1, len(parts))]
-            if len(parts) > MOST_PARTS or not keys.isdisjoint(parents):
-                yield f"{key[:80]!r} is no key of a config beside the others"
-
-
-MOST_PARTS = 12  # of a dotted key
+        yield f"It has more than {MOST_RUNS:,} runs."
+    if len({*plan.seeds}) < len(plan.seeds) or len({*names}) < len(names):
+        yield "A seed or a factor is there twice."
+    if set(plan.changes) != set(plan.variants) or not all(f.levels for f in plan.factors):
+        yield "It lacks the changes of a variant, or the levels of a factor."
+    for variant, row in plan.variants.items():
+        if not _is_folder_name(variant) or len(row) != len(plan.factors):
+            yield f"{variant[:80]!r} does not name a folder, or has not one level of each factor."
+        try:
+            digest(plan.config_of(variant, plan.seeds[0]))
+        except (AttributeError, RecursionError):  # a key below a value, or below thousands of keys
+            yield f"The keys of {variant!r} are not those of a config."
+    for contrast in plan.contrasts:
+        weights = contrast.weights.values()
+        if not (contrast.factors and weights and {*contrast.factors} <= {*names}):
+            yield f"{contrast.name!r} does not compare variants by factors."
+        elif not {*contrast.weights} <= {*plan.variants}:
+            yield f"{contrast.name!r} compares variants that are not there."
+        elif not (1e9 > max(weights) > 0 > min(weights) and abs(sum(weights)) < 1e-9):
+            yield f"The weights of {contrast.name!r} do not sum to 0."
 
 
 def _is_folder_name(name: str) -> bool:
-    try:
-        size = len(os.fsencode(name))
-    except UnicodeEncodeError:
-        return False
-    return name not in (".", "..") and not {"/", "\0"} & {*name} and 0 < size <= 255
-
-
-def _repeat(values: Collection[object]) -> bool:
-    return len(set(values)) < len(values)
-
-
-def _odd_factors(plan: Plan) -> Iterator[str]:
-    """Tell what does not fit together of the question, the factors and their levels."""
-    question = plan.question
-    if not (0 < question.alpha < 1 and 0 <= question.margin < 1e9):
-        yield "alpha is a share, and margin a size"
-    names = [factor.name for factor in plan.factors]
-    texts = [question.metric, question.design, plan.name, *names]
-    texts += [level for factor in plan.factors for level in factor.levels]
-    if _repeat(names) or max(map(len, texts)) > LONGEST:
-        yield f"factors have names of their own, and no name has more than {LONGEST} characters"
-    if not all(factor.levels for factor in plan.factors):
-        yield "a factor needs levels"
-    for variant, row in plan.variants.items():
-        if len(row) != len(plan.factors):
-            yield f"{variant} needs a level of each factor"
-
-
-def _odd_contrasts(plan: Plan) -> Iterator[str]:
-    """Tell what does not fit together of the contrasts."""
-    names = {factor.name for factor in plan.factors}
-    for contrast in plan.contrasts:
-        name, weights = contrast.name[:80], contrast.weights.values()
-        if len(contrast.name) > LONGEST:
-            yield f"no name has more than {LONGEST} characters"
-        elif not weights or not set(contrast.weights) <= set(plan.variants):
-            yield f"{name} must weigh variants"
-        elif not contrast.factors or not set(contrast.factors) <= names:
-            yield f"{name} must be about factors"
-        elif not (1e9 > max(weights) > 0 > min(weights) and abs(sum(weights)) < 1e-9):
-            yield f"the weights of {name} must sum to 0"
-
-
-def _plain(node: Any) -> Any:  # noqa: ANN401
-    """Lists for tuples, which YAML would tag."""
-    if isinstance(node, Mapping):
-        return {key: _plain(value) for key, value in node.items()}
-    return [_plain(value) for value in node] if isinstance(node, list | tuple) else node
-
-
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, where it was built in
+    return name not in (".", "..") and not {"/", "\0"} & {*name} and 0 < len(name.encode()) <= 255

@@ -1,13 +1,12 @@
 """Random crops, flips and cutouts: drawn per sample, applied to whole batches."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
-
-from runner.errors import UserError
 
 
 class Draw(NamedTuple):
@@ -36,17 +35,9 @@ class Augmentation:
         UserError: If `crop` or `cutout` is negative.
     """
 
-    crop: int = 0
+    crop: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
-    cutout: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("crop", "cutout"):
-            if getattr(self, name) < 0:
-                raise UserError(
-                    f"data.augment.{name} must be >= 0 pixels, got {getattr(self, name)}. "
-                    "Use 0 for none."
-                )
+    cutout: Annotated[int, Field(ge=0)] = 0
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Draw:
         """Draw the random numbers for images [N, C, H, W].

@@ -19,9 +19,10 @@ from runner.names import flatten, label
 from runner.run import checkpoint
 from runner.run.memory import peak, reset_peak
 from runner.signals import Stopped
-from runner.store.files import FORMAT, Damaged, parse_yaml, write_json, write_text
+from runner.store.files import FORMAT, Damaged, checked, write_json, write_text
 from runner.store.lock import lock_folder
 from runner.store.runs import CORRECT, MACHINE, METRICS, RESULT, STATUS, read_status
+from runner.store.values import read_values
 from runner.texts import say
 from runner.train import Diverged
 
@@ -52,13 +53,12 @@ def is_run_of(folder: Path, settings: Settings) -> bool:
 def _saved_config(folder: Path) -> dict[str, Any] | None:
     """The config of the run in a folder, by dotted keys, without what changes no bit of it."""
     try:
-        saved = dict(flatten(parse_yaml(folder / CONFIG)))
+        saved = dict(flatten(checked(read_values(folder / CONFIG))))
     except FileNotFoundError:
         return None
     except Damaged as error:
         raise UserError(
-            f"{label(folder / CONFIG)} is not the config of a run: it {error}. "
-            "Put it back as it was, or remove that folder."
+            f"{label(folder / CONFIG)} {error}. Put it back as it was, or remove that folder."
         ) from None
     return {
         key: value for key, value in saved.items() if key not in ("format", *NOT_IN_CONFIG_HASH)

@@ -5,12 +5,10 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import yaml
 
 from runner.errors import UserError
 
@@ -21,8 +19,8 @@ FORMAT = 1
 MOST = 2**25
 """Bytes that are read of a JSON or YAML file; the plan of 10,000 runs has a tenth of that."""
 
-DEEPEST = 32
-"""Levels that they may nest; ours have six."""
+DEEPEST = 30
+"""Levels that they may nest, and users' YAML too; ours have six."""
 
 
 class Damaged(ValueError):
@@ -66,8 +64,8 @@ def unwritable(path: Path, error: Exception) -> Exception:
     if cause is None:
         return error
     return UserError(
-        f"{path} must be written, got {cause.strerror or cause}. What was there is kept. "
-        "Make room or mend that, and give the same command: it goes on."
+        f"{path} cannot be written: {cause.strerror or cause}. What was there is kept. "
+        "Make room or correct that, and repeat the command to resume."
     )
 
 
@@ -101,8 +99,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     except Damaged as error:
         raise UserError(
-            f"{path} must be whole and of this version, got one that {error}. Remove that file "
-            "and give the same command: the run goes on from its checkpoint."
+            f"{path} {error}. Remove that file and repeat the command: the run resumes from its "
+            "checkpoint."
         ) from None
 
 
@@ -172,46 +170,10 @@ def checked(content: object) -> dict[str, Any]:
     return content
 
 
-def _is_deep(content: object) -> bool:
-    level: list[Any] = [content]
-    for _ in range(DEEPEST):
-        parts = (outer.values() if isinstance(outer, dict) else outer for outer in level)
-        level = [inner for part in parts for inner in part if isinstance(inner, dict | list)]
-        if not level:
-            return False
-    return True
-
-
-def parse_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that the runner wrote, and check it.
-
-    Raises:
-        FileNotFoundError: If it is not there.
-        Damaged: If it is no mapping, has more than plain values, or its format is newer.
-    """
-    content = read_bytes(path)
-    try:
-        _refuse_more_than_values(yaml.parse(content, Loader=_LOADER))
-        return checked(yaml.load(content, Loader=_LOADER))
-    except Damaged:
-        raise
-    except (yaml.YAMLError, ValueError) as error:
-        raise Damaged(f"is damaged ({' '.join(str(error).split())})") from error
-
-
-def _refuse_more_than_values(events: Iterable[yaml.Event]) -> None:
-    """Refuse tags, aliases, which can grow without end, and a depth that no such file has."""
-    depth = 0
-    for event in events:
-        if isinstance(event, yaml.NodeEvent) and (event.anchor or getattr(event, "tag", None)):
-            raise yaml.YAMLError("an alias, an anchor or a tag, which no such file has")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise yaml.YAMLError(f"nested deeper than {DEEPEST} levels")
-
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it was built in
+def _is_deep(node: object, levels: int = DEEPEST) -> bool:
+    parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    nested = (part for part in parts if isinstance(part, dict | list))
+    return levels == 0 or any(_is_deep(part, levels - 1) for part in nested)
 
 
 def digest(content: dict[str, Any]) -> str:

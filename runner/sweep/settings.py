@@ -5,27 +5,21 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, with_config
 
 from runner.ablation.designs import OFF, Factor
 from runner.ablation.plan import Question
-from runner.config import check_type
 from runner.errors import UserError, did_you_mean
-from runner.names import write_value
+from runner.names import flatten, write_value
+from runner.validation import STRICT, validate
 
-METRICS = (
-    "test/accuracy",
-    "test/loss",
-    "test/shift_consistency",
-    "validation/accuracy",
-    "validation/loss",
-)
 Levels = Mapping[str, tuple[str, ...]]
 """For each level of a factor, by its label, the overrides that it means."""
 
 
+@with_config(STRICT)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AblationSettings:
     """The keys of `ablation`, which conf/ablation_settings.yaml documents."""
@@ -34,7 +28,13 @@ class AblationSettings:
     tricks: list[str] | None
     factors: dict[str, list[Any] | dict[str, dict[str, Any]]] | None
     seeds: Annotated[int, Field(ge=1, le=10_000)] | list[Annotated[int, Field(ge=0)]]
-    metric: Literal[METRICS]  # type: ignore[valid-type]
+    metric: Literal[
+        "test/accuracy",
+        "test/loss",
+        "test/shift_consistency",
+        "validation/accuracy",
+        "validation/loss",
+    ]
     goal: Literal["auto", "maximize", "minimize"]
     margin: Annotated[float, Field(ge=0)]
     alpha: Annotated[float, Field(gt=0, lt=1)]
@@ -70,13 +70,7 @@ def check_settings(node: Mapping[str, Any]) -> AblationSettings:
     Raises:
         UserError: If a key is unknown, or a value of a wrong type or out of range.
     """
-    hints = get_type_hints(AblationSettings, include_extras=True)
-    for key, value in node.items():
-        if key not in hints:
-            near = did_you_mean(f"ablation.{key}", [f"ablation.{known}" for known in hints])
-            raise UserError(f"ablation.{key} is not a setting.{near} Drop it.")
-        check_type(f"ablation.{key}", value, hints[key])
-    settings = AblationSettings(**node)
+    settings = validate(AblationSettings, node, "ablation")
     seeds = settings.numbers(0)
     if len(set(seeds)) < len(seeds) or not seeds:
         raise UserError(
@@ -116,14 +110,12 @@ def find_factors(
             levels[name] = {OFF: _switch(name, False), name: _switch(name, True)}
         levels |= {key: _values(key, given, tricks) for key, given in varied.items()}
     _refuse_twice([label for each in levels.values() for label in each if label != OFF])
-    for key in varied:
-        for group in varied:
-            if key.startswith(f"{group}."):
-                raise UserError(
-                    f"{key} lies within {group}, and cannot be varied beside it: each value of "
-                    f"{group} has its own. Name levels of both: {{NAME: {{{group}: ..., {key}: "
-                    "...}}, ...}."
-                )
+    for key, group in itertools.permutations(varied, 2):
+        if key.startswith(f"{group}."):
+            raise UserError(
+                f"{key} lies within {group}, and cannot be varied beside it: each value of {group} "
+                f"has its own. Name levels of both: {{NAME: {{{group}: ..., {key}: ...}}, ...}}."
+            )
     return tuple(Factor(name, tuple(each)) for name, each in levels.items()), levels
 
 
@@ -131,10 +123,10 @@ def _tricks_to_judge(
     settings: AblationSettings, tricks: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
     if settings.tricks is None:
-        varied = settings.factors or {}
-        keys = [*varied, *(k for v in varied.values() for k in _keys_within(v))]
-        tuned = {key.split(".")[1] for key in keys if key.startswith("tricks.")}
-        yield from (n for n, node in tricks.items() if node.get("enabled") and n not in tuned)
+        varied = [f"{key}." for key, _ in flatten(settings.factors or {})]
+        for name, node in tricks.items():
+            if node.get("enabled") and not any(f"tricks.{name}." in key for key in varied):
+                yield name
         return
     for name in settings.tricks:
         if name not in tricks:
@@ -143,13 +135,6 @@ def _tricks_to_judge(
                 f"There are: {', '.join(tricks)}."
             )
         yield name
-
-
-def _keys_within(given: Any) -> Iterator[str]:  # noqa: ANN401
-    """The settings that the named levels of a factor make."""
-    if isinstance(given, Mapping):
-        for settings in given.values():
-            yield from settings
 
 
 def _switch(trick: str, on: bool) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def test_a_file_that_may_not_grow_is_named_and_the_run_goes_on_when_it_may(
 ):
     code, _, complaint = limited(tmp_path, largest, *RUN)
     assert code == 1
-    assert_one_line(complaint, LIMITS[largest], "must be written, got File too large", "Make room")
+    assert_one_line(complaint, LIMITS[largest], "cannot be written: File too large", "Make room")
     assert nothing_is_left_over(tmp_path)
     (place,) = tmp_path.glob("outputs/run/*/seed=0")
     assert run_in(place, *RUN) == run_in(tmp_path / "straight", *RUN)
@@ -69,7 +69,7 @@ def test_the_last_good_checkpoint_outlives_a_full_disk(tmp_path, monkeypatch, fa
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     monkeypatch.setattr(checkpoint, "save", save_the_third_without_room)
-    with pytest.raises(Exception, match=r"checkpoint.new.pt must be written, got File too large"):
+    with pytest.raises(Exception, match=r"checkpoint.new.pt cannot be written: File too large"):
         run_in(place, *RUN)
     assert nothing_is_left_over(place)
     assert checkpoint.load(place)["training"]["updates"] == 2 * LENGTH
@@ -115,7 +115,7 @@ def test_a_disk_that_is_full_stops_what_does_not_fit_and_it_goes_on_when_there_i
     assert "No space left on device" in out + complaint
     assert nothing_is_left_over(small_disk)
     if not ablation:
-        assert_one_line(complaint, "must be written, got No space left on device")
+        assert_one_line(complaint, "cannot be written: No space left on device")
     filler.unlink()
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     code, out, complaint = limited(small_disk, None, *short)

@@ -55,7 +55,7 @@ def test_a_plan_that_makes_no_sense_is_refused_in_a_line(folders, change, faults
             with pytest.raises((SystemExit, UserError)) as told:
                 command()
             (line,) = str(told.value).splitlines()
-            assert "sweep.yaml must be the plan of an ablation, got something else (" in line
+            assert "sweep.yaml is not the plan of an ablation: " in line
     faults("hostile run files")
 
 

@@ -84,7 +84,7 @@ def test_nothing_is_written_through_what_stands_in_the_place_of_views_and_report
         faults("hostile run files")
     text = folders.commands()
     assert ("TensorBoard: tensorboard --logdir" in text) == (kind != "a folder")
-    assert kind != "a folder" or "report.md must be written, got Is a directory" in text
+    assert kind != "a folder" or "report.md cannot be written: Is a directory" in text
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -84,7 +84,7 @@ def test_a_crash_between_the_renames_loses_nothing(tmp_path):
 def test_a_place_that_cannot_be_taken_is_named(tmp_path):
     checkpoint.save(tmp_path, state(1))
     (tmp_path / BEFORE / "mine").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"checkpoint.pt must be written, got Is a directory"):
+    with pytest.raises(UserError, match=r"checkpoint.pt cannot be written: Is a directory"):
         checkpoint.save(tmp_path, state(2))
     assert checkpoint.load(tmp_path)["updates"] == 2  # the new one, which was not renamed
 

@@ -81,7 +81,7 @@ def test_the_table_fits_a_terminal_and_is_colored_only_where_a_person_wants_it(
 def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path):
     findings = make_findings(tmp_path)
     with pytest.raises(
-        UserError, match=r"report.html must be written, got No such file or directory"
+        UserError, match=r"report.html cannot be written: No such file or directory"
     ):
         write_report(dataclasses.replace(findings, root=tmp_path / "gone"))
 

@@ -208,7 +208,7 @@ def test_again_mends_a_damaged_result_and_a_status_is_put_right(do, tmp_path, mo
     place = tmp_path / "run"
     with open(place / "result.json", "ab") as file:
         file.write(b"x")
-    with pytest.raises(UserError, match=r"result.json must be whole"):
+    with pytest.raises(UserError, match=r"result.json is damaged"):
         do(*SHORT)
     assert do(*SHORT, "again=true") == result
     conclude(place, "done")

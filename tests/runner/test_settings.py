@@ -91,7 +91,7 @@ def test_the_direction_follows_the_metric_unless_it_is_given():
 
 
 MISTAKES = {
-    "a typo": ({"sedes": 3}, "ablation.sedes is not a setting. Did you mean ablation.seeds?"),
+    "a typo": ({"sedes": 3}, "ablation.sedes is not a setting. Did you mean seeds?"),
     "no seeds": ({"seeds": 0}, "ablation.seeds must be >= 1"),
     "a seed twice": ({"seeds": [1, 1]}, "must be different numbers"),
     "an unknown metric": ({"metric": "test/accurcy"}, "ablation.metric must be"),

@@ -199,13 +199,13 @@ def test_a_config_that_was_edited_is_named_as_the_reason(folder):
     [
         ("_target_: runner.data.digits", "_target_: os.system", "data._target_ must be of"),
         ("_target_: runner.data.digits", "_target_: evil.boom", "data._target_ must be of"),
-        ("seed: 0", "seed: ${oc.env:SECRET,0}", "is not resolved: it has ${"),
-        ("seed: 0", "seed: !!python/object/apply:os.mkdir [evil]", "a tag"),
+        ("seed: 0", "seed: ${oc.env:SECRET,0}", "must be resolved, got ${"),
+        ("seed: 0", "seed: !!python/object/apply:os.mkdir [evil]", "must have no tags"),
         ("seed: 0", "seed: 0\nhydra: {run: {dir: evil}}", "hydra is not a setting"),
         ("seed: 0", "seed: 0\ndefaults: [evil]", "defaults is not a setting"),
-        ("data:\n", "data:\n  _args_: [evil]\n", "is not resolved: it has _args_"),
-        ("seed: 0\n", "seed: [\n", "is damaged"),
-        ("seed: 0", 'seed: "\\x24{oc.env:SECRET,0}"', "is not resolved: it has ${"),
+        ("data:\n", "data:\n  _args_: [evil]\n", 'data must have plain keys, got "_args_"'),
+        ("seed: 0\n", "seed: [\n", "must be YAML in UTF-8"),
+        ("seed: 0", 'seed: "\\x24{oc.env:SECRET,0}"', "must be resolved, got ${"),
     ],
 )
 def test_nothing_in_a_config_is_followed_or_executed(folder, tmp_path, monkeypatch, old, new, told):

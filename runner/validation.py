@@ -1,0 +1,153 @@
+"""Plain values of a config or a file, checked against the fields of a dataclass.
+
+Pydantic checks them all in one call; what it finds is told in our words, by the type of its error.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from runner.errors import UserError, did_you_mean
+from runner.texts import printable, shorten
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+"""For `pydantic.with_config` above a dataclass; those within it inherit it."""
+
+RULES = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    **dict.fromkeys(("dict_type", "dataclass_type"), "a group of settings, as {{KEY: VALUE}}"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list, as [a,b]"),
+    "literal_error": "{expected}",
+    "greater_than": "> {gt:g}",
+    "greater_than_equal": ">= {ge:g}",
+    "less_than": "< {lt:g}",
+    "less_than_equal": "<= {le:g}",
+    "string_too_long": "text of at most {max_length} characters",
+    "too_short": "a list of {min_length} or more",
+    "needs_python_object": "",  # an alternative that no YAML can give, such as a tensor
+}
+"""What a value must be, by the type of pydantic's error; the braces are for its context."""
+
+
+def validate(cls: type[T], node: Mapping[str, Any], where: str = "", kind: str = "a setting") -> T:
+    """Make a dataclass of plain values, each of which has to be of its field's type.
+
+    A whole number passes for a float, a bool for no number, and a list for a tuple.
+
+    Args:
+        cls: The dataclass, with the config `STRICT`.
+        node: Its fields.
+        where: The dotted key that they stand under; empty at the top.
+        kind: What each of them is, for the message about an unknown one.
+
+    Raises:
+        UserError: If a field is unknown, missing, of a wrong type or out of range.
+    """
+    try:
+        # as JSON, in which pydantic is strict and still takes a list for a tuple
+        content = json.dumps(node, ensure_ascii=False).encode()
+        # mypy takes a class for what is made of it
+        made: T = _adapter(cls).validate_json(content, strict=True)  # type: ignore[arg-type]
+    except UnicodeEncodeError as error:
+        before = printable(error.object[max(0, error.start - 40) : error.start])
+        raise UserError(
+            f"{where or 'A text'} must be UTF-8, got other bytes: {before}..."
+        ) from None
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        raise UserError(_explain(cls, node, where, kind, problems)) from None
+    return made
+
+
+@lru_cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def make_fields(hints: Mapping[str, Any], open_ended: bool = False) -> type:
+    """Make a dataclass with fields of these types, which may all be left out.
+
+    Args:
+        hints: Names and types. Any value passes for a type that pydantic does not know.
+        open_ended: Whether it may have other fields too.
+    """
+    config = {**STRICT, "extra": "allow"} if open_ended else STRICT
+    made = dataclasses.make_dataclass(
+        "Fields",
+        [(name, hint, dataclasses.field(default=None)) for name, hint in hints.items()],
+        namespace={"__pydantic_config__": config},
+    )
+    try:
+        _adapter(made)
+    except PydanticSchemaGenerationError:
+        return make_fields({n: h if _is_known(h) else Any for n, h in hints.items()}, open_ended)
+    return made
+
+
+def _is_known(hint: Any) -> bool:  # noqa: ANN401
+    try:
+        TypeAdapter(tuple[hint], config=STRICT)
+    except PydanticSchemaGenerationError:
+        return False
+    return True
+
+
+def _explain(
+    cls: type, node: Mapping[str, Any], where: str, kind: str, problems: Sequence[ErrorDetails]
+) -> str:
+    """Write what is wrong with the first wrong field, and how it should be."""
+    for problem in problems:
+        *path, key = problem["loc"]
+        if problem["type"] == "unexpected_keyword_argument":
+            advice = did_you_mean(str(key), _names(cls, path)) or " Remove it."
+            kind = "a setting" if path else kind
+            return f"{_dotted(where, *path, key)} is not {kind}.{advice}"
+        if problem["type"] == "missing":
+            return f"{_dotted(where, *path, key)} is missing. Give it a value."
+    # each alternative of a union complains by itself; what got farthest knows best
+    first = problems[0]["loc"][0]
+    found = [(*_follow(node, p["loc"]), p) for p in problems if p["loc"][0] == first]
+    place, value, _ = max(found, key=lambda each: len(each[0]))
+    rules = dict.fromkeys(_rule(problem) for at, _, problem in found if at == place)
+    got = shorten(json.dumps(value), 100)
+    if "a whole number" in rules and isinstance(value, float) and value.is_integer():
+        got += f". Write {value:.0f}"
+    return f"{_dotted(where, *place)} must be {' or '.join(filter(None, rules))}, got {got}."
+
+
+def _rule(problem: ErrorDetails) -> str:
+    if (rule := RULES.get(problem["type"])) is None:
+        return problem["msg"].removeprefix("Input should be ")
+    return rule.format(**problem.get("ctx", {})).replace("'", "")
+
+
+def _dotted(*parts: object) -> str:
+    return ".".join(str(part) for part in parts if part != "")
+
+
+def _names(cls: Any, path: Sequence[str | int]) -> list[str]:  # noqa: ANN401
+    """The names of a dataclass's fields, or of those of one within it."""
+    for part in path:
+        cls = get_type_hints(cls).get(str(part)) if dataclasses.is_dataclass(cls) else None
+    return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+
+def _follow(node: Any, path: Sequence[str | int]) -> tuple[list[str | int], Any]:  # noqa: ANN401
+    """The keys of a path that lead to a value, without pydantic's names of types, and the value."""
+    place = []
+    for part in path:
+        with suppress(LookupError, TypeError):
+            node = node[part]
+            place.append(part)
+    return place, node
