@@ -32,7 +32,7 @@ def locate(target: object, where: str, group: str) -> Any:  # noqa: ANN401
         UserError: If it is not on the list, or does not exist.
     """
     if not isinstance(target, str) or "." not in target:
-        raise UserError(f"{where}._target_ must be package.name, got {target}. Name a class.")
+        raise UserError(f"{where}._target_ must name a class, as package.Class, got {target}.")
     module, _, name = target.rpartition(".")
     if target in USERS:
         return _import(module, name, where, group)

@@ -146,7 +146,11 @@ def find_device(name: str) -> torch.device:
         raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name}.")
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= count:
-        raise UserError(f"device must be one that is here, got {name}. Use device=auto.")
+        cards = f"{count} CUDA card{'s' * (count > 1)}" if count else "no CUDA card"
+        raise UserError(
+            f"device={name}: torch sees {cards} here (torch {torch.__version__}). "
+            "Use device=cpu or device=auto."
+        )
     return device
 
 

@@ -19,7 +19,7 @@ from pydantic import Field, with_config
 
 from runner.allowed import locate
 from runner.data import Augmentation
-from runner.errors import UserError
+from runner.errors import UserError, did_you_mean
 from runner.names import check_name
 from runner.schedulers import Scheduler, refuse_impure
 from runner.store.files import FORMAT
@@ -60,7 +60,7 @@ class Settings:
     resume: Literal["exact", "anywhere"] = "exact"
 
     def to_dict(self) -> Node:
-        """Give back the plain config, as config.yaml holds it: fed back, it does nothing over."""
+        """Give back the plain config, as config.yaml holds it, with `again` reset to false."""
         whole = {**dataclasses.asdict(self), "again": False}
         return {key: value for key, value in whole.items() if key not in NOT_IN_CONFIG_HASH}
 
@@ -141,9 +141,9 @@ def _check_node(where: str, node: Node, group: str) -> Node:
 
 
 def _refuse_special(where: str, node: object) -> None:
-    """Refuse keys that Hydra would follow, at any depth, and NaN."""
+    """Refuse NaN and the keys that Hydra would follow, at any depth."""
     if isinstance(node, float) and math.isnan(node):
-        raise UserError(f"{where} must be a number, got NaN, which is none.")
+        raise UserError(f"{where} must be a number, got NaN.")
     if isinstance(node, list):
         for value in node:
             _refuse_special(where, value)
@@ -179,16 +179,24 @@ def _fields(target: Callable[..., Any], group: str) -> type:
 
 
 def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[str, Node]:
-    checked: dict[str, Node] = {}
-    classes: dict[str, type[Trick]] = {}
+    """Check the tricks, put them in order, and take those that are off back to their defaults."""
     for name, node in nodes.items():
-        where = f"tricks.{name}"
         if not isinstance(node, dict):
             raise UserError(
-                f"{where} is a group of settings. Switch it on with {where}.enabled=true or "
-                f"'tricks=[{name}]'."
+                f"tricks.{name} is a group of settings. Switch it on with "
+                f"tricks.{name}.enabled=true or 'tricks=[{name}]'."
             )
-        node = _check_node(where, node, "tricks")
+        if "_target_" not in node:
+            near = did_you_mean(name, [other for other in nodes if other != name])
+            raise UserError(
+                f"tricks.{name} is not a trick.{near} One of your own names its class: "
+                f"tricks.{name}._target_=package.Class."
+            )
+    checked: dict[str, Node] = {}
+    classes: dict[str, type[Trick]] = {}
+    for name, given in nodes.items():
+        where = f"tricks.{name}"
+        node = _check_node(where, given, "tricks")
         classes[name] = locate(node["_target_"], where, "tricks")
         if name != classes[name].name:
             raise UserError(
@@ -200,9 +208,7 @@ def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[s
             node = _defaults(node, classes[name])
         elif classes[name].replaces_schedule:
             _refuse_scheduler(name, overrides)
-        checked[name] = {
-            key: node[key] for key in ("enabled", *(k for k in node if k != "enabled"))
-        }
+        checked[name] = {"enabled": node["enabled"], **node}
     ordered = in_order([classes[name] for name in checked])
     return dict(sorted(checked.items(), key=lambda item: ordered.index(classes[item[0]])))
 
@@ -224,7 +230,7 @@ def _refuse_scheduler(name: str, overrides: Sequence[str]) -> None:
         if key == "scheduler" or key.startswith("scheduler."):
             raise UserError(
                 f"{override} would change nothing: {name} takes the scheduler's place. "
-                f"Drop it, or set tricks.{name}.enabled=false."
+                f"Remove it, or set tricks.{name}.enabled=false."
             )
 
 

@@ -3,15 +3,16 @@
 Pydantic checks them all in one call; what it finds is told in our words, by the type of its error.
 """
 
-import dataclasses
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
+from typing_extensions import TypedDict  # typing's own, as pydantic needs it in Python 3.11
 
 from runner.errors import UserError, did_you_mean
 from runner.texts import printable, shorten
@@ -61,9 +62,8 @@ def validate(cls: type[T], node: Mapping[str, Any], where: str = "", kind: str =
         made: T = _adapter(cls).validate_json(content, strict=True)  # type: ignore[arg-type]
     except UnicodeEncodeError as error:
         before = printable(error.object[max(0, error.start - 40) : error.start])
-        raise UserError(
-            f"{where or 'A text'} must be UTF-8, got other bytes: {before}..."
-        ) from None
+        place = where or "The config"
+        raise UserError(f"{place} must be text in UTF-8, got other bytes after {before}") from None
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         raise UserError(_explain(cls, node, where, kind, problems)) from None
@@ -72,35 +72,26 @@ def validate(cls: type[T], node: Mapping[str, Any], where: str = "", kind: str =
 
 @lru_cache
 def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
+    with warnings.catch_warnings(action="ignore"):  # about annotations that are no types
+        return TypeAdapter(cls)
 
 
-def make_fields(hints: Mapping[str, Any], open_ended: bool = False) -> type:
-    """Make a dataclass with fields of these types, which may all be left out.
+def make_fields(hints: Mapping[str, Any], open_ended: bool = False) -> type[Mapping[str, Any]]:
+    """Make a type for `validate`: a mapping with these keys, of which any may be left out.
 
     Args:
-        hints: Names and types. Any value passes for a type that pydantic does not know.
-        open_ended: Whether it may have other fields too.
+        hints: The keys and their types. Any value passes for an annotation that is no type.
+        open_ended: Whether it may have other keys too.
     """
-    config = {**STRICT, "extra": "allow"} if open_ended else STRICT
-    made = dataclasses.make_dataclass(
-        "Fields",
-        [(name, hint, dataclasses.field(default=None)) for name, hint in hints.items()],
-        namespace={"__pydantic_config__": config},
-    )
+    typed_dict: Any = TypedDict  # which type checkers know as a form of its own
+    made = typed_dict("Fields", dict(hints), total=False)
+    made.__pydantic_config__ = {**STRICT, "extra": "allow"} if open_ended else STRICT
     try:
         _adapter(made)
-    except PydanticSchemaGenerationError:
-        return make_fields({n: h if _is_known(h) else Any for n, h in hints.items()}, open_ended)
-    return made
-
-
-def _is_known(hint: Any) -> bool:  # noqa: ANN401
-    try:
-        TypeAdapter(tuple[hint], config=STRICT)
-    except PydanticSchemaGenerationError:
-        return False
-    return True
+    except Exception:  # there are types that pydantic cannot read; whoever has them checks them
+        return make_fields(dict.fromkeys(hints, Any), open_ended)
+    fields: type[Mapping[str, Any]] = made
+    return fields
 
 
 def _explain(
@@ -109,7 +100,7 @@ def _explain(
     """Write what is wrong with the first wrong field, and how it should be."""
     for problem in problems:
         *path, key = problem["loc"]
-        if problem["type"] == "unexpected_keyword_argument":
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             advice = did_you_mean(str(key), _names(cls, path)) or " Remove it."
             kind = "a setting" if path else kind
             return f"{_dotted(where, *path, key)} is not {kind}.{advice}"
@@ -136,11 +127,11 @@ def _dotted(*parts: object) -> str:
     return ".".join(str(part) for part in parts if part != "")
 
 
-def _names(cls: Any, path: Sequence[str | int]) -> list[str]:  # noqa: ANN401
-    """The names of a dataclass's fields, or of those of one within it."""
+def _names(cls: type | None, path: Sequence[str | int]) -> list[str]:
+    """The names of a class's fields, or of those of one within it."""
     for part in path:
-        cls = get_type_hints(cls).get(str(part)) if dataclasses.is_dataclass(cls) else None
-    return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+        cls = getattr(cls, "__annotations__", {}).get(part)
+    return list(getattr(cls, "__annotations__", ()))
 
 
 def _follow(node: Any, path: Sequence[str | int]) -> tuple[list[str | int], Any]:  # noqa: ANN401

@@ -66,3 +66,9 @@ def test_channels_last_and_another_optimizer_and_scheduler_train():
     assert bench.training.recent.means()["train/loss"] < 3
     weights = [p for p in bench.training.model.parameters() if p.ndim == 4 and p.shape[2] == 3]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_a_card_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match=r"^device=cuda: torch sees no CUDA card here \(torch "):
+        build(settings("device=cuda"))

@@ -1,17 +1,25 @@
 """The strict check: whatever is unknown, mistyped, out of range or without effect is one line."""
 
 import pytest
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 from runner import allowed
 from runner.config import check
 from runner.errors import UserError
-from tests.conftest import composed, settings
+from runner.store.files import checked, digest
+from runner.store.values import read_values
+from tests.conftest import ROOT, composed, settings
 
 REFUSED = {
     "+epoch=3": r"^epoch is not a setting\. Did you mean epochs\?",
     "+tricks.clipping.max_nrm=1.0": r"^tricks\.clipping\.max_nrm is not a parameter of tricks\.Clipping\. Did you mean max_norm\?",
-    "+tricks.clipin={enabled:true}": r"^tricks\.clipin\._target_ must be",
+    "+tricks.clipin={enabled:true}": r"^tricks\.clipin is not a trick\. Did you mean clipping\?",
+    "tricks.clipping=true": (
+        r"^tricks\.clipping is a group of settings\. Switch it on with "
+        r"tricks\.clipping\.enabled=true or 'tricks=\[clipping\]'\.$"
+    ),
+    "tricks.clipping.max_norm=2 tricks.flooding=null": r"^tricks\.flooding is a group of settings",
+    "~epochs": r"^epochs is missing\. Give it a value\.$",
     "+model.dept=8": r"^model\.dept is not a parameter of runner\.models\.cifar_resnet\. Did you mean depth\?",
     "+optimizer.nesterof=true": r"^optimizer\.nesterof is not a parameter of torch\.optim\.SGD\. Did you mean nesterov\?",
     "+data.augment.crup=1": r"^data\.augment\.crup is not a setting\. Did you mean crop\?",
@@ -19,7 +27,16 @@ REFUSED = {
     "seed=abc": r"^seed must be a whole number, got \"abc\"",
     "seed=-1": r"^seed must be >= 0, got -1",
     "epochs=0": r"^epochs must be >= 1, got 0",
-    "epochs=2.5": r"^epochs must be a whole number, got 2.5",
+    "epochs=2.5": r"^epochs must be a whole number, got 2.5\.$",
+    "epochs=1e2": r"^epochs must be a whole number, got 100\.0\. Write 100\.$",
+    "micro_batch_size=a": r"^micro_batch_size must be a whole number, got \"a\"",
+    "threads=5000": r"^threads must be <= 1024 or auto, got 5000",
+    "data.augment=3": r"^data\.augment must be a group of settings, as {KEY: VALUE}, got 3",
+    "data.augment.crop=-1": r"^data\.augment\.crop must be >= 0, got -1",
+    "scheduler=step scheduler.milestones=[0.5,a]": (
+        r"^scheduler\.milestones\.1 must be a number, got \"a\""
+    ),
+    "+data.root='\udce9'": r"^The config must be text in UTF-8, got other bytes after .*root",
     "epochs=true": r"^epochs must be a whole number, got true",
     "channels_last=3": r"^channels_last must be true or false, got 3",
     "precision=float8": r"^precision must be float32, bfloat16 or float16, got \"float8\"",
@@ -133,3 +150,23 @@ def test_what_hydra_would_follow_is_refused_also_where_a_target_takes_any_key(mo
 def test_a_builtin_that_the_user_trusts_need_not_tell_its_parameters(monkeypatch):
     monkeypatch.setattr(allowed, "USERS", {"builtins.dict"})
     assert settings("++model={_target_: builtins.dict, x: 1}").model["x"] == 1
+
+
+def odd(depth: int, activation: callable = None, **_):  # noqa: RUF013
+    """A target of the user's own with an annotation that is no type."""
+
+
+def test_an_annotation_that_is_no_type_leaves_the_others_checked(monkeypatch):
+    target = f"{__name__}.odd"
+    monkeypatch.setattr("runner.allowed.USERS", {target})
+    given = settings(f"++model={{_target_: {target}, depth: 8, activation: relu, x: 1}}")
+    assert given.model["activation"] == "relu"
+    with pytest.raises(UserError, match=r'^model\.depth must be a whole number, got "a"'):
+        settings(f"++model={{_target_: {target}, depth: a}}")
+
+
+def test_a_saved_config_keeps_its_hash():
+    saved = checked(read_values(ROOT / "tests/data/config.yaml"))
+    given = check(OmegaConf.create(saved)).to_dict()
+    assert given == {key: value for key, value in saved.items() if key != "format"}
+    assert digest(given) == "dc1413df4a317236"

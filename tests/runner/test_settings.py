@@ -92,7 +92,9 @@ def test_the_direction_follows_the_metric_unless_it_is_given():
 
 MISTAKES = {
     "a typo": ({"sedes": 3}, "ablation.sedes is not a setting. Did you mean seeds?"),
-    "no seeds": ({"seeds": 0}, "ablation.seeds must be >= 1"),
+    "no seeds": ({"seeds": 0}, "ablation.seeds must be >= 1 or a list, as [a,b], got 0."),
+    "a word among the seeds": ({"seeds": [1, "a"]}, "ablation.seeds.1 must be a whole number"),
+    "a number for values": ({"factors": {"a": 3}}, "ablation.factors.a must be a list"),
     "a seed twice": ({"seeds": [1, 1]}, "must be different numbers"),
     "an unknown metric": ({"metric": "test/accurcy"}, "ablation.metric must be"),
     "a negative margin": ({"margin": -0.1}, "ablation.margin must be >= 0"),
