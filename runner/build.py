@@ -165,13 +165,13 @@ def _call(node: Node, where: str, group: str, **given: Any) -> Any:  # noqa: ANN
 
 @contextmanager
 def _with_config_path(where: str) -> Iterator[None]:
-    """Say where in the config a constructor's complaint comes from."""
+    """Put the config's key before a constructor's error message."""
     try:
         yield
     # torch has a RuntimeError for what does not fit into memory, or into 64 bits
     except (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{where}: {told}") from error
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{where}: {text}") from error
 
 
 def _be_deterministic(device: torch.device) -> None:

@@ -1,11 +1,11 @@
-"""What a user can mend, and the nearest known word to a mistyped one."""
+"""The error that a user can correct, and the nearest known word to a mistyped one."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something that the user can mend; the command prints it as one line, without a traceback.
+    """A mistake that the user can correct; the command prints it as one line, without a traceback.
 
     Its text says what is wrong, where, and what to do.
     """

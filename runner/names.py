@@ -53,7 +53,9 @@ def inside(root: str, name: object, *parts: object) -> str:
     try:
         lies_there = path.resolve().is_relative_to(Path(root).resolve())
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} must be a folder, got {error}. Give another name.") from None
+        raise UserError(
+            f"{path} must be a folder, got {error}. Choose another name=NAME."
+        ) from None
     if not lies_there:
         raise UserError(
             f"{path} must lie in {root}, got a link to {path.resolve()}. Remove it; to have all "
@@ -75,11 +77,11 @@ def check_name(key: str, text: object) -> None:
             given = json.dumps(text, default=str)
             raise UserError(
                 f"{key} must be the name of a folder below {OUTPUTS}, got {given}. "
-                "Give letters and digits."
+                "Use letters and digits."
             )
     if len(str(text).encode()) > 200:
         raise UserError(
-            f"{key} must be at most 200 bytes, got {len(str(text).encode())}. Give a shorter one."
+            f"{key} must be at most 200 bytes, got {len(str(text).encode())}. Choose a shorter one."
         )
 
 

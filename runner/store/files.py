@@ -48,16 +48,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.replace(beside, path)
         flush_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch wraps the system's error in one of its own
-        if (told := unwritable(path, error)) is error:
+        if (explained := unwritable(path, error)) is error:
             raise
-        raise told from error
+        raise explained from error
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
 
 
 def unwritable(path: Path, error: Exception) -> Exception:
-    """Write why a file could not be written; an error that is not the system's stays as it is."""
+    """Explain why a file cannot be written; an error that is not the system's stays as it is."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
@@ -158,8 +158,7 @@ def checked(content: object) -> dict[str, Any]:
         raise Damaged(f"is damaged (nested deeper than {DEEPEST} levels)")
     number = content.get("format", FORMAT)
     if not isinstance(number, int) or number > FORMAT:
-        told = str(number)[:40]
-        raise Damaged(f"is of format {told}; this version reads {FORMAT} and older")
+        raise Damaged(f"is of format {str(number)[:40]}; this version reads {FORMAT} and older")
     checksum = content.pop("checksum", None)
     try:
         right = checksum is None or checksum == digest(content)

@@ -75,7 +75,7 @@ def check_settings(node: Mapping[str, Any]) -> AblationSettings:
     if len(set(seeds)) < len(seeds) or not seeds:
         raise UserError(
             f"ablation.seeds must be different numbers, got {list(seeds)}. "
-            "A seed that is done twice is one run, and no second witness."
+            "The same seed gives the same run again, and no further evidence."
         )
     if settings.until == "decided" and settings.most_seeds < len(seeds):
         raise UserError(
@@ -84,8 +84,8 @@ def check_settings(node: Mapping[str, Any]) -> AblationSettings:
         )
     if settings.until == "decided" and not isinstance(settings.seeds, int):
         raise UserError(
-            "ablation.seeds must be a number with ablation.until=decided, which counts on from "
-            f"there; got {list(seeds)}."
+            "ablation.seeds must be a number with ablation.until=decided, which adds the next "
+            f"seeds, got {list(seeds)}."
         )
     return settings
 
@@ -143,7 +143,9 @@ def _switch(trick: str, on: bool) -> tuple[str, ...]:
 
 def _values(key: str, given: Any, tricks: Mapping[str, Mapping[str, Any]]) -> Levels:  # noqa: ANN401
     if key == "seed":
-        raise UserError("seed is no factor, since every variant has all seeds: ablation.seeds=5.")
+        raise UserError(
+            "seed cannot be a factor: all variants have the same seeds. Set ablation.seeds."
+        )
     if len(given) < 2:
         raise UserError(
             f"ablation.factors.{key} must have two values or more, the baseline's first, got "

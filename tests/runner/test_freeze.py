@@ -194,7 +194,7 @@ REFUSED = {
         "ablation.factors={clip:{mild:{tricks.clipping.max_norm:9},hard:{tricks.clipping.max_norm:1}}}",
     ): "is given as tricks.clipping.max_norm=5 and varied",
     ("ablation.factors={optimizer:[sgd,adam],optimizer.lr:[0.1,0.2]}",): "lies within optimizer",
-    ("ablation.factors={seed:[0,1]}",): "seed is no factor",
+    ("ablation.factors={seed:[0,1]}",): "seed cannot be a factor",
     ("ablation.metric=validation/accuracy", "data.validation=0"): "needs a validation split",
 }
 
