@@ -250,6 +250,5 @@ def _defaults(node: Node, target: type) -> Node:
 def _threads(given: int | Literal["auto"]) -> int:
     if given != "auto":
         return given
-    if hasattr(os, "sched_getaffinity"):  # Linux: the cores that this process may use
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    # on Linux, the cores that this process may use
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
