@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.run.fingerprint import HERE, TRAINING_CODE
 from tests.conftest import ROOT
 
 FLOORS = [
@@ -107,3 +108,11 @@ def test_an_import_inside_a_function_has_its_reason_beside_it():
             for node in [n for n in inside if (n.module or "").startswith(("runner", "tricks"))]:
                 near = lines[max(0, node.lineno - 6) : node.end_lineno]
                 assert any("#" in line for line in near), f"{file}:{node.lineno} says no reason"
+
+
+def test_the_fingerprint_hashes_all_code_that_the_bits_of_a_run_come_from():
+    hashed = {file.resolve() for pattern in TRAINING_CODE for file in HERE.glob(pattern)}
+    for file in FILES:
+        if FLOOR.get(room(file), -1) >= FLOOR["build"] and "import torch" in file.read_text():
+            assert file in hashed, file
+    assert set((ROOT / "tricks").glob("*.py")) < hashed

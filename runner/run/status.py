@@ -180,16 +180,11 @@ def conclude(
         before: What `read_status` gave before this attempt; unchanged, it is no end of this one.
         replaces: The statuses of this attempt that are no end.
     """
-
-    def has_ended(found: Mapping[str, Any]) -> bool:
-        end = found.get("status", "running")
-        return end in ("done", "diverged") or (end not in replaces and found != before)
-
-    if has_ended(read_status(folder)):
-        return
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(UserError), lock_folder(folder):
-        if not has_ended(found := read_status(folder)):
+        found = read_status(folder)
+        state = found.get("status", "running")
+        if state not in ("done", "diverged") and (state in replaces or found == before):
             write_json(folder / STATUS, {**found, "status": status, "error": error})
 
 

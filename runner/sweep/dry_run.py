@@ -35,8 +35,8 @@ def describe(root: Path, plan: Plan, workers: int) -> list[str]:
         took = f"{seconds[variant]:8.1f} s a run" if variant in seconds else ""
         lines.append(f"  {variant:<{width}}  {took}  {changes or 'as the config has it'}")
     seeds = ", ".join(map(str, plan.seeds))
-    total, left = len(plan.seeds) * len(plan.variants), _left(root, plan)
-    rest = sum(seconds[variant] for _, variant in left)
+    total, left = len(plan.seeds) * len(plan.variants), runs_left(root, plan)
+    rest = sum(seconds[variant] for variant, _ in left)
     lines += [
         "",
         f"{total} runs, seed by seed: {seeds}; {total - len(left)} are done",
@@ -74,10 +74,10 @@ def _seconds_an_update(bench: Bench) -> float:
     return (marks[-1] - marks[0]) / max(1, len(marks) - 1)
 
 
-def _left(root: Path, plan: Plan) -> list[tuple[int, str]]:
-    """The runs that are not done."""
+def runs_left(root: Path, plan: Plan) -> list[tuple[str, int]]:
+    """Give back the variants and seeds of the runs to do; one that diverged would do so again."""
     return [
-        (seed, variant)
+        (variant, seed)
         for seed, variant in plan.runs()
         if read_run(plan.folder(root, variant, seed), variant).state not in ("done", "diverged")
     ]

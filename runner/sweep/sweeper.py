@@ -25,8 +25,8 @@ from runner.data.cache import default_folder
 from runner.errors import UserError
 from runner.run.status import conclude
 from runner.store.lock import lock_folder
-from runner.store.runs import read_run, read_status
-from runner.sweep.dry_run import describe
+from runner.store.runs import read_status
+from runner.sweep.dry_run import describe, runs_left
 from runner.sweep.freeze import (
     Frozen,
     make_plan,
@@ -113,12 +113,12 @@ class AblationSweeper(Sweeper):
                 launcher.show = progress.line
             findings = judge(root, plan)
             while True:
-                needed = _open_variants(findings)
+                needed, left = _open_variants(findings), set(runs_left(root, plan))
                 jobs = [
                     (variant, seed)
                     for seed, variant in plan.runs()
                     if seed in first or variant in needed
-                    if again or not _is_settled(plan.folder(root, variant, seed), variant)
+                    if again or (variant, seed) in left
                 ]
                 progress.begin(plan, jobs)
                 self._launch(launcher, root, plan, jobs)
@@ -146,8 +146,10 @@ class AblationSweeper(Sweeper):
         while left:
             before = {job: read_status(folder) for job, folder in left.items()}
             errors, raised = _try(launcher, list(left))
-            for folder in left.values():
-                _wait_until_free(folder, self._longest_wait())
+            for folder in left.values():  # still going, though the launcher has returned
+                if folder.exists():
+                    with suppress(UserError), lock_folder(folder, self._longest_wait()):
+                        pass
             begun = {job for job, folder in left.items() if read_status(folder) != before[job]}
             over = begun if raised and begun else set(left)
             for job in over:
@@ -182,11 +184,6 @@ class AblationSweeper(Sweeper):
         return max(1, len(available_cores()) // self._at_once(sys.maxsize))
 
 
-def _is_settled(folder: Path, variant: str) -> bool:
-    """Whether a run is done; one that diverged would do so again."""
-    return read_run(folder, variant).state in ("done", "diverged")
-
-
 def _try(
     launcher: Launcher, jobs: Sequence[tuple[str, int]]
 ) -> tuple[dict[tuple[str, int], str], bool]:
@@ -202,14 +199,6 @@ def _try(
 
 
 DIED = "The worker process died without reporting (out of memory?)."
-
-
-def _wait_until_free(folder: Path, seconds: float) -> None:
-    """Wait for a run that is still going, though its launcher has returned."""
-    if folder.exists():
-        # still locked, or not writable, which the run itself has reported
-        with suppress(UserError), lock_folder(folder, seconds):
-            pass
 
 
 def _open_variants(findings: Findings) -> set[str]:
