@@ -108,7 +108,7 @@ def test_every_string_of_a_stranger_is_shown_as_text(tmp_path):
     write_run(tmp_path, EVIL, 2, status="failed", told=told)
     verdicts = {name: (Verdict.HELPS, (0.01, 0.02, 0.03)) for name in names}
     findings = make_findings(tmp_path, verdicts, plan, warnings=(f"{EVIL} \x1b[2J\nmore",))
-    changed = dataclasses.replace(findings.effects[0], reason=EVIL, did={EVIL: math.pi})
+    changed = dataclasses.replace(findings.effects[0], reason=EVIL, trick_metrics={EVIL: math.pi})
     findings = dataclasses.replace(findings, effects=(changed, *findings.effects[1:]))
     text = html.page(findings)
     assert "script" not in [tag for tag, _ in Page(text).found]

@@ -371,7 +371,7 @@ def test_the_verdicts_are_a_table_in_which_names_are_no_markup(tmp_path):
     cells = [html.unescape(cell.partition("</td>")[0]) for cell in page.split("<td>")[1:]]
     assert cells[0] == name
     assert cells[1:6] == ["HELPS", "+0.0123", "-0.001 to +0.02", "2", ""]
-    assert cells[7:12] == ["UNDECIDED", "", "", "0", "about 6 seeds more"]
+    assert cells[7:12] == ["UNDECIDED", "", "", "0", "about 6 more seeds"]
     assert "made with <i>other code</i>" in html.unescape(page)
 
 
