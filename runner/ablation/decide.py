@@ -60,9 +60,10 @@ def decide(
     the effects of which not both statements are rejected. At most one statement of an effect is
     true, and L is never less than the number of true statements until one of them is rejected. So
     the chance of any false verdict is at most alpha, whatever the effects are and however they
-    depend on each other (Shaffer, Journal of the American Statistical Association, 1986). To drop an effect
-    from the count as soon as one of its statements is rejected, as Holm's method does where there
-    is one each, errs in up to 19 % at a nominal 5, of ten effects. Without a margin it is Holm's.
+    depend on each other (Shaffer, Journal of the American Statistical Association, 1986). Dropping
+    an effect from the count as soon as one of its statements is rejected, as Holm's method does
+    where there is one each, errs in up to 19 % at a nominal 5, with ten effects. Without a margin
+    the rule is Holm's.
 
     Args:
         differences: [..., K, n]. NaN: of a fixed number of seeds, the effect is not judged; of a
