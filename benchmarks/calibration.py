@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runner.ablation.decide import Claim, decide
+from runner.ablation.decide import Verdict, decide
 
 ALPHA = 0.05
 SEEDS = (3, 5, 10, 20)
@@ -77,41 +77,41 @@ class Family:
         """What differences are multiples of."""
         return 0.0 if self.accuracy is None else 1 / SAMPLES
 
-    def claims(self, differences, sequential):
+    def verdicts(self, differences, sequential):
         """Judge families [families, K, seeds]."""
-        return decide(differences, self.margin, ALPHA, sequential, self.step).claim
+        return decide(differences, self.margin, ALPHA, sequential, self.step).verdict
 
-    def false(self, claims):
+    def false(self, verdicts):
         """Whether any verdict of a family is false, [families]."""
         effects = np.array(self.effects)
         return (
-            ((claims == Claim.HELPS) & (effects <= 0))
-            | ((claims == Claim.HURTS) & (effects >= 0))
-            | ((claims == Claim.NEGLIGIBLE) & (np.abs(effects) >= self.margin))
+            ((verdicts == Verdict.HELPS) & (effects <= 0))
+            | ((verdicts == Verdict.HURTS) & (effects >= 0))
+            | ((verdicts == Verdict.NEGLIGIBLE) & (np.abs(effects) >= self.margin))
         ).any(-1)
 
 
 def fixed(family, seeds, families, draw):
-    """Judge once; give back the claims."""
-    return family.claims(family.differences(draw, families, seeds), sequential=False)
+    """Judge once; give back the verdicts."""
+    return family.verdicts(family.differences(draw, families, seeds), sequential=False)
 
 
 def until_decided(family, families, draw):
     """Judge after each seed until all is decided.
 
-    Gives back, of each family: whether a verdict was false at any look; the last claim on the first
-    trick, and the seeds that this one took.
+    Returns, for each family: whether any verdict was false at any look; the last verdict on the
+    first trick; the seeds that it took.
     """
     differences = family.differences(draw, families, LAST)
-    false, first = np.zeros(families, bool), np.zeros(families, int)
+    false, first = np.zeros(families, bool), np.full(families, Verdict.UNDECIDED, object)
     took, going = np.full(families, LAST), np.arange(families)
     for n in range(FIRST, LAST + 1):
-        claims = family.claims(differences[going, :, :n], sequential=True)
-        false[going] |= family.false(claims)
-        now = (first[going] == Claim.UNDECIDED) & (claims[:, 0] != Claim.UNDECIDED)
+        verdicts = family.verdicts(differences[going, :, :n], sequential=True)
+        false[going] |= family.false(verdicts)
+        now = (first[going] == Verdict.UNDECIDED) & (verdicts[:, 0] != Verdict.UNDECIDED)
         took[going[now]] = n
-        first[going] = claims[:, 0]
-        going = going[(claims == Claim.UNDECIDED).any(-1)]
+        first[going] = verdicts[:, 0]
+        going = going[(verdicts == Verdict.UNDECIDED).any(-1)]
     return false, first, took
 
 
@@ -250,11 +250,11 @@ FALSE = {
     ),
 }
 FOUND = {
-    "One trick has an effect: how often it HELPS, in %": ("effect", powerful, Claim.HELPS),
+    "One trick has an effect: how often it HELPS, in %": ("effect", powerful, Verdict.HELPS),
     "No trick does anything: how often the first one is NEGLIGIBLE, in %": (
         "margin",
         harmless,
-        Claim.NEGLIGIBLE,
+        Verdict.NEGLIGIBLE,
     ),
 }
 

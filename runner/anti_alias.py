@@ -19,7 +19,7 @@ from runner.allowed import locate
 from runner.errors import UserError
 from runner.models import timm_model, torchvision_model
 from runner.names import CONF
-from runner.report.text import aligned
+from runner.report.text import lines, table
 from runner.texts import reason
 from tricks import AntiAliasing, Place, find_places
 from tricks.blur_pool import pair
@@ -95,7 +95,7 @@ def describe(model: nn.Module, trick: AntiAliasing, channels: int, size: int) ->
     ]
     kept = ", ".join(f"{name} ({maps[name]})" for name in alone) or "no strided layer"
     return [
-        *aligned([["layer", "is a", "stride", "becomes", "map"], *rows], left=range(5)),
+        *lines(table(["layer", "is a", "stride", "becomes", "map"], rows, wide=(0, 3))),
         "",
         f"Left alone: {kept}.",
         f"Multiply-adds of the convolutions: {plain / 1e6:.1f} million, anti-aliased "

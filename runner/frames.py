@@ -1,6 +1,6 @@
-"""The runs of some folders as pandas tables, for questions that the report does not ask."""
+"""The runs of some folders as pandas tables, for questions that the report does not answer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,8 @@ class Frames(NamedTuple):
     """Two tables; both name each run by `name`, `variant` and `seed`."""
 
     runs: pd.DataFrame
-    """A row for each run: `state`, a column for each factor of its ablation with the level that
-    it had, every number of result.json, `seconds`, `peak_memory` (bytes), `error`."""
+    """A row for each run: `state`, a column for each factor of its ablation with the run's level,
+    every number of result.json, `seconds`, `peak_memory` (bytes), `error`."""
     evaluations: pd.DataFrame
     """A row for each evaluation: `epoch`, `update`, and every number of its line."""
 
@@ -28,7 +28,7 @@ def read_frames(*folders: str | Path) -> Frames:
     """Read the runs below folders into tables; also while they are still being written.
 
     The `name` of a run is that of its ablation's folder, or of the folder that was given. What a
-    run does not have is NA. A file that is damaged leaves its numbers out, and `state` tells.
+    run does not have is NA. Numbers of a damaged file are missing, and `state` says `damaged`.
 
     Args:
         folders: As outputs/NAME, or outputs.
@@ -54,22 +54,35 @@ def read_frames(*folders: str | Path) -> Frames:
     clipping    0.93
     Name: test/accuracy, dtype: float64
     """
-    runs: list[dict[str, Any]] = []
-    lines: list[dict[str, Any]] = []
-    for name, run, levels in _find(folders):
-        key = {"name": name, "variant": run.variant, "seed": _integer(run.seed)}
-        runs.append({**_about(run, levels), **key})
-        lines += [{**key, **_numbers(line)} for line in evaluations(run)]
-    if not runs:
+    found = list(_find(folders))
+    if not found:
         raise UserError(
-            f"{' '.join(map(str, folders)) or 'read_frames()'} must hold runs, got none. "
-            "Give a folder that a run wrote into."
+            f"{' '.join(map(str, folders)) or 'read_frames()'}: no runs there. "
+            "Expected a folder that a run wrote into."
         )
-    return Frames(_frame(runs, ("state",)), _frame(lines, ("epoch", "update")))
+    lines = [
+        {**_numbers(line), **_key(name, run)} for name, run, _ in found for line in evaluations(run)
+    ]
+    return Frames(run_frame(found), _frame(lines, ("epoch", "update")))
+
+
+def run_frame(found: Iterable[tuple[str, Run, Mapping[str, str]]]) -> pd.DataFrame:
+    """Make the table of runs.
+
+    Args:
+        found: For each run the name of its folder, the run, and its level of each factor.
+    """
+    rows = [{**_about(run, levels), **_key(name, run)} for name, run, levels in found]
+    return _frame(rows, ("state",))
+
+
+def _key(name: str, run: Run) -> dict[str, Any]:
+    seed = int(run.seed) if run.seed.isdecimal() and len(run.seed) < 19 else None
+    return {"name": name, "variant": run.variant, "seed": seed}
 
 
 def _find(folders: Sequence[str | Path]) -> Iterator[tuple[str, Run, Mapping[str, str]]]:
-    """Run through the runs: the name of each one's folder, the run, its level of each factor."""
+    """Iterate over the runs: the name of each one's folder, the run, its level of each factor."""
     for folder in map(Path, folders):
         for root in find_ablations(folder):
             plan = find_plan(root)
@@ -85,7 +98,7 @@ def _about(run: Run, levels: Mapping[str, str]) -> dict[str, Any]:
     return {
         **levels,
         **_numbers(run.result or {}),
-        "state": run.state,  # whatever a level or a number is called
+        "state": run.state,  # also where a level or a number has this name
         "seconds": number(run.status.get("seconds")),
         "peak_memory": number(run.status.get("peak_memory")),
         "error": run.damage or (str(error) if (error := run.status.get("error")) else None),
@@ -93,16 +106,12 @@ def _about(run: Run, levels: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _numbers(content: Mapping[str, Any]) -> dict[str, float | int]:
-    """Keep what is a number; integers stay so, as far as a table has room for them."""
+    """Keep the numbers; integers stay integers where a table can hold them."""
     kept = ((k, v) for k, v in content.items() if k not in ("format", *FIRST))
     found = ((k, v, number(v)) for k, v in kept)
     return {
         k: v if isinstance(v, int) and abs(v) < 2**63 else n for k, v, n in found if n is not None
     }
-
-
-def _integer(text: str) -> int | None:
-    return int(text) if text.isdecimal() and len(text) < 19 else None
 
 
 def _frame(rows: Sequence[Mapping[str, Any]], next_ones: Sequence[str]) -> pd.DataFrame:

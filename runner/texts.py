@@ -1,4 +1,4 @@
-"""Strings for a terminal: what others wrote is shown as printable text, and lines are printed."""
+"""Strings for a terminal or a page: foreign text is shown as printable text, and lines printed."""
 
 import os
 import sys
@@ -9,45 +9,48 @@ LONGEST = 400  # characters; a path is shorter, nearly always
 LONGEST_TEXT = 4000  # characters of an error or a warning
 
 
-def say(line: str) -> None:
-    """Print a line; a closed pipe, as after `| head`, is no reason to stop."""
+def say(*lines: str) -> None:
+    """Print lines, as far as the terminal knows their characters; a closed pipe is ignored."""
+    known = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        print(line, flush=True)
-    except OSError:
+        for line in lines:
+            print(line.encode(known, "replace").decode(known), flush=True)
+    except OSError:  # as after `| head`
         with suppress(OSError, ValueError):  # else Python would complain again as it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def printable(text: object) -> str:
-    """Write anything in one line, without what a terminal or a browser would act on."""
-    plain = " ".join(str(text).split())
-    return "".join(char if char.isprintable() else "?" for char in plain)
+def printable(text: object, most: int | None = None) -> str:
+    r"""Write anything in one line, without what a terminal or a browser would act on.
+
+    Args:
+        text: What to write.
+        most: The characters it may have, at least 3; the middle of a longer text is cut out,
+            since names often differ in their ends.
+
+    >>> printable("a\nb\x1b[31m")
+    'a\\nb\\x1b[31m'
+    >>> printable("clipping-max_norm=0.1", 11)
+    'clipp…m=0.1'
+    """
+    whole = str(text)
+    if most is not None and len(whole) > 2 * most:  # else there would be much to escape in vain
+        whole = whole[:most] + whole[-most:]
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in whole)
+    if most is None or len(line) <= most:
+        return line
+    tail = (most - 1) // 2
+    return f"{line[: most - 1 - tail]}…{line[-tail:]}"
 
 
 def printable_lines(text: object) -> list[str]:
     """Write anything in lines; of a very long text its end, where an error says what it is."""
-    lines = str(text)[-LONGEST_TEXT:].splitlines()
-    return ["".join(c if c.isprintable() else "?" for c in line.expandtabs()) for line in lines]
-
-
-def shorten(text: str, width: int) -> str:
-    """Cut out the middle of what is too long, since names often differ in their ends."""
-    text = printable(text)
-    if len(text) <= width:
-        return text
-    tail = (width - 1) // 2
-    return f"{text[: width - 1 - tail]}…{text[-tail:]}"
+    return [printable(line.expandtabs()) for line in str(text)[-LONGEST_TEXT:].splitlines()]
 
 
 def tell(thing: object) -> str:
-    r"""Write something as one printable line, cut short where it is very long.
-
-    >>> tell("a\nb\x1b[31m")
-    'a\\nb\\x1b[31m'
-    """
-    text = str(thing)
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:LONGEST])
-    return line + ("..." if len(text) > LONGEST else "")
+    """Write the name of something as one printable line of a usual length."""
+    return printable(thing, LONGEST)
 
 
 def reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict  # typing's own, as pydantic needs it in Python 3.11
 
 from runner.errors import UserError, did_you_mean
-from runner.texts import printable, shorten
+from runner.texts import printable
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ def _explain(
     found = [(*_follow(node, p["loc"]), p) for p in problems if p["loc"][0] == first]
     place, value, _ = max(found, key=lambda each: len(each[0]))
     rules = dict.fromkeys(_rule(problem) for at, _, problem in found if at == place)
-    got = shorten(json.dumps(value), 100)
+    got = printable(json.dumps(value), 100)
     if "a whole number" in rules and isinstance(value, float) and value.is_integer():
         got += f". Write {value:.0f}"
     return f"{_dotted(where, *place)} must be {' or '.join(filter(None, rules))}, got {got}."

@@ -32,7 +32,7 @@ from runner.run.status import CONFIG
 from runner.store.files import FORMAT, Damaged, checked, digest
 from runner.store.runs import CORRECT, MACHINE, RESULT, STATUS, Run, read_run
 from runner.store.values import Limits, read_values
-from runner.texts import printable, shorten
+from runner.texts import printable
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             found = verify(folder)
         except UserError as error:
-            mistakes.append(shorten(str(error), LONGEST))
+            mistakes.append(printable(str(error), LONGEST))
         except KeyboardInterrupt:
             sys.exit(130)
         else:
             if found.difference is None:
                 print(printable(f"{label(folder)} is bit-identical: {found.compared}"), flush=True)
                 continue
-            mistakes.append(shorten(f"{label(folder)} differs: {found.difference}", LONGEST))
+            mistakes.append(printable(f"{label(folder)} differs: {found.difference}", LONGEST))
             reasons = found.changed[:MOST] or (UNKNOWN,)
-            mistakes += [f"  changed: {shorten(what, LONGEST)}" for what in reasons]
+            mistakes += [f"  changed: {printable(what, LONGEST)}" for what in reasons]
     if mistakes:
         sys.exit("\n".join(mistakes))
 

@@ -180,7 +180,7 @@ def make_finding(contrast, verdict, differences, **more):
         "time_ratio": 1.22 if differences else None,
         "memory_ratio": 1.05 if differences else None,
         "open": verdict is Verdict.UNDECIDED,
-        "did": {},
+        "trick_metrics": {},
         "failures": {},
     }
     return Finding(contrast=contrast, verdict=verdict, **{**usual, **more})

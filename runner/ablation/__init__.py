@@ -1,5 +1,5 @@
-"""Ablations: which runs to make, and what may be concluded from them.
+"""Ablations: which runs to make, and what may be concluded from them. Neither torch nor Hydra.
 
-designs -> plan (frozen, sweep.yaml) -> sweeper (the runs) -> verdicts, by statistics. It stands
-above the run, which never knows that it is part of an ablation.
+designs -> plan (frozen as sweep.yaml) -> the runs -> table -> estimates (statistics, decide) and
+outcomes -> verdicts. A run never knows that it is part of an ablation.
 """

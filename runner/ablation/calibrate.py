@@ -1,10 +1,10 @@
-"""The baseline against itself: what the rule says where nothing differs, with real runs."""
+"""The baseline against itself: how often the rule errs where nothing differs, with real runs."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from runner.ablation.decide import Claim, decide
+from runner.ablation.decide import Verdict, decide
 from runner.ablation.plan import Question
 from runner.ablation.sampling import find_step
 from runner.ablation.statistics import Array
@@ -16,7 +16,7 @@ DRAWS = 1000
 
 
 def calibrate(question: Question, scores: Array) -> Iterator[tuple[int, float, float]]:
-    """Pair runs at random, again and again, as if some had a trick; count the claims.
+    """Pair runs at random, again and again, as if some had a trick; count the verdicts.
 
     Args:
         question: What was settled before.
@@ -33,8 +33,8 @@ def calibrate(question: Question, scores: Array) -> Iterator[tuple[int, float, f
         picked = draw.permuted(np.tile(scores, (DRAWS, 1)), axis=1)
         differences = picked[:, :seeds] - picked[:, seeds : 2 * seeds]
         sequential = question.until == "decided"
-        claims = decide(
+        verdicts = decide(
             differences[:, None], question.margin, question.alpha, sequential, step
-        ).claim
-        false = (claims == Claim.HELPS) | (claims == Claim.HURTS)
-        yield seeds, float(np.mean(false)), float(np.mean(claims == Claim.NEGLIGIBLE))
+        ).verdict
+        false = (verdicts == Verdict.HELPS) | (verdicts == Verdict.HURTS)
+        yield seeds, float(np.mean(false)), float(np.mean(verdicts == Verdict.NEGLIGIBLE))

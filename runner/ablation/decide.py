@@ -1,10 +1,10 @@
-"""The rule that makes verdicts, and the only one; `benchmarks/calibration.py` measures its errors.
+"""The one rule that makes verdicts; `benchmarks/calibration.py` measures its error rates.
 
-Two statements are put to the test for each effect: "it is 0", and "it is at least the margin,
-whichever way". One that is rejected makes a claim: HELPS or HURTS, or NEGLIGIBLE.
+Two statements are tested for each effect: "it is 0", and "it is at least the margin, in either
+direction". A rejected statement gives the verdict: HELPS or HURTS, or NEGLIGIBLE.
 """
 
-from enum import IntEnum
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,20 +20,27 @@ from runner.ablation.statistics import (
 )
 
 
-class Claim(IntEnum):
-    """What the rule says of an effect."""
+class Verdict(StrEnum):
+    """What may be concluded about an effect; the rule below gives one of the first four."""
 
-    UNDECIDED = 0
-    HELPS = 1
-    HURTS = 2
-    NEGLIGIBLE = 3
+    HELPS = "HELPS"
+    HURTS = "HURTS"
+    NEGLIGIBLE = "NEGLIGIBLE"
+    """Smaller than the margin, in either direction."""
+    UNDECIDED = "UNDECIDED"
+    INACTIVE = "INACTIVE"
+    """It changed nothing: the runs with it equal those without."""
+    BROKEN = "BROKEN"
+    """Runs with it failed or diverged, and those without it did not."""
+    NONE = "NO VERDICT"
+    """Too few seeds, unfinished runs, or a baseline that failed: nothing is concluded."""
 
 
 class Decision(NamedTuple):
     """What the rule says of a family of effects; every array is [..., K]."""
 
-    claim: NDArray[np.int64]
-    """Values of `Claim`."""
+    verdict: NDArray[np.str_]
+    """Values of `Verdict`."""
     p: Array
     """Against no effect, two-sided; NaN if the effect was not judged."""
     adjusted: Array
@@ -49,26 +56,27 @@ def decide(
 ) -> Decision:
     """Decide which effects help, hurt or are negligible, at one error rate for all together.
 
-    The smaller of an effect's two p-values makes its claim, if it is <= alpha / L, where L counts
-    the effects of which not both statements are rejected. Of an effect at most one statement is
-    true; L is never less than the number of true statements until one of them is rejected; so the
-    chance of any false claim is at most alpha, whatever the effects are and however they depend on
-    each other (Shaffer, Journal of the American Statistical Association, 1986). To drop an effect
-    from the count as soon as one of its statements is rejected, as Holm's method does where there
-    is one each, errs in up to 19 % at a nominal 5, of ten effects. Without a margin it is Holm's.
+    The smaller of an effect's two p-values gives its verdict, if it is <= alpha / L, where L counts
+    the effects of which not both statements are rejected. At most one statement of an effect is
+    true, and L is never less than the number of true statements until one of them is rejected. So
+    the chance of any false verdict is at most alpha, whatever the effects are and however they
+    depend on each other (Shaffer, Journal of the American Statistical Association, 1986). Dropping
+    an effect from the count as soon as one of its statements is rejected, as Holm's method does
+    where there is one each, errs in up to 19 % at a nominal 5, with ten effects. Without a margin
+    the rule is Holm's.
 
     Args:
         differences: [..., K, n]. NaN: of a fixed number of seeds, the effect is not judged; of a
             sequence, it ends there. It counts in K all the same.
         margin: The smallest difference that matters; 0 if every one does.
-        alpha: The accepted rate of false claims, over all K together.
+        alpha: The accepted rate of false verdicts, over all K together.
         sequential: Whether seeds were added with an eye on the verdicts.
         step: [..., K], what the differences are multiples of; 0 if of nothing. See `spread`.
     """
     d = np.asarray(differences, float)
     if d.shape[-1] < FEWEST_SEEDS:
         nothing = np.full(d.shape[:-1], np.nan)
-        return Decision(np.zeros(d.shape[:-1], np.int64), nothing, nothing)
+        return Decision(np.full(d.shape[:-1], Verdict.UNDECIDED), nothing, nothing)
     if sequential:
         sign, p_zero, p_margin = _anytime(d, margin, step)
     else:
@@ -78,9 +86,9 @@ def decide(
     smaller = np.fmin(p_zero, p_margin)  # without a margin there is one statement alone
     larger = p_zero if margin <= 0 else np.maximum(p_zero, p_margin)
     sure = adjust(smaller, larger) <= alpha
-    way = np.where(sign > 0, Claim.HELPS, Claim.HURTS)
-    claim = np.where(p_margin < p_zero, Claim.NEGLIGIBLE, way)
-    return Decision(np.where(sure, claim, Claim.UNDECIDED), p_zero, adjust(p_zero, larger))
+    direction = np.where(sign > 0, Verdict.HELPS, Verdict.HURTS)
+    verdict = np.where(p_margin < p_zero, Verdict.NEGLIGIBLE, direction)
+    return Decision(np.where(sure, verdict, Verdict.UNDECIDED), p_zero, adjust(p_zero, larger))
 
 
 def adjust(p: ArrayLike, leaves: ArrayLike) -> Array:

@@ -1,15 +1,14 @@
-"""The numbers of all contrasts of an ablation at once: differences, intervals, p-values, claims."""
+"""Estimates: what the scores say about each contrast of an ablation, all computed at once."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from runner.ablation.decide import Claim, decide
-from runner.ablation.plan import Plan
+from runner.ablation.decide import Decision, Verdict, decide
+from runner.ablation.designs import Kind
+from runner.ablation.plan import Plan, Question
 from runner.ablation.sampling import find_step
 from runner.ablation.statistics import (
     FEWEST_SEEDS,
@@ -21,72 +20,126 @@ from runner.ablation.statistics import (
 )
 
 MOST_MORE = 1000
-"""So many seeds more are looked ahead."""
+"""So many additional seeds are considered."""
 
 NOTHING = 1e-13
-"""A weighted sum that is smaller than this share of what was summed is 0 but for rounding."""
+"""A weighted sum below this share of the size of its terms is 0, but for rounding."""
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """For each contrast of a plan, in its order; NaN for what cannot be told."""
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What the scores say about one contrast; NaN for what is not known."""
 
     values: Array
-    """[C, S], turned so that more is better; NaN where a run is not done."""
+    """[S], turned so that more is better; NaN where a run is not done."""
     used: NDArray[np.bool_]
-    """[C, S], the seeds that count: all that are complete; of a sequence those before a gap."""
-    judged: NDArray[np.bool_]
-    """[C], whether there are the seeds for a verdict."""
-    claim: NDArray[np.int64]
-    """[C], values of `Claim`."""
-    mean: Array
-    """[C], as are all that follow."""
-    sd: Array
-    low: Array
-    high: Array
-    p: Array
-    adjusted: Array
-    smallest: Array
-    needed: Array
-    """Seeds in all."""
+    """[S], the seeds that count: all complete ones; of a sequence those before the first gap."""
+    judged: bool
+    """Whether there are enough seeds for a verdict."""
+    verdict: Verdict
+    """Of the rule alone: HELPS, HURTS, NEGLIGIBLE or UNDECIDED."""
+    p: float
+    adjusted: float
+    mean: float
+    sd: float
+    low: float
+    high: float
+    smallest: float
+    """The smallest effect that this many seeds could show."""
+    needed: float
+    """The seeds it would probably take to decide, in all."""
 
 
-def number(plan: Plan, scores: Array) -> Numbers:
-    """Compute what the scores say about each contrast.
+def estimate(plan: Plan, scores: Array) -> list[Estimate]:
+    """Compute what the scores say about each contrast, in the plan's order.
 
     Args:
         plan: The plan.
         scores: [variants, seeds], NaN where a run is not done.
     """
-    question = plan.question
-    sequential = question.until == "decided"
     values, least = _contrast(plan, scores)
     step = find_step(scores[~np.isnan(scores)].tolist()) * least
-    there = ~np.isnan(values)
-    used: NDArray[np.bool_] = np.logical_and.accumulate(there, axis=1) if sequential else there
+    there: NDArray[np.bool_] = ~np.isnan(values)
+    sequential = plan.question.until == "decided"
+    used = np.logical_and.accumulate(there, axis=1) if sequential else there
     enough = used.sum(1) >= (FEWEST_SEEDS if sequential else len(plan.seeds))
     judged = enough & (len(plan.seeds) >= FEWEST_SEEDS)
-    blank = np.full((8, len(plan.contrasts)), np.nan)
-    claim = np.zeros(len(plan.contrasts), np.int64)
-    found = Numbers(values, used, judged, claim, *blank)
-    for kind, margin in (("effect", question.margin), ("interaction", 0.0), ("share", 0.0)):
-        rows = np.array([contrast.kind == kind for contrast in plan.contrasts], bool)
-        if not rows.any():
-            continue
-        for some, packed in _by_length(rows, values, used):
-            _describe(found, some, packed, question.alpha, sequential, step)
-            alpha = question.alpha / int(rows.sum())
-            if kind != "share":
-                n = packed.shape[1]
-                found.smallest[some] = smallest_effect(n, found.sd[some], alpha, sequential)
-            if kind == "effect":
-                _look_ahead(found, some, packed.shape[1], margin, alpha, sequential, step)
-        if kind != "share":
-            data = np.where((used & judged[:, None])[rows], values[rows], np.nan)
-            decided = decide(data, margin, question.alpha, sequential, step[rows])
-            found.p[rows], found.adjusted[rows] = decided.p, decided.adjusted
-            found.claim[rows] = np.where(judged[rows], decided.claim, Claim.UNDECIDED)
-    return found
+    found: dict[int, Estimate] = {}
+    kinds: tuple[Kind, ...] = ("effect", "interaction", "share")
+    for kind in kinds:
+        rows = [row for row, contrast in enumerate(plan.contrasts) if contrast.kind == kind]
+        if rows:
+            numbers = values[rows], used[rows], judged[rows], step[rows]
+            found |= zip(rows, _estimate(kind, plan.question, *numbers), strict=True)
+    return [found[row] for row in range(len(plan.contrasts))]
+
+
+def _estimate(
+    kind: Kind,
+    question: Question,
+    values: Array,
+    used: NDArray[np.bool_],
+    judged: NDArray[np.bool_],
+    step: Array,
+) -> list[Estimate]:
+    """Compute the estimates of all contrasts of a kind; those of equally many seeds at once."""
+    described = np.full((len(DESCRIBED), len(values)), np.nan)
+    lengths = used.sum(1)
+    for n in sorted(set(lengths.tolist()) - {0}):
+        some = np.flatnonzero(lengths == n)
+        packed = values[some][used[some]].reshape(-1, n)
+        described[:, some] = _describe(kind, question, packed, step[some], len(values))
+    decision = _decide(kind, question, np.where(used & judged[:, None], values, np.nan), step)
+    columns = (decision.verdict, decision.p, decision.adjusted, *described)
+    names = ("p", "adjusted", *DESCRIBED)
+    return [
+        Estimate(
+            values=values[row],
+            used=used[row],
+            judged=bool(judged[row]),
+            verdict=Verdict(verdict) if judged[row] else Verdict.UNDECIDED,
+            **dict(zip(names, numbers, strict=True)),
+        )
+        for row, (verdict, *numbers) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True)
+        )
+    ]
+
+
+DESCRIBED = ("mean", "sd", "low", "high", "smallest", "needed")
+
+
+def _describe(kind: Kind, question: Question, packed: Array, step: Array, count: int) -> Array:
+    """Compute `DESCRIBED` from the values of some contrasts without gaps, [some, n].
+
+    `count` is the number of all contrasts of this kind, which share alpha.
+    """
+    n, sequential, alpha = packed.shape[1], question.until == "decided", question.alpha
+    found = dict.fromkeys(DESCRIBED, np.full(len(packed), np.nan)) | {"mean": packed.mean(1)}
+    if n >= 2:
+        test = t_test(packed, alpha, step)
+        low, high = confidence_sequence(packed, alpha, step) if sequential else test[3:]
+        found |= {"sd": test.sd, "low": low, "high": high}
+    if kind != "share":
+        found["smallest"] = smallest_effect(n, found["sd"], alpha / count, sequential)
+    if kind == "effect" and n >= FEWEST_SEEDS:
+        found["needed"] = seeds_needed(
+            *(found["mean"], found["sd"], question.margin, alpha / count),
+            have=n,
+            sequential=sequential,
+            limit=n + MOST_MORE,
+            step=step,
+        )
+    return np.stack([found[name] for name in DESCRIBED])
+
+
+def _decide(kind: Kind, question: Question, values: Array, step: Array) -> Decision:
+    """Apply the rule to all contrasts of a kind; shares are not judged."""
+    if kind == "share":
+        nothing = np.full(len(values), np.nan)
+        return Decision(np.full(len(values), Verdict.UNDECIDED), nothing, nothing)
+    margin = question.margin if kind == "effect" else 0.0
+    return decide(values, margin, question.alpha, question.until == "decided", step)
 
 
 def _contrast(plan: Plan, scores: Array) -> tuple[Array, Array]:
@@ -108,55 +161,3 @@ def _contrast(plan: Plan, scores: Array) -> tuple[Array, Array]:
     least = np.full(len(plan.contrasts), np.inf)
     np.minimum.at(least, rows, np.abs(weights))
     return np.where(gaps > 0, np.nan, values), least
-
-
-def _by_length(
-    rows: NDArray[np.bool_], values: Array, used: NDArray[np.bool_]
-) -> Iterator[tuple[NDArray[Any], Array]]:
-    """The contrasts that have equally many seeds, and their values without gaps, [some, n]."""
-    lengths = np.where(rows, used.sum(1), 0)
-    for n in sorted(set(lengths.tolist()) - {0}):
-        some = np.flatnonzero(lengths == n)
-        yield some, values[some][used[some]].reshape(-1, n)
-
-
-def _describe(
-    found: Numbers,
-    some: NDArray[Any],
-    packed: Array,
-    alpha: float,
-    sequential: bool,
-    step: Array,
-) -> None:
-    """Fill in mean, spread and interval."""
-    found.mean[some] = packed.mean(1)
-    if packed.shape[1] < 2:
-        return
-    test = t_test(packed, alpha, step[some])
-    low_high = confidence_sequence(packed, alpha, step[some]) if sequential else test[3:]
-    found.sd[some] = test.sd
-    found.low[some], found.high[some] = low_high
-
-
-def _look_ahead(
-    found: Numbers,
-    some: NDArray[Any],
-    n: int,
-    margin: float,
-    alpha: float,
-    sequential: bool,
-    step: Array,
-) -> None:
-    """Fill in how many seeds it would take."""
-    if n < FEWEST_SEEDS:
-        return
-    found.needed[some] = seeds_needed(
-        found.mean[some],
-        found.sd[some],
-        margin,
-        alpha,
-        n,
-        sequential,
-        limit=n + MOST_MORE,
-        step=step[some],
-    )

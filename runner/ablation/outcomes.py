@@ -1,4 +1,4 @@
-"""What happened in the runs of one effect, beside the scores: failures, inactivity, cost."""
+"""What happened in the runs of one effect, besides the scores: failures, inactivity, cost."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from runner.ablation.designs import Contrast
 from runner.ablation.plan import Plan
 from runner.ablation.statistics import Array
-from runner.ablation.table import Table, finite
+from runner.ablation.table import Table
 from runner.ablation.wording import BAD
-from runner.store.runs import Run
+from runner.store.runs import Run, number
 
 
 @dataclass(frozen=True)
-class Facts:
+class Outcomes:
     """The runs of an effect: with it, those of positive weight, and without it."""
 
     plan: Plan
@@ -38,24 +38,24 @@ class Facts:
 
     @property
     def failures(self) -> dict[str, int]:
-        """Of the runs with it, how many came to nothing, by state."""
+        """Of the runs with it, how many failed, by state."""
         counts = Counter(self._states(self.with_it).ravel().tolist())
         return {state: counts[state] for state in BAD if counts[state]}
 
     @cached_property
     def broken(self) -> list[int]:
-        """The seeds with which runs with it came to nothing, and all without it are done."""
+        """The seeds where runs with it failed, and all runs without it are done."""
         bad = np.isin(self._states(self.with_it), list(BAD)).any(0)
         done = np.isin(self._states(self.without_it), "done").all(0)
         return self._seeds(np.logical_and(bad, done))
 
     @cached_property
     def baseline_failed(self) -> list[int]:
-        """The seeds with which runs without it came to nothing."""
+        """The seeds where runs without it failed."""
         return self._seeds(np.isin(self._states(self.without_it), list(BAD)).any(0))
 
     def bad_states(self, variants: list[str], seeds: list[int]) -> dict[str, list[str]]:
-        """Give back which of the variants came to nothing with these seeds, and how."""
+        """Give back which of the variants failed with these seeds, and how."""
         columns = [self.plan.seeds.index(seed) for seed in seeds]
         states = self._states(variants)[:, columns]
         bad = {
@@ -66,7 +66,7 @@ class Facts:
 
     @cached_property
     def same_weights(self) -> bool:
-        """Whether with every seed that counts it ended in the very weights of the runs without."""
+        """Whether, with every seed that counts, its weights equal those of the runs without it."""
         pairs = self._pairs()
         digests = [
             [self._result(name, seed).get("weights") for name in pair]
@@ -77,12 +77,12 @@ class Facts:
 
     @cached_property
     def idle(self) -> dict[tuple[str, int], bool]:
-        """For each done run with it whether its trick said that it changed nothing."""
+        """For each finished run with it, whether its trick reported that it changed nothing."""
         factor, runs = self.contrast.factors[0], self.table.runs
         keys = [(name, seed) for name in self.with_it for seed in self.plan.seeds]
         done = {key: runs[key].result for key in keys if key in runs}
-        said = {key: result.get("inactive") for key, result in done.items() if result}
-        return {k: isinstance(names, list) and factor in names for k, names in said.items()}
+        lists = {key: result.get("inactive") for key, result in done.items() if result}
+        return {k: isinstance(names, list) and factor in names for k, names in lists.items()}
 
     @property
     def idle_seeds(self) -> list[int]:
@@ -90,18 +90,18 @@ class Facts:
         return sorted({seed for (_, seed), idle in self.idle.items() if idle})
 
     @property
-    def did(self) -> dict[str, float]:
+    def trick_metrics(self) -> dict[str, float]:
         """What the factor's trick reported: for each number the mean over the runs with it."""
         prefix = f"tricks/{self.contrast.factors[0]}/"
-        said: dict[str, list[float]] = {}
+        found: dict[str, list[float]] = {}
         for key in self.idle:
             for name, value in (self.table.runs[key].result or {}).items():
-                if name.startswith(prefix) and not np.isnan(finite(value)):
-                    said.setdefault(name.removeprefix(prefix), []).append(float(value))
-        return {name: float(np.mean(values)) for name, values in said.items()}
+                if name.startswith(prefix) and (known := number(value)) is not None:
+                    found.setdefault(name.removeprefix(prefix), []).append(known)
+        return {name: float(np.mean(values)) for name, values in found.items()}
 
     def ratio(self, cost: Array) -> float | None:
-        """Give the geometric mean of a cost with it over that without it; None if not known."""
+        """Give the geometric mean of a cost with it over that without it; None if unknown."""
         rows = self.table.rows
         with np.errstate(divide="ignore", invalid="ignore"):  # no time, which is not known then
             logs = np.log(cost[:, self.used])

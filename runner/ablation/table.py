@@ -14,11 +14,9 @@ from runner.ablation.plan import Plan
 from runner.ablation.statistics import Array
 from runner.errors import UserError
 from runner.store.files import Damaged, parse_json
-from runner.store.runs import CORRECT, MACHINE, RESULT, STATUS, Run, read_run
+from runner.store.runs import CORRECT, MACHINE, RESULT, STATUS, Run, number, read_run
 
-MOST = 1e50
-"""A number that is larger is no measurement, and sums and squares of it are none."""
-LISTED = 5  # damaged files and values that are named; of the others the number is told
+LISTED = 5  # damaged files and values that are named; the others are counted
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def read_table(root: Path, plan: Plan) -> Table:
             runs[variant, seed] = run
             at = row, column
             states[at] = run.state
-            memory[at] = finite(run.status.get("peak_memory"))
+            memory[at] = number(run.status.get("peak_memory"))
             copy = replace(run)  # its lines are not kept, since there may be very many
             problems = find_damage(copy)
             if run.result is not None and run.machine.get("config") != digests[seed]:
@@ -104,8 +102,8 @@ def _part(machine: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _score(run: Run, result: dict[str, Any], metric: str) -> float:
-    found = finite(result.get(metric))
-    if np.isnan(found):
+    found = number(result.get(metric))
+    if found is None:
         there = ", ".join(key for key in result if "/" in key and not key.startswith("tricks/"))
         value = str(result.get(metric, "not there"))[:80]
         raise UserError(
@@ -142,15 +140,8 @@ def find_damage(run: Run) -> list[str]:
 def _seconds(run: Run) -> float:
     """Add up the training time."""
     try:
-        numbers = [finite(line.get("time/seconds")) for line in run.metrics]
+        numbers = [number(line.get("time/seconds")) or 0.0 for line in run.metrics]
     except Damaged:
         return np.nan
-    total = float(np.nansum(numbers))
+    total = float(np.sum(numbers))
     return total if total > 0 else np.nan
-
-
-def finite(value: object) -> float:
-    """A number that can be a measurement, or NaN."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MOST:
-        return np.nan
-    return float(value)  # NaN is larger than nothing, and stays

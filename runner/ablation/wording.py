@@ -1,19 +1,19 @@
-"""Why a verdict is what it is, in half a line of plain words."""
+"""The reason for a verdict, in a few plain words."""
 
 from collections.abc import Iterable, Sequence
 
-from runner.ablation.decide import Claim
+from runner.ablation.decide import Verdict
 from runner.ablation.designs import BASELINE
 from runner.ablation.plan import Question
 
 BAD = {"failed": "failed", "diverged": "diverged"}
-"""The states of runs that came to nothing, and the words for them. Damaged files are none: they
-are missing, and no evidence against a trick."""
+"""The states of runs that failed, and the words for them. A damaged run is not one of them: it
+counts as missing, and is no evidence against a trick."""
 
 SHARES = ("accuracy", "shift_consistency")
-"""Ends of the names of metrics from 0 to 1, which are told in points of a percent."""
+"""Ends of the names of metrics from 0 to 1, which are shown in percentage points."""
 
-LISTED = 5  # seeds that are named
+LISTED = 5  # seeds listed by name
 
 
 def amount(mean: float, question: Question) -> str:
@@ -24,29 +24,29 @@ def amount(mean: float, question: Question) -> str:
     return _size(mean, question.metric, sign="+")
 
 
-def sure(claim: Claim, mean: float, low: float, high: float, question: Question) -> str:
-    """Say what is sure, and of what size it is."""
+def sure(verdict: Verdict, mean: float, low: float, high: float, question: Question) -> str:
+    """Say what is certain, and how large it is."""
     share = question.metric.endswith(SHARES)
     margin = f"{100 * question.margin:.3g} points" if share else f"{question.margin:.3g}"
-    told, side = amount(mean, question), "above" if claim is Claim.HELPS else "below"
-    if claim is Claim.NEGLIGIBLE:
-        return f"{told}, surely less than {margin} either way"
-    told += ", surely" + (f" {side} 0" if question.goal == "maximize" else "")
+    text, side = amount(mean, question), "above" if verdict is Verdict.HELPS else "below"
+    if verdict is Verdict.NEGLIGIBLE:
+        return f"{text}, surely less than {margin} either way"
+    text += ", surely" + (f" {side} 0" if question.goal == "maximize" else "")
     small = question.margin > 0 and -question.margin < low and high < question.margin
-    return f"{told}, but less than {margin}" if small else told
+    return f"{text}, but less than {margin}" if small else text
 
 
 def undecided(more: float) -> str:
-    """Say how many seeds more it would probably take; NaN: more than were looked ahead."""
+    """Say how many more seeds it would probably take; NaN: more than were considered."""
     if more != more:
-        return "more than 1000 seeds more"
-    return f"about {int(more)} {'seed' if more == 1 else 'seeds'} more"
+        return "more than 1000 more seeds"
+    return f"about {int(more)} more {'seed' if more == 1 else 'seeds'}"
 
 
 def seeds_so_far(count: int, planned: int | None) -> str:
-    """Say how far it has come; with no number planned, of a sequence."""
+    """Say how many seeds are complete; `planned` is None for a sequence."""
     if planned is None or count == planned:
-        return ("no seed so far", "one seed: no interval, no verdict", _TWO)[count]
+        return ("no seeds so far", "one seed: no interval, no verdict", _TWO)[count]
     return f"{count} of {planned} seeds so far"
 
 
@@ -63,19 +63,19 @@ def with_seeds(seeds: Iterable[int]) -> str:
 
 def went_wrong(states: Sequence[str], seeds: Iterable[int]) -> str:
     """Write `diverged with seed 3`, `failed or diverged with seeds 1, 2`."""
-    words = [word for state, word in BAD.items() if state in states]
-    return f"{' or '.join(words)} {with_seeds(seeds)}"
+    said = [word for state, word in BAD.items() if state in states]
+    return f"{' or '.join(said)} {with_seeds(seeds)}"
 
 
 def without_it(variants: Sequence[str]) -> str:
-    """Name the runs without a trick: the baseline, or another variant, or more."""
+    """Name the variants without a trick."""
     if len(variants) > 1:
         return f"{len(variants)} variants without it"
     return "the baseline" if variants[0] == BASELINE else variants[0]
 
 
 def _size(value: float, metric: str, sign: str) -> str:
-    """Write shares in percent points, everything else as it is."""
+    """Write shares in percentage points, everything else as it is."""
     if metric.endswith(SHARES):
         text = f"{100 * value:{sign}.2f}"
         return f"{text if text.strip('+-0.') else text.strip('+-')} points"

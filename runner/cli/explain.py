@@ -18,11 +18,7 @@ LONGEST = 2000  # characters of a line
 def explain(error: Exception) -> str | None:
     """Give back one line about a mistake in the configuration; None if the error is another."""
     line = _explain(error)
-    return line and _cut(printable(line))
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+    return line and printable(" ".join(line.split()), LONGEST)
 
 
 def _explain(error: Exception) -> str | None:

@@ -1,11 +1,39 @@
 """The report of an ablation, or of any folder of runs: a page, Markdown, JSON, a table.
 
-folders (what lies there) -> verdicts -> rows, story, sections (in words) -> text, markdown, html,
-with plots and curves as pictures, and plain for programs -> write. From the files alone: nothing
-found in a folder is executed, and every string of it is escaped.
+find (ablation/find.py) -> verdicts -> format, sentences, tables (in words) -> text, markdown, html,
+with plots and curves as pictures; as_json for programs. From the files alone: nothing found in a
+folder is executed, and every string of it is escaped.
 """
 
-from runner.report.text import verdict_table
-from runner.report.write import write_report
+from pathlib import Path
 
-__all__ = ["verdict_table", "write_report"]
+from runner.ablation.verdicts import Findings
+from runner.report import as_json, html, markdown, multirun
+from runner.report.multirun import Multirun
+from runner.report.text import verdict_table, verdicts
+from runner.store.files import write_json, write_text
+
+__all__ = ["verdict_table", "verdicts", "write_report"]
+
+HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
+
+
+def write_report(found: Findings | Multirun) -> list[Path]:
+    """Write `report.html`, `report.md` and `report.json`; give back their paths.
+
+    Args:
+        found: The findings of an ablation so far, or a folder of runs without a plan.
+
+    Raises:
+        UserError: If the folder cannot be written into.
+    """
+    if isinstance(found, Findings):
+        texts = html.page(found), markdown.page(found)
+        content = as_json.content(found)
+    else:
+        texts = multirun.page(found), multirun.markdown_page(found)
+        content = multirun.content(found)
+    for name, text in zip((HTML, MARKDOWN), texts, strict=True):
+        write_text(found.root / name, text)
+    write_json(found.root / JSON, content)
+    return [found.root / name for name in (HTML, MARKDOWN, JSON)]

@@ -1,12 +1,13 @@
-"""The command `python -m runner.report DIR [DIR ...]`: what the runs below these folders came to.
+"""The command `python -m runner.report DIR [DIR ...]`: the results of the runs below these folders.
 
-For an ablation the verdicts; for other runs a table of mean and spread. Each folder gets its
-report.html, report.md and report.json; also while a sweep still runs.
+An ablation gets its verdicts, other runs a table of mean and spread. Each folder gets its
+report.html, report.md and report.json, also while a sweep is still running.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from os.path import relpath
 from pathlib import Path
 
@@ -15,17 +16,17 @@ from runner.ablation.plan import find_plan
 from runner.ablation.verdicts import Findings, judge
 from runner.errors import UserError
 from runner.report import verdict_table, write_report
-from runner.report.events import rebuild
+from runner.report.format import count
 from runner.report.multirun import Multirun, table
-from runner.report.story import path
-from runner.report.words import count
+from runner.report.sentences import path
 from runner.store.files import Damaged
 from runner.store.lock import lock_folder
 from runner.store.runs import read_run
-from runner.texts import printable, shorten
+from runner.texts import printable, say
 
 MOST_RUNS = 1000
-"""Of which TensorBoard's views are rebuilt; it grows slow from some 250 on."""
+"""With more runs TensorBoard's views are not written; it grows slow from about 250 on."""
+LONGEST = 1000  # characters of an error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,10 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--rebuild-events",
         action="store_true",
-        help="also write TensorBoard's event files of each run again, from its metrics.jsonl",
+        help="also rewrite TensorBoard's event files of each run from its metrics.jsonl",
     )
-    judged: list[Findings] = []
-    plain: list[Multirun] = []
+    found: list[Findings | Multirun] = []
     mistakes: list[str] = []
     given = parser.parse_args(arguments)
     for folder in given.folders:
@@ -56,63 +56,61 @@ def main(arguments: Sequence[str] | None = None) -> None:
             mistakes += _rebuild_events(folder)
         roots = list(find_ablations(folder))
         for root in roots:
-            try:
-                judged.append(_judge(root))
-            except UserError as error:
-                mistakes.append(shorten(str(error), 1000))
+            with _noted(mistakes):
+                found.append(judge(root, find_plan(root)))
         if runs := list(find_loose_runs(folder)):
-            plain.append(Multirun(folder, runs))
+            found.append(Multirun(folder, runs))
         elif not roots:
-            what = "got none" if folder.is_dir() else "got none: it does not exist"
+            what = "no runs there" if folder.is_dir() else "no such folder"
             mistakes.append(
-                f"{printable(folder)} must hold runs, {what}. Give a folder that a run wrote into."
+                f"{printable(folder)}: {what}. Expected a folder that a run wrote into."
             )
-    mistakes += _tell(judged, plain)
+    _show(found, mistakes)
     if mistakes:
         sys.exit("\n".join(mistakes))
 
 
-def _judge(root: Path) -> Findings:
-    return judge(root, find_plan(root))
+@contextmanager
+def _noted(mistakes: list[str]) -> Iterator[None]:
+    """Note an error and continue with the next folder."""
+    try:
+        yield
+    except UserError as error:
+        mistakes.append(printable(error, LONGEST))
 
 
-def _tell(judged: Sequence[Findings], plain: Sequence[Multirun]) -> list[str]:
-    """Print and write everything; give back what could not be written."""
-    if judged:
-        print("\n".join(verdict_table(*judged)))
-    for multirun in plain:
-        print("\n".join(["", path(multirun.root), *table(multirun)]))
-    print()
-    mistakes = []
-    reports: list[Findings | Multirun] = [*judged, *plain]
-    for found in reports:
-        try:
-            page, *others = write_report(found)
-        except UserError as error:
-            mistakes.append(shorten(str(error), 1000))
-            continue
-        print(f"{path(page)}, with {' and '.join(other.name for other in others)} beside it")
-        if isinstance(found, Findings):
-            try:
-                _show_in_tensorboard(found)
-            except UserError as error:
-                mistakes.append(shorten(str(error), 1000))
-    return mistakes
+def _show(found: Sequence[Findings | Multirun], mistakes: list[str]) -> None:
+    """Print and write everything; note what could not be written."""
+    if judged := [each for each in found if isinstance(each, Findings)]:
+        say(*verdict_table(*judged))
+    for each in found:
+        if isinstance(each, Multirun):
+            say("", path(each.root), *table(each))
+    say("")
+    for each in found:
+        with _noted(mistakes):
+            page, *others = write_report(each)
+            names = " and ".join(other.name for other in others)
+            say(f"Report: {path(page)} (also {names})")
+            if isinstance(each, Findings):
+                _show_in_tensorboard(each)
 
 
 def _show_in_tensorboard(found: Findings) -> None:
-    """Rebuild the views, as long as TensorBoard could show so many runs at all."""
+    """Write the views, unless there are more runs than TensorBoard can show."""
     if len(found.runs) > MOST_RUNS:
-        print(f"TensorBoard: left as it is, being too slow for {len(found.runs)} runs")
+        say(f"TensorBoard: not updated, because {len(found.runs):,} runs are too many for it")
         return
-    from runner.report.tensorboard import write_views  # imports torch
+    from runner.report.tensorboard import write_views  # imports torch, which takes seconds
 
     write_views(found)
-    print(f"TensorBoard: tensorboard --logdir {path(found.root)}")
+    say(f"TensorBoard: tensorboard --logdir {path(found.root)}")
 
 
 def _rebuild_events(folder: Path) -> list[str]:
-    """Write the events of the runs below a folder again; give back those that could not be."""
+    """Rewrite the events of the runs below a folder; give back an error for each that failed."""
+    from runner.report.events import rebuild  # imports torch, which takes seconds
+
     mistakes, done = [], 0
     for place in find_folders(folder):
         try:
@@ -120,9 +118,9 @@ def _rebuild_events(folder: Path) -> list[str]:
                 rebuild(read_run(place, place.parent.name))
             done += 1
         except (Damaged, OSError, UserError) as error:
-            told = shorten(f"{relpath(place)}: {error}", 1000)
-            mistakes.append(f"{told} Its events are left as they are.")
-    print(f"TensorBoard: the events of {count(done, 'run')} rebuilt from metrics.jsonl")
+            text = printable(f"{relpath(place)}: {error}", LONGEST)
+            mistakes.append(f"{text} Its events are unchanged.")
+    say(f"TensorBoard: the events of {count(done, 'run')} rewritten from metrics.jsonl")
     return mistakes
 
 

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from runner.report import words
-from runner.report.svg import COLORS, draw
-from runner.store.runs import Run, evaluations
+from runner.report import format as fmt
+from runner.report.drawing import Colors, Picture
+from runner.store.runs import Run, evaluations, number
+from runner.texts import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +31,7 @@ STYLES = (
 )
 
 
-def curves(groups: Mapping[str, Sequence[Run]], reference: str) -> list[str]:
+def curves(groups: Mapping[str, Sequence[Run]], reference: str) -> list[Picture]:
     """Draw the curves, a few variants in each picture and the reference in all.
 
     Args:
@@ -48,12 +49,12 @@ def curves(groups: Mapping[str, Sequence[Run]], reference: str) -> list[str]:
         pictures = -(-len(others) // TOGETHER) or bool(points)
         size = -(-len(others) // pictures) if pictures else 0
         limits = _limits(points.values(), measure)
-        for number in range(pictures):
-            shown = others[number * size : (number + 1) * size]
+        for index in range(pictures):
+            shown = others[index * size : (index + 1) * size]
             if reference in points:
                 shown.insert(0, reference)
             some = {name: points[name] for name in shown}
-            key = f"curves-{measure.partition('/')[0]}-{number}"
+            key = f"curves-{measure.partition('/')[0]}-{index}"
             figures.append(_picture(some, reference, title, key, limits))
     return figures
 
@@ -63,9 +64,9 @@ def _points(runs: Iterable[Run], measure: str) -> Points:
     points: dict[float, list[float]] = {}
     for run in runs:
         for line in evaluations(run):
-            epoch, value = words.number(line.get("epoch")), words.number(line.get(measure))
+            epoch, value = number(line.get("epoch")), number(line.get(measure))
             if epoch is not None and value is not None:
-                points.setdefault(epoch, []).append(value * words.scale(measure))
+                points.setdefault(epoch, []).append(value * fmt.scale(measure))
     return {epoch: points[epoch] for epoch in sorted(points)}
 
 
@@ -90,8 +91,8 @@ def _picture(
     title: str,
     key: str,
     limits: tuple[float, float, bool],
-) -> str:
-    def paint(figure: "Figure") -> None:
+) -> Picture:
+    def paint(figure: "Figure", colors: Colors) -> None:
         from matplotlib.ticker import LogLocator, MaxNLocator
 
         axis = figure.subplots()
@@ -103,29 +104,31 @@ def _picture(
         axis.set_ylim(low, high)
         styles = cycle(STYLES)
         for name, found in points.items():
-            _curve(axis, name, found, None if name == reference else next(styles))
+            _curve(axis, colors, name, found, None if name == reference else next(styles))
         axis.set_xlabel("epoch")
         axis.set_title(title, fontsize=9, loc="left")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(loc="outside lower left", fontsize=8, handlelength=3.2)
 
-    return draw(f"Learning curves: {title}", key, 2.5 + 0.17 * len(points), paint)
+    return Picture(f"Learning curves: {title}", key, 2.5 + 0.17 * len(points), paint)
 
 
-def _curve(axis: "Axes", name: str, points: Points, style: tuple[str, Any, str] | None) -> None:
+def _curve(
+    axis: "Axes", colors: Colors, name: str, points: Points, style: tuple[str, Any, str] | None
+) -> None:
     """Draw one variant; the reference is wider, in the colour of text."""
     color, dashes, marker = style or ("reference", "-", "")
     epochs = list(points)
     axis.plot(
         epochs,
         [statistics.fmean(seeds) for seeds in points.values()],
-        color=COLORS[color],
+        color=colors[color],
         linestyle=dashes,
         linewidth=1.4 if style else 2.2,
         marker=marker or ("." if len(epochs) == 1 else None),
         markersize=3.5,
         markevery=max(1, len(epochs) // 8),
-        label=words.shorten(name, 56).lstrip("_"),  # which would leave it out of the legend
+        label=printable(name, 56).lstrip("_"),  # which would leave it out of the legend
     )
     low, high = ([pick(seeds) for seeds in points.values()] for pick in (min, max))
-    axis.fill_between(epochs, low, high, color=COLORS[color], alpha=0.13, linewidth=0)
+    axis.fill_between(epochs, low, high, color=colors[color], alpha=0.13, linewidth=0)

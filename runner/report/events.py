@@ -1,26 +1,27 @@
-"""TensorBoard's event files that can be made again: views beside those of a run, and a run's own.
+"""TensorBoard's event files that can be rewritten: views beside those of a run, and a run's own.
 
-A view's name ends in `.view`, and begins with the time of what it shows. With the same events of
-the same time it is the same file, and is left as it is; otherwise it takes the place of the old
-one, which stays beside it, empty, until the next: TensorBoard's reader in Python goes through the
-files of a folder by their names, and stops for good at one that is gone.
+The name of a view ends in `.view`, and begins with the time of what it shows. The same events of
+the same time give the same file, which is left as it is. Otherwise the new view replaces the old
+one, which stays, empty, until the next: TensorBoard's reader in Python goes through the files of a
+folder by their names, and stops for good at one that is gone. A view is written record by record,
+since torch's writer puts the present time and process into its name and first event.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from io import BytesIO
+from itertools import accumulate
 from math import nan
 from pathlib import Path
-from sys import float_info
-from typing import Any, TypeGuard
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import SummaryWriter
 
 from runner.errors import UserError
-from runner.store.runs import METRICS, Run
-from runner.texts import shorten
+from runner.store.runs import METRICS, Run, number
+from runner.texts import printable
 
 EVENTS = "events.out.tfevents.*"
 VIEWS = "events.out.tfevents.*.view"
@@ -32,14 +33,14 @@ Logged = tuple[int, Summary]
 def replace_view(
     root: Path, folder: Path, when: float, logged: Iterable[Logged], restart: bool = False
 ) -> None:
-    """Make these events the view of a folder; of no events, it shall have no view.
+    """Make these events the view of a folder; without events it has no view.
 
     Args:
-        root: A folder that is not left, whatever `folder` is called or is a link to.
-        folder: Made if it is not there.
-        when: The time of what is shown, in seconds; a reader takes a folder's files in its order.
+        root: Nothing is written outside of it, whatever `folder` is called or links to.
+        folder: Made if it does not exist.
+        when: The time of what is shown, in seconds; a reader takes a folder's files in this order.
         logged: What is shown.
-        restart: Whether a reader shall forget what other files of the folder showed before.
+        restart: Whether a reader should forget what earlier files of the folder showed.
 
     Raises:
         UserError: If the folder is not below the root.
@@ -58,60 +59,45 @@ def replace_view(
             _put(other, b"")
 
 
-def rebuild(run: Run) -> int:
-    """Write a run's own events again, from metrics.jsonl and result.json, in the place of all.
+def rebuild(run: Run) -> None:
+    """Write a run's own events anew from metrics.jsonl and result.json, in place of the old ones.
 
-    The last has the time of metrics.jsonl, and each one before it is as much earlier as the
-    training between them took.
+    The last has the time of metrics.jsonl, and the others are as far apart as training took.
 
     Args:
-        run: Nothing writes into its folder meanwhile: the caller holds it.
-
-    Returns:
-        How many numbers there are.
+        run: Nothing else writes into its folder: the caller has locked it.
 
     Raises:
-        Damaged: If they cannot be read; the events are left as they are.
+        Damaged: If they cannot be read; the events are unchanged.
         OSError: If the folder cannot be written to.
     """
     lines, result = run.metrics, run.result or {}
-    times = [_changed(run.folder / METRICS)]
-    for line in reversed(lines[1:]):
-        times.append(max(0.0, times[-1] - _duration(line)))
-    logged = [(t, line["update"], line) for t, line in zip(reversed(times), lines, strict=False)]
-    tested = {tag: number for tag, number in result.items() if tag.startswith("test/")}
-    events = [
-        Event(wall_time=when, step=step, summary=Summary(value=[_scalar(tag, number)]))
-        for when, step, numbers in [*logged, (times[0], result.get("updates"), tested)]
-        if isinstance(step, int) and 0 <= step < 2**63
-        for tag, number in numbers.items()
-        if tag not in ("epoch", "update") and (number is None or _is_number(number))
+    spent = list(accumulate(max(0.0, number(line.get("time/seconds")) or 0.0) for line in lines))
+    end = modified(run.folder / METRICS)
+    logged = [
+        (end - spent[-1] + t, line["update"], line) for t, line in zip(spent, lines, strict=True)
     ]
-    path = run.folder / f"events.out.tfevents.{times[-1]:017.6f}.rebuilt"
-    if events:
-        _write(path, [*_opening(events[0].wall_time, restart=False), *events])
-    for other in run.folder.glob(EVENTS):
-        if other.suffix != ".view" and not (events and other == path) and not other.is_dir():
-            other.unlink()
-    return len(events)
+    tested = {tag: value for tag, value in result.items() if tag.startswith("test/")}
+    old = [file for file in run.folder.glob(EVENTS) if file.suffix != ".view" and not file.is_dir()]
+    with SummaryWriter(str(run.folder)) as writer:
+        for when, step, numbers in [*logged, (end, result.get("updates"), tested)]:
+            for tag, value in numbers.items() if is_step(step) else ():
+                known = (
+                    nan if value is None else number(value)
+                )  # null is a number that was not finite
+                if known is not None and tag not in ("epoch", "update"):
+                    writer.add_scalar(printable(tag, 200), known, step, when)
+    for file in old:
+        file.unlink()
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and abs(value) < float_info.max
+def is_step(value: object) -> bool:
+    """Tell whether TensorBoard takes it as a step."""
+    return isinstance(value, int) and 0 <= value < 2**63
 
 
-def _duration(line: Mapping[str, Any]) -> float:
-    seconds = line.get("time/seconds")
-    return seconds if _is_number(seconds) and seconds > 0 else 0.0
-
-
-def _scalar(tag: str, number: float | None) -> Summary.Value:
-    """One number, as torch's writer has it; null stands for one that is not finite."""
-    return Summary.Value(tag=shorten(tag, 200), simple_value=nan if number is None else number)
-
-
-def _changed(path: Path) -> float:
-    """When a file was last written; 0 if it is not there."""
+def modified(path: Path) -> float:
+    """Give back when a file was last written; 0 if it does not exist."""
     return path.stat().st_mtime if path.exists() else 0.0
 
 
@@ -122,8 +108,8 @@ def _refuse_outside(root: Path, folder: Path) -> None:
         place = Path()
     if not place.is_relative_to(root.resolve()):
         raise UserError(
-            f"{folder} must lie in {root.resolve()}, got {place}. "
-            "Put the plan back as it was, or the folder itself in the place of the link."
+            f"{folder} leads to {place}, outside of {root.resolve()}. "
+            "Restore sweep.yaml, or replace the link by the folder itself."
         )
 
 
@@ -134,7 +120,7 @@ def _opening(when: float, restart: bool) -> Iterator[Event]:
 
 
 def _write(path: Path, events: Iterable[Event]) -> bool:
-    """Write a file of events at once; False if it holds them already."""
+    """Write a file of events; False if it has this content already."""
     content = BytesIO()
     writer = RecordWriter(content)
     for event in events:
@@ -147,14 +133,14 @@ def _write(path: Path, events: Iterable[Event]) -> bool:
 
 
 def _holds(path: Path, content: bytes) -> bool:
-    """Whether it is a file, no link or pipe, of this content."""
+    """Tell whether it is a file, not a link or pipe, with this content."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size != len(content):
         return False
     return path.read_bytes() == content
 
 
 def _put(path: Path, content: bytes) -> None:
-    """Write a file in the place of whatever is there; through no link, and into no pipe."""
+    """Write a file in place of whatever is there, but not through a link, nor into a pipe."""
     # not `write_atomically`: TensorBoard reads every file whose name holds `tfevents`
     beside = path.with_name(f".view.{os.getpid()}.tmp")
     try:

@@ -4,20 +4,21 @@ import re
 from collections.abc import Iterable, Sequence
 
 from runner.ablation.verdicts import Findings
-from runner.report import sections, story, words
-from runner.report.rows import rows
+from runner.report import format as fmt
+from runner.report import sentences, tables
 from runner.store.runs import Run
+from runner.texts import printable
 
 ENTITIES = (
-    *(("<", "&lt;"), ("@", "&#64;"), ("$", "&#36;")),
+    *(("<", "&lt;"), ("@", "&#64;"), ("$", "&#36;"), ("~", "&#126;")),
     *(("://", "&#58;//"), ("www.", "www&#46;")),
 )
-"""What Markdown, as GitHub has it, would make tags, calls to people, formulas and links of."""
+"""What GitHub and TensorBoard would turn into tags, mentions, formulas and links."""
 
 
 def escape(text: object) -> str:
     """Write anything so that Markdown shows it as it is, in one line."""
-    escaped = re.sub(r"([\\`*_\[\]>|#~])", r"\\\1", words.printable(text).replace("&", "&amp;"))
+    escaped = re.sub(r"([\\`*_\[\]>|#])", r"\\\1", printable(text).replace("&", "&amp;"))
     for text_, entity in ENTITIES:
         escaped = escaped.replace(text_, entity)
     return escaped
@@ -25,7 +26,7 @@ def escape(text: object) -> str:
 
 def begin(text: object) -> str:
     """Write what begins a line: it makes no list, rule or heading."""
-    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", escape(text))
+    return re.sub(r"^(\d*)([-+=.)])", lambda m: f"{m[1]}&#{ord(m[2])};", escape(text))
 
 
 def code(text: str) -> list[str]:
@@ -43,27 +44,28 @@ def table(heads: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
 def page(findings: Findings) -> str:
     """Write the Markdown of an ablation."""
     plan = findings.plan
-    unit = words.unit(plan.question.metric)
-    lines = [f"## {escape(plan.name)}", "", begin(story.sentence(plan))]
-    if (progress := story.progress(findings)) is not None:
+    unit = fmt.unit(plan.question.metric)
+    lines = [f"## {escape(plan.name)}", "", begin(sentences.sentence(plan))]
+    if (progress := sentences.progress(findings)) is not None:
         lines += ["", f"**{escape(progress)}**"]
     if findings.effects:
         heads = ["effect", "verdict", f"difference, {unit}", "seeds better"]
         body = [
             [r.effect, r.verdict, r.plus_minus, r.better, r.time, r.memory, r.reason]
-            for r in rows(findings)
+            for r in fmt.rows(findings)
         ]
         lines += ["", *table([*heads, "time", "memory", "reason"], body)]
-    if calibration := sections.calibration(findings):
-        lines += ["", *table(calibration[0], calibration[1:])]
-    lines += remarks(findings.runs.values(), story.notes(findings))
-    lines += ["", *code(words.printable(plan.command))]
+    for listed in (tables.interactions, tables.shares, tables.calibration):
+        if found := listed(findings):
+            lines += ["", *table(found[0], found[1:])]
+    lines += remarks(findings.runs.values(), sentences.notes(findings))
+    lines += ["", *code(printable(plan.command))]
     return "\n".join(lines) + "\n"
 
 
 def remarks(runs: Iterable[Run], warnings: Sequence[str] = (), most: int = 40) -> list[str]:
-    """List the runs that failed, and what must be known."""
-    items = [f"{p.state}: {p.run}: {words.shorten(p.last, 200)}" for p in story.problems(runs)]
+    """List the runs that failed, and what else a reader must know."""
+    items = [f"{p.state}: {p.run}: {printable(p.last, 200)}" for p in sentences.problems(runs)]
     items += warnings
     lines = [f"- {begin(item)}" for item in items[:most]]
     if (more := len(items) - most) > 0:

@@ -1,29 +1,33 @@
 """A folder of runs without a plan: mean and spread of each variant, and no verdict."""
 
-import statistics
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.ablation.table import find_damage
-from runner.report import html, markdown, plain, story, words
+from runner.report import as_json, html, markdown, sentences, text
 from runner.report.curves import curves
-from runner.report.rows import SHOWN
-from runner.report.text import aligned, note_lines, problem_lines, wrapped
+from runner.report.format import SHOWN
 from runner.store.runs import Run
+from runner.texts import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MEASURES = {
-    "test/accuracy": ("test accuracy %", 100.0, 2),
-    "test/loss": ("test loss", 1.0, 4),
+    "test/accuracy": ("accuracy %", 100.0, 2),
+    "test/loss": ("loss", 1.0, 4),
     "test/shift_consistency": ("consistency %", 100.0, 2),
+    "seconds": ("seconds", 1.0, 1),
 }
-"""For each column its heading, its scale and its decimals."""
+"""For each column its head, its scale and its decimals."""
 
+SPREAD = "Mean ± sample standard deviation over the seeds of each variant, on the test set."
 NO_VERDICTS = (
-    "There are no verdicts, for there is no plan: nothing says which variant is the baseline, and "
-    "which difference matters. An ablation settles both before its first run, as in "
+    "This is a plain sweep: it is listed, not judged. For verdicts (HELPS, HURTS) use an ablation: "
     "python -m runner ablation=one_at_a_time tricks=core"
 )
 
@@ -37,102 +41,99 @@ class Multirun:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """A line for each damaged file that the run's state does not tell of."""
+        """A line for each damaged file that does not show in its run's state."""
         return [
-            words.printable(f"{run.variant}/{run.folder.name}: {damage}")
+            printable(f"{run.variant}/{run.folder.name}: {damage}")
             for run in self.runs
             if run.state != "damaged"
             for damage in find_damage(run)
             if damage != run.damage
         ]
 
+    @cached_property
+    def summary(self) -> "pd.DataFrame":
+        """`mean`, `std` and `count` of each measure by variant: baseline, then the best."""
+        from runner.frames import run_frame  # pandas takes half a second
 
-def score_table(runs: Iterable[Run]) -> list[list[str]]:
-    """Give back the table, a row for each variant: the baseline first, then by score."""
-    rows = [_row(variant, group) for variant, group in by_variant(runs).items()]
-    heads = ["variant", "runs", *(head for head, _, _ in MEASURES.values()), "seconds", ""]
-    return [heads, *rows]
+        frame = run_frame(("", run, {}) for run in self.runs)
+        numbers = frame.reindex(columns=list(MEASURES)).astype(float)
+        done = numbers.where(frame["state"] == "done")
+        table = done.groupby(frame["variant"], sort=False).agg(["mean", "std", "count"])
+        means = table["test/accuracy", "mean"].fillna(0.0)
+        return table.loc[sorted(table.index, key=lambda v: (not _is_baseline(v), -means[v]))]
 
-
-def table(multirun: Multirun) -> list[str]:
-    """Write the table for the terminal, and why there are no verdicts."""
-    cells = score_table(multirun.runs)
-    lines = aligned(cells, left=(0, len(cells[0]) - 1))
-    told = [*problem_lines(multirun.runs), *note_lines(multirun.warnings)]
-    return [*lines, "", *wrapped([*told, NO_VERDICTS])]
-
-
-def _row(variant: str, runs: Sequence[Run]) -> list[str]:
-    done = [run.result for run in runs if run.result is not None]
-    cells = [words.printable(variant), str(len(done))]
-    for key, (_, scale, decimals) in MEASURES.items():
-        cells.append(_mean_and_spread((result.get(key) for result in done), scale, decimals))
-    seconds = (run.status.get("seconds") for run in runs if run.result is not None)
-    return [*cells, _mean_and_spread(seconds, 1.0, 1), _remarks(runs)]
-
-
-def _mean_and_spread(read: Iterable[object], scale: float, decimals: int) -> str:
-    """Write the mean and the sample standard deviation, which takes two values."""
-    values = [scale * value for value in map(words.number, read) if value is not None]
-    if not values:
-        return "-"
-    mean = f"{statistics.mean(values):.{decimals}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{decimals}f}"
-
-
-def _remarks(runs: Sequence[Run]) -> str:
-    """Say what went wrong, and which tricks changed nothing."""
-    states = [words.shorten(run.state, 20) for run in runs if run.result is None]
-    told = [f"{states.count(state)} {state}" for state in sorted(set(states))]
-    idle: list[str] = []
-    for run in runs:
-        named = (run.result or {}).get("inactive")
-        idle += [words.shorten(str(name), 40) for name in named] if isinstance(named, list) else []
-    told += [f"{name} inactive in {idle.count(name)}" for name in sorted(set(idle))]
-    return ", ".join(told)
-
-
-def by_variant(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Group runs by their variant: the baseline first, then the best."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.variant, []).append(run)
-
-    def rank(variant: str) -> tuple[bool, float]:
-        read = (words.number((run.result or {}).get("test/accuracy")) for run in groups[variant])
-        scores = [score for score in read if score is not None]
-        return not _is_baseline(variant), -statistics.fmean(scores or [0.0])
-
-    return {variant: groups[variant] for variant in sorted(groups, key=rank)}
+    @cached_property
+    def groups(self) -> dict[str, list[Run]]:
+        """The runs of each variant, in the order of `summary`."""
+        groups: dict[str, list[Run]] = {variant: [] for variant in self.summary.index}
+        for run in self.runs:
+            groups[run.variant].append(run)
+        return groups
 
 
 def _is_baseline(variant: str) -> bool:
     return variant.rpartition("/")[2].startswith("baseline")
 
 
+def score_table(multirun: Multirun) -> list[list[str]]:
+    """Give back the heads, and a row for each variant."""
+    rows = []
+    for variant, runs in multirun.groups.items():
+        cells = [printable(variant), str(sum(run.result is not None for run in runs))]
+        for measure, (_, scale, decimals) in MEASURES.items():
+            mean, spread, count = multirun.summary.loc[variant, measure]
+            texts = [f"{scale * number:.{decimals}f}" for number in (mean, spread)]
+            cells.append(" ± ".join(texts[: int(count)]) or "-")  # one run has no spread
+        rows.append([*cells, _remarks(runs)])
+    return [["variant", "runs", *(head for head, _, _ in MEASURES.values()), ""], *rows]
+
+
+def _remarks(runs: Sequence[Run]) -> str:
+    """Say what failed, and which tricks changed nothing."""
+    states = Counter(printable(run.state, 20) for run in runs if run.result is None)
+    remarks = [f"{states[state]} {state}" for state in sorted(states)]
+    idle: Counter[str] = Counter()
+    for run in runs:
+        names = (run.result or {}).get("inactive")
+        idle.update(printable(name, 40) for name in (names if isinstance(names, list) else ()))
+    remarks += [f"{name} inactive in {idle[name]}" for name in sorted(idle)]
+    return ", ".join(remarks)
+
+
+def table(multirun: Multirun) -> list[str]:
+    """Write the table for the terminal, and why there are no verdicts."""
+    heads, *rows = score_table(multirun)
+    last = len(heads) - 1
+    shown = text.table(heads, rows, wide=(0, last), right=range(1, last))
+    remarks = [*text.problem_lines(multirun.runs), *text.note_lines(multirun.warnings)]
+    return text.lines(shown, "", *remarks, SPREAD, NO_VERDICTS)
+
+
 def page(multirun: Multirun) -> str:
     """Write the HTML page."""
-    groups = by_variant(multirun.runs)
+    groups = multirun.groups
     first = next(iter(groups))
     shown = dict(list(groups.items())[: SHOWN + 1])
-    more = f" Drawn are the first {len(shown)} variants." if len(groups) > len(shown) else ""
+    more = f" The first {len(shown)} variants are drawn." if len(groups) > len(shown) else ""
+    drawn = curves(shown, first if _is_baseline(first) else "")
     return html.render(
-        title=html.report_folder(multirun.root),
-        sentence="Mean and sample standard deviation over the seeds of each variant.",
-        scores=score_table(multirun.runs),
+        title=printable(multirun.root.resolve().name),
+        sentence=SPREAD,
+        scores=score_table(multirun),
         warnings=[*multirun.warnings[:SHOWN], NO_VERDICTS],
-        curves=curves(shown, first if _is_baseline(first) else ""),
+        curves=[picture.svg() for picture in drawn],
         curves_note=html.CURVES_NOTE + more,
         **html.problem_list(multirun.runs),
-        fingerprints=html.fingerprint_table(multirun.runs),
-        commands=story.commands(multirun.root, None, multirun.runs[0]),
+        environment=html.environment_table(multirun.runs),
+        commands=sentences.commands(multirun.root, None, multirun.runs[0]),
     )
 
 
 def markdown_page(multirun: Multirun) -> str:
     """Write the Markdown."""
-    heads, *body = score_table(multirun.runs)
-    lines = [f"## {markdown.escape(html.report_folder(multirun.root))}", "", NO_VERDICTS, ""]
+    heads, *body = score_table(multirun)
+    title = markdown.escape(multirun.root.resolve().name)
+    lines = [f"## {title}", "", SPREAD, "", NO_VERDICTS, ""]
     lines += markdown.table([head or "remarks" for head in heads], body)
     lines += markdown.remarks(multirun.runs, multirun.warnings)
     return "\n".join(lines) + "\n"
@@ -140,24 +141,15 @@ def markdown_page(multirun: Multirun) -> str:
 
 def content(multirun: Multirun) -> dict[str, Any]:
     """Give back the content of report.json."""
-    groups = by_variant(multirun.runs)
+    table = multirun.summary.rename(columns={"std": "spread", "count": "runs"})
     variants = {
-        name: {key: _statistics(group, key) for key in MEASURES} for name, group in groups.items()
+        variant: {measure: table.loc[variant, measure].to_dict() for measure in MEASURES}
+        for variant in table.index
     }
     return {
         "kind": "multirun",
         "note": NO_VERDICTS,
         "warnings": multirun.warnings,
-        "variants": variants,
-        "runs": plain.run_list(multirun.root, multirun.runs),
-    }
-
-
-def _statistics(runs: Sequence[Run], key: str) -> dict[str, float | int | None]:
-    read = (words.number((run.result or {}).get(key)) for run in runs)
-    values = [value for value in read if value is not None]
-    return {
-        "runs": len(values),
-        "mean": statistics.fmean(values) if values else None,
-        "spread": statistics.stdev(values) if len(values) > 1 else None,
+        "variants": as_json.plain(variants),
+        "runs": as_json.run_list(multirun.root, multirun.runs),
     }

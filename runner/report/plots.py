@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from runner.ablation.verdicts import Finding, Findings, Verdict
-from runner.report import words
-from runner.report.rows import largest, ranked
-from runner.report.svg import COLORS, draw
+from runner.ablation.decide import Verdict
+from runner.ablation.verdicts import Finding, Findings
+from runner.report import format as fmt
+from runner.report.drawing import Colors, Picture
+from runner.report.format import largest, ranked
+from runner.texts import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,32 +32,32 @@ LABELLED = 14  # points of a scatter that can have their names beside them
 FARTHEST = 4  # lines that a name may be off its point
 
 
-def forest(findings: Findings) -> str | None:
+def forest(findings: Findings) -> Picture | None:
     """Draw each effect: every seed's difference, the mean, its interval; None if none has any."""
     metric = findings.plan.question.metric
     effects = [f for f in largest(ranked(findings.effects)) if f.differences]
     if not effects:
         return None
-    scale = words.scale(metric)
+    scale = fmt.scale(metric)
     limit = _limit(effects, findings.plan.question.margin) * scale
 
-    def paint(figure: "Figure") -> None:
+    def paint(figure: "Figure", colors: Colors) -> None:
         axis = figure.subplots()
         margin = findings.plan.question.margin * scale
-        axis.axvspan(-margin, margin, color=COLORS["band"], linewidth=0)
-        axis.axvline(0, color=COLORS["zero"], linewidth=1)
+        axis.axvspan(-margin, margin, color=colors["band"], linewidth=0)
+        axis.axvline(0, color=colors["zero"], linewidth=1)
         for row, finding in enumerate(effects):
-            _effect(axis, row, finding, scale, limit)
+            _effect(axis, colors, row, finding, (scale, limit))
             _label(axis, row, finding, metric)
         axis.set_xlim(-limit * 1.05, limit * 1.05)
         axis.set_ylim(len(effects) - 0.4, -0.75)
         axis.set_yticks([])
         axis.spines["left"].set_visible(False)
         axis.grid(axis="y", visible=False)
-        axis.set_xlabel(f"worse  ←  difference, {words.unit(metric)}  →  better")
+        axis.set_xlabel(f"worse  ←  difference, {fmt.unit(metric)}  →  better")
 
-    title = f"Difference in {words.spaced(metric)} of each effect, every seed and the interval"
-    return draw(title, "forest", 0.55 + ROW * len(effects), paint)
+    title = f"Difference in {fmt.spaced(metric)} of each effect, every seed and the interval"
+    return Picture(title, "forest", 0.55 + ROW * len(effects), paint)
 
 
 def _limit(effects: Sequence[Finding], margin: float) -> float:
@@ -70,8 +72,11 @@ def _reach(finding: Finding) -> float:
     return max((abs(end) for end in ends if isfinite(end)), default=0.0)
 
 
-def _effect(axis: "Axes", row: int, finding: Finding, scale: float, limit: float) -> None:
+def _effect(
+    axis: "Axes", colors: Colors, row: int, finding: Finding, reach: tuple[float, float]
+) -> None:
     """Draw an effect; what lies beyond the axis is an arrow at its edge."""
+    scale, limit = reach
     shape, name = MARKERS[finding.verdict or Verdict.NONE]
     line = row + 0.14
     seeds = [d * scale for d in finding.differences.values()]
@@ -81,31 +86,31 @@ def _effect(axis: "Axes", row: int, finding: Finding, scale: float, limit: float
         [line + 0.16] * len(inside),
         "o",
         markersize=3,
-        color=COLORS["muted"],
+        color=colors["muted"],
         alpha=0.65,
         markeredgewidth=0,
     )
     for sign, arrow in ((-1, "<"), (1, ">")):
         if any(sign * d > limit for d in seeds):
-            axis.plot([sign * limit], [line + 0.16], arrow, markersize=4, color=COLORS["muted"])
+            axis.plot([sign * limit], [line + 0.16], arrow, markersize=4, color=colors["muted"])
     if finding.interval is not None:
         low, high = (min(max(end * scale, -limit), limit) for end in finding.interval)
-        axis.plot([low, high], [line, line], color=COLORS[name], linewidth=1.8)
+        axis.plot([low, high], [line, line], color=colors[name], linewidth=1.8)
     if finding.mean is not None and abs(finding.mean * scale) <= limit:
-        axis.plot([finding.mean * scale], [line], shape, markersize=6.5, color=COLORS[name])
+        axis.plot([finding.mean * scale], [line], shape, markersize=6.5, color=colors[name])
 
 
 def _label(axis: "Axes", row: int, finding: Finding, metric: str) -> None:
     """Write an effect's name and its verdict above its interval, from edge to edge."""
     verdict = finding.verdict or Verdict.NONE
     across = axis.get_yaxis_transform()
-    told = f"{words.difference(finding.mean, metric)}  {verdict.value}"
-    name = words.shorten(finding.contrast.name, 44)
-    for x, text, side in ((0.0, name, "left"), (1.0, told, "right")):
-        axis.text(x, row - 0.3, text, ha=side, va="center", fontsize=8.5, transform=across)
+    text = f"{fmt.difference(finding.mean, metric)}  {verdict.value}"
+    name = printable(finding.contrast.name, 44)
+    for x, words, side in ((0.0, name, "left"), (1.0, text, "right")):
+        axis.text(x, row - 0.3, words, ha=side, va="center", fontsize=8.5, transform=across)
 
 
-def costs(findings: Findings) -> str | None:
+def costs(findings: Findings) -> Picture | None:
     """Draw each effect's gain against its time; None if no time is known."""
     metric = findings.plan.question.metric
     effects = [
@@ -115,29 +120,29 @@ def costs(findings: Findings) -> str | None:
     ]
     if not effects:
         return None
-    scale = words.scale(metric)
+    scale = fmt.scale(metric)
     margin = findings.plan.question.margin * scale
     limit = _limit(effects, findings.plan.question.margin) * scale
 
-    def paint(figure: "Figure") -> None:
+    def paint(figure: "Figure", colors: Colors) -> None:
         axis = figure.subplots()
-        axis.axhspan(-margin, margin, color=COLORS["band"], linewidth=0)
-        axis.axhline(0, color=COLORS["zero"], linewidth=1)
-        axis.axvline(1, color=COLORS["zero"], linewidth=1)
+        axis.axhspan(-margin, margin, color=colors["band"], linewidth=0)
+        axis.axhline(0, color=colors["zero"], linewidth=1)
+        axis.axvline(1, color=colors["zero"], linewidth=1)
         points = [
             (f.time_ratio or 1.0, max(-limit, min(limit, (f.mean or 0.0) * scale))) for f in effects
         ]
         for (x, y), finding in zip(points, effects, strict=True):
             shape, name = MARKERS[finding.verdict or Verdict.NONE]
-            axis.plot([x], [y], shape, markersize=6.5, color=COLORS[name])
+            axis.plot([x], [y], shape, markersize=6.5, color=colors[name])
         xs, ys = [0.98, 1.05, *(x for x, _ in points)], [0.0, *(y for _, y in points)]
         axis.set_xlim(*_padded(min(xs), max(xs), 0.12))
         axis.set_ylim(*_padded(min([*ys, -margin]), max([*ys, margin]), 0.1))
-        axis.set_xlabel("training time, as a multiple of that without")
-        axis.set_ylabel(f"difference, {words.unit(metric)}")
-        _name_points(axis, points, effects)
+        axis.set_xlabel("training time, as a multiple of that without it")
+        axis.set_ylabel(f"difference, {fmt.unit(metric)}")
+        _name_points(axis, colors, points, effects)
 
-    return draw("What each effect gains against what it costs in time", "costs", 3.6, paint)
+    return Picture("The gain of each effect against its cost in time", "costs", 3.6, paint)
 
 
 def _padded(low: float, high: float, share: float) -> tuple[float, float]:
@@ -146,7 +151,10 @@ def _padded(low: float, high: float, share: float) -> tuple[float, float]:
 
 
 def _name_points(
-    axis: "Axes", points: Sequence[tuple[float, float]], effects: Sequence[Finding]
+    axis: "Axes",
+    colors: Colors,
+    points: Sequence[tuple[float, float]],
+    effects: Sequence[Finding],
 ) -> None:
     """Write names beside points, on the side with more room, and none over another."""
     (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
@@ -161,11 +169,11 @@ def _name_points(
         before = x > (left + right) / 2
         gap = (-0.03 if before else 0.03) * (right - left)
         if height != y:
-            axis.plot([x, x + 0.8 * gap], [y, height], color=COLORS["zero"], linewidth=0.6)
+            axis.plot([x, x + 0.8 * gap], [y, height], color=colors["zero"], linewidth=0.6)
         axis.text(
             x + gap,
             height,
-            words.shorten(finding.contrast.name, 30),
+            printable(finding.contrast.name, 30),
             ha="right" if before else "left",
             va="center",
             fontsize=8,

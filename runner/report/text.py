@@ -1,159 +1,161 @@
-"""Tables for the terminal: aligned, within its width, coloured where that is wanted."""
+"""Tables and remarks for the terminal, laid out by rich: as wide as it is, plain text in a pipe."""
 
-import os
+import io
+import shutil
 import sys
-import textwrap
-import unicodedata
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from runner.ablation.verdicts import Findings, Verdict
-from runner.report import story, words
-from runner.report.rows import SHOWN, Row, shown_rows
+from rich.box import Box
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from runner.ablation.decide import Verdict
+from runner.ablation.verdicts import Findings
+from runner.report import format as fmt
+from runner.report import sentences
 from runner.store.runs import Run
+from runner.texts import printable
 
-COLORS = {
-    Verdict.HELPS: "32",
-    Verdict.HURTS: "31",
-    Verdict.BROKEN: "31;1",
-    Verdict.UNDECIDED: "33",
-    Verdict.INACTIVE: "33",
+STYLES = {
+    Verdict.HELPS: "green",
+    Verdict.HURTS: "red",
+    Verdict.BROKEN: "bright_red",
+    Verdict.UNDECIDED: "yellow",
+    Verdict.INACTIVE: "yellow",
 }
-"""The terminal's codes; the other verdicts keep its own colour."""
+"""The other verdicts keep the terminal's own colour."""
 
-WIDTH = 100  # columns of a usual table
-NAME = 34  # of them, the longest name
-TOLD = 10  # runs that failed, and notes
+RULE = Box("    \n    \n----\n    \n    \n    \n    \n    \n", ascii=True)
+"""Nothing but a line below the heads."""
+
+WIDTH = 100  # columns, where there is no terminal
+NAME = 80  # characters of an effect's name
+LISTED = 10  # failed runs, and notes
 
 
-def aligned(rows: Sequence[Sequence[str]], left: Container[int]) -> list[str]:
-    """Write rows of cells as lines in columns, the first row as a heading.
+def lines(*parts: RenderableType) -> list[str]:
+    """Lay out for the terminal; coloured if it is one, and NO_COLOR is not set."""
+    sheet = io.StringIO()
+    console = Console(
+        file=sheet,
+        force_terminal=sys.stdout.isatty(),
+        width=shutil.get_terminal_size((WIDTH, 1)).columns,  # COLUMNS comes first
+        height=1,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    console.print(*parts, sep="\n")
+    return [line.rstrip() for line in sheet.getvalue().rstrip("\n").split("\n")]
+
+
+def table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str | Text]],
+    wide: Collection[int],
+    right: Collection[int] = (),
+) -> Table:
+    """Lay out a table.
 
     Args:
+        heads: The head of each column.
         rows: The cells of each row.
-        left: The columns that begin, and do not end, at the same place.
+        wide: The columns that are broken where there is no room; the others keep their cells whole.
+        right: The columns that end at the same place.
     """
-    widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
-    lines = []
+    drawn = Table(box=RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
+    for number, head in enumerate(heads):
+        cells = [head, *(str(row[number]) for row in rows)]
+        drawn.add_column(
+            Text(head),
+            justify="right" if number in right else "left",
+            overflow="fold",
+            width=None if number in wide else max(map(cell_len, cells), default=0),
+        )
     for row in rows:
-        cells = []
-        for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            gap = " " * (width - _columns(cell))
-            cells.append(cell + gap if column in left else gap + cell)
-        lines.append("  ".join(cells).rstrip())
-    return [lines[0], "-" * max(map(_columns, lines)), *lines[1:]]
+        drawn.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return drawn
 
 
-def _columns(text: str) -> int:
-    """Count the columns that a text takes; Chinese characters, for one, are two wide."""
-    return len(text) + sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+def verdicts(*several: Findings) -> Group:
+    """Lay out the verdicts of ablations, with what it takes to read them.
+
+    Args:
+        several: One ablation, or several, which share a table.
+    """
+    named = len(several) > 1
+    parts: list[RenderableType] = [line for f in several for line in _introduction(f)]
+    rows = [_cells(f, row, named) for f in several for row in fmt.rows(f) if row.shown]
+    if rows:
+        heads = ["verdict", *(["ablation"] if named else []), "effect"]
+        first = len(heads)
+        heads += ["difference", "better", "time", "reason"]
+        wide, right = (*range(1, first), first + 3), range(first, first + 3)
+        parts += [Text(), table(heads, rows, wide, right)]
+    remarks = [line for f in several for line in _remarks(f, named)]
+    return Group(*parts, *([Text(), *remarks] if remarks else []))
 
 
 def verdict_table(*several: Findings) -> list[str]:
-    """Write the verdicts of ablations as lines for the terminal, with what it takes to read them.
-
-    Args:
-        several: One ablation, or more of them, which share a table.
-    """
-    lines: list[str] = []
-    for findings in several:
-        lines += _introduction(findings)
-    body = [(f, finding_row) for f in several for finding_row in shown_rows(f)[0]]
-    if body:
-        named = len(several) > 1
-        heads = [*(["ablation"] if named else []), "effect", "difference", "better", "time"]
-        cells = [
-            [row.verdict.value, *([_name(f)] if named else []), *_cells(row)] for f, row in body
-        ]
-        left = {0, 1, len(heads) + 1, *([2] if named else [])}
-        table = aligned([["verdict", *heads, "reason"], *cells], left)
-        lines += ["", *map(_colored, _folded(table))]
-    remarks = [line for f in several for line in _remarks(f, len(several) > 1)]
-    return [*lines, "", *remarks] if remarks else lines
+    """Write the verdicts of ablations as lines for the terminal."""
+    return lines(verdicts(*several))
 
 
-def _cells(row: Row) -> list[str]:
-    name = words.shorten(row.effect, NAME * len(row.effect) // max(1, _columns(row.effect)))
-    return [name, row.plus_minus, row.better, row.time, row.reason]
+def _cells(findings: Findings, row: fmt.Row, named: bool) -> list[str | Text]:
+    verdict = Text(row.verdict.value, STYLES.get(row.verdict, ""))
+    name = [_name(findings)] if named else []
+    effect = printable(row.effect, NAME)
+    return [verdict, *name, effect, row.plus_minus, row.better, row.time, row.reason]
 
 
 def _name(findings: Findings) -> str:
-    return words.shorten(findings.plan.name, 20)
+    return printable(findings.plan.name, NAME)
 
 
-def _introduction(findings: Findings) -> list[str]:
-    """Say which ablation, what a difference is, and how far the runs have come."""
+def _introduction(findings: Findings) -> list[Text]:
+    """Say which ablation it is, what a difference is, and how many runs are done."""
     question = findings.plan.question
-    said = (
-        f"{_name(findings)}: difference in {words.spaced(question.metric)}"
-        + (" in points" if words.is_share(question.metric) else "")
-        + (", + is better; " if question.goal == "maximize" else ", + is better, that is less; ")
-        + f"below {words.with_unit(question.margin, question.metric)} it does not matter"
+    text = (
+        f"{_name(findings)}: difference in {fmt.spaced(question.metric)}"
+        + (" in points" if fmt.is_share(question.metric) else "")
+        + f", + is better{'' if question.goal == 'maximize' else ' (lower)'}; "
+        + f"below {fmt.with_unit(question.margin, question.metric)} it does not matter; "
+        + f"± is its {100 * (1 - question.alpha):.3g} % interval"
     )
-    progress = story.progress(findings)
-    return wrapped([said, progress] if progress else [said])
+    progress = sentences.progress(findings)
+    return [Text(text), *([Text(progress)] if progress else [])]
 
 
-def _remarks(findings: Findings, named: bool) -> list[str]:
-    """Say what was left out, what failed, and what must be known."""
-    lines = []
-    if (more := len(findings.effects) - SHOWN) > 0:
-        lines.append(f"The {SHOWN} largest effects; report.md has the other {more:,}.")
+def _remarks(findings: Findings, named: bool) -> Iterator[Text]:
+    """Say what was left out, what failed, and what else a reader must know."""
+    found = []
+    if (more := len(findings.effects) - fmt.SHOWN) > 0:
+        found.append(f"These are the {fmt.SHOWN} largest effects; report.md has {more:,} more.")
     for calibration in findings.calibration:
-        lines.append(
-            f"{calibration.seeds} seeds a side, {calibration.draws:,} made-up ablations: "
+        found.append(
+            f"{calibration.seeds} seeds per side, {calibration.draws:,} simulated ablations: "
             f"{100 * calibration.false:.1f} % said HELPS or HURTS, which is false here; "
             f"{100 * calibration.negligible:.1f} % NEGLIGIBLE, which is true."
         )
-    lines += problem_lines(findings.runs.values())
-    lines += note_lines(story.notes(findings))
+    found += [*problem_lines(findings.runs.values()), *note_lines(sentences.notes(findings))]
     prefix = f"{_name(findings)}: " if named else ""
-    return wrapped(prefix + line for line in lines)
+    yield from (Text(prefix + line) for line in found)
 
 
 def problem_lines(runs: Iterable[Run]) -> list[str]:
     """Name the first runs that failed or are damaged, a line each, and count the others."""
-    found = list(story.problems(runs))
-    lines = [f"{p.state} {p.run}: {words.shorten(p.last, 160)}" for p in found[:TOLD]]
-    if (more := len(found) - TOLD) > 0:
-        lines.append(f"... and {more:,} more runs that failed or are damaged.")
-    return lines
+    found = list(sentences.problems(runs))
+    named = [f"{p.state} {p.run}: {printable(p.last, 160)}" for p in found[:LISTED]]
+    if (more := len(found) - LISTED) > 0:
+        named.append(f"... and {fmt.count(more, 'more run')} that failed or are damaged.")
+    return named
 
 
 def note_lines(notes: Sequence[str]) -> list[str]:
     """Write the first notes, a line each, and count the others."""
-    lines = [f"Note: {words.shorten(note, 400)}" for note in notes[:TOLD]]
-    if (more := len(notes) - TOLD) > 0:
-        lines.append(f"... and {more:,} more notes.")
-    return lines
-
-
-def wrapped(lines: Iterable[str]) -> list[str]:
-    """Break long lines at spaces; a path or a name stays whole."""
-    return [
-        part
-        for line in lines
-        for part in textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False)
-    ]
-
-
-def _folded(table: Sequence[str]) -> list[str]:
-    """Go on below with reasons that would not fit beside the rest."""
-    heads, rule, *rows = table
-    start = heads.rindex("reason")
-    room = max(WIDTH - start, 22)
-    lines = [heads, rule[: start + room]]
-    for row in rows:
-        wide = len(row) - _columns(row)  # columns more than characters, as a negative number
-        first, *more = textwrap.wrap(row[start + wide :], room) or [""]
-        lines += [row[: start + wide] + first, *(" " * start + part for part in more)]
-    return lines
-
-
-def _colored(line: str) -> str:
-    """Colour the verdict that begins a line, if a person looks on and has not refused."""
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
-        return line
-    for verdict, code in COLORS.items():
-        if line.startswith(f"{verdict.value} "):
-            return f"\x1b[{code}m{verdict.value}\x1b[0m{line[len(verdict.value) :]}"
-    return line
+    written = [f"Note: {printable(note, 400)}" for note in notes[:LISTED]]
+    if (more := len(notes) - LISTED) > 0:
+        written.append(f"... and {fmt.count(more, 'more note')}.")
+    return written

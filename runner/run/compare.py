@@ -1,4 +1,4 @@
-"""Two runs that should be one: which of their bits differ, and what differed in their making."""
+"""Two runs that should be equal: which bits differ, and what differs in how they were made."""
 
 import io
 import json
@@ -16,15 +16,15 @@ from runner.names import flatten
 from runner.run import checkpoint
 from runner.run.status import CONFIG
 from runner.store.runs import CORRECT, METRICS, RESULT, Run
-from runner.texts import shorten
+from runner.texts import printable
 
 
 def differences(saved: Run, again: Run) -> Iterator[str]:
-    """Tell what is not the same to the bit, in the order in which a run comes to it.
+    """List what is not bit-identical, in the order in which a run writes it.
 
     Args:
-        saved: A run that is done, of which all can be read.
-        again: The same, done again.
+        saved: A finished run without damage.
+        again: The same run, repeated.
     """
     lines = zip_longest(saved.metrics, again.metrics)
     for number, (then, now) in enumerate(lines, start=1):
@@ -45,12 +45,12 @@ def differences(saved: Run, again: Run) -> Iterator[str]:
 
 def _answers(run: Run) -> NDArray[np.bool_]:
     found = run.correct()
-    assert found is not None  # of a run of which all can be read
+    assert found is not None  # the run has no damage
     return found
 
 
 def _unequal(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Tell which numbers are not the same; as JSON, which tells 1 from 1.0 and 0.0 from -0.0."""
+    """List the numbers that differ, as JSON, which distinguishes 1 from 1.0 and 0.0 from -0.0."""
     for key in filter(_counts, {**now, **then}):
         was, is_ = (json.dumps(d[key]) if key in d else "not there" for d in (then, now))
         if was != is_:
@@ -58,22 +58,22 @@ def _unequal(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _counts(key: str) -> bool:
-    """Whether a number is of the run, and not of the time that it took, or of its files."""
+    """Tell whether a number is a result of the run, not its duration or a hash of its files."""
     return key not in ("format", "digests") and not key.startswith("time/")
 
 
 def count(run: Run) -> str:
-    """Tell how much there is to compare of a run that is done."""
+    """Say how much of a finished run is compared."""
     numbers = sum(_counts(key) for part in (*run.metrics, run.result or {}) for key in part)
     return f"{numbers - 1} numbers, weights, {len(_answers(run))} answers"
 
 
 def changes(saved: Run, again: Run, config: str) -> Iterator[str]:
-    """Tell what is not as it was when a run was made, of what its bits depend on.
+    """List what has changed since a run was made, among the things its bits depend on.
 
     Args:
         saved: The run.
-        again: The same, done again.
+        again: The same run, repeated.
         config: The hash of the saved run's config, as it is now.
     """
     then, now = (dict(flatten(run.machine)) for run in (saved, again))
@@ -84,15 +84,15 @@ def changes(saved: Run, again: Run, config: str) -> Iterator[str]:
     same_code = then.get("code.digest") == now.get("code.digest")
     moves = then.pop("moves", None)
     for move in moves if isinstance(moves, list) else ():
-        yield f"it went on elsewhere: {move}"
-    for key in then:  # an older one may not tell of all that is told now
+        yield f"it was resumed elsewhere: {move}"
+    for key in then:  # an older run may not record everything
         if same_code and key in ("code.commit", "code.version"):
-            continue  # of what trains, nothing is another
+            continue  # the code that trains is the same
         if then.get(key) != now.get(key):
             name = NAMES.get(key, key.removeprefix("libraries."))
             yield f"{name} was {_short(then.get(key))}, is now {_short(now.get(key))}"
     if not same_code and str(then.get("code.commit")).endswith("+"):
-        yield "perhaps the code: it was not as its commit has it when the run was made"
+        yield "perhaps the code: it had uncommitted changes when the run was made"
 
 
 NAMES = {
@@ -110,13 +110,13 @@ NAMES = {
 
 
 def _short(value: object) -> str:
-    return shorten(str(value), 120)
+    return printable(value, 120)
 
 
 def _data(folder: Path) -> str | None:
-    """The hash of the data that a run saw, as its checkpoint has it; None if that is gone."""
+    """The hash of the data in a run's checkpoint; None if there is no checkpoint."""
     try:
-        with redirect_stdout(io.StringIO()):  # it tells of damage, which is no matter here
+        with redirect_stdout(io.StringIO()):  # it reports damage, which does not matter here
             state = checkpoint.load(folder)
         return None if state is None else str(state["made_with"]["data"])[:16]
     except (UserError, LookupError, TypeError, ValueError, OSError, MemoryError):

@@ -19,7 +19,7 @@ from runner.store.files import Damaged, checked, digest, parse_json, read_bytes
 RESULT, STATUS, MACHINE = "result.json", "status.json", "run.json"
 METRICS, CORRECT = "metrics.jsonl", "correct.npy"
 MOST_BYTES = 2**28  # that are read of either
-LARGEST = 1e100  # a number that is larger is no measurement, and cannot be drawn
+LARGEST = 3e38  # about what a 32-bit float holds; a larger number is no measurement
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,10 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def number(value: object) -> float | None:
-    """Give back a finite number as it was read; None for everything else."""
+    """Give back a value from a file if it is a usable number, else None.
+
+    It is finite, and small enough to be squared, drawn, and shown by TensorBoard.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

@@ -20,11 +20,11 @@ from rich.text import Text
 
 from runner.ablation.plan import Plan
 from runner.ablation.verdicts import Findings, judge
-from runner.report import verdict_table, write_report
+from runner.report import verdict_table, verdicts, write_report
 from runner.report.tensorboard import write_views
 from runner.signals import Stopped
 from runner.store.runs import Run, read_metrics, read_run
-from runner.texts import printable, printable_lines
+from runner.texts import printable, printable_lines, say
 
 REFRESH = 1.0  # seconds between two looks at the files
 ENDED = ("done", "failed", "diverged", "damaged")
@@ -45,7 +45,7 @@ class Progress:
         self.jobs: Sequence[tuple[str, int]] = ()
         self.ended: dict[tuple[str, int], Run] = {}
         self.start = time.monotonic()
-        self.verdicts: list[str] = []
+        self.verdicts: RenderableType | None = None
         self.shares: dict[tuple[str, int], float] = {}
         self.over = threading.Event()
         self.watcher = threading.Thread(target=self._watch, daemon=True)
@@ -102,11 +102,11 @@ class Progress:
         """Show the verdicts, and write the reports and TensorBoard's views."""
         if self.live:
             self.live.stop()
-        print("\n".join(["", *verdict_table(findings), ""]))
+        say("", *verdict_table(findings), "")
         page, *others = write_report(findings)
         write_views(findings)
-        print(f"{page}, with {' and '.join(other.name for other in others)} beside it")
-        print(f"TensorBoard: tensorboard --logdir {self.root}")
+        say(f"Report: {page} (also {' and '.join(other.name for other in others)})")
+        say(f"TensorBoard: tensorboard --logdir {self.root}")
 
     def _watch(self) -> None:
         """Look at the files until all is over; judge anew when a run has ended."""
@@ -146,11 +146,11 @@ class Progress:
             return False
         return age < time.monotonic() - self.start + 1.0
 
-    def _verdicts(self) -> list[str]:
+    def _verdicts(self) -> RenderableType | None:
         try:
-            return verdict_table(judge(self.root, self.plan))
-        except Exception:  # a display must never end the runs; the report will tell
-            return []
+            return verdicts(judge(self.root, self.plan))
+        except Exception:  # a display must never end the runs; the report will raise
+            return None
 
     def _left(self) -> str:
         """Write how long the rest will take, by what has been done since the start."""
@@ -179,7 +179,7 @@ class Progress:
             for variant, seed in running
         ]
         return Group(
-            *([Text.from_ansi("\n".join(self.verdicts))] if self.verdicts else []),
+            *([self.verdicts] if self.verdicts else []),
             bar,
             Text("  ".join(now[:4]), style="dim", overflow="ellipsis", no_wrap=True),
         )

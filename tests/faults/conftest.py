@@ -6,18 +6,19 @@ import pickle
 import shutil
 import sys
 import tempfile
+from io import BytesIO
 from pathlib import Path
 
 import joblib
 import pytest
 import torch
 import yaml
-from matplotlib.figure import Figure
+from PIL import Image
 
 from runner import verify
 from runner.__main__ import main
 from runner.data import image_folder
-from runner.report import curves, plots, tensorboard
+from runner.report.drawing import Picture
 from runner.run import attempt as run_module
 from runner.train import Training
 from tests.builders import tricks, write_ablation
@@ -158,9 +159,10 @@ def folders(whole, tmp_path, capsys, monkeypatch):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Draw nothing, which takes nearly all of the time."""
-    for module in (curves, plots):
-        monkeypatch.setattr(module, "draw", lambda *_: "")
-    monkeypatch.setattr(tensorboard, "_forest", lambda _: Figure(figsize=(1, 1), dpi=20))
+    sheet = BytesIO()
+    Image.new("RGBA", (1, 1)).save(sheet, "png")
+    monkeypatch.setattr(Picture, "svg", lambda _: "")
+    monkeypatch.setattr(Picture, "png", lambda _: sheet.getvalue())
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The command that lists what anti-aliasing does to a network."""
 
+import os
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ def command(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "runner.anti_alias", *arguments],
         cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},
         capture_output=True,
         text=True,
     )

@@ -59,13 +59,13 @@ def test_what_is_damaged_or_not_done_has_a_state_and_no_numbers(tmp_path):
     (tmp_path / "baseline/seed=1/metrics.jsonl").write_bytes(b"\xff\n")
     write_run(tmp_path, "baseline", 2, status="diverged", told={"error": "nan"})
     place = write_run(tmp_path, "baseline", 3, 0.9)
-    odd = {"a": True, "b": "1", "c": 10**40, "variant": 3.0}
+    odd = {"a": True, "b": "1", "c": 10**30, "variant": 3.0}
     (place / "result.json").write_text(json.dumps(odd))
     place.rename(place.with_name("once"))
     runs, evaluations = read_frames(tmp_path)
     assert runs["state"].tolist() == ["done", "done", "damaged", "diverged"]
     assert runs["test/accuracy"].notna().sum() == 1
-    assert runs["c"].max() == 1e40
+    assert runs["c"].max() == 1e30
     assert {"a", "b"}.isdisjoint(runs.columns)
     assert set(runs["variant"]) == {"baseline"}
     assert "result.json is damaged" in runs["error"][2]
@@ -75,5 +75,5 @@ def test_what_is_damaged_or_not_done_has_a_state_and_no_numbers(tmp_path):
 
 
 def test_no_run_is_an_error_in_one_line(tmp_path):
-    with pytest.raises(UserError, match="must hold runs, got none"):
+    with pytest.raises(UserError, match="no runs there"):
         read_frames(tmp_path)

@@ -62,8 +62,13 @@ def test_the_page_begins_with_what_was_compared_and_then_the_verdicts(tmp_path):
     assert page.inside("h1") == [f"{tmp_path.name}: 1 HELPS, 1 HURTS, 1 UNDECIDED"]
     sentence = page.inside("p")[0]
     assert "3 tricks (anti_aliasing, clipping, flooding), each alone, against" in sentence
-    assert "cifar_resnet (depth 8, width 8) on digits, 15 epochs, with 3 seeds" in sentence
-    assert "test accuracy, more is better; a difference below 0.5 points does not" in sentence
+    assert (
+        "cifar_resnet (depth 8, width 8) was trained on digits for 15 epochs, with 3 seeds"
+        in sentence
+    )
+    assert (
+        "test accuracy, where higher is better; a difference below 0.5 points does not" in sentence
+    )
     cells = text_of(page)
     assert cells.index("HELPS") < cells.index("UNDECIDED") < cells.index("HURTS")
     assert re.search(
@@ -108,7 +113,7 @@ def test_every_string_of_a_stranger_is_shown_as_text(tmp_path):
     write_run(tmp_path, EVIL, 2, status="failed", told=told)
     verdicts = {name: (Verdict.HELPS, (0.01, 0.02, 0.03)) for name in names}
     findings = make_findings(tmp_path, verdicts, plan, warnings=(f"{EVIL} \x1b[2J\nmore",))
-    changed = dataclasses.replace(findings.effects[0], reason=EVIL, did={EVIL: math.pi})
+    changed = dataclasses.replace(findings.effects[0], reason=EVIL, trick_metrics={EVIL: math.pi})
     findings = dataclasses.replace(findings, effects=(changed, *findings.effects[1:]))
     text = html.page(findings)
     assert "script" not in [tag for tag, _ in Page(text).found]
@@ -140,11 +145,11 @@ def test_a_loss_has_no_percent_and_less_of_it_is_better(tmp_path):
     plan = write_plan(tmp_path, (trick("clipping"),), seeds=3, **asked)
     findings = make_findings(tmp_path, {"clipping": (Verdict.HELPS, (0.0312, 0.03, 0.03))}, plan)
     text = html.page(findings)
-    assert "test loss, less is better; a difference below 0.01 does not matter" in text
+    assert "test loss, where lower is better; a difference below 0.01 does not matter" in text
     assert "turned so that + is better" in text
     assert "+0.0304" in text
     assert "percentage" not in text
-    assert "less; below 0.01" in " ".join(verdict_table(findings))
+    assert "+ is better (lower); below 0.01" in " ".join(verdict_table(findings))
 
 
 def test_what_has_no_mean_yet_or_no_bound_is_told_without_one(tmp_path):
@@ -187,13 +192,13 @@ def test_of_very_many_effects_the_largest_are_drawn_and_the_page_says_so(tmp_pat
     page = Page(html.page(findings))
     drawn = [text for text in page.inside("svg") if "UNDECIDED" in text]
     assert len(drawn) == 40
-    assert "Drawn are the 40 largest of 60 effects" in " ".join(page.inside("p"))
+    assert "The 40 largest of 60 effects are drawn" in " ".join(page.inside("p"))
     assert "The other 20 effects" in " ".join(page.inside("summary"))
     listed = text_of(page)
     assert all(f"trick_{n} " in listed for n in range(60))
     lines = verdict_table(findings)
     assert sum("UNDECIDED" in line for line in lines) == 40
-    assert any("report.md has the other 20" in line for line in lines)
+    assert any("report.md has 20 more" in line for line in lines)
     assert any("trick_59" in line for line in lines)
     assert not any("trick_19 " in line for line in lines)
 

@@ -103,7 +103,7 @@ def test_an_undecided_one_needs_so_many_seeds_more(tmp_path, plan, runs):
     n = int(seeds_needed(np.mean(NOISE), np.std(NOISE, ddof=1), 0.005, 0.025, 5, limit=1005))
     assert found.verdict is Verdict.UNDECIDED
     assert found.more_seeds == n - 5
-    assert found.reason == f"about {n - 5} seeds more"
+    assert found.reason == f"about {n - 5} more seeds"
     assert found.open
 
 
@@ -111,7 +111,7 @@ def test_where_seeds_would_not_do_none_are_named(tmp_path):
     plan = make_plan(margin=0.0)
     Runs(tmp_path, plan).fill(flooding=(0.02, -0.02, 0.01, -0.01, 1e-6))
     found = effects(tmp_path, plan)["flooding"]
-    assert found.reason == "more than 1000 seeds more"
+    assert found.reason == "more than 1000 more seeds"
     assert found.more_seeds is None
 
 
@@ -265,7 +265,7 @@ def test_a_trick_that_ended_in_the_baselines_weights_is_inactive(tmp_path, plan,
         runs.write(variant, seed, 0.9, weights=f"{weights}{seed}")
     found = effects(tmp_path, plan)
     assert found["clipping"].verdict is Verdict.INACTIVE
-    assert found["clipping"].reason == "it changed nothing: the weights are those without it"
+    assert found["clipping"].reason == "it changed nothing: the weights equal those without it"
     assert found["flooding"].verdict is not Verdict.INACTIVE
 
 
@@ -318,7 +318,7 @@ def test_equal_differences_of_unrounded_scores_are_no_proof(tmp_path):
         runs.write(variant, seed, **{"test/loss": loss})
     found = effects(tmp_path, plan)["clipping"]
     assert found.verdict is Verdict.UNDECIDED
-    assert found.reason == "all seeds differ by the same: no spread to judge by"
+    assert found.reason == "the same difference with every seed: no spread to judge by"
 
 
 def test_of_accuracies_the_rounding_to_whole_samples_is_reckoned_with(tmp_path):
@@ -430,7 +430,7 @@ def test_cost_that_was_not_measured_is_not_told(tmp_path, plan, runs):
 def test_what_the_trick_reported_is_the_mean_over_its_runs(tmp_path, plan, runs):
     for seed, variant in plan.runs():
         runs.write(variant, seed, **{"tricks/clipping/clipped": seed / 10, "tricks/other/x": 1.0})
-    assert effects(tmp_path, plan)["clipping"].did == {"clipped": pytest.approx(0.2)}
+    assert effects(tmp_path, plan)["clipping"].trick_metrics == {"clipped": pytest.approx(0.2)}
 
 
 def test_scores_that_rise_and_fall_together_are_told(tmp_path, plan, runs):

@@ -120,7 +120,7 @@ def test_code_that_was_not_as_its_commit_has_it_may_be_why(folder, monkeypatch):
     monkeypatch.setattr(fingerprint, "_commit", lambda: "abc+")
     change_json(folder / "run.json", code={"commit": "abc+", "version": version("biscuits-bench")})
     change_json(folder / "result.json", updates=1)
-    told = "perhaps the code: it was not as its commit has it when the run was made"
+    told = "perhaps the code: it had uncommitted changes when the run was made"
     assert refusal(folder).splitlines()[1:] == [f"  changed: {told}"]
 
 
@@ -339,8 +339,8 @@ def test_a_move_is_told_and_a_commit_is_not_where_the_code_is_the_same(folder):
     moves = ["from update 6: processor was A, is B", "x"]
     change_json(folder / "run.json", moves=moves, code=code)
     assert refusal(folder).splitlines()[1:] == [
-        "  changed: it went on elsewhere: from update 6: processor was A, is B",
-        "  changed: it went on elsewhere: x",
+        "  changed: it was resumed elsewhere: from update 6: processor was A, is B",
+        "  changed: it was resumed elsewhere: x",
     ]
     code = {**code, "digest": "0" * 16, "own": "1" * 16}
     change_json(folder / "run.json", moves=7, code=code)

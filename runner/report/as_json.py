@@ -12,7 +12,7 @@ from runner.store.runs import Run
 
 
 def content(findings: Findings) -> dict[str, Any]:
-    """Give back all that is in the findings; `runs` by what their files say, without the curves."""
+    """Give back all findings as plain values; of each run what its files say, without curves."""
     fields = {f.name: getattr(findings, f.name) for f in dataclasses.fields(findings)}
     fields.pop("root")
     runs = fields.pop("runs").values()
@@ -41,7 +41,7 @@ def run_list(root: Path, runs: Iterable[Run]) -> list[dict[str, Any]]:
     ]
 
 
-DEEPEST = 12  # levels; what runs and findings hold has fewer
+DEEPEST = 12  # levels; runs and findings have fewer
 
 
 def plain(value: Any, depth: int = 0) -> Any:  # noqa: ANN401

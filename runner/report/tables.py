@@ -1,13 +1,15 @@
-"""The tables below the verdicts: interactions, shares, what each trick did, the figures behind."""
+"""The tables below the verdicts: interactions, shares, what the tricks reported, p-values."""
 
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 
 from runner.ablation.verdicts import Finding, Findings
-from runner.report import words
-from runner.report.rows import largest, plus_minus, ranked
-from runner.store.runs import Run
+from runner.report import format as fmt
+from runner.report.format import largest, plus_minus, ranked
+from runner.store.runs import Run, number
+from runner.texts import printable
 
 Table = list[list[str]]
 """Rows of cells, the first one the heading."""
@@ -24,9 +26,9 @@ class Cell:
     sign: str
     """`plus` or `minus`, whose colour it has."""
     strength: float
-    """From 0 to 1, how much of the colour."""
+    """From 0 to 1, how strong the colour is."""
     real: bool
-    """Whether it is more than chance."""
+    """Whether it differs from 0 by more than chance, adjusted for the number of interactions."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +40,19 @@ class Matrix:
 
 
 def matrix(findings: Findings) -> Matrix | None:
-    """Lay the interactions of pairs out; None if they are of more factors, or too many."""
+    """Lay out the interactions of pairs; None if there are others, or too many levels."""
     found = {f.contrast.name: f for f in findings.interactions}
-    levels = [(f.name, level) for f in findings.plan.factors for level in f.levels[1:]]
-    if not found or not 2 <= len(levels) <= MATRIX:
+    levels = [level for f in findings.plan.factors for level in f.levels[1:]]
+    pairs = {f"{upper} x {lower}" for upper, lower in combinations(levels, 2)}
+    if not found or not 2 <= len(levels) <= MATRIX or not found.keys() <= pairs:
         return None
-    if any(len(f.contrast.factors) != 2 for f in findings.interactions):
-        return None
-    most = max((abs(f.mean or 0.0) for f in found.values()), default=0.0)
+    most = max(abs(f.mean or 0.0) for f in found.values())
     grid = []
-    for row, (_, lower) in enumerate(levels[1:], 1):
-        cells = [
-            _cell(findings, found.get(f"{upper} x {lower}"), most) for _, upper in levels[:row]
-        ]
+    for row, lower in enumerate(levels[1:], 1):
+        cells = [_cell(findings, found.get(f"{upper} x {lower}"), most) for upper in levels[:row]]
         padding: list[Cell | None] = [None] * (len(levels) - 1 - len(cells))
-        grid.append((words.shorten(lower, 40), cells + padding))
-    return Matrix([words.shorten(level, 40) for _, level in levels[:-1]], grid)
+        grid.append((printable(lower, 40), cells + padding))
+    return Matrix([printable(level, 40) for level in levels[:-1]], grid)
 
 
 def _cell(findings: Findings, finding: Finding | None, most: float) -> Cell | None:
@@ -61,50 +60,41 @@ def _cell(findings: Findings, finding: Finding | None, most: float) -> Cell | No
         return None
     metric = findings.plan.question.metric
     return Cell(
-        mean=words.difference(finding.mean, metric),
-        between=words.between(finding.interval, metric),
+        mean=fmt.difference(finding.mean, metric),
+        between=fmt.between(finding.interval, metric),
         sign="plus" if finding.mean > 0 else "minus",
         strength=round(0.45 * abs(finding.mean) / most, 2) if most else 0.0,
-        real=is_real(finding, findings.plan.question.alpha),
+        real=finding.adjusted is not None and finding.adjusted <= findings.plan.question.alpha,
     )
-
-
-def is_real(finding: Finding, alpha: float) -> bool:
-    """Tell whether an interaction is more than chance, looked at together with the others."""
-    return finding.adjusted is not None and finding.adjusted <= alpha
 
 
 def interactions(findings: Findings) -> Table:
     """List the interactions; of many the largest."""
     metric = findings.plan.question.metric
     rows = [
-        [
-            words.printable(f.contrast.name),
-            plus_minus(f, metric),
-            words.printable(f.reason),
-        ]
+        [printable(f.contrast.name), plus_minus(f, metric), printable(f.reason)]
         for f in largest(findings.interactions)
     ]
-    heads = ["Interaction", f"Difference, {words.unit(metric)}", "In words"]
+    heads = ["Interaction", f"Difference, {fmt.unit(metric)}", "In words"]
     return [heads, *rows] if rows else []
 
 
 def shares(findings: Findings) -> Table:
-    """List the approximate Shapley values, their sum, and what everything together gains."""
+    """List the approximate Shapley values, their sum, and the gain of all tricks together."""
     if not findings.shares:
         return []
     metric = findings.plan.question.metric
-    rows = [[words.printable(f.contrast.name), plus_minus(f, metric)] for f in findings.shares]
+    rows = [[printable(f.contrast.name), plus_minus(f, metric)] for f in findings.shares]
     means = [f.mean for f in findings.shares if f.mean is not None]
     if len(means) == len(findings.shares):
-        rows.append(["Sum of the shares", words.difference(sum(means), metric)])
-    gain = words.difference(together(findings), metric)
-    heads = ["Trick", f"Share, {words.unit(metric)}"]
+        rows.append(["Sum of the shares", fmt.difference(sum(means), metric)])
+    gain = fmt.difference(together(findings), metric)
+    heads = ["Trick", f"Share, {fmt.unit(metric)}"]
     return [heads, *rows, ["All together, measured", gain]]
 
 
 def together(findings: Findings) -> float | None:
-    """Give back what everything together gains over nothing, the mean over the seeds."""
+    """Give the gain of all tricks together over none, as the mean over the seeds."""
     question, factors = findings.plan.question, findings.plan.factors
     ends = [tuple(f.levels[0] for f in factors), tuple(f.levels[-1] for f in factors)]
     names = {levels: name for name, levels in findings.plan.variants.items()}
@@ -113,7 +103,7 @@ def together(findings: Findings) -> float | None:
     differences = []
     for seed in findings.plan.seeds:
         runs = [findings.runs.get((names[end], seed)) for end in ends]
-        scores = [words.number((run.result or {}).get(question.metric)) for run in runs if run]
+        scores = [number((run.result or {}).get(question.metric)) for run in runs if run]
         known = [score for score in scores if score is not None]
         if len(known) == 2:
             differences.append(known[1] - known[0])
@@ -121,67 +111,61 @@ def together(findings: Findings) -> float | None:
     return sign * statistics.fmean(differences) if differences else None
 
 
-def did(findings: Findings) -> Table:
+def trick_metrics(findings: Findings) -> Table:
     """List what the tricks reported, in words."""
     return [
         [
-            words.printable(finding.contrast.name),
-            "; ".join(_said(name, value) for name, value in [*finding.did.items()][:20]),
+            printable(finding.contrast.name),
+            "; ".join(
+                f"{printable(fmt.spaced(name), 60)} {fmt.score(value, name)}"
+                for name, value in [*finding.trick_metrics.items()][:20]
+            ),
         ]
         for finding in largest(ranked(findings.effects))
-        if finding.did
+        if finding.trick_metrics
     ]
-
-
-def _said(name: str, value: float) -> str:
-    return f"{words.shorten(words.spaced(name), 60)} {words.score(value, name)}"
 
 
 def calibration(findings: Findings) -> Table:
-    """List how often verdicts came out that cannot be true."""
+    """List how often a verdict was false where nothing differs."""
     rows = [
-        [
-            str(c.seeds),
-            f"{c.draws:,}",
-            f"{100 * c.false:.1f} %",
-            f"{100 * c.negligible:.1f} %",
-        ]
+        [str(c.seeds), f"{c.draws:,}", f"{100 * c.false:.1f} %", f"{100 * c.negligible:.1f} %"]
         for c in findings.calibration
     ]
-    accepted = f"{100 * findings.plan.question.alpha:.3g} %"
-    heads = ["Seeds a side", "Made-up ablations", f"HELPS or HURTS, false: {accepted} accepted"]
+    allowed = f"{100 * findings.plan.question.alpha:.3g} %"
+    heads = ["Seeds per side", "Simulated ablations", f"HELPS or HURTS, false (allowed: {allowed})"]
     return [[*heads, "NEGLIGIBLE, true"], *rows] if rows else []
 
 
 def figures_behind(findings: Findings) -> Table:
-    """List the statistics of the effects, and each seed's difference."""
+    """List the statistics behind the verdicts, and the difference with each seed."""
     metric = findings.plan.question.metric
     rows = [
         [
-            words.printable(f.contrast.name),
+            printable(f.contrast.name),
             _p(f.p_value),
             _p(f.adjusted),
-            words.between(f.samples_interval, metric) or "-",
+            fmt.between(f.samples_interval, metric) or "-",
             "-" if f.correlation is None else f"{f.correlation:.2f}",
             _by_seed(f, metric),
         ]
         for f in largest(ranked(findings.effects))
         if f.differences
     ]
-    heads = ["Effect", "p", "Adjusted", "Interval, new test samples too", "Correlation"]
-    return [[*heads, "Difference under seed"], *rows] if rows else []
+    heads = ["Effect", "p", "Adjusted p", "Interval over seeds and samples", "Correlation"]
+    return [[*heads, "Difference with each seed"], *rows] if rows else []
 
 
 def _by_seed(finding: Finding, metric: str) -> str:
     shown = list(finding.differences.items())[:50]
-    return ", ".join(f"{seed}: {words.difference(value, metric)}" for seed, value in shown)
+    return ", ".join(f"{seed}: {fmt.difference(value, metric)}" for seed, value in shown)
 
 
 def hashes(findings: Findings, most: int) -> Table:
-    """List the hash of each run's config; nothing if there are many."""
+    """List the hash of each run's config; nothing if there are more than `most` runs."""
     runs: Iterable[Run] = findings.runs.values() if len(findings.runs) <= most else ()
     return [
-        [words.printable(f"{run.variant}/{run.folder.name}"), words.shorten(str(known), 40)]
+        [printable(f"{run.variant}/{run.folder.name}"), printable(str(known), 40)]
         for run in runs
         if (known := run.machine.get("config"))
     ]

@@ -1,0 +1,191 @@
+"""The sentences of a report: what was compared, how far it is, what failed, what to type."""
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.ablation.decide import Verdict
+from runner.ablation.plan import Plan, Values
+from runner.ablation.table import find_damage
+from runner.ablation.verdicts import Findings
+from runner.names import flatten
+from runner.report import format as fmt
+from runner.store.runs import Run
+from runner.texts import printable, printable_lines
+
+DESIGNS = {
+    "one_at_a_time": "{what}, each alone, against the baseline",
+    "leave_one_out": "{what}: all together, against all but one",
+    "both": "{what}: each alone against the baseline, and each added to all the others",
+    "pairs": "{what}: each alone, and each pair together, against the baseline",
+    "factorial": "every combination of {what}",
+    "fractional": "a balanced fraction of all combinations of {what}",
+    "calibration": "the baseline against itself, where every difference is chance",
+}
+
+BAD = ("failed", "diverged", "damaged")
+
+LISTED = 8  # names in a sentence
+
+
+def sentence(plan: Plan) -> str:
+    """Say what was compared, on what, how it was measured, and which difference matters."""
+    question, config = plan.question, plan.config
+    compared = DESIGNS.get(question.design, f"{printable(question.design)} of {{what}}")
+    epochs = config.get("epochs")
+    length = fmt.count(epochs, "epoch") if isinstance(epochs, int) else f"{epochs} epochs"
+    parts = [
+        compared.replace("{what}", _what(plan)) + ".",
+        f"{_part(config, 'model')} was trained on {_part(config, 'data')}"
+        + (f" for {printable(length, 30)}" if epochs is not None else "")
+        + f", with {fmt.count(len(plan.seeds), 'seed')}.",
+        f"The measure is {fmt.spaced(question.metric)}, where "
+        + ("higher" if question.goal == "maximize" else "lower")
+        + " is better; a difference below "
+        + f"{fmt.with_unit(question.margin, question.metric)} does not matter.",
+    ]
+    text = printable(" ".join(parts))
+    return text[:1].upper() + text[1:]
+
+
+def _what(plan: Plan) -> str:
+    tricks = all(f.levels[1:] == (f.name,) for f in plan.factors)
+    counted = fmt.count(len(plan.factors), "trick" if tricks else "factor")
+    names = [printable(f.name, 40) for f in plan.factors[:LISTED]]
+    more = len(plan.factors) - len(names)
+    return f"{counted} ({', '.join([*names, f'and {more} more'] if more else names)})"
+
+
+def _part(config: Values, group: str) -> str:
+    """Name the data or the model: the last part of its target, and what it was given."""
+    target = str(config.get(f"{group}._target_", f"an unknown {group}")).rpartition(".")[2]
+    shown = ("name", "root", "file") if group == "data" else None
+    given = [
+        f"{key.rpartition('.')[2]} {value}"
+        for key, value in config.items()
+        if key.startswith(f"{group}.")
+        and key.count(".") == 1
+        and not key.endswith("._target_")
+        and value is not None
+        and (shown is None or key.rpartition(".")[2] in shown)
+    ]
+    return printable(f"{target} ({', '.join(given)})" if given else target, 120)
+
+
+def rules(plan: Plan) -> str:
+    """Say how reliable a verdict is, and when the number of seeds was chosen."""
+    question = plan.question
+    rate = f"The chance of any false verdict is at most {100 * question.alpha:.3g} %"
+    if question.until == "decided":
+        most = f"Seeds are added until every verdict is final, {question.most_seeds} at most."
+        return f"{most} {rate}, however often one looks."
+    return f"The number of seeds was fixed before the first run. {rate}."
+
+
+def progress(findings: Findings) -> str | None:
+    """Say how many runs are done; None if all are."""
+    planned = len(findings.plan.seeds) * len(findings.plan.variants)
+    states = Counter(run.state for run in findings.runs.values())
+    if states["done"] >= planned:
+        return None
+    others = [f"{n:,} {printable(s, 20)}" for s, n in sorted(states.items()) if s != "done"]
+    if (waiting := planned - states.total()) > 0:
+        others.append(f"{waiting:,} not started")
+    return f"{states['done']:,} of {fmt.count(planned, 'run')} done: {', '.join(others)}."
+
+
+def summary(findings: Findings) -> str:
+    """Count the verdicts: `2 HELPS, 1 HURTS`."""
+    if not findings.effects:
+        return printable(findings.plan.question.design)
+    counts = Counter(finding.verdict for finding in findings.effects)
+    return ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v])
+
+
+NO_REASON = "No reason was recorded."
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A run that failed, or whose files are damaged."""
+
+    run: str
+    state: str
+    last: str
+    """The last line of what went wrong."""
+    full: str
+    """All of it; empty if the last line is all."""
+
+
+def problems(runs: Iterable[Run]) -> Iterator[Problem]:
+    """Iterate over the runs that failed, diverged or are damaged."""
+    for run in runs:
+        if run.state not in BAD and not run.damage:
+            continue
+        error = run.status.get("error")
+        if run.state in ("damaged", "done"):
+            error = run.damage or "; ".join(find_damage(run))
+        lines = printable_lines(error or NO_REASON)
+        said = [line for line in lines if line.strip()] or [NO_REASON]
+        yield Problem(
+            run=printable(f"{run.variant}/{run.folder.name}"),
+            state="damaged" if run.damage else run.state,
+            last=said[-1].strip(),
+            full="\n".join(lines) if len(said) > 1 else "",
+        )
+
+
+def notes(findings: Findings) -> list[str]:
+    """Give back the warnings, except those about runs that `problems` lists."""
+    listed = tuple(f"{problem.run}: " for problem in problems(findings.runs.values()))
+    warnings = (printable(warning) for warning in findings.warnings)
+    return [warning for warning in warnings if not warning.startswith(listed)]
+
+
+def environments(runs: Iterable[Run]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Give back for each part of run.json the values that occur, and in how many runs.
+
+    The hash of the config, of which each run has its own, is left to `report.json`.
+    """
+    found: dict[str, Counter[str]] = {}
+    for run in runs:
+        for name, value in flatten(run.machine):
+            if name not in ("format", "config"):
+                shown = ENVIRONMENT.get(name) or printable(name.removeprefix("libraries."), 40)
+                text = NOTHING if value is None else printable(value, 80)
+                found.setdefault(shown, Counter())[text] += 1
+    known = ((name, values) for name, values in found.items() if {*values} != {NOTHING})
+    return [(name, values.most_common()) for name, values in known]
+
+
+NOTHING = "none"
+ENVIRONMENT = {
+    "code.commit": "commit of the code",
+    "code.version": "version of the code",
+    "code.digest": "hash of the code that trains",
+    "code.own": "hash of your own classes",
+    "channels_last": "channels last",
+}
+"""What the parts of run.json are called where their keys would not be understood."""
+
+
+def path(folder: Path) -> str:
+    """Write a folder for a shell: relative if it is below the current one, else absolute."""
+    absolute = folder.resolve()
+    below = absolute.is_relative_to(Path.cwd())
+    return printable(shlex.quote(os.path.relpath(absolute) if below else str(absolute)))
+
+
+def commands(folder: Path, command: str | None, run: Run | None) -> list[tuple[str, str]]:
+    """Give back commands to type, each with what it does."""
+    place = path(run.folder) if run else f"{path(folder)}/VARIANT/seed=SEED"
+    typed = [("Run again, or resume what was stopped", printable(command))]
+    return [
+        *(typed if command else []),
+        ("Write this report again from the files", f"python -m runner.report {path(folder)}"),
+        ("Show the curves in TensorBoard", f"tensorboard --logdir {path(folder)}"),
+        ("Repeat one run and compare it bit for bit", f"python -m runner.verify {place}"),
+    ]
