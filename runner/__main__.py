@@ -10,13 +10,13 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from importlib import metadata
 from pathlib import Path
 
-from hydra import version
-from hydra._internal.utils import _run_hydra, get_args_parser
+import hydra
 
 from runner.cli.explain import explain
-from runner.cli.guard import guarded
+from runner.cli.hydra_internals import Loader, make_parser, run_command
 from runner.cli.task import register, task
 from runner.errors import UserError
 from runner.names import CONF
@@ -52,27 +52,27 @@ Your own classes: BISCUITS_ALLOW=package.Class,... in the environment.
 def main() -> None:
     """Run the command line; what a user can mend ends in one line, without a traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us the exceptions; we print them
-    parser = get_args_parser()
+    loader = None
     try:
+        parser = make_parser()
         given = _parse(parser, sys.argv[1:])
-        if given.help:
-            print(HELP.format(conf=CONF, groups=_groups()))
+        own = [Path(given.config_dir)] if given.config_dir else []
+        if given.help or given.version:
+            print(_help(own) if given.help else _version(), flush=True)
             return
-        register([Path(given.config_dir)] if given.config_dir else ())
-        version.setbase("1.3")
+        register(own)
+        loader = Loader(own, main=Path(given.config_path).resolve() if given.config_path else CONF)
         query = given.shell_completion and any(o.startswith("query") for o in given.overrides)
-        with guarded(), stoppable(), _plain_words() if query else nullcontext():
-            _run_hydra(
-                args=given,
-                args_parser=parser,
-                task_function=task,
-                config_path=str(CONF),
-                config_name="config",
-            )
+        with stoppable(), _plain_words() if query else nullcontext():
+            run_command(given, parser, loader, task)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # as of `| head`; what is still to be printed would fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
-        if line := explain(error):
+        if line := explain(error, loader):
             sys.exit(line)
         raise
 
@@ -87,16 +87,13 @@ def _plain_words() -> Iterator[None]:
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the options as Hydra does; those that make no sense, or would unpickle, are refused.
-
-    Hydra takes a relative --config-path from its own caller; people mean from where they are.
-    """
+    """Read the options as Hydra does; those that make no sense, or would unpickle, are refused."""
 
     def refuse(message: str) -> None:
         raise UserError(f"The options must be those of --help, got others: {message}.")
 
     parser.error = refuse  # type: ignore[method-assign,assignment]
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     if given.experimental_rerun is not None:
         raise UserError(
             "--experimental-rerun would unpickle a file. Run a saved config again with "
@@ -107,21 +104,23 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
         refuse(f"{' and '.join(asked)} at once")
     if given.resolve and not given.cfg:
         refuse("--resolve without --cfg")
-    if given.config_path is not None:
-        if not Path(given.config_path).is_dir():
-            raise UserError(f"--config-path must be a folder, got {given.config_path}.")
-        given.config_path = str(Path(given.config_path).resolve())
+    if given.config_path is not None and not Path(given.config_path).is_dir():
+        raise UserError(f"--config-path must be a folder, got {given.config_path}.")
     return given
 
 
-def _groups() -> str:
-    """List the groups; quicker than Hydra, which takes a second for it."""
-    lines = []
-    for folder in sorted(path for path in CONF.iterdir() if path.is_dir()):
-        options = sorted(file.stem for file in folder.glob("*.yaml"))
-        if options:
-            lines.append(f"  {folder.name + ':':<12}{', '.join(options)}")
-    return "\n".join(lines)
+def _version() -> str:
+    return f"Biscuits {metadata.version('biscuits-bench')} (Hydra {hydra.__version__})"
+
+
+def _help(config_dirs: Sequence[Path]) -> str:
+    """Write the help; the groups are found quicker than by Hydra, which takes a second for it."""
+    groups: dict[str, set[str]] = {}
+    for folder in (CONF, *config_dirs):
+        for file in folder.glob("*/*.yaml"):
+            groups.setdefault(file.parent.name, set()).add(file.stem)
+    lines = (f"  {name + ':':<12}{', '.join(sorted(groups[name]))}" for name in sorted(groups))
+    return HELP.format(conf=CONF, groups="\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -13,19 +13,16 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from torch import nn
 
 from runner.build import build_data, build_optimizer, build_scheduler, build_tricks
 from runner.cli.explain import explain
-from runner.cli.guard import guarded
+from runner.cli.hydra_internals import Loader
 from runner.cli.task import register
 from runner.config import Settings, check
 from runner.errors import UserError
-from runner.names import CONF
 from runner.store.files import write_atomically
 from tricks import Chain, WarmRestarts, scale_learning_rates_
 
@@ -51,8 +48,12 @@ class Curve:
     caveats: list[str]
 
 
-def configs(overrides: Sequence[str]) -> dict[str, Settings]:
+def configs(loader: Loader, overrides: Sequence[str]) -> dict[str, Settings]:
     """Compose and check a config for each combination of the values given with commas.
+
+    Args:
+        loader: Composes them.
+        overrides: As on the command line.
 
     Returns:
         Settings by label: the variant of a single config, the values that differ among several.
@@ -70,18 +71,18 @@ def configs(overrides: Sequence[str]) -> dict[str, Settings]:
     ]
     combinations = [list(combination) for combination in product(*choices)]
     if len(combinations) == 1:
-        settings = _check(overrides, overrides)
+        settings = _check(loader, overrides, overrides)
         return {settings.variant: settings}
     several = [values for values in choices if len(values) > 1]
     labels = [" ".join(combination) for combination in product(*several)]
     return {
-        label: _check(combination) for label, combination in zip(labels, combinations, strict=True)
+        label: _check(loader, combination)
+        for label, combination in zip(labels, combinations, strict=True)
     }
 
 
-def _check(overrides: Sequence[str], given: Sequence[str] = ()) -> Settings:
-    cfg = compose("config", list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)  # for the names of folders
+def _check(loader: Loader, overrides: Sequence[str], given: Sequence[str] = ()) -> Settings:
+    cfg = loader.compose(overrides)
     return check(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), given)
 
 
@@ -192,27 +193,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("-cd", "--config-dir", type=Path, help="a folder with your own configs")
     given = parser.parse_intermixed_args(arguments)
+    own, loader = [given.config_dir] if given.config_dir else [], None
     try:
-        _draw(given.overrides, given.out, given.updates_per_epoch, given.config_dir)
+        register(own)
+        loader = Loader(own)
+        _draw(loader, given.overrides, given.out, given.updates_per_epoch)
     except Exception as error:
-        if line := explain(error):
+        if line := explain(error, loader):
             sys.exit(line)
         raise
 
 
-def _draw(overrides: list[str], out: Path, updates: int | None, config_dir: Path | None) -> None:
+def _draw(loader: Loader, overrides: list[str], out: Path, updates: int | None) -> None:
     if updates is not None and updates < 1:
         raise UserError(f"--updates-per-epoch must be >= 1, got {updates}.")
-    if config_dir is not None:
-        if not config_dir.is_dir():
-            raise UserError(f"--config-dir: no folder {config_dir}.")
-        overrides = [f"hydra.searchpath=['file://{config_dir.resolve()}']", *overrides]
-    register([config_dir] if config_dir else [])
-    with guarded(), initialize_config_dir(str(CONF), version_base="1.3"):
-        found = configs(overrides)
     curves = [
         trace(label, settings, updates or count_updates(settings))
-        for label, settings in found.items()
+        for label, settings in configs(loader, overrides).items()
     ]
     draw(curves, out)
     for curve in curves:

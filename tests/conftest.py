@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from runner.build import build
+from runner.cli.hydra_internals import Loader
 from runner.cli.task import register
 from runner.config import Settings, check
-from runner.names import CONF
 from runner.run.attempt import attempt
 
 ROOT = Path(__file__).parent.parent
@@ -33,9 +31,7 @@ def _registered() -> None:
 
 def composed(*overrides: str) -> DictConfig:
     """Compose the config of one run; Hydra's own node is set aside, as for a job."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
+    cfg = Loader().compose(overrides)
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 

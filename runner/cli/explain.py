@@ -1,10 +1,12 @@
 """Hydra's and OmegaConf's complaints about a command line, each as one line with the remedy."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -12,50 +14,122 @@ from runner.errors import UserError, did_you_mean
 from runner.names import CONF
 from runner.texts import printable
 
+if TYPE_CHECKING:
+    from runner.cli.hydra_internals import Loader
+
 LONGEST = 2000  # characters of a line
 
 
-def explain(error: Exception) -> str | None:
-    """Give back one line about a mistake in the configuration; None if the error is another."""
-    line = _explain(error)
+def explain(error: Exception, loader: "Loader | None" = None) -> str | None:
+    """Give back one line about a mistake in the configuration; None if the error is another.
+
+    Args:
+        error: What was raised.
+        loader: What composed the config, and knows its keys and options.
+    """
+    line = _explain(error, loader)
     return line and printable(" ".join(line.split()), LONGEST)
 
 
-def _explain(error: Exception) -> str | None:
+def _explain(error: Exception, loader: "Loader | None") -> str | None:
     if "Config group override must be" in str(error):
-        return "A group must be given one of its options, got none. Write GROUP=OPTION."
+        return "A group must be given one of its options, not null. Write GROUP=OPTION."
     for link in _causes(error):
         if isinstance(link, UserError):
             return str(link)
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename} cannot be used: {error.strerror}. Mend that, or its name."
+        return f"{error.filename} cannot be used: {error.strerror}."
     if not isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
         return None
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
     text = "\n".join(str(link) for link in (error, error.__cause__) if link and str(link))
-    for pattern, answer in (
-        (r"Could not override '([^']+)'", _unknown_key),
-        (r"Could not (?:find|load) '([^']+)/([^'/]+)'", _unknown_option),
-        (r"Ambiguous value for argument '([^'=]+)=(.+)'\n", _several_values),
-    ):
-        if match := re.search(pattern, text):
-            return answer(match, text)
-    if match := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{match[1]} must be given: {match[1]}=VALUE."
-    line = " ".join(text.split())
-    if "override_grammar" in line:
+    if loader:
+        if match := re.search(r"Could not override '([^']+)'", text):
+            return _unknown_key(match[1], loader)
+        if match := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
+            return _unknown_option(match[1], match[2], loader)
+    for pattern, answer in PATTERNS.items():
+        if match := re.search(pattern, text, re.DOTALL):
+            return answer.format(*match.groups())
+    return " ".join(text.split())
+
+
+PATTERNS = {
+    r"Ambiguous value for argument '([^'=]+)=(.+?)'\n": "{0} must have one value, got {1}. Sweep "
+    "over them with -m; in an ablation make it a factor: 'ablation.factors={{{0}:[{1}]}}'.",
+    r"Sweep parameters '(.+?)' requires --multirun": "{0} is several values. Sweep over them "
+    "with -m.",
+    r"does not support sweep type : INTERVAL_SWEEP": "interval(...) needs a sweeper that draws "
+    "from it. Write the values as a,b,c or range(START,STOP,STEP).",
+    r"Parent traversal .*\('(.+?)'\)": "{0} must lie in the folder where configs are looked for. "
+    "Give its folder with --config-dir, or -cp for a saved config.",
+    r"Missing mandatory value: (\S+)": "{0} must be given: {0}=VALUE.",
+}
+"""What Hydra says, and what is said of it here."""
+
+
+def _unreadable(override: str) -> str:
+    key, equals, value = override.partition("=")
+    if not equals:
         return (
-            f"An override must be KEY=VALUE, quoted where it has brackets: 'tricks=[a,b]'; {line}"
+            f'{key} has no value. Write {key}=VALUE, without spaces around "=". '
+            "(--help shows examples.)"
         )
-    return line
+    if "=" in value and not set(value) & set("[]{}()'\""):
+        return f'The value {value} has a "=" in it. Quote it twice: \'{key}="{value}"\'.'
+    return (
+        "An override must be KEY=VALUE, in quotes where it has brackets or spaces: "
+        f"'tricks=[a,b]'. Cannot read {override}."
+    )
 
 
-def _unknown_key(match: re.Match[str], _: str) -> str:
-    key = match[1]
+def _unknown_key(key: str, loader: "Loader") -> str:
     if key.partition(".")[0] == "ablation":
         return _unknown_ablation_key(key)
-    return (
-        f"{key} is not a setting.{did_you_mean(key, _known_keys())} See python -m runner --cfg job."
-    )
+    known, choices = _known(loader)
+    group, _, rest = key.partition(".")
+    choice = choices.get(group)
+    if not rest or not isinstance(choice, str):
+        near = _did_you_mean(key, known)
+        return f"{key} is not a setting.{near} See python -m runner --cfg job."
+    within = [name for name in known if name.startswith(f"{group}.")]
+    others = [o for o in loader.get_group_options(group) if _has(loader, f"{group}/{o}", rest)]
+    but = f" ({' or '.join(f'{group}={o}' for o in others[:3])} has)" if others else ""
+    near = "" if others else _did_you_mean(key, within)
+    has = ", ".join(name.removeprefix(f"{group}.") for name in within if "_target_" not in name)
+    return f"{group}={choice} has no setting {rest}{but}.{near} It has: {has}."
+
+
+def _known(loader: "Loader") -> tuple[list[str], Mapping[str, Any]]:
+    """The dotted keys of what was asked for without its values, and the choices."""
+    name, overrides = loader.asked
+    assert name is not None
+    listed = loader.compute_defaults_list(name, overrides, RunMode.MULTIRUN)
+    values = [override.input_line for override in listed.overrides.config_overrides]
+    rest = [override for override in overrides if override not in values]
+    config = loader.load_configuration(name, rest, RunMode.MULTIRUN)
+    keys = [str(key) for key in config if key != "hydra"]
+    for key in keys:  # grows as it goes
+        node = OmegaConf.select(config, key, throw_on_resolution_failure=False)
+        if isinstance(node, DictConfig):
+            keys += [f"{key}.{part!s}" for part in node]
+    return [*keys, "experiment"], listed.overrides.known_choices
+
+
+def _has(loader: "Loader", file: str, key: str) -> bool:
+    loaded = loader.repository.load_config(file)
+    return loaded is not None and OmegaConf.select(loaded.config, key) is not None
+
+
+def _did_you_mean(key: str, known: Iterable[str]) -> str:
+    """Propose a key that ends as the given one does, or is spelled much like it."""
+    names = {name.lower(): name for name in known if name != key}
+    ends = [name for low, name in names.items() if low.endswith(f".{key.lower()}")]
+    if 1 <= len(ends) <= 3:
+        return f" Did you mean {' or '.join(ends)}?"
+    near = did_you_mean(key.lower(), names)
+    return near and f" Did you mean {names[near.removeprefix(' Did you mean ')[:-1]]}?"
 
 
 def _unknown_ablation_key(key: str) -> str:
@@ -64,22 +138,13 @@ def _unknown_ablation_key(key: str) -> str:
     if key in known:
         designs = ", ".join(sorted(file.stem for file in CONF.glob("ablation/*.yaml")))
         return f"{key} needs a design, got none. Write ablation=DESIGN, one of {designs}."
-    return f"{key} is not a setting.{did_you_mean(key, known)} See conf/ablation_settings.yaml."
+    return f"{key} is not a setting.{_did_you_mean(key, known)} See conf/ablation_settings.yaml."
 
 
-def _several_values(match: re.Match[str], _: str) -> str:
-    key, values = match[1], match[2]
-    return (
-        f"{key} must have one value, got {values}. Sweep over them with -m; in an ablation make it "
-        f"a factor: 'ablation.factors={{{key}:[{values}]}}'."
-    )
-
-
-def _unknown_option(match: re.Match[str], text: str) -> str:
-    group, option = match[1], match[2]
-    options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-    listed = f" There are: {', '.join(options)}." if options else " " + " ".join(text.split())
-    return f"{group}={option} is not an option.{did_you_mean(option, options)}{listed}"
+def _unknown_option(group: str, option: str, loader: "Loader") -> str:
+    options = loader.get_group_options(group)
+    listed = f" There are: {', '.join(options)}." if options else ""
+    return f"{group}={option} is not an option.{_did_you_mean(option, options)}{listed}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -87,20 +152,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _known_keys() -> list[str]:
-    """The dotted keys of the default config, nodes included."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config")
-    keys = [str(key) for key in config]
-    for key in keys:  # grows as it goes
-        if OmegaConf.is_config(
-            node := OmegaConf.select(config, key, throw_on_resolution_failure=False)
-        ):
-            keys += [f"{key}.{name}" for name in node] if OmegaConf.is_dict(node) else []
-    return [*keys, "experiment"]

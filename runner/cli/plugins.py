@@ -12,11 +12,12 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.plugin import Plugin
 from hydra.plugins.sweeper import Sweeper
+
+from runner.cli.hydra_internals import store
 
 MODULE = "hydra_plugins.biscuits"
 
@@ -50,10 +51,8 @@ def register_plugins(prepare: Callable[[], None]) -> None:
             stand_in = _stand_in(name, base, make)
             setattr(module, name, stand_in)
             plugins.register(stand_in)
-    store = ConfigStore.instance()
-    sweeper = {"_target_": f"{MODULE}.AblationSweeper"}
-    store.store("ablation", sweeper, group="hydra/sweeper", provider="runner")
-    store.store("local", LOCAL, group="hydra/launcher", provider="runner")
+    store("ablation", {"_target_": f"{MODULE}.AblationSweeper"}, group="hydra/sweeper")
+    store("local", LOCAL, group="hydra/launcher")
 
 
 def _stand_in(name: str, base: type[Plugin], make: Callable[..., Plugin]) -> type[Plugin]:

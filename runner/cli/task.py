@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from hydra.conf import HydraConf, RunDir, SweepDir
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from runner.cli import compose  # noqa: F401  its resolvers
 from runner.cli.explain import explain
+from runner.cli.hydra_internals import set_version_base, store
 from runner.cli.plain_yaml import check_yaml
 from runner.cli.plugins import register_plugins
 from runner.errors import UserError
-from runner.names import CONF, label
+from runner.names import CONF, OUTPUTS, label
 from runner.signals import Stopped, raise_if_stopping, stoppable
 from runner.texts import say
+
+RUN_FOLDER = "${variant}/seed=${seed}"
 
 
 def task(cfg: DictConfig) -> float:
@@ -76,21 +77,21 @@ def register(config_dirs: Iterable[Path] = ()) -> None:
     Args:
         config_dirs: Users' own folders, whose `tricks/*.yaml` join ours.
     """
-    store = ConfigStore.instance()
+    set_version_base()
     tricks: dict[str, Any] = {}
     for folder in (CONF, *config_dirs):
         for file in sorted(folder.glob("tricks/*.yaml")):
             tricks |= _switched_off(file)
-    store.store(name="all_tricks", node={"tricks": tricks}, provider="runner")
+    store("all_tricks", {"tricks": tricks})
     register_plugins(register)
-    _store_hydra_settings(store)
+    _store_hydra_settings()
 
 
-def _store_hydra_settings(store: ConfigStore) -> None:
+def _store_hydra_settings() -> None:
     """Replace Hydra's own settings, for a saved config.yaml as well as for ours."""
     settings = HydraConf(
-        run=RunDir("${sweep_folder:}/${run_folder:}"),
-        sweep=SweepDir("${sweep_folder:}", "${run_folder:}"),
+        run=RunDir(f"{OUTPUTS}/${{name}}/{RUN_FOLDER}"),
+        sweep=SweepDir(f"{OUTPUTS}/${{name}}", RUN_FOLDER),
         output_subdir=None,  # config.yaml is ours to write, resolved
     )
     settings.defaults = [
@@ -98,7 +99,7 @@ def _store_hydra_settings(store: ConfigStore) -> None:
         for default in settings.defaults
         for group, option in default.items()
     ]
-    store.store("config", settings, group="hydra", provider="runner")
+    store("config", settings, group="hydra")
 
 
 def _switched_off(file: Path) -> dict[str, Any]:

@@ -5,9 +5,8 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -25,10 +24,19 @@ RUN_KEYS = ("variant", "seed", "again")
 """The keys of a run that its place in the ablation gives it."""
 
 
+class Composer(Protocol):
+    """What composes the variants, in a few compositions: the loader of `runner/cli/`."""
+
+    def compose_variants(
+        self, master: DictConfig, base: Sequence[str], variants: Mapping[str, Sequence[str]]
+    ) -> dict[str, DictConfig]:
+        """Compose each variant by the overrides of all and its own."""
+
+
 def make_plan(
     settings: AblationSettings,
     master: DictConfig,
-    loader: ConfigLoader,
+    loader: Composer,
     arguments: Sequence[str],
     threads: int,
     command: str,
@@ -56,16 +64,12 @@ def make_plan(
     base = _base(arguments, [*levels, *keys])
     if master.threads == "auto":
         base.append(f"threads={threads}")
-    alone = _without_hydras_own(master)
-    composed = {
-        variant: loader.load_sweep_config(alone, [*base, *overrides_of(factors, levels, row)])
-        for variant, row in laid_out.variants.items()
-    }
+    rows = {v: overrides_of(factors, levels, row) for v, row in laid_out.variants.items()}
+    composed = loader.compose_variants(master, base, rows)
     for config in composed.values():
         with open_dict(config):
             config.pop("ablation", None)  # an experiment may have chosen it
-            config.name, config.variant = master.name, "-"
-            del config["hydra"]
+            config.name = master.name
     _refuse_unused(list(composed.values()), base)
     flat = {variant: _flat(check(config)) for variant, config in composed.items()}
     _refuse_twins(flat)
@@ -82,15 +86,6 @@ def make_plan(
         changes={name: _difference(first, values) for name, values in flat.items()},
         command=command,
     )
-
-
-def _without_hydras_own(master: DictConfig) -> DictConfig:
-    """Drop what was typed for this sweep's launcher, which a run alone does not know."""
-    alone = copy.deepcopy(master)
-    kept = [o for o in master.hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
-    OmegaConf.set_readonly(alone.hydra, False)
-    alone.hydra.overrides.hydra = kept
-    return alone
 
 
 def _base(arguments: Sequence[str], varied: Sequence[str]) -> list[str]:
@@ -225,7 +220,7 @@ class Frozen:
         variant, seed = (override.partition("=")[2] for override in sweep_overrides)
         inside(OUTPUTS, self.plan.name, variant, f"seed={seed}")
         hydra = copy.deepcopy(OmegaConf.masked_copy(master_config, "hydra"))
-        OmegaConf.set_readonly(hydra, False)
+        OmegaConf.set_readonly(hydra.hydra, False)  # a launcher writes into it
         with open_dict(hydra):
             hydra.hydra.overrides.task = list(sweep_overrides)
             hydra.hydra.sweep.dir = str(master_config.hydra.sweep.dir)

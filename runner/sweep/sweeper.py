@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from runner.ablation.plan import Plan, load_plan, save_plan
 from runner.ablation.verdicts import Findings, judge
@@ -28,6 +29,7 @@ from runner.store.lock import lock_folder
 from runner.store.runs import read_status
 from runner.sweep.dry_run import describe, runs_left
 from runner.sweep.freeze import (
+    Composer,
     Frozen,
     make_plan,
     refuse_foreign_runs,
@@ -69,9 +71,8 @@ class AblationSweeper(Sweeper):
         root = Path(str(self.config.hydra.sweep.dir))
         before = load_plan(root)
         threads = int(before.config["threads"]) if before else self._threads()
-        plan = make_plan(
-            settings, self.config, self.context.config_loader, arguments, threads, _command()
-        )
+        loader = cast(Composer, self.context.config_loader)
+        plan = make_plan(settings, self.config, loader, arguments, threads, _command())
         if before:
             plan = refuse_other(root, before, plan)
         if settings.dry_run:
@@ -102,10 +103,7 @@ class AblationSweeper(Sweeper):
         save_plan(root, plan)
         options = {key: self.config[key] for key in NOT_IN_CONFIG_HASH if key in self.config}
         frozen, grows = Frozen(plan, again, options), plan.question.until == "decided"
-        context = HydraContext(
-            config_loader=frozen,  # type: ignore[arg-type]
-            callbacks=self.context.callbacks,
-        )
+        context = dataclasses.replace(self.context, config_loader=frozen)  # type: ignore[arg-type]
         self._keep_pickles_out(root)
         launcher = Plugins.instance().instantiate_launcher(context, self.task, self.config)
         with Progress(root, plan, lively=isinstance(launcher, LocalLauncher)) as progress:
@@ -164,7 +162,7 @@ class AblationSweeper(Sweeper):
         node = self.config.hydra.launcher
         folder = node.get("submitit_folder")
         if folder and Path(str(folder)).is_relative_to(root):
-            with open_dict(node):
+            with read_write(node):
                 node.submitit_folder = str(default_folder() / "submitit" / "%j")
 
     def _at_once(self, runs: int) -> int:

@@ -94,7 +94,7 @@ ROUTES = {
     ),
     "package header": lambda box, node: (
         box.write("run/x.yaml", "# @package hydra.callbacks.x\n" + yaml.safe_dump(node))
-        and ("-cp", "run", "-cn", "x")
+        and ("-cp", "run", "-cn", "x", "+name=x", "+variant=x", "+seed=0")
     ),
     "shadowed launcher": lambda box, node: (
         box.saved()[0],

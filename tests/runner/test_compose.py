@@ -1,10 +1,9 @@
 """The names of folders: what sets a run apart from the default one, readable and never shared."""
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
-from runner.names import CONF
+from runner.cli.hydra_internals import Loader
 from tests.conftest import composed
 
 VARIANTS = {
@@ -46,9 +45,7 @@ def test_a_preset_less_one_is_named_by_the_tricks_that_are_left():
 
 
 def test_a_sweep_without_a_name_is_prepared_before_any_job_is_set_up():
-    HydraConfig.instance().cfg = None
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", ["data=cifar10"], return_hydra_config=True)
+    cfg = Loader().load_configuration("config", ["data=cifar10"], RunMode.MULTIRUN)
     assert cfg.hydra.sweep.dir == "outputs/cifar10-resnet8"
 
 

@@ -4,15 +4,14 @@ import dataclasses
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from runner.ablation.plan import Plan, load_plan, save_plan
 from runner.ablation.verdicts import judge
+from runner.cli.hydra_internals import Loader
 from runner.config import check
 from runner.errors import UserError
-from runner.names import CONF
 from runner.run.result import finished
 from runner.sweep.freeze import Frozen, make_plan, refuse_foreign_runs, refuse_other
 from runner.sweep.settings import check_settings
@@ -23,11 +22,10 @@ ONE = ("ablation=one_at_a_time", "tricks=[clipping,flooding]", "name=mine")
 
 def planned(*overrides: str, swept: tuple[str, ...] = ()) -> tuple[Plan, OmegaConf]:
     """Plan an ablation as the sweeper does, and give back its master config too."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        master = compose("config", list(overrides), return_hydra_config=True)
-        settings = check_settings(OmegaConf.to_container(master.ablation))
-        loader = GlobalHydra.instance().config_loader()
-        return make_plan(settings, master, loader, [*overrides, *swept], 1, "as typed"), master
+    loader = Loader()
+    master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
+    settings = check_settings(OmegaConf.to_container(master.ablation))
+    return make_plan(settings, master, loader, [*overrides, *swept], 1, "as typed"), master
 
 
 def plan_of(*overrides: str) -> Plan:

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import cloudpickle
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
@@ -17,9 +16,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
+from runner.cli.hydra_internals import Loader
 from runner.cli.task import register
 from runner.errors import UserError
-from runner.names import CONF
 from runner.run.status import conclude
 from runner.store.lock import lock_folder
 from runner.sweep import slots as slots_module
@@ -88,8 +87,8 @@ def where_it_runs(*_):
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can be chosen on Linux")
 def test_a_worker_keeps_to_its_cores_and_its_card(tmp_path):
     core = available_cores()[-1]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [f"hydra.sweep.dir={tmp_path}"], return_hydra_config=True)
+    config = Loader().compose(())
+    config.hydra.sweep.dir = str(tmp_path)
     context = HydraContext(config_loader=None, callbacks=Callbacks())
     payload = cloudpickle.dumps((context, config, where_it_runs, Singleton.get_state()))
     worker = Worker(Slot((core,), "1"), register)

@@ -1,0 +1,304 @@
+"""All that reaches into Hydra, and why. Works with Hydra 1.3.8 and 1.4.
+
+Hydra has no public way to judge a file before it is merged, or to make many runs of a command
+because of an option that was chosen. Its loader of configs has all that is needed at a few methods
+that both versions have, and `Hydra`, the application behind `hydra.main`, takes a loader of one's
+own where `hydra.main` does not.
+"""
+
+import argparse
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import ResultDefault
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from runner import allowed
+from runner.cli import guard
+from runner.cli.plain_yaml import check_yaml
+from runner.cli.variant import GROUPS, chosen, write_names
+from runner.errors import UserError
+from runner.names import CONF
+
+IS_1_3 = hydra.__version__.startswith("1.3.")
+
+
+def store(name: str, node: Any, group: str | None = None) -> None:  # noqa: ANN401
+    """Put a config into Hydra's store; 1.4 asks for a word where another one is in its place."""
+    more: dict[str, Any] = {} if IS_1_3 else {"replace": True}
+    ConfigStore.instance().store(name, node, group=group, provider="runner", **more)
+
+
+def set_version_base() -> None:
+    """Have Hydra 1.3 behave as such; 1.4 complains when it is asked."""
+    if IS_1_3:
+        version.setbase("1.3")
+
+
+def _allow_classes() -> AbstractContextManager[None]:
+    """Have Hydra 1.4 make what the user allows, and no other callback or logger."""
+    utils: Any = hydra.utils  # mypy sees 1.3
+    return nullcontext() if IS_1_3 else utils.execution_whitelist([*allowed.USERS])
+
+
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader of configs, which judges each file and override, and names the runs.
+
+    Args:
+        config_dirs: Users' own folders.
+        main: Where the config itself is looked for.
+    """
+
+    def __init__(self, config_dirs: Iterable[Path] = (), main: Path = CONF) -> None:
+        path = create_config_search_path(str(main))
+        for folder in config_dirs:
+            if not folder.is_dir():
+                raise UserError(f"--config-dir must be a folder, got {folder}: not found.")
+            place = f"file://{folder.resolve()}"
+            path.prepend("command-line", place, anchor=SearchPathQuery(provider="schema"))
+        super().__init__(path)
+        self.repository = _Repository(path)
+        self.asked: tuple[str | None, list[str]] = None, []  # the config's name, the overrides
+        self._typed_mode = False  # whether a sweep, or none, was asked for on the command line
+        self._references: dict[object, tuple[Mapping[str, Any], DictConfig]] = {}
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """Compose a run as the command line does, with Hydra's own node.
+
+        Raises:
+            UserError: If the config is refused.
+        """
+        return self.load_configuration("config", list(overrides), RunMode.RUN)
+
+    def find_mode(self, config_name: str, overrides: list[str], multirun: bool) -> RunMode:
+        """Find out whether a command does one run or many: by what was typed, or an ablation.
+
+        The defaults lists of the chosen files tell; nothing is composed for it.
+
+        Raises:
+            UserError: If what was typed contradicts itself.
+        """
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        typed = [o.value() for o in parsed if o.key_or_group == "hydra.mode"]
+        self._typed_mode = multirun or bool(typed)
+        with _one_line():
+            listed = self.compute_defaults_list(config_name, overrides, RunMode.MULTIRUN)
+        choices = listed.overrides.known_choices
+        ablation, sweeper = choices.get("ablation"), choices.get("hydra/sweeper")
+        if ablation and sweeper != "ablation":
+            raise UserError(
+                f"ablation={ablation} needs its own sweeper. Drop hydra/sweeper={sweeper}."
+            )
+        if (ablation or multirun) and "RUN" in typed:
+            raise UserError(
+                f"{f'ablation={ablation}' if ablation else '-m'} makes many runs. "
+                "Drop hydra.mode=RUN."
+            )
+        return RunMode.MULTIRUN if ablation or multirun or "MULTIRUN" in typed else RunMode.RUN
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
+        """Compose the config of a job.
+
+        Raises:
+            UserError: If it says anything of Hydra, or would lie outside of the output folder.
+        """
+        guard.refuse_hydras(sweep_overrides)
+        return super().load_sweep_config(master_config, sweep_overrides)
+
+    def compose_variants(
+        self, master: DictConfig, base: Sequence[str], variants: Mapping[str, Sequence[str]]
+    ) -> dict[str, DictConfig]:
+        """Compose the variants of an ablation, without Hydra's own node.
+
+        The base is composed once; a variant that chooses no other file is a copy of it, with the
+        variant's own values.
+
+        Args:
+            master: The config of the ablation, with Hydra's own node.
+            base: The overrides that hold for all of them.
+            variants: The overrides of each.
+
+        Raises:
+            UserError: If one says anything of Hydra.
+        """
+        name, given = master.hydra.job.config_name, [*_search_path(master), *base, "++variant='-'"]
+        first = self.load_configuration(name, given, RunMode.RUN)
+        values = {str(key) for key in first if key not in first.hydra.runtime.choices}
+        composed: dict[str, DictConfig] = {}
+        for label, overrides in variants.items():
+            guard.refuse_hydras(overrides)
+            parsed = OverridesParser.create().parse_overrides(list(overrides))
+            if all("." in o.key_or_group or o.key_or_group in values for o in parsed):
+                composed[label] = copy.deepcopy(first)
+                # public as a part of a whole composition alone
+                self._apply_overrides_to_config(parsed, composed[label])
+            else:
+                composed[label] = self.load_configuration(name, [*given, *overrides], RunMode.RUN)
+        for config in composed.values():
+            with open_dict(config):
+                del config["hydra"]
+        return composed
+
+    def _load_configuration_impl(  # where all ways to compose meet
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        *more: Any,  # noqa: ANN401
+        **named: Any,  # noqa: ANN401
+    ) -> DictConfig:
+        self.asked = config_name, overrides
+        with _one_line():
+            config = super()._load_configuration_impl(
+                config_name, overrides, run_mode, *more, **named
+            )
+        guard.check_plugins(OmegaConf.to_container(config.hydra))
+        if config_name:
+            write_names(config, run_mode, self._reference)
+        return config
+
+    def _process_config_searchpath(  # before a folder that was typed is looked into
+        self,
+        config_name: str | None,
+        parsed_overrides: list[Override],
+        repo: CachingConfigRepository,
+    ) -> None:
+        for override in parsed_overrides:
+            guard.check_override(override)
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
+
+    def _load_single_config(  # each file with its final package, before it is merged
+        self,
+        default: ResultDefault,
+        repo: CachingConfigRepository,  # type: ignore[override]
+    ) -> ConfigResult:
+        loaded = repo.load_config(name := str(default.config_path))
+        assert loaded is not None
+        home = loaded.header["package"] or name.rpartition("/")[0].replace("/", ".")
+        own = name.startswith("hydra/") and not loaded.path.startswith("file://")
+        if not own or default.package != home:
+            file = f"{loaded.path.removeprefix('file://')}/{name.removesuffix('.yaml')}.yaml"
+            if name == "hydra/config":
+                raise UserError(f"{file} stands in for Hydra's own settings. Remove it.")
+            embedded = self._embed_result_config(loaded, default.package).config
+            guard.check_addition(OmegaConf.to_container(embedded), file, self._typed_mode)
+        return super()._load_single_config(default, repo)
+
+    def _reference(self, config: DictConfig) -> tuple[Mapping[str, Any], DictConfig]:
+        """What a config would be without the user's own values: the usual choices, the values."""
+        name = config.hydra.job.config_name
+        experiment = config.hydra.runtime.choices.get("experiment")
+        choices = {group: chosen(config, group) for group in GROUPS}
+        key = name, experiment, *choices.values()
+        if key not in self._references:
+            given = [*_search_path(config), *([f"experiment={experiment}"] if experiment else [])]
+            listed = self.compute_defaults_list(name, given, RunMode.RUN)
+            usual = listed.overrides.known_choices
+            given += [f"{g}={c}" for g, c in choices.items() if c != usual.get(g)]
+            plain = super()._load_configuration_impl(name, given, RunMode.RUN)
+            self._references[key] = usual, plain
+        return self._references[key]
+
+
+class _Repository(ConfigRepository):
+    """Hydra's reader of files, which reads what lies in its folders, and is plain."""
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if Path(config_path).is_absolute() or ".." in Path(config_path).parts:
+            raise UserError(
+                f"{config_path} must lie in the folder where configs are looked for. "
+                "Give its folder with --config-dir, or -cp for a saved config."
+            )
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is None or source.scheme() != "file" or Path(source.path) == CONF:
+            return super().load_config(config_path)
+        file = Path(source.path, ConfigSource._normalize_file_name(config_path))
+        check_yaml(file, saved=source.provider == "main")
+        loaded = super().load_config(config_path)
+        for key in ("searchpath", "aliases"):  # which Hydra follows before it composes
+            if loaded and (value := OmegaConf.select(loaded.config, f"hydra.{key}")):
+                raise guard.refusal((key,), value, str(file))
+        return loaded
+
+
+def _search_path(config: DictConfig) -> list[str]:
+    """Give back what was typed of where configs are looked for."""
+    return [o for o in config.hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make Hydra's parser of options, with a `--version` of our own."""
+    parser = argparse.ArgumentParser(
+        parents=[get_args_parser()], add_help=False, conflict_handler="resolve"
+    )
+    parser.add_argument("--version", action="store_true")
+    return parser
+
+
+def run_command(
+    given: argparse.Namespace,
+    parser: argparse.ArgumentParser,
+    loader: Loader,
+    task: Callable[[DictConfig], Any],
+) -> None:
+    """Do what Hydra's `main` does, with our loader, and with the mode that it finds.
+
+    Args:
+        given: The options.
+        parser: What read them.
+        loader: Composes the configs.
+        task: Does a run.
+    """
+    app = Hydra(task_name="biscuits", config_loader=loader)
+    GlobalHydra.instance().initialize(app)
+    name, overrides = given.config_name or "config", list(given.overrides)
+    try:
+        if given.hydra_help:
+            app.hydra_help(config_name=name, args_parser=parser, args=given)
+        elif given.cfg:
+            app.show_cfg(name, overrides, given.cfg, given.package, given.resolve)
+        elif given.shell_completion:
+            app.shell_completion(name, overrides)
+        elif given.info:
+            app.show_info(given.info, name, overrides)
+        else:
+            mode = loader.find_mode(name, overrides, given.multirun)
+            do = app.run if mode is RunMode.RUN else app.multirun
+            with _allow_classes():
+                do(name, task, [*overrides, f"hydra.mode={mode.name}"])
+    finally:
+        GlobalHydra.instance().clear()
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Tell as one line what breaks Hydra, and there are many ways."""
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError):
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__} {error}"
+        raise UserError(f"The config cannot be composed: {told}.") from error

@@ -1,0 +1,147 @@
+"""What the folders of a run are called, where the config says `auto`: `name` and `variant`."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from runner.errors import UserError
+from runner.names import CONF, OUTPUTS, flatten, inside, shorten, write_value
+
+AUTO = "auto"
+
+GROUPS = ("data", "model", "optimizer", "scheduler")
+
+NOT_IN_VARIANT = (
+    *("name", "variant", "again", "seed", "tricks", "hydra", "ablation"),
+    *("format", "checkpoint_seconds", "resume"),  # no part of what a run is
+)
+
+
+Reference = tuple[Mapping[str, Any], DictConfig]
+"""What a config would be without the user's own values: the usual choices, and the config."""
+
+
+def write_names(
+    config: DictConfig, run_mode: RunMode, reference: Callable[[DictConfig], Reference]
+) -> None:
+    """Write the names into a composed config, and refuse those that are none.
+
+    Args:
+        config: With Hydra's own node.
+        run_mode: One run, or the whole sweep, whose runs get their variants later.
+        reference: Finds the reference of a config.
+
+    Raises:
+        UserError: If a folder would not lie below `outputs`.
+    """
+    if config.get("name") == AUTO:
+        config.name = default_name(config)
+    name = config.get("name")
+    if run_mode is RunMode.MULTIRUN:
+        folder = inside(OUTPUTS, name)
+        if config.hydra.mode is RunMode.MULTIRUN:
+            _clear_way(Path(folder, "multirun.yaml"))
+        return
+    if config.get("variant") == AUTO:
+        config.variant = variant(config, *reference(config))
+    seed = config.get("seed")
+    if type(seed) is not int or seed < 0:
+        raise UserError(f"seed must be a whole number >= 0, got {seed}.")
+    inside(OUTPUTS, name, config.get("variant"), f"seed={seed}")
+
+
+def _clear_way(file: Path) -> None:
+    """Remove what would lead Hydra's sweeper elsewhere when it writes its file."""
+    with suppress(FileNotFoundError):
+        about = os.lstat(file)
+        if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+            file.unlink()  # a folder cannot be: that is an error of one line
+
+
+def default_name(config: DictConfig) -> str:
+    """Give back the data and the model, and the design of an ablation."""
+    parts = [chosen(config, "data"), chosen(config, "model")]
+    design = OmegaConf.select(config, "ablation.design")
+    return "-".join([*parts, design] if design else parts)
+
+
+def variant(config: DictConfig, usual: Mapping[str, Any], reference: DictConfig) -> str:
+    """Give back what sets a run apart from the default one.
+
+    The tricks that are on, each with the parameters that differ from those in its file; then
+    every other setting that differs from the defaults or from the chosen experiment's:
+    `baseline`, `clipping-max_norm=0.1`, `clipping+flooding+optimizer.lr=0.05`. A name grown too
+    long ends in a hash. The data and the model are in the default `name`; where a user gives
+    another, they join the variant.
+
+    Args:
+        config: As composed.
+        usual: The choices of the groups, had nobody made another.
+        reference: The config with the same choices, had nobody given another value.
+    """
+    named = GROUPS[:2] if config.name == default_name(config) else ()
+    groups = {group: chosen(config, group) for group in GROUPS}
+    values, defaults = _values(config), _values(reference)
+    words = [
+        *_trick_words(config.tricks),
+        *(f"{g}={c}" for g, c in groups.items() if c != usual[g] and g not in named),
+    ]
+    for key, value in values.items():
+        if defaults.get(key) != value and defaults.get(key) != "???":
+            words.append(f"{key}={_write(value, defaults.get(key))}")
+    words += [f"~{key}" for key in defaults if key not in values]
+    return shorten("+".join(words))
+
+
+def chosen(config: DictConfig, group: str) -> str:
+    """Give back the option that was chosen of a group.
+
+    Raises:
+        UserError: If none was.
+    """
+    choice = config.hydra.runtime.choices.get(group)
+    if choice is None:
+        raise UserError(f"No {group} is chosen. Write {group}=OPTION.")
+    return str(choice)
+
+
+def _values(config: DictConfig) -> dict[str, Any]:
+    rest = OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_IN_VARIANT])
+    return dict(flatten(OmegaConf.to_container(rest, resolve=True)))
+
+
+def _trick_words(tricks: DictConfig) -> Iterator[str]:
+    """Name the tricks that are on; those of a preset together, and then what differs in them."""
+    stored = OmegaConf.to_container(ConfigStore.instance().load("all_tricks.yaml").node.tricks)
+    assert isinstance(stored, dict)
+    on = [str(n) for n, t in tricks.items() if isinstance(t, DictConfig) and t.get("enabled")]
+    preset = _presets().get(frozenset(on))
+    if preset or not on:
+        yield preset or "baseline"
+    for name in on:
+        defaults = dict(flatten(stored.get(name, {})))
+        given = flatten(OmegaConf.to_container(tricks[name], resolve=True))
+        changed = [(k, v) for k, v in given if k != "enabled" and defaults.get(k) != v]
+        if changed or not preset:
+            yield "-".join([name, *(f"{k}={_write(v, defaults.get(k))}" for k, v in changed)])
+
+
+@lru_cache
+def _presets() -> dict[frozenset[str], str]:
+    """The names of our presets, by the tricks that each switches on."""
+    nodes = {file.stem: OmegaConf.load(file) for file in CONF.glob("tricks/*.yaml")}
+    return {frozenset(n.defaults): name for name, n in nodes.items() if "defaults" in n}
+
+
+def _write(value: object, usual: object) -> str:
+    if isinstance(usual, float) and type(value) is int:
+        value = float(value)  # 1 and 1.0 are the same run
+    return write_value(value)
