@@ -77,8 +77,8 @@ def scale_learning_rates_(optimizer: Optimizer, factor: float) -> None:
 
     A group's initial rate is the one that it has when it is first seen here, kept under
     `initial_lr`, the key of torch's own schedulers, and saved with the optimizer. So the groups
-    keep their ratios, one that is added later begins from the rate it was added with, and to go
-    on from a checkpoint takes the optimizer's state and the time, as a schedule is a function
+    keep their ratios, one that is added later begins from the rate it was added with, and to
+    resume from a checkpoint takes the optimizer's state and the time, as a schedule is a function
     of time alone.
 
     A rate that is a tensor (`capturable`, or a compiled step) is filled in place, since what was

@@ -1,4 +1,4 @@
-"""A trick, a model, an optimizer and a data set that somebody brought along."""
+"""A trick, a model, an optimizer and a data set of a user's own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ class Rule(fx.Interpreter):
     """The paper's rule, applied while the graph of a plain model runs: no hook, no module changed.
 
     A strided layer gives every pixel. Its stride travels with the map, through norms, to the
-    activation, and the blur takes it there. The layers without activation are told by their names.
+    activation, and the blur takes it there. The layers without activation are given by name.
     """
 
     def __init__(self, model, linear):

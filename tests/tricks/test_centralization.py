@@ -115,7 +115,7 @@ def test_of_any_convolution_each_output_channel_loses_its_mean(
                 unit = group * out_per_group + out
             g, left = before[unit].double(), layer.weight.grad[unit].double()
             if g.numel() == 1:
-                assert torch.equal(left, g)  # one weight of one input: it must go on learning
+                assert torch.equal(left, g)  # one weight of one input: it must keep learning
             else:
                 torch.testing.assert_close(left, g - g.mean(), rtol=0, atol=4 * tolerance)
 
