@@ -146,7 +146,7 @@ def test_ctrl_c_stops_at_once_and_the_same_command_goes_on_to_the_same_bits(tmp_
     out, _ = process.communicate(timeout=60)
     assert time.monotonic() - pressed < 20
     assert process.returncode == 130, out
-    assert "the same command goes on from here" in out
+    assert "The same command resumes it." in out
     assert "Traceback" not in out
     assert "running" not in states(root).values()
     assert "stopped" in states(root).values()

@@ -1,4 +1,4 @@
-"""What lies below a folder: ablations, by their plans, and runs that belong to none."""
+"""Find what is below a folder: ablations, by their plans, and runs that belong to none."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ def find_ablations(folder: Path) -> Iterator[Path]:
     """Find the folders with a plan, this one or some below it."""
     for place, below, names in os.walk(folder):
         below.sort()
-        if PLAN in (*names, *below):  # a folder in its place is no plan, and is told
+        if PLAN in (*names, *below):  # a folder of this name is reported as a damaged plan
             below.clear()
             yield Path(place)
 

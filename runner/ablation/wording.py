@@ -16,18 +16,34 @@ SHARES = ("accuracy", "shift_consistency")
 LISTED = 5  # seeds listed by name
 
 
+def is_share(metric: str) -> bool:
+    """Tell whether a metric is a share, such as an accuracy, and shown in percent."""
+    return metric.endswith(SHARES)
+
+
+def difference(value: float, metric: str, sign: str = "+") -> str:
+    """Write a difference, `+0.42` percentage points of a share; zero has no sign."""
+    text = f"{100 * value:{sign}.2f}" if is_share(metric) else f"{value:{sign}.3g}"
+    return text if text.strip("+-0.") else text.lstrip("+-")
+
+
+def with_unit(value: float, metric: str) -> str:
+    """Write the size of a difference with its unit: `0.5 points`, or `0.01`."""
+    return f"{100 * value:.3g} points" if is_share(metric) else f"{value:.3g}"
+
+
 def amount(mean: float, question: Question) -> str:
     """Write a mean difference: `+0.84 points`, or `0.012 lower` where less is better."""
-    if question.goal == "minimize":
-        size = _size(abs(mean), question.metric, sign="")
-        return f"{size} {'lower' if mean > 0 else 'higher'}" if mean else "no difference"
-    return _size(mean, question.metric, sign="+")
+    points = " points" if is_share(question.metric) else ""
+    if question.goal == "maximize":
+        return difference(mean, question.metric) + points
+    size = difference(abs(mean), question.metric, sign="") + points
+    return f"{size} {'lower' if mean > 0 else 'higher'}" if mean else "no difference"
 
 
 def sure(verdict: Verdict, mean: float, low: float, high: float, question: Question) -> str:
     """Say what is certain, and how large it is."""
-    share = question.metric.endswith(SHARES)
-    margin = f"{100 * question.margin:.3g} points" if share else f"{question.margin:.3g}"
+    margin = with_unit(question.margin, question.metric)
     text, side = amount(mean, question), "above" if verdict is Verdict.HELPS else "below"
     if verdict is Verdict.NEGLIGIBLE:
         return f"{text}, surely less than {margin} either way"
@@ -72,11 +88,3 @@ def without_it(variants: Sequence[str]) -> str:
     if len(variants) > 1:
         return f"{len(variants)} variants without it"
     return "the baseline" if variants[0] == BASELINE else variants[0]
-
-
-def _size(value: float, metric: str, sign: str) -> str:
-    """Write shares in percentage points, everything else as it is."""
-    if metric.endswith(SHARES):
-        text = f"{100 * value:{sign}.2f}"
-        return f"{text if text.strip('+-0.') else text.strip('+-')} points"
-    return f"{value:{sign}.3g}"

@@ -82,9 +82,7 @@ def rebuild(run: Run) -> None:
     with SummaryWriter(str(run.folder)) as writer:
         for when, step, numbers in [*logged, (end, result.get("updates"), tested)]:
             for tag, value in numbers.items() if is_step(step) else ():
-                known = (
-                    nan if value is None else number(value)
-                )  # null is a number that was not finite
+                known = nan if value is None else number(value)  # null was not finite
                 if known is not None and tag not in ("epoch", "update"):
                     writer.add_scalar(printable(tag, 200), known, step, when)
     for file in old:

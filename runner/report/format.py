@@ -5,18 +5,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runner.ablation import wording
 from runner.ablation.decide import Verdict
 from runner.ablation.verdicts import Finding, Findings
-from runner.ablation.wording import SHARES
+from runner.ablation.wording import is_share
 from runner.texts import printable
 
 SHOWN = 40
 """How many effects are drawn, and listed where a list would grow long: the largest ones."""
-
-
-def is_share(name: str) -> bool:
-    """Tell whether a metric is a share, such as an accuracy, and shown in percent."""
-    return name.endswith(SHARES)
 
 
 def scale(name: str) -> float:
@@ -36,17 +32,12 @@ def spaced(name: str) -> str:
 
 def difference(value: float | None, name: str) -> str:
     """Write a difference with its sign, `+0.42`; `-` if there is none."""
-    return "-" if value is None else _zero(f"{value:+.4g}", f"{100 * value:+.2f}", name)
+    return "-" if value is None else wording.difference(value, name)
 
 
 def size(value: float | None, name: str) -> str:
     """Write the size of a difference, without a sign; `-` if there is none."""
-    return "-" if value is None else _zero(f"{value:.3g}", f"{100 * value:.2f}", name)
-
-
-def with_unit(value: float, name: str) -> str:
-    """Write the size of a difference with its unit: `0.5 points`, or `0.01`."""
-    return f"{100 * value:.3g} points" if is_share(name) else f"{value:.3g}"
+    return "-" if value is None else wording.difference(value, name, sign="")
 
 
 def score(value: float, name: str) -> str:
@@ -70,12 +61,6 @@ def ratio(value: float | None) -> str:
 def count(number: int, noun: str) -> str:
     """Write `1 run` or `2 runs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _zero(plain: str, percent: str, name: str) -> str:
-    """Choose by the metric; zero has no sign."""
-    text = percent if is_share(name) else plain
-    return text.lstrip("+-") if not text.strip("+-0.") else text
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from runner.ablation.decide import Verdict
 from runner.ablation.designs import ALL, BASELINE
 from runner.ablation.plan import Question
 from runner.ablation.verdicts import Findings
+from runner.ablation.wording import with_unit
 from runner.report import format as fmt
 from runner.report import sentences, tables
 from runner.report.curves import curves
@@ -109,7 +110,7 @@ def environment_table(runs: Sequence[Run]) -> list[list[str]]:
 
 def legend(question: Question) -> list[tuple[Verdict, str]]:
     """Say what each verdict means, with this ablation's margin."""
-    margin = fmt.with_unit(question.margin, question.metric)
+    margin = with_unit(question.margin, question.metric)
     return [
         (Verdict.HELPS, "Better with it, by more than chance."),
         (Verdict.HURTS, "Worse with it, by more than chance."),
@@ -138,7 +139,7 @@ def _reading(findings: Findings) -> str:
 
 
 def _effects_note(findings: Findings) -> str:
-    margin = fmt.with_unit(findings.plan.question.margin, findings.plan.question.metric)
+    margin = with_unit(findings.plan.question.margin, findings.plan.question.metric)
     return (
         "Small dots are the seeds, the large mark is their mean, the line its interval. In the "
         f"grey band, {margin} in either direction, a difference does not matter. An arrow at the "

@@ -11,6 +11,7 @@ from runner.ablation.decide import Verdict
 from runner.ablation.plan import Plan, Values
 from runner.ablation.table import find_damage
 from runner.ablation.verdicts import Findings
+from runner.ablation.wording import with_unit
 from runner.names import flatten
 from runner.report import format as fmt
 from runner.store.runs import Run
@@ -45,7 +46,7 @@ def sentence(plan: Plan) -> str:
         f"The measure is {fmt.spaced(question.metric)}, where "
         + ("higher" if question.goal == "maximize" else "lower")
         + " is better; a difference below "
-        + f"{fmt.with_unit(question.margin, question.metric)} does not matter.",
+        + f"{with_unit(question.margin, question.metric)} does not matter.",
     ]
     text = printable(" ".join(parts))
     return text[:1].upper() + text[1:]
@@ -155,13 +156,13 @@ def environments(runs: Iterable[Run]) -> list[tuple[str, list[tuple[str, int]]]]
         for name, value in flatten(run.machine):
             if name not in ("format", "config"):
                 shown = ENVIRONMENT.get(name) or printable(name.removeprefix("libraries."), 40)
-                text = NOTHING if value is None else printable(value, 80)
+                text = WORDS.get(str(value)) or printable(value, 80)
                 found.setdefault(shown, Counter())[text] += 1
-    known = ((name, values) for name, values in found.items() if {*values} != {NOTHING})
+    known = ((name, values) for name, values in found.items() if {*values} != {"none"})
     return [(name, values.most_common()) for name, values in known]
 
 
-NOTHING = "none"
+WORDS = {"None": "none", "True": "yes", "False": "no"}
 ENVIRONMENT = {
     "code.commit": "commit of the code",
     "code.version": "version of the code",

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from runner.ablation.decide import Verdict
 from runner.ablation.verdicts import Findings
+from runner.ablation.wording import is_share, with_unit
 from runner.report import format as fmt
 from runner.report import sentences
 from runner.store.runs import Run
@@ -119,9 +120,9 @@ def _introduction(findings: Findings) -> list[Text]:
     question = findings.plan.question
     text = (
         f"{_name(findings)}: difference in {fmt.spaced(question.metric)}"
-        + (" in points" if fmt.is_share(question.metric) else "")
+        + (" in points" if is_share(question.metric) else "")
         + f", + is better{'' if question.goal == 'maximize' else ' (lower)'}; "
-        + f"below {fmt.with_unit(question.margin, question.metric)} it does not matter; "
+        + f"below {with_unit(question.margin, question.metric)} it does not matter; "
         + f"± is its {100 * (1 - question.alpha):.3g} % interval"
     )
     progress = sentences.progress(findings)

@@ -1,6 +1,6 @@
-"""How an ablation is getting on: a live display on a terminal, a line for each run elsewhere.
+"""The progress of an ablation: a live display on a terminal, a line for each run elsewhere.
 
-It watches the files of the runs, so it knows as much of a cluster's as of this machine's.
+It watches the files of the runs, and so knows as much of a cluster's as of this machine's.
 """
 
 import sys
@@ -36,7 +36,7 @@ class Progress:
     Args:
         root: The ablation's folder.
         plan: Its plan.
-        lively: Whether the runs leave the terminal to us, so that it can be drawn over.
+        lively: Whether the runs print nothing themselves, so that the terminal can be redrawn.
     """
 
     def __init__(self, root: Path, plan: Plan, lively: bool) -> None:
@@ -76,14 +76,14 @@ class Progress:
         if self.live:
             self.live.stop()
         if kind is not None and issubclass(kind, KeyboardInterrupt | Stopped):
-            self.console.print(f"\n{self.root} stopped; the same command goes on from here.")
+            self.console.print(f"\n{self.root} is stopped. The same command resumes it.")
 
     def begin(self, plan: Plan, jobs: Sequence[tuple[str, int]]) -> None:
-        """Say what is about to be done."""
+        """Print what will be done."""
         self.plan, self.jobs, self.ended, self.shares = plan, jobs, {}, {}
         self.start = time.monotonic()
         total = len(plan.seeds) * len(plan.variants)
-        kept = f", {total - len(jobs)} of {total} are there" if len(jobs) < total else ""
+        kept = f", {total - len(jobs)} of {total} are done already" if len(jobs) < total else ""
         seeds = f"{len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "one seed"
         if jobs:
             self.console.print(
@@ -91,7 +91,7 @@ class Progress:
             )
 
     def line(self, text: str) -> None:
-        """Print what a run had to say; called as each one ends."""
+        """Print the line of a run that has ended."""
         if not self.live:
             self._look()
             left = self._left()
@@ -109,7 +109,7 @@ class Progress:
         say(f"TensorBoard: tensorboard --logdir {self.root}")
 
     def _watch(self) -> None:
-        """Look at the files until all is over; judge anew when a run has ended."""
+        """Look at the files until all is over; judge again when a run has ended."""
         seen, pause = -1, REFRESH
         while not self.over.wait(pause):
             self._look()
@@ -135,11 +135,11 @@ class Progress:
             lines = read_metrics(run.folder)
             config = {**self.plan.config, **self.plan.changes[run.variant]}
             return float(lines[-1]["epoch"] / config["epochs"]) if lines else 0.0
-        except (ValueError, OSError, LookupError, TypeError):  # damaged; the report will tell
+        except (ValueError, OSError, LookupError, TypeError):  # damaged; the report names it
             return 0.0
 
     def _is_new(self, run: Run) -> bool:
-        """Whether it ended in this sweep; an older failure is about to be tried again."""
+        """Whether it ended in this sweep; an older failure will be tried again."""
         try:
             age = time.time() - (run.folder / "status.json").stat().st_mtime
         except FileNotFoundError:
@@ -153,7 +153,7 @@ class Progress:
             return None
 
     def _left(self) -> str:
-        """Write how long the rest will take, by what has been done since the start."""
+        """Estimate how long the rest will take, by what has been done since the start."""
         done = sum(self.shares.values())
         if done < 0.5:
             return ""
