@@ -47,7 +47,8 @@ def read_values(path: Path, limits: Limits = Limits()) -> object:
     except Damaged:
         raise
     except (ValueError, yaml.YAMLError) as error:
-        raise Damaged(f"must be YAML in UTF-8, got {' '.join(str(error).split())}") from error
+        problem = " ".join(str(error).split()).replace('"<unicode string>", ', "")
+        raise Damaged(f"must be YAML in UTF-8: {problem}") from error
     return content
 
 
