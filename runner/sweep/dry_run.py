@@ -98,15 +98,15 @@ def _power(plan: Plan) -> list[str]:
 
     seeds = plan.question.most_seeds if grows else len(plan.seeds)
     found = smallest(seeds)
+    unit = "times the seed-to-seed standard deviation of the difference"
+    power = f"(power {100 * POWER:.0f} %)"
+    if found <= LARGE:
+        return [f"With {seeds} seeds an effect of {found:.1f} {unit} can be found {power}."]
     enough = next((n for n in range(seeds, MOST_SEEDS) if smallest(n) <= LARGE), MOST_SEEDS)
-    more = f" For {LARGE} times you need about {enough} seeds." if found > LARGE else ""
+    which = f"only very large effects can be found: {found:.1f} {unit} {power}"
     if found == float("inf"):
-        return [f"With {seeds} seeds no effect can be found.{more}"]
-    which = "only very large effects" if found > LARGE else "effects"
-    return [
-        f"With {seeds} seeds {which} of {found:.1f} times the seed-to-seed standard deviation of "
-        f"the difference can be found (power {100 * POWER:.0f} %, {effects} effects).{more}"
-    ]
+        which = "no effect can be found"
+    return [f"With {seeds} seeds {which}. For {LARGE} times you need about {enough} seeds."]
 
 
 def _duration(seconds: float) -> str:
