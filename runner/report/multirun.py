@@ -102,11 +102,12 @@ def _remarks(runs: Sequence[Run]) -> str:
 
 def table(multirun: Multirun) -> list[str]:
     """Write the table for the terminal, and why there are no verdicts."""
-    heads, *rows = score_table(multirun)
-    last = len(heads) - 1
-    shown = text.table(heads, rows, wide=(0, last), right=range(1, last))
-    remarks = [*text.problem_lines(multirun.runs), *text.note_lines(multirun.warnings)]
-    return text.lines(shown, "", *remarks, SPREAD, NO_VERDICTS)
+    (*heads, _), *rows = score_table(multirun)
+    numbers = [row[:-1] for row in rows]
+    shown = text.table(heads, numbers, wide=(0,), right=range(1, len(heads)))
+    remarks = [f"{variant}: {remark}" for variant, *_, remark in rows if remark]
+    notes = text.note_lines([*remarks, *multirun.warnings])
+    return text.lines(shown, "", *text.problem_lines(multirun.runs), *notes, SPREAD, NO_VERDICTS)
 
 
 def page(multirun: Multirun) -> str:

@@ -139,10 +139,10 @@ def test_other_runs_have_mean_and_sample_deviation_the_baseline_first(tmp_path, 
     assert "92.00 ± 2.00" in rows[0]  # the sample's: n - 1
     assert "3.0 ± 1.0" in rows[0]
     assert "93.00 ± 2.00" in rows[2]
-    assert "clipping inactive in 2" in rows[2]
+    assert "Note: clipping: clipping inactive in 2" in rows
     assert "99.00" in rows[1]
     assert "±" not in rows[1]  # one value has no spread
-    assert "1 diverged" in rows[1]
+    assert "Note: flooding: 1 diverged" in rows
     assert "diverged flooding/seed=1: the loss is nan" in out
     assert "This is a plain sweep: it is listed, not judged." in out
     page = (tmp_path / "report.html").read_text()

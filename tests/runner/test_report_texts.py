@@ -7,6 +7,7 @@ import re
 import sys
 
 import pytest
+from rich.cells import cell_len
 
 from runner.ablation.designs import BASELINE
 from runner.ablation.verdicts import Verdict
@@ -78,6 +79,22 @@ def test_the_table_fits_a_terminal_and_is_colored_only_where_a_person_wants_it(
     assert colored != lines
     monkeypatch.setenv("NO_COLOR", "1")
     assert verdict_table(findings) == lines
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_table_is_no_wider_than_the_terminal_and_loses_no_word(tmp_path, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    name = "日本語の名前" + "x" * 30
+    lines = verdict_table(make_findings(tmp_path, THREE | {name: THREE["clipping"]}))
+    assert max(map(cell_len, lines)) <= width
+    text = "\n".join(lines)
+    assert [text.count(part) for part in ("x", "日", "前", "has", "UNDECIDED")] == [
+        30 + 4,
+        1,
+        1,
+        4,
+        2,
+    ]
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path):
