@@ -97,7 +97,7 @@ def test_an_error_that_is_not_the_systems_stays_as_it_is(tmp_path):
     assert raised.value.__cause__ is None
 
 
-def test_where_all_are_damaged_it_says_that_the_run_starts_over(tmp_path, capsys):
+def test_where_all_checkpoints_are_damaged_it_says_that_the_run_starts_over(tmp_path, capsys):
     for number in (1, 2):
         checkpoint.save(tmp_path, state(number))
     for name in (LAST, BEFORE):

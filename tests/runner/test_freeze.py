@@ -138,7 +138,7 @@ def test_a_launcher_gets_what_was_frozen_with_the_folder_of_the_run(tmp_path):
     )
 
 
-def test_the_same_plan_goes_on_and_another_is_refused_with_what_differs(tmp_path):
+def test_the_same_plan_is_resumed_and_another_is_refused_with_what_differs(tmp_path):
     plan = plan_of(*ONE)
     assert refuse_other(tmp_path, plan, plan_of(*ONE)) == plan
     for changed, message in (
@@ -155,7 +155,7 @@ def test_the_same_plan_goes_on_and_another_is_refused_with_what_differs(tmp_path
         assert "name=NAME" in str(told.value)
 
 
-def test_a_run_of_another_config_is_neither_gone_on_with_nor_counted(tmp_path, do):
+def test_a_run_of_another_config_is_neither_resumed_nor_counted(tmp_path, do):
     plan = plan_of(*ONE, "epochs=1", "batch_size=600", "ablation.seeds=1", "name=mine")
     (tmp_path / "mine" / "baseline").mkdir(parents=True)
     own = ("epochs=1", "batch_size=600", "name=mine")

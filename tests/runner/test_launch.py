@@ -1,4 +1,4 @@
-"""The local launcher's share-out of a machine; how its runs end is in tests/test_ablation.py."""
+"""The local launcher's share-out of a machine; how its runs end is in tests/test_launchers.py."""
 
 import multiprocessing
 import os
@@ -134,7 +134,7 @@ def test_an_older_end_is_overwritten_and_a_damaged_status_is_no_obstacle(tmp_pat
     assert read_status(tmp_path)["error"] == "it was killed"
 
 
-def test_the_end_of_a_process_is_told_by_its_signal():
+def test_the_end_of_a_process_is_named_by_its_signal():
     class Ended(OSError):
         exitcode = -9
 
@@ -143,7 +143,7 @@ def test_the_end_of_a_process_is_told_by_its_signal():
     assert "ended with code 3" in cause_of_death(Ended())
 
 
-def test_an_end_is_recorded_only_where_the_run_told_none(tmp_path):
+def test_an_end_is_recorded_only_where_the_run_recorded_none(tmp_path):
     conclude(tmp_path / "new", "failed", "never began")
     assert read_status(tmp_path / "new")["error"] == "never began"
     pairs = {"running": "stopped", "done": "done", "diverged": "diverged", "failed": "failed"}
@@ -155,7 +155,7 @@ def test_an_end_is_recorded_only_where_the_run_told_none(tmp_path):
         assert (content["status"], content["attempts"]) == (after, 3)
 
 
-def test_a_run_that_another_process_holds_is_left_as_it_is(tmp_path):
+def test_a_run_that_another_process_has_locked_is_left_as_it_is(tmp_path):
     write_status(tmp_path, "running")
     with lock_folder(tmp_path):
         conclude(tmp_path, "failed", "gone")
