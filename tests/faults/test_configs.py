@@ -39,6 +39,14 @@ def test_more_payloads_along_each_route(sandbox, route, faults):
     faults("hostile configs", carry(sandbox, route, targets(sandbox)[::4]))
 
 
+@pytest.mark.parametrize("group", allowed.MODULES)
+def test_no_payload_is_on_the_list_of_what_may_be_imported(sandbox, group):
+    for node in targets(sandbox):
+        with pytest.raises(UserError, match=r"_target_ (must be of|names) "):
+            locate(node["_target_"], group, group)
+    assert not sandbox.mark.exists()
+
+
 def test_there_are_enough_of_them(sandbox):
     named = {node["_target_"] for node in targets(sandbox)}
     carried = sum(len(range(i % STEP, len(named), STEP)) for i in range(len(ROUTES)))
