@@ -4,11 +4,13 @@ Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019,
 https://arxiv.org/abs/1904.11486
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tricks.trick import require_one_of
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
@@ -53,7 +55,9 @@ def blur_pool(
     height, width = x.shape[-2:]
     filters, strides = pair(filter_size), pair(stride)
     sizes = size or ((height - 1) // strides[0] + 1, (width - 1) // strides[1] + 1)
-    channels_last = _is_channels_last(x)
+    # where either memory format may be meant, it is not channels_last
+    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    channels_last = channels_last and not x.is_contiguous()
     halves = filters == strides == (2, 2) and (height, width) == (2 * sizes[0], 2 * sizes[1])
     if halves and channels_last:
         return F.avg_pool2d(x, 2)  # the same by the fastest way; in other memory formats it is not
@@ -129,17 +133,8 @@ def check_filter(owner: str, filter_size: float, padding_mode: str) -> None:
             f"{owner}.filter_size must be 1 to {LARGEST_FILTER} (taps a side), got {filter_size}. "
             "The paper uses 2, 3 and 5."
         )
-    if padding_mode not in get_args(PaddingMode):
-        raise ValueError(
-            f"{owner}.padding_mode must be one of {', '.join(get_args(PaddingMode))}, "
-            f"got {padding_mode!r}. The paper uses reflect."
-        )
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    """Whether the channels lie innermost; where either order may be meant, they do not."""
-    channels_last = torch.channels_last
-    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=channels_last)
+    remedy = " The paper uses reflect."
+    require_one_of(f"{owner}.padding_mode", padding_mode, PaddingMode, remedy)
 
 
 def is_too_small(pixels: int, filter_size: int, padding_mode: PaddingMode) -> bool:
@@ -154,12 +149,7 @@ def pair(value: Any) -> tuple[Any, Any]:  # noqa: ANN401
 
 
 def _blur_matrix(
-    pixels: int,
-    size: int,
-    filter_size: int,
-    stride: int,
-    padding_mode: PaddingMode,
-    like: Tensor,
+    pixels: int, size: int, filter_size: int, stride: int, padding_mode: PaddingMode, like: Tensor
 ) -> Tensor:
     """Give back the matrix [size, pixels] that blurs and subsamples a line of pixels.
 

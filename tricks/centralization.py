@@ -12,7 +12,7 @@ would be zero for ever; and `conv_only` takes in one-dimensional convolutions.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, final, get_args
+from typing import Any, Literal, NamedTuple, final
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
-from tricks.trick import Trick
+from tricks.trick import Trick, require_one_of
 
 Where = Literal["gradient", "gradient_and_decay", "update"]
 
@@ -126,18 +126,8 @@ def _parameters_of(model: nn.Module, name: str) -> Iterator[nn.Parameter]:
         ) from None
 
 
-_COUPLED = (
-    torch.optim.SGD,
-    torch.optim.ASGD,
-    torch.optim.Adam,
-    torch.optim.Adamax,
-    torch.optim.NAdam,
-    torch.optim.RAdam,
-    torch.optim.Adagrad,
-    torch.optim.Adadelta,
-    torch.optim.RMSprop,
-)
-"""The optimizers that add weight_decay * w to the gradient."""
+_COUPLED = ("SGD", "ASGD", "Adam", "Adamax", "NAdam", "RAdam", "Adagrad", "Adadelta", "RMSprop")
+"""The optimizers of torch that add weight_decay * w to the gradient."""
 
 
 @final
@@ -185,11 +175,7 @@ class Centralization(Trick):
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.where not in get_args(Where):
-            raise ValueError(
-                f"Centralization.where must be one of {', '.join(get_args(Where))}, "
-                f"got {self.where!r}."
-            )
+        require_one_of("Centralization.where", self.where, Where)
         # of each optimizer that has our hook: the weights that its next step concerns, their means
         self._waiting = WeakKeyDictionary[Optimizer, list[tuple[_Weight, Tensor]]]()
 
@@ -213,7 +199,11 @@ class Centralization(Trick):
             for group in optimizer.param_groups:
                 _require_coupled(optimizer, group)
         if self.where != "gradient" and optimizer not in self._waiting:
-            self._attach(optimizer)
+            self._waiting[optimizer] = []
+            if self.where == "update":
+                optimizer.register_step_post_hook(self._restore_means)
+            else:
+                optimizer.register_step_pre_hook(self._before_step)
         return optimizer
 
     @torch.no_grad()
@@ -229,13 +219,6 @@ class Centralization(Trick):
             for weight in _weights(model, self.conv_only, self.exclude)
             if weight.parameter.grad is not None
         ]
-
-    def _attach(self, optimizer: Optimizer) -> None:
-        self._waiting[optimizer] = []
-        if self.where == "update":
-            optimizer.register_step_post_hook(self._restore_means)
-        else:
-            optimizer.register_step_pre_hook(self._before_step)
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -274,8 +257,8 @@ class Centralization(Trick):
 def _require_coupled(optimizer: Optimizer, group: dict[str, Any]) -> None:
     decay = group.get("weight_decay", 0.0)
     # by exact type: a subclass (AdamW is one of Adam) may decay otherwise
-    coupled = type(optimizer) in _COUPLED and not group.get("decoupled_weight_decay", False)
-    if decay and not coupled:
+    known = any(type(optimizer) is getattr(torch.optim, name) for name in _COUPLED)
+    if decay and (not known or group.get("decoupled_weight_decay", False)):
         raise ValueError(
             "Centralization.where=gradient_and_decay needs a weight decay that is added to the "
             f"gradient, as in SGD or Adam, got {decay} in {type(optimizer).__name__}, which is "

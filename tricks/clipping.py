@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final, get_args
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 from torch.optim import Optimizer
 
 from tricks.gradients import NotFinite, check_gradients_, norm_of, parameters_of, with_gradients
-from tricks.trick import Trick
+from tricks.trick import Trick, require_one_of
 
 By = Literal["norm", "value", "parameter", "unit", "quantile"]
 
@@ -90,8 +90,7 @@ def clip_gradients_(
 
 
 def _check_limit(limit: float, by: By, history: MutableSequence[float] | None) -> None:
-    if by not in get_args(By):
-        raise ValueError(f"by must be one of {', '.join(get_args(By))}, got {by!r}.")
+    require_one_of("by", by, By)
     if by == "quantile" and not 0 <= limit <= 1:
         raise ValueError(f"limit must be from 0 to 1 for by='quantile', got {limit}.")
     if by == "quantile" and history is None:
@@ -208,10 +207,7 @@ class Clipping(Trick):
     warmup: int = 20
 
     def __post_init__(self) -> None:
-        if self.by not in get_args(By):
-            raise ValueError(
-                f"Clipping.by must be one of {', '.join(get_args(By))}, got {self.by!r}."
-            )
+        require_one_of("Clipping.by", self.by, By)
         for name in ("max_norm", "max_value", "max_parameter_norm", "factor"):
             self._require(getattr(self, name) > 0, name, "> 0", " Use .inf to measure only.")
         self._require(0 < self.eps < math.inf, "eps", "> 0 and finite")
@@ -253,7 +249,8 @@ class Clipping(Trick):
             return  # dropped by check_gradients_: no norm, and none to remember
         norm, limit = norm_of(parameters), self._limit()
         if self.by == "unit":
-            classifier = _classifier(model)
+            linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+            classifier = {p for last in linears[-1:] for p in last.parameters()}
             parameters = [p for p in parameters if p not in classifier]
         way: By = "norm" if self.by == "quantile" else self.by
         clipped = _clip_(parameters, norm, limit, way, self.eps)
@@ -263,11 +260,9 @@ class Clipping(Trick):
             _remember(self._norms, norm)
 
     def _limit(self) -> float:
-        if self.by == "quantile" and len(self._norms) < self.warmup:
-            return math.inf
-        if self.by == "quantile":
-            return _quantile(self._norms, self.quantile)
-        return float(getattr(self, _READ_BY[self.by][0]))
+        if self.by != "quantile":
+            return float(getattr(self, _READ_BY[self.by][0]))
+        return math.inf if len(self._norms) < self.warmup else _quantile(self._norms, self.quantile)
 
     def report(self) -> dict[str, float]:
         """Give back the norm before the last clipping, and whether that changed anything."""
@@ -292,8 +287,3 @@ class Clipping(Trick):
             )
         else:
             super().load_state_dict(state)
-
-
-def _classifier(model: nn.Module) -> set[nn.Parameter]:
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return set(linears[-1].parameters()) if linears else set()

@@ -100,11 +100,8 @@ class _Plan:
     def _operation(self, node: fx.Node) -> str:
         """Name what a node does, alike for a module, a function and a method: `leakyrelu`."""
         target = node.target
-        if node.op == "call_module":
-            name = type(self.modules[str(target)]).__name__
-        else:
-            name = target if isinstance(target, str) else getattr(target, "__name__", "")
-        return name.replace("_", "").lower()
+        does = type(self.modules[str(target)]) if node.op == "call_module" else target
+        return str(getattr(does, "__name__", does)).replace("_", "").lower()
 
     def _is_strided(self, name: str) -> bool:
         module = self.modules[name]
@@ -114,7 +111,15 @@ class _Plan:
         return not upsamples and any(side != 1 for side in pair(getattr(module, "stride", 1)))
 
     def _place(self, name: str) -> Place | None:
-        layer = self._checked(name)
+        """Give back the place of a strided layer, if it has one, or refuse the layer."""
+        layer, where = self.modules[name], f"{self.owner}.{name}"
+        if not isinstance(layer, Strided):
+            raise ValueError(
+                f"{where} must be a Conv2d, MaxPool2d or AvgPool2d, got a {type(layer).__name__} "
+                "with a stride. Replace it by one of these."
+            )
+        if isinstance(layer, nn.MaxPool2d) and layer.return_indices:
+            raise ValueError(f"{where}.return_indices must be False, got True. Set it to False.")
         stride = pair(layer.stride)
         if isinstance(layer, nn.Conv2d):
             return self._convolution(name, layer, stride)
@@ -128,18 +133,6 @@ class _Plan:
                 kind, rounding = "average-pool", reduced
         return Place(name, kind, stride, "after", (name,), rounding)
 
-    def _checked(self, name: str) -> Strided:
-        """Give back a strided layer, or refuse it."""
-        layer, where = self.modules[name], f"{self.owner}.{name}"
-        if not isinstance(layer, Strided):
-            raise ValueError(
-                f"{where} must be a Conv2d, MaxPool2d or AvgPool2d, got a {type(layer).__name__} "
-                "with a stride. Replace it by one of these."
-            )
-        if isinstance(layer, nn.MaxPool2d) and layer.return_indices:
-            raise ValueError(f"{where}.return_indices must be False, got True. Set it to False.")
-        return layer
-
     def _convolution(self, name: str, layer: nn.Conv2d, stride: tuple[int, int]) -> Place:
         activations = [self._activation_after(call) for call in self.calls[name]]
         found = [node for node in activations if node is not None]
@@ -149,11 +142,14 @@ class _Plan:
         if all(node.op == "call_module" for node in found) and self._are_all_calls(found):
             return Place(name, "convolution", stride, "after", _names(found))
         consumers = [user for node in found for user in _users(node)]
-        for user in consumers:
-            if user.op != "call_module" or user.kwargs or len(user.args) != 1:
-                raise self._unreachable(name, user)
-        if not self._are_all_calls(consumers):
-            raise self._unreachable(name, consumers[0])
+        odd = [u for u in consumers if u.op != "call_module" or u.kwargs or len(u.args) != 1]
+        if odd or not self._are_all_calls(consumers):
+            raise ValueError(
+                f"No hook reaches the activation after {self.owner}.{name}, which feeds "
+                f"{(odd or consumers)[0].name}. It must be a module that is called once, or feed "
+                "modules of torch.nn that are called once. Give the place an activation module of "
+                "its own, such as nn.ReLU()."
+            )
         return Place(name, "convolution", stride, "before", _names(consumers))
 
     def _activation_after(self, node: fx.Node) -> fx.Node | None:
@@ -170,13 +166,6 @@ class _Plan:
     def _are_all_calls(self, nodes: list[fx.Node]) -> bool:
         """Whether the modules called at these nodes are called nowhere else: hooks fit them."""
         return all(set(self.calls[name]) <= set(nodes) for name in _names(nodes))
-
-    def _unreachable(self, name: str, user: fx.Node) -> ValueError:
-        return ValueError(
-            f"No hook reaches the activation after {self.owner}.{name}, which feeds {user.name}. "
-            "It must be a module that is called once, or feed modules of torch.nn that are called "
-            "once. Give the place an activation module of its own, such as nn.ReLU()."
-        )
 
     def _is_flattened(self, node: fx.Node) -> bool:
         return all(self._operation(user) in FLATTENING for user in node.users)

@@ -70,7 +70,12 @@ class LabelSmoothing(Trick):
 
     def model(self, model: nn.Module) -> nn.Module:
         """Read off how many classes there are; the model stays as it is."""
-        self._classes = _class_count(model)
+        self._classes = None
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                self._classes = module.out_features
+            elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                self._classes = module.out_channels
         return model
 
     def batch(self, batch: Batch, generator: torch.Generator) -> Batch:  # noqa: ARG002
@@ -82,13 +87,3 @@ class LabelSmoothing(Trick):
                 "class probabilities."
             )
         return batch._replace(targets=smooth_labels(batch.targets, self.smoothing, self._classes))
-
-
-def _class_count(model: nn.Module) -> int | None:
-    count = None
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            count = module.out_features
-        elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            count = module.out_channels
-    return count

@@ -4,7 +4,8 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import FrozenInstanceError
-from typing import Any, ClassVar, NamedTuple, final
+from functools import reduce
+from typing import Any, ClassVar, NamedTuple, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -161,10 +162,10 @@ class Chain(Trick):
         names = [type(trick).__name__ for trick in self.tricks]
         for index, trick in enumerate(self.tricks):
             if late := [name for name in names[index + 1 :] if name in trick.after]:
+                right = " -> ".join(kind.__name__ for kind in in_order([*map(type, self.tricks)]))
                 raise ValueError(
                     f"{names[index]} must come after {' and '.join(late)}, "
-                    f"got {' -> '.join(names)}. "
-                    f"Write {' -> '.join(t.__name__ for t in in_order([*map(type, self.tricks)]))}."
+                    f"got {' -> '.join(names)}. Write {right}."
                 )
         own = [trick.name for trick in self.tricks]
         counts = [own[: i + 1].count(name) for i, name in enumerate(own)]
@@ -180,21 +181,16 @@ class Chain(Trick):
 
     def model(self, model: nn.Module) -> nn.Module:
         """Pass the model through every trick."""
-        for trick in self.tricks:
-            model = trick.model(model)
-        return model
+        return reduce(lambda model, trick: trick.model(model), self.tricks, model)
 
     def optimizer(self, optimizer: Optimizer) -> Optimizer:
         """Pass the optimizer through every trick."""
-        for trick in self.tricks:
-            optimizer = trick.optimizer(optimizer)
-        return optimizer
+        return reduce(lambda optimizer, trick: trick.optimizer(optimizer), self.tricks, optimizer)
 
     def schedule(self, factor: float, update: int, updates_per_epoch: int) -> float:
         """Pass the factor through every trick."""
-        for trick in self.tricks:
-            factor = trick.schedule(factor, update, updates_per_epoch)
-        return factor
+        time = update, updates_per_epoch
+        return reduce(lambda factor, trick: trick.schedule(factor, *time), self.tricks, factor)
 
     def batch(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Pass the samples through every trick.
@@ -206,22 +202,17 @@ class Chain(Trick):
         for name, trick in zip(self.names, self.tricks, strict=True):
             if type(trick).batch is Trick.batch:
                 continue  # most tricks: spare them the seeding of a generator
-            own = torch.Generator(generator.device)
-            own.manual_seed(derive_seed(seed, name))
+            own = torch.Generator(generator.device).manual_seed(derive_seed(seed, name))
             batch = trick.batch(batch, own)
         return batch
 
     def loss(self, losses: Tensor) -> Tensor:
         """Pass the losses through every trick."""
-        for trick in self.tricks:
-            losses = trick.loss(losses)
-        return losses
+        return reduce(lambda losses, trick: trick.loss(losses), self.tricks, losses)
 
     def objective(self, loss: Tensor) -> Tensor:
         """Pass the mean loss through every trick."""
-        for trick in self.tricks:
-            loss = trick.objective(loss)
-        return loss
+        return reduce(lambda loss, trick: trick.objective(loss), self.tricks, loss)
 
     def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
         """Let every trick change the gradients."""
@@ -283,6 +274,13 @@ def in_order(tricks: Sequence[type[Trick]]) -> list[type[Trick]]:
         waiting.remove(free)
         ordered.append(free)
     return ordered
+
+
+def require_one_of(name: str, value: object, choices: Any, remedy: str = "") -> None:  # noqa: ANN401
+    """Refuse a value that is none of the choices of a `Literal`."""
+    if value not in get_args(choices):
+        known = ", ".join(get_args(choices))
+        raise ValueError(f"{name} must be one of {known}, got {value!r}.{remedy}")
 
 
 def derive_seed(*parts: int | str) -> int:

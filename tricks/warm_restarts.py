@@ -109,39 +109,6 @@ def scale_learning_rates_(optimizer: Optimizer, factor: float) -> None:
             group["lr"] = group.setdefault("initial_lr", rate) * factor
 
 
-# typed, since 0.1 equals the fraction that it is stored as, yet counts as 1/10 here
-@lru_cache(maxsize=128, typed=True)
-def _schedule(
-    T_0: float,
-    T_mult: float,
-    T_up: float,
-    gamma: float,
-    eta_min: float,
-    eta_max: float,
-    warmup: Warmup,
-) -> "_Schedule":
-    for name, value, rule, holds in (
-        ("T_0", T_0, "> 0 and finite", 0 < T_0 < math.inf),
-        ("T_mult", T_mult, ">= 1 and finite", 1 <= T_mult < math.inf),
-        ("T_up", T_up, f">= 0 and < T_0 ({T_0})", 0 <= T_up < T_0),
-        ("gamma", gamma, "> 0 and <= 1", 0 < gamma <= 1),
-        ("eta_min", eta_min, f">= 0 and <= {eta_max}", 0 <= eta_min <= eta_max),
-        ("eta_max", eta_max, "finite", eta_max < math.inf),
-        ("warmup", warmup, "each or first", warmup in get_args(Warmup)),
-    ):
-        if not holds:
-            raise ValueError(f"{name} must be {rule}, got {value}.")
-    return _Schedule(
-        Fraction(_exact(T_0)),
-        Fraction(_exact(T_mult)),
-        Fraction(_exact(T_up)),
-        gamma,
-        eta_min,
-        eta_max,
-        warmup == "each",
-    )
-
-
 def _exact(number: float | Fraction) -> int | Fraction:
     return Fraction(str(float(number))) if isinstance(number, float) else number
 
@@ -161,15 +128,27 @@ class _Schedule:
 
     def __init__(
         self,
-        T_0: Fraction,
-        T_mult: Fraction,
-        T_up: Fraction,
+        T_0: float,
+        T_mult: float,
+        T_up: float,
         gamma: float,
         eta_min: float,
         eta_max: float,
-        each: bool,
+        warmup: Warmup,
     ) -> None:
-        self.cosine, self.T_mult, self.T_up, self.each = T_0 - T_up, T_mult, T_up, each
+        for name, value, rule, holds in (
+            ("T_0", T_0, "> 0 and finite", 0 < T_0 < math.inf),
+            ("T_mult", T_mult, ">= 1 and finite", 1 <= T_mult < math.inf),
+            ("T_up", T_up, f">= 0 and < T_0 ({T_0})", 0 <= T_up < T_0),
+            ("gamma", gamma, "> 0 and <= 1", 0 < gamma <= 1),
+            ("eta_min", eta_min, f">= 0 and <= {eta_max}", 0 <= eta_min <= eta_max),
+            ("eta_max", eta_max, "finite", eta_max < math.inf),
+            ("warmup", warmup, "each or first", warmup in get_args(Warmup)),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must be {rule}, got {value}.")
+        first, self.T_mult, self.T_up = (Fraction(_exact(t)) for t in (T_0, T_mult, T_up))
+        self.cosine, self.each = first - self.T_up, warmup == "each"
         self.gamma, self.eta_min, self.eta_max = gamma, eta_min, eta_max
         self.last = self.cycle_at(Fraction(0))
 
@@ -210,6 +189,10 @@ class _Schedule:
         if self.T_mult > 1:
             cosines = (self.T_mult**number - 1) / (self.T_mult - 1)
         return self.cosine * cosines + self.T_up * (number if self.each else min(number, 1))
+
+
+# typed, since 0.1 equals the fraction that it is stored as, yet counts as 1/10 here
+_schedule = lru_cache(maxsize=128, typed=True)(_Schedule)
 
 
 @final
@@ -269,9 +252,8 @@ class WarmRestarts(Trick):
         ((15.0, 35.0), (15.0, 15.0))
         """
         cycle = self._schedule().cycle_at(_exact(length))
-        return float(cycle.start), float(
-            cycle.start if cycle.start == _exact(length) else cycle.end
-        )
+        after = cycle.start if cycle.start == _exact(length) else cycle.end
+        return float(cycle.start), float(after)
 
     def caveats(self, updates: int, updates_per_epoch: int) -> list[str]:
         """Warn where training ends within a cycle, and name the lengths that would not.
@@ -283,12 +265,8 @@ class WarmRestarts(Trick):
         before, after = self.cycle_ends(length)
         if before == length:
             return []
-        ends = (
-            f"cycles end after {before:g} and {after:g}"
-            if before
-            else f"the first ends after {after:g}"
-        )
-        return [f"training ends within a cycle, after {length:g} {self.unit}s; {ends}."]
+        ends = f"cycles end after {before:g} and" if before else "the first ends after"
+        return [f"training ends within a cycle, after {length:g} {self.unit}s; {ends} {after:g}."]
 
     def _schedule(self) -> _Schedule:
         return _schedule(
