@@ -21,15 +21,8 @@ from runner.texts import listed, tell
 AUXILIARY = ("googlenet", "inception_v3")
 """Torchvision's models with extra outputs in training, which have to be switched off."""
 
-LISTINGS = {
-    "torchvision": "torchvision.models.list_models(module=torchvision.models)",
-    "timm": "timm.list_models()",
-}
-"""How to list the models of a library."""
-
 MAX_WEIGHTS = 10**9  # of a ResNet: four gigabytes, and as much again for the optimizer
 MAX_BYTES = 2**34  # of a file of weights
-EXPECTED = "Expected a file written by torch.save(model.state_dict(), file)."
 
 
 class Block(nn.Module):
@@ -162,7 +155,8 @@ def torchvision_model(*, name: str, channels: int, classes: int) -> nn.Module:
 
     names = models.list_models(module=models)
     if name not in names:
-        raise UserError(_unknown_model("torchvision", name, names))
+        listing = "torchvision.models.list_models(module=torchvision.models)"
+        raise UserError(_unknown_model("torchvision", name, names, listing))
     options = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
     model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
     if channels != 3:
@@ -189,17 +183,15 @@ def timm_model(*, name: str, channels: int, classes: int) -> nn.Module:
             "Run pip install 'biscuits-bench[timm]'."
         ) from None
     if not timm.is_model(name):
-        raise UserError(_unknown_model("timm", name, timm.list_models()))
-    model: nn.Module = timm.create_model(
-        name, pretrained=False, in_chans=channels, num_classes=classes
-    )
+        raise UserError(_unknown_model("timm", name, timm.list_models(), "timm.list_models()"))
+    model: nn.Module = timm.create_model(name, in_chans=channels, num_classes=classes)
     return model
 
 
-def _unknown_model(library: str, name: str, names: Iterable[str]) -> str:
+def _unknown_model(library: str, name: str, names: Iterable[str], listing: str) -> str:
     return (
         f"model.name: {library} has no classification model {name}.{did_you_mean(name, names)} "
-        f"List them with {LISTINGS[library]}."
+        f"List them with {listing}."
     )
 
 
@@ -243,29 +235,27 @@ def load_weights(model: nn.Module, file: str) -> None:
 
 def _read_state(file: Path) -> Mapping[str, Any]:
     """Read the names and tensors in a file."""
+    data = b""
     try:
         data = read_bytes(file, MAX_BYTES)
-    except Damaged as error:
-        raise UserError(f"model.weights: {tell(file)} {error}. {EXPECTED}") from error
-    except FileNotFoundError:
-        raise UserError(f"model.weights: {tell(file)} does not exist. {EXPECTED}") from None
-    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats that are refused below
             content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+        state = content.get("model", content) if isinstance(content, Mapping) else content
+        if isinstance(state, Mapping):
+            return state
+        problem = f"holds a {type(state).__name__}, not a dictionary of tensors"
+    except Damaged as error:
+        problem = str(error)
+    except FileNotFoundError:
+        problem = "does not exist"
     except Exception as error:  # torch raises many types for damaged files
         is_pickle = data.startswith((b"PK", b"\x80"))  # in a zip archive, or by itself
         problem = "is damaged, or not a file of torch.save"
         if is_pickle and isinstance(error, pickle.UnpicklingError):
             problem = "holds more than tensors, and loading that could run any code"
-        raise UserError(f"model.weights: {tell(file)} {problem}. {EXPECTED}") from error
-    state = content.get("model", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping):
-        raise UserError(
-            f"model.weights: {tell(file)} holds a {type(state).__name__}, not a dictionary of "
-            f"tensors. {EXPECTED}"
-        )
-    return state
+    expected = "Expected a file written by torch.save(model.state_dict(), file)."
+    raise UserError(f"model.weights: {tell(file)} {problem}. {expected}")
 
 
 def _shape(value: object) -> str:

@@ -10,14 +10,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from runner.errors import UserError
 from runner.texts import reason
+
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A factor on the learning rate; the config holds it to its range."""
 
 
 class Scheduler(ABC):
@@ -57,14 +61,14 @@ class Step(Scheduler):
         gamma: Factor at each milestone, >= 0.
 
     Raises:
-        UserError: If a value is out of its range.
+        UserError: If the milestones are out of their range.
 
     >>> [round(Step().factor(update, 1, epochs=4), 3) for update in range(4)]
     [1.0, 1.0, 0.1, 0.01]
     """
 
     milestones: tuple[float, ...] = (0.5, 0.75)
-    gamma: float = 0.1
+    gamma: Rate = 0.1
 
     def __post_init__(self) -> None:
         if not all(a < b for a, b in pairwise((0, *self.milestones, 1))):
@@ -72,7 +76,6 @@ class Step(Scheduler):
                 "scheduler.milestones must be increasing shares of the training in (0, 1), "
                 f"got {list(self.milestones)}. Write epoch 10 of 20 as 0.5."
             )
-        _check_rate("gamma", self.gamma)
 
     def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
         """Return gamma to the power of the number of milestones reached."""
@@ -92,17 +95,11 @@ class Cosine(Scheduler):
     Args:
         final: The factor at the end, >= 0.
 
-    Raises:
-        UserError: If it is negative or not finite.
-
     >>> [round(Cosine().factor(update, 1, epochs=4), 3) for update in range(5)]
     [1.0, 0.854, 0.5, 0.146, 0.0]
     """
 
-    final: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_rate("final", self.final)
+    final: Rate = 0.0
 
     def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
         """Return the value of the cosine."""
@@ -117,19 +114,12 @@ class Linear(Scheduler):
         start: The factor at the first update, >= 0.
         final: The factor at the end, >= 0.
 
-    Raises:
-        UserError: If one is negative or not finite.
-
     >>> [Linear().factor(update, 1, epochs=4) for update in range(5)]
     [1.0, 0.75, 0.5, 0.25, 0.0]
     """
 
-    start: float = 1.0
-    final: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_rate("start", self.start)
-        _check_rate("final", self.final)
+    start: Rate = 1.0
+    final: Rate = 0.0
 
     def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
         """Return the value of the line."""
@@ -151,25 +141,13 @@ class OneCycle(Scheduler):
         start: The factor at the first update, >= 0.
         final: The factor at the last update, >= 0.
 
-    Raises:
-        UserError: If a value is out of its range.
-
     >>> [round(OneCycle(peak_at=0.4).factor(update, 5, epochs=1), 3) for update in range(5)]
     [0.04, 1.0, 0.75, 0.25, 0.0]
     """
 
-    peak_at: float = 0.3
-    start: float = 0.04
-    final: float = 4e-6
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.peak_at <= 1:
-            raise UserError(
-                f"scheduler.peak_at must be in [0, 1], got {self.peak_at}. "
-                "It is a share of the training."
-            )
-        _check_rate("start", self.start)
-        _check_rate("final", self.final)
+    peak_at: Annotated[float, Field(ge=0, le=1)] = 0.3
+    start: Rate = 0.04
+    final: Rate = 4e-6
 
     def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
         """Return the value on the rise or on the fall."""
@@ -212,8 +190,6 @@ def tabulate(
     [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
     """
     refuse_impure(torch_class, arguments)
-    if unit not in ("epoch", "update"):
-        raise UserError(f"scheduler.unit must be epoch or update, got {unit}.")
     if not lr > 0:
         raise UserError(f"optimizer.lr must be > 0 for a torch scheduler, got {lr}.")
     updates_per_step = updates_per_epoch if unit == "epoch" else 1
@@ -270,11 +246,3 @@ def _mix(start: float, end: float, share: float) -> float:
 def _half_cosine(share: float) -> float:
     """Return the share of the way that half a cosine has gone after a share of the time."""
     return (1 - math.cos(math.pi * share)) / 2
-
-
-def _check_rate(field: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise UserError(
-            f"scheduler.{field} must be >= 0 and finite, got {value}. "
-            "It is a factor on the learning rate."
-        )

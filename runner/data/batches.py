@@ -5,6 +5,7 @@ batches as an uninterrupted one, and there is no state to save.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,7 +14,10 @@ from runner.data.augmentation import Augmentation, crop_and_flip, cut_out_
 from runner.data.source import Split
 from tricks import Batch, derive_seed
 
+NO_AUGMENTATION = Augmentation()
 
+
+@dataclass(eq=False)
 class Batches:
     """The batches of a split, on its device; the last one may be smaller.
 
@@ -22,7 +26,7 @@ class Batches:
         batch_size: Samples per batch.
         mean: [C], of the pixels / 255.
         std: [C], of the pixels / 255.
-        augmentation: How to augment the images; None for not at all.
+        augmentation: How to augment the images; by default not at all.
         seed: Seed of the order and the augmentation.
         shuffle: Whether to shuffle the samples in each epoch, differently each time.
         memory_format: Memory format of the inputs.
@@ -33,27 +37,20 @@ class Batches:
     [[0, 1], [2, 3], [4]]
     """
 
-    def __init__(
-        self,
-        split: Split,
-        batch_size: int,
-        mean: Tensor,
-        std: Tensor,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-        shuffle: bool = False,
-        memory_format: torch.memory_format = torch.contiguous_format,
-    ) -> None:
-        self.split = split
-        self.batch_size = batch_size
-        self.augmentation = augmentation or Augmentation()
-        self.seed = seed
-        self.shuffle = shuffle
-        self.memory_format = memory_format
+    split: Split
+    batch_size: int
+    mean: Tensor
+    std: Tensor
+    augmentation: Augmentation = NO_AUGMENTATION
+    seed: int = 0
+    shuffle: bool = False
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    def __post_init__(self) -> None:
         # (x / 255 - mean) / std = x * scale + shift
-        per_channel = std.double().view(1, -1, 1, 1).to(split.images.device)
+        per_channel = self.std.double().view(1, -1, 1, 1).to(self.split.images.device)
         self._scale = (1 / (255 * per_channel)).float()
-        self._shift = (-mean.view(1, -1, 1, 1).to(per_channel) / per_channel).float()
+        self._shift = (-self.mean.view(1, -1, 1, 1).to(per_channel) / per_channel).float()
 
     def __len__(self) -> int:
         return -(-len(self.split.labels) // self.batch_size)
@@ -77,7 +74,7 @@ class Batches:
 
     def _inputs(self, images: Tensor, seed: int) -> Tensor:
         """Augment and normalise: [n, C, H, W], uint8 to float32."""
-        if self.augmentation == Augmentation():
+        if self.augmentation == NO_AUGMENTATION:
             return self._normalised(images)
         augmentation, generator = self.augmentation, torch.Generator(images.device)
         draw = augmentation.draw(images, generator.manual_seed(seed))

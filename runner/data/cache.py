@@ -65,11 +65,9 @@ def load(file: Path, key: str, count: int, size: int | None) -> NDArray[np.uint8
             images: NDArray[np.uint8] = read_array(archive, "images")
     except Exception:  # any kind of damage: the images are decoded again
         return None
-    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
-        return None
-    sides = images.shape[2:]
-    fits = len(images) == count and sides == (sides if size is None else (size, size))
-    return images if fits and images.shape[1] in (1, 3) else None
+    whole = images.dtype == np.uint8 and images.ndim == 4 and images.size and len(images) == count
+    fits = size is None or images.shape[2:] == (size, size)
+    return images if whole and fits and images.shape[1] in (1, 3) else None
 
 
 def save(file: Path, key: str, images: NDArray[np.uint8]) -> None:
@@ -81,9 +79,7 @@ def save(file: Path, key: str, images: NDArray[np.uint8]) -> None:
     """
 
     def write(handle: BinaryIO) -> None:
-        with suppress(
-            OSError
-        ):  # some file systems have no locks; then nobody else can lock it, either
+        with suppress(OSError):  # where the file system has no locks, nobody else can lock it
             fcntl.flock(handle, fcntl.LOCK_EX)
         np.savez(handle, key=np.array(key), images=images)
 

@@ -3,11 +3,12 @@
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from runner.data import cache as cached
@@ -18,6 +19,8 @@ from runner.texts import listed, reason, tell
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Those of torchvision's ImageFolder; files with other suffixes are ignored."""
+
+Side = Annotated[int, Field(ge=1)]  # pixels
 
 
 class ImageFile(NamedTuple):
@@ -40,7 +43,7 @@ class Listing(NamedTuple):
     test: list[ImageFile]
 
 
-def image_folder(root: str, size: int | None = None, cache: str | None = None) -> Source:
+def image_folder(root: str, size: Side | None = None, cache: str | None = None) -> Source:
     """Return the images of `root/train/<class>/*` and `root/test/<class>/*`.
 
     The classes are the folders of `train`, sorted by name. The images become RGB, or grey where
@@ -59,10 +62,6 @@ def image_folder(root: str, size: int | None = None, cache: str | None = None) -
             `test` only; images cannot be read or, without a `size`, differ in size; or the folder
             changes while it is read.
     """
-    if size is not None and size < 1:
-        raise UserError(
-            f"data.size must be >= 1 (pixels), got {size}. Leave it out to keep the images' size."
-        )
     folder = Path(os.path.expanduser(root))
     listing = scan(folder)
     images = torch.from_numpy(_load(folder.resolve(), listing, size, cache))

@@ -28,14 +28,9 @@ class DataSet:
 
     def to(self, device: torch.device) -> "DataSet":
         """Return the data set with all its tensors on a device."""
-        return DataSet(
-            self.train.to(device),
-            self.validation.to(device),
-            self.test.to(device),
-            self.classes,
-            self.mean.to(device),
-            self.std.to(device),
-        )
+        train, validation, test = (s.to(device) for s in (self.train, self.validation, self.test))
+        mean, std = self.mean.to(device), self.std.to(device)
+        return DataSet(train, validation, test, self.classes, mean, std)
 
 
 def split_source(source: Source, validation: float, seed: int) -> DataSet:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from runner.data import check_source, image_folder
 from runner.errors import UserError
+from tests.conftest import settings
 
 NAMES = (
     "train/cat/a.png",
@@ -220,8 +221,8 @@ def test_images_of_different_sizes_need_a_size(folder, read):
         read()
     source = read(size=6)
     assert source.test.images.shape == (3, 3, 6, 6)
-    with pytest.raises(UserError, match=r"data\.size must be >= 1 \(pixels\), got 0\."):
-        read(size=0)
+    with pytest.raises(UserError, match=r"data\.size must be >= 1, got 0\."):
+        settings("data=image_folder", "data.root=images", "data.size=0")
 
 
 def test_broken_images_are_all_named_at_once(folder, read, tmp_path):

@@ -12,6 +12,7 @@ from torch.optim import lr_scheduler
 from runner import schedulers
 from runner.errors import UserError
 from runner.schedulers import Constant, Cosine, Linear, OneCycle, Step, tabulate
+from tests.conftest import settings
 
 CONF = Path(__file__).parents[2] / "conf" / "scheduler"
 UPDATES, EPOCHS = 4, 6
@@ -122,23 +123,35 @@ def test_factors_depend_on_the_share_of_the_training_not_on_the_length_of_epochs
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("overrides", "message"),
     [
-        (lambda: Cosine(-0.1), r"scheduler\.final must be >= 0 and finite, got -0\.1"),
-        (lambda: Cosine(float("nan")), r"scheduler\.final .* got nan"),
-        (lambda: Linear(start=-1), r"scheduler\.start .* got -1"),
-        (lambda: Linear(final=float("inf")), r"scheduler\.final .* got inf"),
-        (lambda: Step(gamma=-1), r"scheduler\.gamma .* got -1"),
-        (lambda: Step((10, 20)), r"scheduler\.milestones must be .*\[10, 20\]\. Write epoch 10"),
-        (lambda: Step((0.75, 0.5)), r"scheduler\.milestones must be increasing"),
-        (lambda: OneCycle(peak_at=1.1), r"scheduler\.peak_at must be in \[0, 1\], got 1\.1"),
-        (lambda: OneCycle(start=-1), r"scheduler\.start .* got -1"),
-        (lambda: OneCycle(final=-1), r"scheduler\.final .* got -1"),
+        ("cosine scheduler.final=-0.1", r"scheduler\.final must be >= 0, got -0\.1"),
+        ("cosine scheduler.final=nan", r"scheduler\.final .* got NaN"),
+        ("linear scheduler.start=-1", r"scheduler\.start .* got -1"),
+        ("linear scheduler.final=inf", r"scheduler\.final must be a finite number, got Inf"),
+        ("step scheduler.gamma=-1", r"scheduler\.gamma .* got -1"),
+        ("one_cycle scheduler.peak_at=1.1", r"scheduler\.peak_at must be <= 1, got 1\.1"),
+        ("one_cycle scheduler.peak_at=-0.1", r"scheduler\.peak_at must be >= 0, got -0\.1"),
+        ("one_cycle scheduler.start=-1", r"scheduler\.start .* got -1"),
+        ("one_cycle scheduler.final=-1", r"scheduler\.final .* got -1"),
+        ("torch scheduler.unit=step", r"scheduler\.unit must be epoch or update, got \"step\""),
     ],
 )
-def test_a_value_out_of_range_is_refused(make, message):
+def test_a_value_out_of_range_is_refused(overrides, message):
     with pytest.raises(UserError, match=message):
-        make()
+        settings(*f"scheduler={overrides}".split())
+
+
+@pytest.mark.parametrize(
+    ("milestones", "message"),
+    [
+        ((10, 20), r"scheduler\.milestones must be .*\[10, 20\]\. Write epoch 10"),
+        ((0.75, 0.5), r"scheduler\.milestones must be increasing"),
+    ],
+)
+def test_milestones_that_are_no_increasing_shares_are_refused(milestones, message):
+    with pytest.raises(UserError, match=message):
+        Step(milestones)
 
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
@@ -224,7 +237,6 @@ def test_tabulating_draws_nothing_from_the_global_generator():
             {"base_lr": 0.1, "max_lr": 1.0, "cycle_momentum": True},
             r"but CyclicLR also cycles the momentum",
         ),
-        (lr_scheduler.StepLR, "step", {"step_size": 1}, r"scheduler\.unit must be epoch or update"),
         (lr_scheduler.StepLR, "epoch", {}, r"scheduler: StepLR .*missing .*'step_size'"),
         (lr_scheduler.StepLR, "epoch", {"step": 1}, r"scheduler: StepLR .* argument 'step'"),
         (
