@@ -127,7 +127,7 @@ def test_a_sweep_names_its_runs_and_the_report_tells_mean_and_spread(tmp_path):
     assert "This is a plain sweep: it is listed, not judged." in page
     code, _, complaint = biscuits(tmp_path, "outputs/nothing", module="runner.report")
     assert code != 0
-    assert "must hold runs, got none" in complaint
+    assert "outputs/nothing: no such folder" in complaint
 
 
 @pytest.mark.slow
