@@ -167,10 +167,10 @@ def tabulate(
     updates_per_epoch: int,
     epochs: int,
 ) -> Callable[[int], float]:
-    """Run a torch scheduler once with a dummy optimizer, and return its factors.
+    """Run a torch scheduler once, and return its factors by the number of updates done.
 
-    What torch computes step by step from a state becomes a pure function of time. The dummy has
-    the real learning rate, for the classes whose arguments are rates (`max_lr`, `eta_min`).
+    What torch computes step by step from a state becomes a pure function of time. The dummy
+    optimizer has the real rate, for the classes whose arguments are rates (`max_lr`, `eta_min`).
 
     Args:
         torch_class: A class of `torch.optim.lr_scheduler`, or one like them.
@@ -179,9 +179,6 @@ def tabulate(
         lr: Base learning rate, > 0.
         updates_per_epoch: Updates in one pass over the training set.
         epochs: Length of the training.
-
-    Returns:
-        A function from the number of updates done to the factor on the base learning rates.
 
     Raises:
         UserError: If the scheduler depends on more than time, changes more than the learning rate

@@ -73,7 +73,7 @@ class Loader(ConfigLoaderImpl):
         path = create_config_search_path(str(main))
         for folder in config_dirs:
             if not folder.is_dir():
-                raise UserError(f"--config-dir must be a folder, got {folder}: not found.")
+                raise UserError(f"--config-dir: no folder {folder}.")
             place = f"file://{folder.resolve()}"
             path.prepend("command-line", place, anchor=SearchPathQuery(provider="schema"))
         super().__init__(path)

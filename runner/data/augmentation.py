@@ -31,8 +31,7 @@ class Augmentation:
         cutout: Side in pixels of a square that is blanked out around a random pixel, clipped at
             the border; DeVries and Taylor, https://arxiv.org/abs/1708.04552.
 
-    Raises:
-        UserError: If `crop` or `cutout` is negative.
+    The config checks that both numbers are >= 0.
     """
 
     crop: Annotated[int, Field(ge=0)] = 0

@@ -28,7 +28,7 @@ class Batches:
         std: [C], of the pixels / 255.
         augmentation: How to augment the images; by default not at all.
         seed: Seed of the order and the augmentation.
-        shuffle: Whether to shuffle the samples anew in each epoch.
+        shuffle: Whether to shuffle the samples in each epoch, differently each time.
         memory_format: Memory format of the inputs.
 
     >>> split = Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))

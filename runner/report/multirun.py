@@ -115,7 +115,7 @@ def page(multirun: Multirun) -> str:
     groups = multirun.groups
     first = next(iter(groups))
     shown = dict(list(groups.items())[: SHOWN + 1])
-    more = f" The first {len(shown)} variants are drawn." if len(groups) > len(shown) else ""
+    more = f"The first {len(shown)} variants are drawn." if len(groups) > len(shown) else None
     drawn = curves(shown, first if _is_baseline(first) else "")
     return html.render(
         title=printable(multirun.root.resolve().name),
@@ -123,7 +123,7 @@ def page(multirun: Multirun) -> str:
         scores=score_table(multirun),
         warnings=[*multirun.warnings[:SHOWN], NO_VERDICTS],
         curves=[picture.svg() for picture in drawn],
-        curves_note=html.CURVES_NOTE + more,
+        curves_more=more,
         **html.problem_list(multirun.runs),
         environment=html.environment_table(multirun.runs),
         commands=sentences.commands(multirun.root, None, multirun.runs[0]),

@@ -127,7 +127,7 @@ class LocalLauncher(Launcher):
     def _compose(self, overrides: list[str], number: int) -> DictConfig:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
+            config.hydra.job.id, config.hydra.job.num = str(number), number
         return config
 
     def _folder(self, number: int) -> Path:

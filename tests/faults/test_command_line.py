@@ -21,7 +21,7 @@ OPTIONS = {
     ("-cn", "{folder}/run/config"): "must lie in the folder",
     ("-cd", "run", "-cn", "../run/config"): "must lie in the folder",
     ("data=../../run/config",): "must lie in the folder",
-    ("-cd", "nowhere"): "not found",
+    ("-cd", "nowhere"): "--config-dir: no folder nowhere",
     ("model=\x1b[31mx",): "",
     ("model='\u202ex'",): "",
     ("+x\u202e=1",): "",

@@ -17,8 +17,7 @@ from runner.errors import UserError
 from runner.models import cifar_resnet, load_weights, resnet18_cifar, timm_model, torchvision_model
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
-SHORTCUTS = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
-"""Parameters of the two shortcuts of option B at width 16."""
+SHORTCUTS = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64  # parameters of option B's two, at width 16
 
 
 def count(model):
@@ -198,8 +197,8 @@ def test_without_timm_the_error_names_the_extra(monkeypatch):
 @pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_model_of_the_config_is_built_from_its_keys(file):
     node = OmegaConf.to_container(OmegaConf.load(file))
-    module, _, name = node.pop("_target_").rpartition(".")
-    assert (module, node.pop("weights")) == ("runner.models", None)
+    name = node.pop("_target_").removeprefix("runner.models.")
+    assert node.pop("weights") is None
     model = getattr(models, name)(**node, channels=1, classes=7)
     assert model.eval()(torch.randn(1, 1, 32, 32)).shape == (1, 7)
 

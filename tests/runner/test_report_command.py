@@ -200,7 +200,7 @@ def test_nothing_found_in_a_folder_is_executed(tmp_path, capsys):
     plan = (tmp_path / "run/sweep.yaml").read_text()
     trap = f"x: !!python/object/apply:builtins.open [{mark}, w]\n"
     (tmp_path / "run/sweep.yaml").write_text(plan + trap)
-    with pytest.raises(SystemExit, match=r"sweep.yaml must be"):
+    with pytest.raises(SystemExit, match=r"sweep.yaml must have no tags"):
         main([str(tmp_path / "run")])
     assert not mark.exists()
     assert load_plan(tmp_path) is None
