@@ -181,8 +181,7 @@ def tabulate(
         epochs: Length of the training.
 
     Raises:
-        UserError: If the scheduler depends on more than time, changes more than the learning rate
-            (the momentum), or fails.
+        UserError: If it depends on more than time, changes more than the rate, or fails.
 
     >>> halving = torch.optim.lr_scheduler.ExponentialLR
     >>> factor = tabulate(halving, "epoch", {"gamma": 0.5}, lr=0.1, updates_per_epoch=2, epochs=3)
@@ -207,7 +206,6 @@ def tabulate(
             f"scheduler: {torch_class.__name__} with {dict(arguments)} fails for {steps} steps "
             f"(unit: {unit}): {reason(error)}. Correct these keys."
         ) from error
-
     return lambda update: rates[min(update // updates_per_step, steps - 1)] / lr
 
 
