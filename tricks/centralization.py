@@ -11,6 +11,7 @@ would be zero for ever; and `conv_only` takes in one-dimensional convolutions.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final
 from weakref import WeakKeyDictionary
@@ -113,17 +114,14 @@ def _trained(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _parameters_of(model: nn.Module, name: str) -> Iterator[nn.Parameter]:
-    try:
+    with suppress(AttributeError):
         return model.get_submodule(name).parameters()
-    except AttributeError:
-        pass
-    try:
+    with suppress(AttributeError):
         return iter([model.get_parameter(name)])
-    except AttributeError:
-        raise ValueError(
-            f"exclude must name modules or parameters of {type(model).__name__}, got {name!r}. "
-            "Take the names from its named_parameters()."
-        ) from None
+    raise ValueError(
+        f"exclude must name modules or parameters of {type(model).__name__}, got {name!r}. "
+        "Take the names from its named_parameters()."
+    )
 
 
 _COUPLED = ("SGD", "ASGD", "Adam", "Adamax", "NAdam", "RAdam", "Adagrad", "Adadelta", "RMSprop")
