@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 def _registered() -> None:
     # a shell without a terminal starts what is in the background deaf to Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ["COLUMNS"] = "100"  # tables are as wide as the terminal of whoever runs the tests
     register()
     torch.set_num_threads(1)  # as the runs here do; the workers of the tests share the cores
 

@@ -203,7 +203,7 @@ MISTAKES = {
     (*TWO, "optimizer.lr=0.1,0.2"): "'ablation.factors={optimizer.lr:[0.1,0.2]}'",
     ("-m", *TWO, "optimizer.lr=0.1,0.2"): "'ablation.factors={optimizer.lr:[0.1,0.2]}'",
     ("-m", *TWO, "seed=1,2"): "'ablation.seeds=[1,2]'",
-    (*TWO, "hydra/sweeper=basic"): "must be done by its own sweeper, got another",
+    (*TWO, "hydra/sweeper=basic"): "needs its own sweeper. Drop hydra/sweeper=basic.",
     (*TWO, "tricks.label_smoothing.smoothing=0.2"): "label_smoothing is off. Switch it on",
     (*TWO, "ablation.factors={optimizer.lr:[0.1,0.1]}"): "got optimizer.lr=0.1 twice",
     (*TWO, "tricks.clipping.max_norm=-1"): "clipping cannot be built: tricks.clipping: Clipping",

@@ -21,14 +21,14 @@ COMPOSED = {
     ("tricks=[clipping", "seed=1"): "An override must be KEY=VALUE",
     ("-cp", "nowhere", "-cn", "config"): "--config-path must be a folder, got nowhere.",
     ("--experimental-rerun", "config.pickle"): "would unpickle a file",
-    ("~model",): "model must be chosen",
+    ("~model",): "No model is chosen.",
     ("model=null",): "A group must be given one of its options",
 }
 CHECKED = {
     ("tricks=[clipping]", "tricks.clipping.max_norm=-1"): "Clipping.max_norm must be",
     ("tricks.flooding.level=0.1",): "flooding is off. Switch it on with 'tricks=[flooding]'",
     ("data=image_folder", "data.root=nowhere"): "data.root: nowhere does not exist.",
-    ("device=cuda:7",): "device must be",
+    ("device=cuda:7",): "device=cuda:7: torch sees no CUDA card here",
     ("optimizer.lr=-1",): "optimizer:",
     ("precision=bfloat16", "device=cpu"): "precision must be float32 on this processor",
     ("channels_last=true", "model.width=4"): "channels_last must be false",
@@ -124,7 +124,7 @@ def test_a_sweep_names_its_runs_and_the_report_tells_mean_and_spread(tmp_path):
     assert "±" in out
     page = (tmp_path / "outputs/sweep/report.html").read_text()
     assert page.count("<svg") == 2
-    assert "There are no verdicts" in page
+    assert "This is a plain sweep: it is listed, not judged." in page
     code, _, complaint = biscuits(tmp_path, "outputs/nothing", module="runner.report")
     assert code != 0
     assert "must hold runs, got none" in complaint

@@ -18,7 +18,7 @@ from runner.errors import UserError
 from runner.names import OUTPUTS, flatten, inside
 from runner.run.status import is_run_of
 from runner.store.runs import read_run
-from runner.sweep.settings import AblationSettings, find_factors, overrides_of
+from runner.sweep.settings import AblationSettings, Levels, find_factors, overrides_of
 
 RUN_KEYS = ("variant", "seed", "again")
 """The keys of a run that its place in the ablation gives it."""
@@ -59,9 +59,7 @@ def make_plan(
     assert isinstance(tricks, dict)
     factors, levels = find_factors(settings, {str(name): node for name, node in tricks.items()})
     laid_out = design(settings.design, factors)
-    overrides = [o for each in levels.values() for level in each.values() for o in level]
-    keys = [o.partition("=")[0] for o in overrides if not o.partition("=")[0].endswith(".enabled")]
-    base = _base(arguments, [*levels, *keys])
+    base = _base(arguments, levels)
     if master.threads == "auto":
         base.append(f"threads={threads}")
     rows = {v: overrides_of(factors, levels, row) for v, row in laid_out.variants.items()}
@@ -88,8 +86,11 @@ def make_plan(
     )
 
 
-def _base(arguments: Sequence[str], varied: Sequence[str]) -> list[str]:
+def _base(arguments: Sequence[str], levels: Mapping[str, Levels]) -> list[str]:
     """Give back the overrides that hold for every variant."""
+    overrides = [o for each in levels.values() for level in each.values() for o in level]
+    keys = {override.partition("=")[0] for override in overrides}
+    varied = {*levels, *(key for key in keys if not key.endswith(".enabled"))}
     kept = []
     for override in OverridesParser.create().parse_overrides(list(arguments)):
         key, line = override.key_or_group, str(override.input_line)

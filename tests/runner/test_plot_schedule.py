@@ -139,7 +139,7 @@ def test_values_with_commas_are_schedules_in_one_picture(capsys, tmp_path):
         (["--updates-per-epoch", "0"], "--updates-per-epoch must be >= 1, got 0"),
         (["--out", "picture.txt"], "--out must end in .png, .pdf or .svg, got picture.txt"),
         (["--out", "nowhere/a.png"], "--out: no folder nowhere. Create it first."),
-        (["-cd", "nowhere"], "--config-dir must be a folder, got nowhere: not found."),
+        (["-cd", "nowhere"], "--config-dir: no folder nowhere."),
     ],
     ids=str,
 )
