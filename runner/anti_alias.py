@@ -7,6 +7,7 @@ its map; then the strided layers that stay as they are, and the cost of the dens
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from runner.models import timm_model, torchvision_model
 from runner.names import CONF
 from runner.report.text import lines, table
 from runner.texts import reason
-from tricks import AntiAliasing, Place, find_places
+from tricks import AntiAliasing, find_places
 from tricks.blur_pool import pair
 
 BECOMES = {
@@ -45,8 +46,7 @@ def build_model(name: str, channels: int, classes: int = 10) -> nn.Module:
         UserError: If there is no such network or file.
     """
     if name.startswith("timm/"):
-        name = name.removeprefix("timm/")
-        return timm_model(name=name, channels=channels, classes=classes)
+        return timm_model(name=name.removeprefix("timm/"), channels=channels, classes=classes)
     own = name.endswith(".yaml")
     file = Path(name) if own else CONF / "model" / f"{name}.yaml"
     if own and not file.is_file():
@@ -88,38 +88,30 @@ def describe(model: nn.Module, trick: AntiAliasing, channels: int, size: int) ->
             f"--size: the model does not accept images of {size} x {size} pixels: "
             f"{reason(error)}. The usual size is 224."
         ) from error
-    alone = [name for name in maps if name not in changed]
     dense = count_multiply_adds(trick.model(model), images)
-    rows = [
-        [p.layer, p.kind, "x".join(map(str, p.stride)), _becomes(p), maps[p.layer]] for p in places
-    ]
-    kept = ", ".join(f"{name} ({maps[name]})" for name in alone) or "no strided layer"
+    rows = []
+    for p in places:
+        becomes = BECOMES.get(p.kind, f"stride 1, blur {p.side} {', '.join(p.at)}")
+        rows.append([p.layer, p.kind, "x".join(map(str, p.stride)), becomes, maps[p.layer]])
+    kept = [f"{name} ({sides})" for name, sides in maps.items() if name not in changed]
     return [
         *lines(table(["layer", "is a", "stride", "becomes", "map"], rows, wide=(0, 3))),
         "",
-        f"Left alone: {kept}.",
+        f"Left alone: {', '.join(kept) or 'no strided layer'}.",
         f"Multiply-adds of the convolutions: {plain / 1e6:.1f} million, anti-aliased "
         f"{dense / 1e6:.1f} million, {dense / max(plain, 1):.2f} times as many, without the blurs.",
     ]
-
-
-def _becomes(place: Place) -> str:
-    usual = f"stride 1, blur {place.side} {', '.join(place.at)}"
-    return BECOMES.get(place.kind, usual)
 
 
 def _map_sizes(model: nn.Module, images: Tensor) -> dict[str, str]:
     """Return the size of the map before and after each strided layer, by the layer's name."""
     maps: dict[str, str] = {}
 
-    def note(name: str) -> Any:  # noqa: ANN401
-        def hook(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            maps[name] = " -> ".join("x".join(map(str, m.shape[-2:])) for m in (inputs[0], output))
-
-        return hook
+    def note(name: str, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        maps[name] = " -> ".join("x".join(map(str, m.shape[-2:])) for m in (inputs[0], output))
 
     handles = [
-        module.register_forward_hook(note(name))
+        module.register_forward_hook(partial(note, name))
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)
         and pair(module.stride) != (1, 1)

@@ -238,8 +238,7 @@ def _read_state(file: Path) -> Mapping[str, Any]:
     data = b""
     try:
         data = read_bytes(file, MAX_BYTES)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about formats that are refused below
+        with warnings.catch_warnings(action="ignore"):  # about formats that are refused below
             content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
         state = content.get("model", content) if isinstance(content, Mapping) else content
         if isinstance(state, Mapping):

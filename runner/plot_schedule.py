@@ -9,9 +9,9 @@ import dataclasses
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -35,8 +35,7 @@ EXAMPLES = """
 LINE = 110  # characters of the legend that fit on one line of the picture
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """The learning rates of one training, for the first parameter group."""
 
     label: str
@@ -69,14 +68,13 @@ def configs(loader: Loader, overrides: Sequence[str]) -> dict[str, Settings]:
         else [str(override.input_line)]
         for override in parsed
     ]
-    combinations = [list(combination) for combination in product(*choices)]
+    combinations = list(product(*choices))
     if len(combinations) == 1:
         settings = _check(loader, overrides, overrides)
         return {settings.variant: settings}
-    several = [values for values in choices if len(values) > 1]
-    labels = [" ".join(combination) for combination in product(*several)]
+    labels = product(*(values for values in choices if len(values) > 1))
     return {
-        label: _check(loader, combination)
+        " ".join(label): _check(loader, combination)
         for label, combination in zip(labels, combinations, strict=True)
     }
 
@@ -110,13 +108,9 @@ def trace(label: str, settings: Settings, updates_per_epoch: int) -> Curve:
         factor = chain.schedule(scheduler(update), update, updates_per_epoch)
         scale_learning_rates_(optimizer, factor)
         rates.append(float(optimizer.param_groups[0]["lr"]))
-    return Curve(
-        label,
-        rates,
-        updates_per_epoch,
-        list(_restarts(chain, updates, updates_per_epoch)),
-        chain.caveats(updates, updates_per_epoch),
-    )
+    restarts = list(_restarts(chain, updates, updates_per_epoch))
+    caveats = chain.caveats(updates, updates_per_epoch)
+    return Curve(label, rates, updates_per_epoch, restarts, caveats)
 
 
 def _restarts(chain: Chain, updates: int, updates_per_epoch: int) -> Iterator[float]:
@@ -151,9 +145,8 @@ def draw(curves: Sequence[Curve], file: Path) -> None:
         axes.plot(epochs, held, drawstyle="steps-post", color=color, label=curve.label, lw=1.8)
         for restart in curve.restarts:
             axes.axvline(restart, color=color, linestyle=":", linewidth=1.2, zorder=1)
-    axes.set(xlabel="epoch", ylabel="learning rate")
-    axes.set_xlim(0, max(len(curve.rates) / curve.updates_per_epoch for curve in curves))
-    axes.set_ylim(bottom=0)
+    end = max(len(curve.rates) / curve.updates_per_epoch for curve in curves)
+    axes.set(xlabel="epoch", ylabel="learning rate", xlim=(0, end), ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=15, steps=[1, 2, 5, 10], integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -182,10 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="as for python -m runner; a,b,c for several",
+        "overrides", nargs="*", metavar="KEY=VALUE", help="of python -m runner; a,b,c for several"
     )
     parser.add_argument("--out", type=Path, default=Path("schedule.png"), help="a .png, .pdf, .svg")
     parser.add_argument(
@@ -194,26 +184,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-cd", "--config-dir", type=Path, help="a folder with your own configs")
     given = parser.parse_intermixed_args(arguments)
     own, loader = [given.config_dir] if given.config_dir else [], None
+    out, updates = given.out, given.updates_per_epoch
     try:
+        if updates is not None and updates < 1:
+            raise UserError(f"--updates-per-epoch must be >= 1, got {updates}.")
         register(own)
         loader = Loader(own)
-        _draw(loader, given.overrides, given.out, given.updates_per_epoch)
+        curves = [
+            trace(label, settings, updates or count_updates(settings))
+            for label, settings in configs(loader, given.overrides).items()
+        ]
+        draw(curves, out)
+        for curve in curves:
+            print(f"{out}  {summary(curve)}")
     except Exception as error:
         if line := explain(error, loader):
             sys.exit(line)
         raise
-
-
-def _draw(loader: Loader, overrides: list[str], out: Path, updates: int | None) -> None:
-    if updates is not None and updates < 1:
-        raise UserError(f"--updates-per-epoch must be >= 1, got {updates}.")
-    curves = [
-        trace(label, settings, updates or count_updates(settings))
-        for label, settings in configs(loader, overrides).items()
-    ]
-    draw(curves, out)
-    for curve in curves:
-        print(f"{out}  {summary(curve)}")
 
 
 if __name__ == "__main__":

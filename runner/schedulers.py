@@ -181,8 +181,7 @@ def tabulate(
         epochs: Length of the training.
 
     Raises:
-        UserError: If the scheduler depends on more than time, changes more than the learning rate
-            (the momentum), or fails.
+        UserError: If it depends on more than time, changes more than the rate, or fails.
 
     >>> halving = torch.optim.lr_scheduler.ExponentialLR
     >>> factor = tabulate(halving, "epoch", {"gamma": 0.5}, lr=0.1, updates_per_epoch=2, epochs=3)
@@ -194,18 +193,20 @@ def tabulate(
         raise UserError(f"optimizer.lr must be > 0 for a torch scheduler, got {lr}.")
     updates_per_step = updates_per_epoch if unit == "epoch" else 1
     steps = updates_per_epoch * epochs // updates_per_step
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=lr)
     try:
-        rates = _run_through(torch_class, arguments, lr, steps)
+        scheduler = torch_class(optimizer, **arguments)
+        rates = [float(optimizer.param_groups[0]["lr"])]
+        for _ in range(steps - 1):
+            optimizer.step()  # without a gradient it does nothing; torch warns if it is missing
+            scheduler.step()
+            rates.append(float(optimizer.param_groups[0]["lr"]))
     except Exception as error:  # the class may raise anything for its arguments
         raise UserError(
             f"scheduler: {torch_class.__name__} with {dict(arguments)} fails for {steps} steps "
             f"(unit: {unit}): {reason(error)}. Correct these keys."
         ) from error
-
-    def factor(update: int) -> float:
-        return rates[min(update // updates_per_step, steps - 1)] / lr
-
-    return factor
+    return lambda update: rates[min(update // updates_per_step, steps - 1)] / lr
 
 
 def refuse_impure(torch_class: type[LRScheduler], arguments: Mapping[str, Any]) -> None:
@@ -222,20 +223,6 @@ def refuse_impure(torch_class: type[LRScheduler], arguments: Mapping[str, Any]) 
             f"scheduler must change the learning rate alone, but {name} also cycles the momentum. "
             "Add +scheduler.cycle_momentum=false."
         )
-
-
-def _run_through(
-    torch_class: type[LRScheduler], arguments: Mapping[str, Any], lr: float, steps: int
-) -> list[float]:
-    """Return the learning rate at each of the steps."""
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=lr)
-    scheduler = torch_class(optimizer, **arguments)
-    rates = [float(optimizer.param_groups[0]["lr"])]
-    for _ in range(steps - 1):
-        optimizer.step()  # without a gradient it does nothing; torch warns if it is missing
-        scheduler.step()
-        rates.append(float(optimizer.param_groups[0]["lr"]))
-    return rates
 
 
 def _mix(start: float, end: float, share: float) -> float:

@@ -5,9 +5,8 @@ https://arxiv.org/abs/1904.11486
 """
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +63,10 @@ def anti_alias(
     """
     check_filter("AntiAliasing", filter_size, padding_mode)
     name = type(model).__name__
-    if any(isinstance(hook, _Blur) for hook in _hooks(model)):
-        raise ValueError(f"{name} is anti-aliased already. Call anti_alias only once.")
+    for module in model.modules():
+        hooks = *module._forward_hooks.values(), *module._forward_pre_hooks.values()
+        if any(isinstance(hook, _Blur) for hook in hooks):
+            raise ValueError(f"{name} is anti-aliased already. Call anti_alias only once.")
     places = find_places(model, first)
     if not places:
         raise ValueError(
@@ -135,10 +136,8 @@ class _Blur:
         size = (pixels - 1) // stride + 1
         if self.rounding == "ceil_mode" and (pixels - 1) % stride:
             # one more window, not whole: it counts if it begins before the padding on the far side
-            kernel, padding, dilation = (
-                pair(getattr(module, name, 1))[side]
-                for name in ("kernel_size", "padding", "dilation")
-            )
+            names = "kernel_size", "padding", "dilation"
+            kernel, padding, dilation = (pair(getattr(module, name, 1))[side] for name in names)
             size += size * stride < pixels + dilation * (kernel - 1) - padding
         return size
 
@@ -172,9 +171,3 @@ def _change(model: nn.Module, place: Place, filter_size: int, padding_mode: Padd
             module.register_forward_hook(blur)
         else:
             module.register_forward_pre_hook(blur)
-
-
-def _hooks(model: nn.Module) -> Iterable[Any]:
-    for module in model.modules():
-        yield from module._forward_hooks.values()
-        yield from module._forward_pre_hooks.values()

@@ -55,9 +55,8 @@ def blur_pool(
     height, width = x.shape[-2:]
     filters, strides = pair(filter_size), pair(stride)
     sizes = size or ((height - 1) // strides[0] + 1, (width - 1) // strides[1] + 1)
-    # where either memory format may be meant, it is not channels_last
-    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    channels_last = channels_last and not x.is_contiguous()
+    innermost = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    channels_last = innermost and not x.is_contiguous()  # else either may be meant
     halves = filters == strides == (2, 2) and (height, width) == (2 * sizes[0], 2 * sizes[1])
     if halves and channels_last:
         return F.avg_pool2d(x, 2)  # the same by the fastest way; in other memory formats it is not
@@ -65,8 +64,7 @@ def blur_pool(
     rows = _blur_matrix(*down, padding_mode, x)
     columns = rows if across == down else _blur_matrix(*across, padding_mode, x)
     if channels_last:
-        y = rows @ x.permute(0, 2, 3, 1).flatten(2)  # [N, H', W C]
-        y = y.reshape(len(x), len(rows), width, x.shape[1])
+        y = (rows @ x.permute(0, 2, 3, 1).flatten(2)).reshape(len(x), len(rows), width, x.shape[1])
         return (columns @ y).permute(0, 3, 1, 2)
     if height * width <= SMALL_MAP:
         y = x.flatten(-2) @ torch.kron(rows, columns).T

@@ -11,6 +11,7 @@ would be zero for ever; and `conv_only` takes in one-dimensional convolutions.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final
 from weakref import WeakKeyDictionary
@@ -113,17 +114,14 @@ def _trained(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _parameters_of(model: nn.Module, name: str) -> Iterator[nn.Parameter]:
-    try:
+    with suppress(AttributeError):
         return model.get_submodule(name).parameters()
-    except AttributeError:
-        pass
-    try:
+    with suppress(AttributeError):
         return iter([model.get_parameter(name)])
-    except AttributeError:
-        raise ValueError(
-            f"exclude must name modules or parameters of {type(model).__name__}, got {name!r}. "
-            "Take the names from its named_parameters()."
-        ) from None
+    raise ValueError(
+        f"exclude must name modules or parameters of {type(model).__name__}, got {name!r}. "
+        "Take the names from its named_parameters()."
+    )
 
 
 _COUPLED = ("SGD", "ASGD", "Adam", "Adamax", "NAdam", "RAdam", "Adagrad", "Adadelta", "RMSprop")
@@ -196,8 +194,7 @@ class Centralization(Trick):
     def optimizer(self, optimizer: Optimizer) -> Optimizer:
         """Refuse a weight decay that the gradient cannot be freed of; attach the hook."""
         if self.where == "gradient_and_decay":
-            for group in optimizer.param_groups:
-                _require_coupled(optimizer, group)
+            _require_coupled(optimizer)
         if self.where != "gradient" and optimizer not in self._waiting:
             self._waiting[optimizer] = []
             if self.where == "update":
@@ -254,13 +251,14 @@ class Centralization(Trick):
         self._waiting[optimizer] = []
 
 
-def _require_coupled(optimizer: Optimizer, group: dict[str, Any]) -> None:
-    decay = group.get("weight_decay", 0.0)
+def _require_coupled(optimizer: Optimizer) -> None:
     # by exact type: a subclass (AdamW is one of Adam) may decay otherwise
     known = any(type(optimizer) is getattr(torch.optim, name) for name in _COUPLED)
-    if decay and (not known or group.get("decoupled_weight_decay", False)):
-        raise ValueError(
-            "Centralization.where=gradient_and_decay needs a weight decay that is added to the "
-            f"gradient, as in SGD or Adam, got {decay} in {type(optimizer).__name__}, which is "
-            "decoupled or unknown. Set where=update or where=gradient."
-        )
+    for group in optimizer.param_groups:
+        decay = group.get("weight_decay", 0.0)
+        if decay and (not known or group.get("decoupled_weight_decay", False)):
+            raise ValueError(
+                "Centralization.where=gradient_and_decay needs a weight decay that is added to the "
+                f"gradient, as in SGD or Adam, got {decay} in {type(optimizer).__name__}, which is "
+                "decoupled or unknown. Set where=update or where=gradient."
+            )

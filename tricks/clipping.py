@@ -81,11 +81,10 @@ def clip_gradients_(
     norm = check_gradients_(parameters, not_finite)
     if not with_gradients(parameters):
         return norm  # there were none, or they were dropped
-    if history is None or by != "quantile":
-        _clip_(parameters, norm, limit, by, eps)
-    else:
-        _clip_(parameters, norm, _quantile(history, limit), "norm", eps)
+    if by == "quantile" and history is not None:
+        limit, by = _quantile(history, limit), "norm"
         _remember(history, norm)
+    _clip_(parameters, norm, limit, by, eps)
     return norm
 
 
@@ -278,12 +277,5 @@ class Clipping(Trick):
         Raises:
             ValueError: If the state is that of another way to clip.
         """
-        if self.by == "quantile" and set(state) == {"norms"}:
-            self._norms = deque(state["norms"], maxlen=self.history)
-        elif self.by == "quantile":
-            raise ValueError(
-                f"The state of Clipping by=quantile must hold norms, got {sorted(state)}. "
-                "Load the state of the chain that was saved."
-            )
-        else:
-            super().load_state_dict(state)
+        super().load_state_dict(state)
+        self._norms = deque(state.get("norms", ()), maxlen=self.history)

@@ -13,6 +13,7 @@ from torch.nn.modules import activation
 from tricks.blur_pool import pair
 
 Strided = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
+UPSAMPLING = (nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d, nn.Fold)
 Kind = Literal[
     "convolution", "pointwise", "linear", "max-pool", "average-pool", "other average-pool"
 ]
@@ -105,9 +106,7 @@ class _Plan:
 
     def _is_strided(self, name: str) -> bool:
         module = self.modules[name]
-        upsamples = getattr(module, "transposed", False) or isinstance(
-            module, nn.MaxUnpool1d | nn.MaxUnpool2d | nn.MaxUnpool3d | nn.Fold
-        )
+        upsamples = getattr(module, "transposed", False) or isinstance(module, UPSAMPLING)
         return not upsamples and any(side != 1 for side in pair(getattr(module, "stride", 1)))
 
     def _place(self, name: str) -> Place | None:

@@ -127,11 +127,15 @@ class Trick:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave; call it after `model`, which resets it."""
-        if state:
+        """Take back what `state_dict` gave; call it after `model`, which resets it.
+
+        Here the keys are checked; a trick with a state calls this, and then takes the values.
+        """
+        if set(state) != set(self.state_dict()):
+            own = ", ".join(self.state_dict())
             raise ValueError(
-                f"{type(self).__name__} has no state, got {sorted(state)}. "
-                "Load the state of the chain that was saved."
+                f"{type(self).__name__} {f'must hold {own}' if own else 'has no state'}, "
+                f"got {sorted(state)}. Load the state of the chain that was saved."
             )
 
     def __iter__(self) -> Iterator["Trick"]:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
 from runner.data import cache as cached
 from runner.data.decode import decode
@@ -65,12 +64,11 @@ def image_folder(root: str, size: Side | None = None, cache: str | None = None) 
     folder = Path(os.path.expanduser(root))
     listing = scan(folder)
     images = torch.from_numpy(_load(folder.resolve(), listing, size, cache))
-    count = len(listing.train)
-    return Source(
-        Split(images[:count], _labels(listing.train)),
-        Split(images[count:], _labels(listing.test)),
-        listing.classes,
+    train, test = (
+        torch.tensor([f.label for f in files]) for files in (listing.train, listing.test)
     )
+    count = len(train)
+    return Source(Split(images[:count], train), Split(images[count:], test), listing.classes)
 
 
 def scan(root: Path) -> Listing:
@@ -163,17 +161,12 @@ def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _labels(files: list[ImageFile]) -> Tensor:
-    return torch.tensor([file.label for file in files])
-
-
 def _load(root: Path, listing: Listing, size: int | None, folder: str | None) -> NDArray[np.uint8]:
     """Return the images [N, C, H, W], training first, from the cache if nothing has changed."""
     files = listing.train + listing.test
     file, key = cached.path(folder, root, size), cached.fingerprint(files)
     cached.remove_leftovers(file.parent)
-    images = cached.load(file, key, len(files), size)
-    if images is not None:
+    if (images := cached.load(file, key, len(files), size)) is not None:
         return images
     _log(f"Decoding the {len(files):,} images of {tell(root)} once, into {tell(file)}.")
     images = decode(root, [file.path for file in files], size)

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +19,8 @@ from runner.texts import listed, reason, tell
 CHUNK = 16  # images that a thread decodes at a time
 
 
-class Decoded(NamedTuple):
-    """One image."""
-
-    pixels: NDArray[np.uint8]
-    """[H, W, 3]."""
-    grey: bool
+Decoded = tuple[NDArray[np.uint8], bool]
+"""The pixels of an image, [H, W, 3], and whether it is grey."""
 
 
 def decode(root: Path, paths: Sequence[str], size: int | None) -> NDArray[np.uint8]:
@@ -42,20 +37,21 @@ def decode(root: Path, paths: Sequence[str], size: int | None) -> NDArray[np.uin
     """
     images = None if size is None else _allocate(len(paths), size, size)
     sizes, grey, broken = dict[tuple[int, ...], str](), True, list[str]()
-    with warnings.catch_warnings(), closing(_read_all(root, paths, size)) as results:
-        warnings.simplefilter("ignore")  # Pillow's name no file
+    # Pillow's warnings name no file
+    with warnings.catch_warnings(action="ignore"), closing(_read_all(root, paths, size)) as results:
         progress = tqdm(results, total=len(paths), disable=None, unit="image")  # on a terminal
         for index, (path, result) in enumerate(zip(paths, progress, strict=True)):
             if isinstance(result, str):
                 broken.append(f"{tell(path)} ({result})")
                 continue
-            height, width, _ = result.pixels.shape
+            pixels, is_grey = result
+            height, width, _ = pixels.shape
             if images is None:
                 images = _allocate(len(paths), height, width)
             sizes.setdefault((height, width), path)
             if len(sizes) == 1:
-                images[index] = result.pixels.transpose(2, 0, 1)
-            grey = grey and result.grey
+                images[index] = pixels.transpose(2, 0, 1)
+            grey = grey and is_grey
     if broken:
         raise UserError(
             f"data.root: cannot read {len(broken):,} of {len(paths):,} images in {tell(root)}: "
@@ -81,9 +77,7 @@ def _allocate(count: int, height: int, width: int) -> NDArray[np.uint8]:
         ) from error
 
 
-def _read_all(
-    root: Path, paths: Sequence[str], size: int | None
-) -> Generator[Decoded | str, None, None]:
+def _read_all(root: Path, paths: Sequence[str], size: int | None) -> Generator[Decoded | str]:
     """Decode by threads, in order; closed early, it waits only for the chunks being decoded."""
 
     def read(start: int) -> list[Decoded | str]:
@@ -107,7 +101,7 @@ def _read(path: Path, size: int | None) -> Decoded | str:
             pixels = image.convert("RGB")
         if size is not None:
             pixels = pixels.resize((size, size), Image.Resampling.BILINEAR)
-        return Decoded(np.asarray(pixels), image.mode in ("1", "L"))
+        return np.asarray(pixels), image.mode in ("1", "L")
     except UnidentifiedImageError:
         return "not an image"
     except Exception as error:  # decoders raise many types for damaged files

@@ -2,8 +2,6 @@
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +18,9 @@ from runner.texts import reason, tell
 DIGITS_TEST_SHARE, DIGITS_TEST_SEED = 0.2, 0  # constants: the test set is the same in every run
 NETWORK_TIMEOUT = 20.0  # seconds without a byte; urllib itself would wait for ever
 
-TORCHVISION = {
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-    "mnist": "MNIST",
-    "fashion_mnist": "FashionMNIST",
-    "svhn": "SVHN",
-}
+TORCHVISION = dict(
+    cifar10="CIFAR10", cifar100="CIFAR100", mnist="MNIST", fashion_mnist="FashionMNIST", svhn="SVHN"
+)
 """The classes in torchvision.datasets, by the names of the sets here."""
 
 
@@ -88,8 +82,13 @@ def _open(dataset: Any, folder: Path, splits: list[dict[str, Any]], download: bo
         if not download:
             raise
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{dataset.__name__}.lock"), _network_timeout():
-        return [dataset(folder, **split, download=True) for split in splits]
+    with FileLock(folder / f".{dataset.__name__}.lock"):
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision sets none: a connection may hang
+        try:
+            return [dataset(folder, **split, download=True) for split in splits]
+        finally:
+            socket.setdefaulttimeout(before)
 
 
 def _split(dataset: Any) -> Split:  # noqa: ANN401
@@ -106,23 +105,11 @@ def _channels_second(data: Any) -> Tensor:  # noqa: ANN401
     return images.permute(0, 3, 1, 2).contiguous() if images.shape[3] == 3 else images.contiguous()
 
 
-@contextmanager
-def _network_timeout() -> Iterator[None]:
-    """Let no connection hang: torchvision sets no timeout."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(NETWORK_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
 def _explain(error: Exception, name: str, dataset: Any, root: Path, download: bool) -> str:  # noqa: ANN401
     """Return why a data set cannot be read, and which files belong where."""
     folder, address, files = _archives(dataset, root)
-    if hasattr(dataset, "resources") and all(
-        os.path.isfile(folder / Path(file).stem) for file in files
-    ):
+    unpacked = all(os.path.isfile(folder / Path(file).stem) for file in files)
+    if hasattr(dataset, "resources") and unpacked:
         return (  # torchvision does not check these, which it has unpacked
             f"data={name}: the files in {tell(folder)} are damaged: {reason(error)}. "
             "Delete those without .gz; they are then unpacked, or downloaded, again."

@@ -9,7 +9,6 @@ from torch import Tensor
 from runner.errors import UserError
 from runner.texts import listed, tell
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PLAIN = (torch.strided, "cpu")
 
 
@@ -131,6 +130,5 @@ def _describe(tensor: object) -> str:
     if not isinstance(tensor, Tensor):
         return type(tensor).__name__
     text = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-    if tensor.dtype in FLOATS and not tensor.isfinite().all():
-        return f"{text} with NaN or infinity in it"
-    return text
+    finite = not tensor.is_floating_point() or bool(tensor.double().isfinite().all())
+    return text if finite else f"{text} with NaN or infinity in it"
