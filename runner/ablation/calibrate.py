@@ -1,6 +1,7 @@
 """The baseline against itself: how often the rule errs where nothing differs, with real runs."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,15 +16,26 @@ SEEDS = (3, 5, 10)
 DRAWS = 1000
 
 
-def calibrate(question: Question, scores: Array) -> Iterator[tuple[int, float, float]]:
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The baseline against itself: how often the rule gives a verdict that cannot be true."""
+
+    seeds: int
+    """Seeds per side, in each simulated ablation."""
+    draws: int = DRAWS
+    """Simulated ablations: that many ways to pair the runs."""
+    false: float
+    """The share of them that said HELPS or HURTS."""
+    negligible: float
+    """The share of them that said NEGLIGIBLE, which is true here."""
+
+
+def calibrate(question: Question, scores: Array) -> Iterator[Calibration]:
     """Pair runs at random, again and again, as if some had a trick; count the verdicts.
 
     Args:
         question: What was settled before.
         scores: [runs], of the runs that are done.
-
-    Yields:
-        Seeds a side; the share of draws with HELPS or HURTS, which is false; with NEGLIGIBLE.
     """
     step = find_step(scores.tolist())
     for seeds in SEEDS:
@@ -33,8 +45,7 @@ def calibrate(question: Question, scores: Array) -> Iterator[tuple[int, float, f
         picked = draw.permuted(np.tile(scores, (DRAWS, 1)), axis=1)
         differences = picked[:, :seeds] - picked[:, seeds : 2 * seeds]
         sequential = question.until == "decided"
-        verdicts = decide(
-            differences[:, None], question.margin, question.alpha, sequential, step
-        ).verdict
-        false = (verdicts == Verdict.HELPS) | (verdicts == Verdict.HURTS)
-        yield seeds, float(np.mean(false)), float(np.mean(verdicts == Verdict.NEGLIGIBLE))
+        decision = decide(differences[:, None], question.margin, question.alpha, sequential, step)
+        false = np.isin(decision.verdict, [Verdict.HELPS, Verdict.HURTS])
+        negligible = float(np.mean(decision.verdict == Verdict.NEGLIGIBLE))
+        yield Calibration(seeds=seeds, false=float(np.mean(false)), negligible=negligible)

@@ -101,7 +101,9 @@ def one_at_a_time(factors: Sequence[Factor]) -> Design:
     changes = list(_single_changes(factors))
     variants = {BASELINE: base, **{_name(factors, levels): levels for _, levels in changes}}
     effects = [
-        _effect(factors, f, levels[f], {_name(factors, levels): 1.0, BASELINE: -1.0})
+        Contrast(
+            levels[f], "effect", (factors[f].name,), {_name(factors, levels): 1.0, BASELINE: -1.0}
+        )
         for f, levels in changes
     ]
     return Design(variants, tuple(effects))
@@ -114,7 +116,8 @@ def leave_one_out(factors: Sequence[Factor]) -> Design:
     for index, factor in enumerate(factors):
         name = shorten(f"without-{factor.levels[1]}")
         variants[name] = (*full[:index], factor.levels[0], *full[index + 1 :])
-        effects.append(_effect(factors, index, factor.levels[1], {ALL: 1.0, name: -1.0}))
+        weights = {ALL: 1.0, name: -1.0}
+        effects.append(Contrast(factor.levels[1], "effect", (factor.name,), weights))
     return Design(variants, tuple(effects))
 
 
@@ -154,13 +157,9 @@ def pairs(factors: Sequence[Factor]) -> Design:
         if i == j:
             continue
         together = tuple(other[n] if n == j else one[n] for n in range(len(factors)))
-        variants[_name(factors, together)] = together
-        weights = {
-            _name(factors, together): 1.0,
-            _name(factors, one): -1.0,
-            _name(factors, other): -1.0,
-            BASELINE: 1.0,
-        }
+        name, *single = (_name(factors, levels) for levels in (together, one, other))
+        variants[name] = together
+        weights = {name: 1.0, **dict.fromkeys(single, -1.0), BASELINE: 1.0}
         contrasts.append(_interaction(factors, (i, one[i]), (j, other[j]), weights))
     return Design(variants, tuple(contrasts))
 
@@ -221,42 +220,28 @@ GENERATORS: dict[int, tuple[str, ...]] = {
 
 def _averaged(factors: Sequence[Factor], rows: Sequence[tuple[str, ...]]) -> Design:
     """Effects and interactions as differences of means over the rows."""
-    variants = {_name(factors, levels): levels for levels in rows}
-    changes = [(index, level) for index, f in enumerate(factors) for level in f.levels[1:]]
-    contrasts = []
-    for index, level in changes:
-        signs = _signs(factors, rows, index, level)
-        contrasts.append(_effect(factors, index, level, _weigh(factors, rows, signs)))
-    for one, other in combinations(changes, 2):
-        if one[0] != other[0]:
-            pairs = zip(_signs(factors, rows, *one), _signs(factors, rows, *other), strict=True)
-            weights = _weigh(factors, rows, [a * b for a, b in pairs], interaction=True)
-            contrasts.append(_interaction(factors, one, other, weights))
-    return Design(variants, tuple(contrasts))
-
-
-def _signs(
-    factors: Sequence[Factor], rows: Sequence[tuple[str, ...]], index: int, level: str
-) -> list[int]:
-    """1 where a row has the level, -1 where it has the baseline's, 0 where it has another."""
-    base = factors[index].levels[0]
-    return [1 if row[index] == level else -1 if row[index] == base else 0 for row in rows]
-
-
-def _weigh(
-    factors: Sequence[Factor],
-    rows: Sequence[tuple[str, ...]],
-    signs: Sequence[int],
-    interaction: bool = False,
-) -> dict[str, float]:
-    """Mean of the rows with 1 less that with -1; of an interaction, the difference of two such."""
-    scale = 2.0 if interaction else 1.0
-    counts = {sign: signs.count(sign) for sign in (1, -1)}
-    return {
-        _name(factors, row): scale * sign / counts[sign]
-        for row, sign in zip(rows, signs, strict=True)
-        if sign
+    names = [_name(factors, levels) for levels in rows]
+    signs = {  # 1 where a row has the level, -1 where it has the baseline's, 0 where another
+        (index, level): [(row[index] == level) - (row[index] == f.levels[0]) for row in rows]
+        for index, f in enumerate(factors)
+        for level in f.levels[1:]
     }
+    contrasts = [
+        Contrast(level, "effect", (factors[index].name,), _weigh(names, each))
+        for (index, level), each in signs.items()
+    ]
+    for one, other in combinations(signs, 2):
+        if one[0] != other[0]:
+            products = [a * b for a, b in zip(signs[one], signs[other], strict=True)]
+            contrasts.append(_interaction(factors, one, other, _weigh(names, products, 2.0)))
+    return Design(dict(zip(names, rows, strict=True)), tuple(contrasts))
+
+
+def _weigh(names: Sequence[str], signs: Sequence[int], scale: float = 1.0) -> dict[str, float]:
+    """The scaled mean of the rows with 1 less that with -1; an interaction is twice as much."""
+    counts = {sign: signs.count(sign) for sign in (1, -1)}
+    pairs = zip(names, signs, strict=True)
+    return {name: scale * sign / counts[sign] for name, sign in pairs if sign}
 
 
 def _baseline(factors: Sequence[Factor]) -> tuple[str, ...]:
@@ -275,12 +260,6 @@ def _name(factors: Sequence[Factor], levels: Sequence[str]) -> str:
     """Name a variant by the levels in which it differs from the baseline."""
     changed = [v for f, v in zip(factors, levels, strict=True) if v != f.levels[0]]
     return shorten("+".join(changed)) or BASELINE
-
-
-def _effect(
-    factors: Sequence[Factor], index: int, level: str, weights: dict[str, float]
-) -> Contrast:
-    return Contrast(level, "effect", (factors[index].name,), weights)
 
 
 def _interaction(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from runner.ablation.decide import Decision, Verdict, decide
+from runner.ablation.decide import Verdict, decide
 from runner.ablation.designs import Kind
 from runner.ablation.plan import Plan, Question
 from runner.ablation.sampling import find_step
@@ -65,12 +65,10 @@ def estimate(plan: Plan, scores: Array) -> list[Estimate]:
     enough = used.sum(1) >= (FEWEST_SEEDS if sequential else len(plan.seeds))
     judged = enough & (len(plan.seeds) >= FEWEST_SEEDS)
     found: dict[int, Estimate] = {}
-    kinds: tuple[Kind, ...] = ("effect", "interaction", "share")
-    for kind in kinds:
+    for kind in {contrast.kind: None for contrast in plan.contrasts}:
         rows = [row for row, contrast in enumerate(plan.contrasts) if contrast.kind == kind]
-        if rows:
-            numbers = values[rows], used[rows], judged[rows], step[rows]
-            found |= zip(rows, _estimate(kind, plan.question, *numbers), strict=True)
+        numbers = values[rows], used[rows], judged[rows], step[rows]
+        found |= zip(rows, _estimate(kind, plan.question, *numbers), strict=True)
     return [found[row] for row in range(len(plan.contrasts))]
 
 
@@ -89,9 +87,11 @@ def _estimate(
         some = np.flatnonzero(lengths == n)
         packed = values[some][used[some]].reshape(-1, n)
         described[:, some] = _describe(kind, question, packed, step[some], len(values))
-    decision = _decide(kind, question, np.where(used & judged[:, None], values, np.nan), step)
+    counted = np.where(used & judged[:, None] & (kind != "share"), values, np.nan)  # no verdict
+    margin = question.margin if kind == "effect" else 0.0
+    decision = decide(counted, margin, question.alpha, question.until == "decided", step)
     columns = (decision.verdict, decision.p, decision.adjusted, *described)
-    names = ("p", "adjusted", *DESCRIBED)
+    names, rows = ("p", "adjusted", *DESCRIBED), zip(*(c.tolist() for c in columns), strict=True)
     return [
         Estimate(
             values=values[row],
@@ -100,9 +100,7 @@ def _estimate(
             verdict=Verdict(verdict) if judged[row] else Verdict.UNDECIDED,
             **dict(zip(names, numbers, strict=True)),
         )
-        for row, (verdict, *numbers) in enumerate(
-            zip(*(column.tolist() for column in columns), strict=True)
-        )
+        for row, (verdict, *numbers) in enumerate(rows)
     ]
 
 
@@ -131,15 +129,6 @@ def _describe(kind: Kind, question: Question, packed: Array, step: Array, count:
             step=step,
         )
     return np.stack([found[name] for name in DESCRIBED])
-
-
-def _decide(kind: Kind, question: Question, values: Array, step: Array) -> Decision:
-    """Apply the rule to all contrasts of a kind; shares are not judged."""
-    if kind == "share":
-        nothing = np.full(len(values), np.nan)
-        return Decision(np.full(len(values), Verdict.UNDECIDED), nothing, nothing)
-    margin = question.margin if kind == "effect" else 0.0
-    return decide(values, margin, question.alpha, question.until == "decided", step)
 
 
 def _contrast(plan: Plan, scores: Array) -> tuple[Array, Array]:

@@ -58,19 +58,15 @@ class Outcomes:
         """Give back which of the variants failed with these seeds, and how."""
         columns = [self.plan.seeds.index(seed) for seed in seeds]
         states = self._states(variants)[:, columns]
-        bad = {
-            name: [s for s in row.tolist() if s in BAD]
-            for name, row in zip(variants, states, strict=True)
-        }
-        return {name: found for name, found in bad.items() if found}
+        rows = zip(variants, states.tolist(), strict=True)
+        return {name: bad for name, row in rows if (bad := [s for s in row if s in BAD])}
 
     @cached_property
     def same_weights(self) -> bool:
         """Whether, with every seed that counts, its weights equal those of the runs without it."""
-        pairs = self._pairs()
         digests = [
             [self._result(name, seed).get("weights") for name in pair]
-            for pair in pairs or ()
+            for pair in self._pairs()
             for seed in self._seeds(self.used)
         ]
         return bool(digests) and all(one is not None and one == other for one, other in digests)
@@ -105,10 +101,10 @@ class Outcomes:
         rows = self.table.rows
         with np.errstate(divide="ignore", invalid="ignore"):  # no time, which is not known then
             logs = np.log(cost[:, self.used])
-        over, under = (
-            logs[[rows[name] for name in names]].mean() if self.used.any() else np.nan
-            for names in (self.with_it, self.without_it)
-        )
+        if not self.used.any():
+            return None
+        groups = self.with_it, self.without_it
+        over, under = (logs[[rows[name] for name in names]].mean() for names in groups)
         return float(np.exp(over - under)) if np.isfinite(over - under) else None
 
     def correlation(self) -> float | None:
@@ -132,17 +128,13 @@ class Outcomes:
         run: Run | None = self.table.runs.get((variant, seed))
         return run.result or {} if run else {}
 
-    def _pairs(self) -> list[tuple[str, str]] | None:
-        """Each variant with it, and the one that differs from it in this alone; None if none do."""
+    def _pairs(self) -> list[tuple[str, str]]:
+        """Each variant with it, and the one that differs in this alone; none if one has no such."""
         if len(self.contrast.weights) == 2:
             return [(self.with_it[0], self.without_it[0])]
         place = [f.name for f in self.plan.factors].index(self.contrast.factors[0])
         names = {levels: name for name, levels in self.plan.variants.items()}
-        off, pairs = self.plan.factors[place].levels[0], []
-        for name in self.with_it:
-            levels = self.plan.variants[name]
-            match = names.get((*levels[:place], off, *levels[place + 1 :]))
-            if match is None:
-                return None
-            pairs.append((name, match))
-        return pairs
+        off, rows = self.plan.factors[place].levels[0], self.plan.variants
+        without = [(*rows[n][:place], off, *rows[n][place + 1 :]) for n in self.with_it]
+        matches = [names[levels] for levels in without if levels in names]
+        return [*zip(self.with_it, matches, strict=True)] if len(matches) == len(without) else []

@@ -114,13 +114,23 @@ def load_plan(root: Path) -> Plan | None:
     """
     path = root / PLAN
     try:
-        return _check(path, checked(read_values(path)))
+        content = checked(read_values(path))
     except FileNotFoundError:
         return None
     except Damaged as error:
         raise UserError(
             f"{path} {error}. Put it back as it was, or read it with the version that wrote it."
         ) from error
+    try:
+        plan = validate(Plan, content)
+        for mistake in _mistakes(plan):
+            raise UserError(mistake)
+    except UserError as error:
+        raise UserError(
+            f"{path} is not the plan of an ablation: {error} Put it back as it was, or give the "
+            "ablation another name=NAME."
+        ) from None
+    return plan
 
 
 def find_plan(root: Path) -> Plan:
@@ -131,20 +141,6 @@ def find_plan(root: Path) -> Plan:
     """
     if (plan := load_plan(root)) is None:
         raise UserError(f"{root / PLAN} is a link to nothing. Put the plan back.")
-    return plan
-
-
-def _check(path: Path, content: Mapping[str, Any]) -> Plan:
-    """Make a plan of what a file says, whoever wrote it."""
-    try:
-        plan = validate(Plan, content)
-        for mistake in _mistakes(plan):
-            raise UserError(mistake)
-    except UserError as error:
-        raise UserError(
-            f"{path} is not the plan of an ablation: {error} Put it back as it was, or give the "
-            "ablation another name=NAME."
-        ) from None
     return plan
 
 

@@ -56,8 +56,7 @@ def read_table(root: Path, plan: Plan) -> Table:
             if not (run.status or run.damage or run.result or lexists(run.folder / STATUS)):
                 continue
             runs[variant, seed] = run
-            at = row, column
-            states[at] = run.state
+            states[at := (row, column)] = run.state
             memory[at] = number(run.status.get("peak_memory"))
             copy = replace(run)  # its lines are not kept, since there may be very many
             problems = find_damage(copy)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.ablation import wording
-from runner.ablation.calibrate import DRAWS, calibrate
+from runner.ablation.calibrate import Calibration, calibrate
 from runner.ablation.decide import Verdict
 from runner.ablation.designs import Contrast
 from runner.ablation.estimates import Estimate, estimate
@@ -69,20 +69,6 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """The baseline against itself: how often the rule gives a verdict that cannot be true."""
-
-    seeds: int
-    """Seeds per side, in each simulated ablation."""
-    draws: int
-    """Simulated ablations: that many ways to pair the runs."""
-    false: float
-    """The share of them that said HELPS or HURTS."""
-    negligible: float
-    """The share of them that said NEGLIGIBLE, which is true here."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Findings:
     """All results of an ablation, so far."""
 
@@ -115,23 +101,19 @@ def judge(root: Path, plan: Plan) -> Findings:
     """
     table = read_table(root, plan)
     found = _find(plan, table) if plan.contrasts else ()
-    kinds = {
-        kind: tuple(finding for finding in found if finding.contrast.kind == kind)
+    effects, interactions, shares = (
+        tuple(finding for finding in found if finding.contrast.kind == kind)
         for kind in ("effect", "interaction", "share")
-    }
+    )
     calibration: tuple[Calibration, ...] = ()
     if plan.question.design == "calibration":
-        done = table.scores[~np.isnan(table.scores)]
-        calibration = tuple(
-            Calibration(seeds=seeds, draws=DRAWS, false=false, negligible=negligible)
-            for seeds, false, negligible in calibrate(plan.question, done)
-        )
+        calibration = tuple(calibrate(plan.question, table.scores[~np.isnan(table.scores)]))
     return Findings(
         root=root,
         plan=plan,
-        effects=kinds["effect"],
-        interactions=kinds["interaction"],
-        shares=kinds["share"],
+        effects=effects,
+        interactions=interactions,
+        shares=shares,
         calibration=calibration,
         runs=table.runs,
         warnings=tuple(warnings(table)),

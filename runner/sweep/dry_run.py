@@ -1,6 +1,7 @@
 """The dry run: the runs of an ablation, their time, and the smallest effect they could show."""
 
 import time
+from itertools import islice
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -64,13 +65,10 @@ def measure(plan: Plan) -> dict[str, float]:
 
 
 def _seconds_an_update(bench: Bench) -> float:
-    marks, batches = [], bench.batches
-    for number in range(UPDATES + 1):  # an epoch may have fewer
-        for batch in batches.epoch(number):
-            bench.training.step(batch)
-            marks.append(time.perf_counter())
-            if len(marks) > UPDATES:
-                return (marks[-1] - marks[0]) / (len(marks) - 1)
+    marks, numbers = [], range(UPDATES + 1)  # an epoch may have fewer
+    for batch in islice((b for n in numbers for b in bench.batches.epoch(n)), UPDATES + 1):
+        bench.training.step(batch)
+        marks.append(time.perf_counter())
     return (marks[-1] - marks[0]) / max(1, len(marks) - 1)
 
 

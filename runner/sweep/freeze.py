@@ -18,7 +18,7 @@ from runner.errors import UserError
 from runner.names import OUTPUTS, flatten, inside
 from runner.run.status import is_run_of
 from runner.store.runs import read_run
-from runner.sweep.settings import AblationSettings, Levels, find_factors, overrides_of
+from runner.sweep.settings import AblationSettings, Levels, find_factors
 
 RUN_KEYS = ("variant", "seed", "again")
 """The keys of a run that its place in the ablation gives it."""
@@ -62,7 +62,10 @@ def make_plan(
     base = _base(arguments, levels)
     if master.threads == "auto":
         base.append(f"threads={threads}")
-    rows = {v: overrides_of(factors, levels, row) for v, row in laid_out.variants.items()}
+    rows = {
+        variant: [o for f, label in zip(factors, row, strict=True) for o in levels[f.name][label]]
+        for variant, row in laid_out.variants.items()
+    }
     composed = loader.compose_variants(master, base, rows)
     for config in composed.values():
         with open_dict(config):
@@ -242,7 +245,7 @@ def refuse_other(root: Path, before: Plan, now: Plan) -> Plan:
     Raises:
         UserError: If the plans differ, with what differs.
     """
-    one, other = dict(_comparable(before)), dict(_comparable(now))
+    one, other = _comparable(before), _comparable(now)
     differing = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     if not differing:
         return dataclasses.replace(before, question=now.question)
@@ -260,15 +263,14 @@ def refuse_other(root: Path, before: Plan, now: Plan) -> Plan:
     )
 
 
-def _comparable(plan: Plan) -> list[tuple[str, Any]]:
-    question = vars(plan.question)
-    grows = plan.question.until == "decided"
-    pairs = [(f"ablation.{k}", v) for k, v in question.items() if k != "most_seeds"]
-    if not grows:
-        pairs.append(("seeds", list(plan.seeds)))
-    pairs.append(("the first seed", plan.seeds[0]))
-    pairs += plan.config.items()
-    pairs.append(("variants", sorted(plan.variants)))
-    for variant, changes in plan.changes.items():
-        pairs += [(f"{variant}: {key}", value) for key, value in changes.items()]
-    return pairs
+def _comparable(plan: Plan) -> dict[str, Any]:
+    fixed = {"seeds": list(plan.seeds)} if plan.question.until == "fixed" else {}
+    changes = {f"{v}: {k}": value for v, each in plan.changes.items() for k, value in each.items()}
+    return {
+        **{f"ablation.{k}": v for k, v in vars(plan.question).items() if k != "most_seeds"},
+        **fixed,
+        "the first seed": plan.seeds[0],
+        **plan.config,
+        "variants": sorted(plan.variants),
+        **changes,
+    }

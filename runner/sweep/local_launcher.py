@@ -46,11 +46,7 @@ class LocalLauncher(Launcher):
     """Hydra's launcher of that name; see `LOCAL` in runner/cli/plugins.py for its settings."""
 
     def __init__(
-        self,
-        workers: int | str,
-        per_card: int,
-        timeout: float | None,
-        prepare: Callable[[], None],
+        self, workers: int | str, per_card: int, timeout: float | None, prepare: Callable[[], None]
     ) -> None:
         if timeout is not None and (not isinstance(timeout, int | float) or timeout <= 0):
             raise UserError(f"hydra.launcher.timeout must be null or > 0 (seconds), got {timeout}.")

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, with_config
@@ -107,7 +107,8 @@ def find_factors(
     varied = settings.factors or {}
     if settings.design != "calibration":
         for name in _tricks_to_judge(settings, tricks):
-            levels[name] = {OFF: _switch(name, False), name: _switch(name, True)}
+            key = f"tricks.{name}.enabled"
+            levels[name] = {OFF: (f"{key}=false",), name: (f"{key}=true",)}
         levels |= {key: _values(key, given, tricks) for key, given in varied.items()}
     _refuse_twice([label for each in levels.values() for label in each if label != OFF])
     for key, group in itertools.permutations(varied, 2):
@@ -121,24 +122,18 @@ def find_factors(
 
 def _tricks_to_judge(
     settings: AblationSettings, tricks: Mapping[str, Mapping[str, Any]]
-) -> Iterator[str]:
-    if settings.tricks is None:
-        varied = [f"{key}." for key, _ in flatten(settings.factors or {})]
-        for name, node in tricks.items():
-            if node.get("enabled") and not any(f"tricks.{name}." in key for key in varied):
-                yield name
-        return
-    for name in settings.tricks:
+) -> list[str]:
+    for name in settings.tricks or ():
         if name not in tricks:
             raise UserError(
                 f"ablation.tricks names {name}, which is no trick.{did_you_mean(name, tricks)} "
                 f"There are: {', '.join(tricks)}."
             )
-        yield name
-
-
-def _switch(trick: str, on: bool) -> tuple[str, ...]:
-    return (f"tricks.{trick}.enabled={'true' if on else 'false'}",)
+    if settings.tricks is not None:
+        return settings.tricks
+    varied = [f"{key}." for key, _ in flatten(settings.factors or {})]
+    on = [name for name, node in tricks.items() if node.get("enabled")]
+    return [name for name in on if not any(f"tricks.{name}." in key for key in varied)]
 
 
 def _values(key: str, given: Any, tricks: Mapping[str, Mapping[str, Any]]) -> Levels:  # noqa: ANN401
@@ -196,11 +191,3 @@ def literal(value: Any) -> str:  # noqa: ANN401
 
 
 _WORDS = {"true", "false", "null", "inf", "nan", "yes", "no", "on", "off"}
-
-
-def overrides_of(
-    factors: Sequence[Factor], levels: Mapping[str, Levels], row: Sequence[str]
-) -> list[str]:
-    """Give back the overrides that make a variant, from the level of each factor."""
-    chosen = (levels[f.name][label] for f, label in zip(factors, row, strict=True))
-    return list(itertools.chain.from_iterable(chosen))

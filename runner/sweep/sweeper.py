@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
@@ -66,13 +66,13 @@ class AblationSweeper(Sweeper):
                 "Write ablation=one_at_a_time, or another of its options."
             )
         node = OmegaConf.to_container(self.config.ablation, resolve=True)
-        assert isinstance(node, dict)
-        settings = check_settings({str(key): value for key, value in node.items()})
+        settings = check_settings(cast(dict[str, Any], node))
         root = Path(str(self.config.hydra.sweep.dir))
         before = load_plan(root)
         threads = int(before.config["threads"]) if before else self._threads()
         loader = cast(Composer, self.context.config_loader)
-        plan = make_plan(settings, self.config, loader, arguments, threads, _command())
+        command = shlex.join(["python", "-m", "runner", *sys.argv[1:]])  # to be typed again
+        plan = make_plan(settings, self.config, loader, arguments, threads, command)
         if before:
             plan = refuse_other(root, before, plan)
         if settings.dry_run:
@@ -122,9 +122,10 @@ class AblationSweeper(Sweeper):
                 self._launch(launcher, root, plan, jobs)
                 again = frozen.again = False  # once is enough
                 findings = judge(root, plan)
-                if not grows or not _open_variants(findings):
-                    break
-                if len(plan.seeds) >= plan.question.most_seeds or _has_gaps(findings):
+                # a sequence ends at a run that cannot be read
+                gaps = any(run.state == "damaged" for run in findings.runs.values())
+                full = len(plan.seeds) >= plan.question.most_seeds
+                if not grows or full or gaps or not _open_variants(findings):
                     break
                 plan = dataclasses.replace(plan, seeds=(*plan.seeds, plan.seeds[-1] + 1))
                 refuse_foreign_runs(root, plan)
@@ -140,22 +141,19 @@ class AblationSweeper(Sweeper):
         A launcher may raise because of one job, as submitit does when its process was killed. The
         runs that are still going then are waited for; jobs that had not begun are launched again.
         """
+        longest = 60.0 * float(self.config.hydra.launcher.get("timeout_min") or 60)  # or an hour
         left = {job: plan.folder(root, *job) for job in jobs}
         while left:
             before = {job: read_status(folder) for job, folder in left.items()}
             errors, raised = _try(launcher, list(left))
             for folder in left.values():  # still going, though the launcher has returned
                 if folder.exists():
-                    with suppress(UserError), lock_folder(folder, self._longest_wait()):
+                    with suppress(UserError), lock_folder(folder, longest):
                         pass
             begun = {job for job, folder in left.items() if read_status(folder) != before[job]}
             over = begun if raised and begun else set(left)
             for job in over:
                 conclude(left.pop(job), "failed", errors[job], before[job])
-
-    def _longest_wait(self) -> float:
-        """The seconds to wait for a run whose launcher has returned: its own limit, or an hour."""
-        return 60.0 * float(self.config.hydra.launcher.get("timeout_min") or 60)
 
     def _keep_pickles_out(self, root: Path) -> None:
         """Submitit would write pickles into the ablation's folder, and read them from there."""
@@ -201,19 +199,4 @@ DIED = "The worker process died without reporting (out of memory?)."
 
 def _open_variants(findings: Findings) -> set[str]:
     """The variants of the questions that are still open."""
-    return {
-        variant
-        for finding in findings.effects
-        if finding.open
-        for variant in finding.contrast.weights
-    }
-
-
-def _has_gaps(findings: Findings) -> bool:
-    """Whether a run of the plan cannot be read: a sequence ends there."""
-    return any(run.state == "damaged" for run in findings.runs.values())
-
-
-def _command() -> str:
-    """Write what was typed, to be typed again."""
-    return shlex.join(["python", "-m", "runner", *sys.argv[1:]])
+    return {v for finding in findings.effects if finding.open for v in finding.contrast.weights}

@@ -47,7 +47,7 @@ class Worker:
             self.stop()  # its process died while it had nothing to do
         if self.pool is None:
             self.pool = ProcessPool(1, context=multiprocessing.get_context("spawn"))
-            self.pool.schedule(_warm_up, (self.slot,))  # not on the first run's time
+            self.pool.schedule(_settle, (self.slot,))  # imports torch, not on the first run's time
         future: Future[Any] = self.pool.schedule(
             _do, (self.prepare, job, self.slot), timeout=timeout
         )
@@ -73,11 +73,6 @@ def cause_of_death(error: Exception) -> str:
     if isinstance(code, int):
         return f"The worker process ended with code {code} without reporting."
     return _trace(error)
-
-
-def _warm_up(slot: Slot) -> None:
-    """Make a new worker ready; to get here it has imported torch and all."""
-    _settle(slot)
 
 
 @lru_cache

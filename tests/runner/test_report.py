@@ -5,8 +5,9 @@ import math
 import re
 from html.parser import HTMLParser
 
+from runner.ablation.calibrate import Calibration
+from runner.ablation.decide import Verdict
 from runner.ablation.designs import BASELINE
-from runner.ablation.verdicts import Calibration, Verdict
 from runner.report import html, markdown, verdict_table, write_report
 from tests.builders import (
     THREE,

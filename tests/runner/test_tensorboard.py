@@ -22,9 +22,10 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, metadata
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
+from runner.ablation.calibrate import Calibration
+from runner.ablation.decide import Verdict
 from runner.ablation.designs import Contrast, Factor
 from runner.ablation.plan import save_plan
-from runner.ablation.verdicts import Calibration, Verdict
 from runner.build import build
 from runner.errors import UserError
 from runner.report import tensorboard
