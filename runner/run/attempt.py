@@ -204,9 +204,6 @@ class Timer:
 
     def take(self) -> dict[str, float]:
         """Give back the seconds and the speed, and start from zero."""
-        taken = {
-            "time/seconds": self.seconds,
-            "time/images_per_second": self.images / self.seconds,
-        }
+        seconds, images = self.seconds, self.images
         self.seconds, self.images = 0.0, 0
-        return taken
+        return {"time/seconds": seconds, "time/images_per_second": images / seconds}

@@ -26,10 +26,7 @@ def environment(settings: Settings, bench: Bench, machine: Mapping[str, Any]) ->
     """
     splits = (bench.data.train, bench.data.validation, bench.data.test)
     tensors = {f"{i}/{name}": t for i, s in enumerate(splits) for name, t in s._asdict().items()}
-    return {
-        "data": digest_tensors(tensors),
-        **bits_depend_on(machine, settings.model["_target_"]),
-    }
+    return {"data": digest_tensors(tensors), **bits_depend_on(machine, settings.model["_target_"])}
 
 
 def restore(
