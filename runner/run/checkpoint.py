@@ -51,16 +51,14 @@ def load(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: If the checkpoint was written by a newer version, or holds code.
     """
-    damaged = False
-    for path in (folder / NEW, folder / LAST, folder / BEFORE):  # the new one if it was not renamed
-        if not path.exists():
-            continue
+    paths = (folder / NEW, folder / LAST, folder / BEFORE)  # the new one if it was not renamed
+    there = [path for path in paths if path.exists()]
+    for path in there:
         try:
             return _read(path, _verified(path))
         except Damaged as damage:
-            damaged = True
             say(f"{path} is damaged ({damage}). Trying the checkpoint before it.")
-    if damaged:
+    if there:
         say(f"{folder} has no good checkpoint. The run starts from the beginning.")
     return None
 
