@@ -155,13 +155,10 @@ def checked(content: object) -> dict[str, Any]:
     if not isinstance(number, int) or number > FORMAT:
         raise Damaged(f"is of format {str(number)[:40]}; this version reads {FORMAT} and older")
     checksum = content.pop("checksum", None)
-    try:
-        right = checksum is None or checksum == digest(content)
-    except TypeError:  # keys of several types, which none of ours has
-        right = False
-    if not right:
-        raise Damaged("is damaged (its checksum is not that of its content)")
-    return content
+    with suppress(TypeError):  # keys of several types, which none of ours has
+        if checksum is None or checksum == digest(content):
+            return content
+    raise Damaged("is damaged (its checksum is not that of its content)")
 
 
 def _is_deep(node: object, levels: int = DEEPEST) -> bool:
