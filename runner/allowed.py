@@ -16,11 +16,8 @@ USERS = frozenset(
 """What the user trusts beside ours; read when the process starts, so before a config can say so."""
 
 FUNCTIONS = {
-    "data": ("runner.data", ("digits", "torchvision_set", "image_folder", "npz")),
-    "model": (
-        "runner.models",
-        ("cifar_resnet", "resnet18_cifar", "torchvision_model", "timm_model"),
-    ),
+    "data": ("runner.data", "digits", "torchvision_set", "image_folder", "npz"),
+    "model": ("runner.models", "cifar_resnet", "resnet18_cifar", "torchvision_model", "timm_model"),
 }
 """The functions that these groups may name; the others name classes."""
 
@@ -72,7 +69,7 @@ def _import(module: str, name: str, where: str, group: str) -> Any:  # noqa: ANN
 def _offered(group: str) -> dict[str, dict[str, Any]]:
     """For each module that a group may name, what it may name of it."""
     if group in FUNCTIONS:
-        module, names = FUNCTIONS[group]
+        module, *names = FUNCTIONS[group]
         return {module: {name: getattr(import_module(module), name) for name in names}}
     return {
         module: {

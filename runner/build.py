@@ -118,20 +118,12 @@ def build_scheduler(
     target = locate(node["_target_"], "scheduler", "scheduler")
     if not issubclass(target, Scheduler):
         taken = {k: v for k, v in node.items() if k not in ("_target_", "unit")}
+        unit, lr = node["unit"], optimizer.param_groups[0]["lr"]
         return tabulate(
-            target,
-            node["unit"],
-            taken,
-            lr=optimizer.param_groups[0]["lr"],
-            updates_per_epoch=updates_per_epoch,
-            epochs=epochs,
+            target, unit, taken, lr=lr, updates_per_epoch=updates_per_epoch, epochs=epochs
         )
     scheduler = _call(node, "scheduler", "scheduler")
-
-    def factor(update: int) -> float:
-        return float(scheduler.factor(update, updates_per_epoch, epochs))
-
-    return factor
+    return lambda update: float(scheduler.factor(update, updates_per_epoch, epochs))
 
 
 def find_device(name: str) -> torch.device:

@@ -96,7 +96,12 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
             effect.
     """
     plain = _plain(cfg)
-    _refuse_newer(plain.pop("format", FORMAT))
+    number = plain.pop("format", FORMAT)
+    if not isinstance(number, int) or number > FORMAT:
+        raise UserError(
+            f"The config must be of format {FORMAT} or older, got {number}. "
+            "Run it with the newer version that wrote it."
+        )
     if "ablation" in plain:
         raise UserError(
             "ablation=... needs hydra/sweeper=ablation. Remove hydra/sweeper=... or hydra.mode=... "
@@ -119,14 +124,6 @@ def _plain(cfg: DictConfig) -> Node:
         raise UserError(f"{key} must be given: {key}=VALUE.") from None
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def _refuse_newer(number: object) -> None:
-    if not isinstance(number, int) or number > FORMAT:
-        raise UserError(
-            f"The config must be of format {FORMAT} or older, got {number}. "
-            "Run it with the newer version that wrote it."
-        )
 
 
 def _check_node(where: str, node: Node, group: str) -> Node:
@@ -236,15 +233,9 @@ def _refuse_scheduler(name: str, overrides: Sequence[str]) -> None:
 
 def _defaults(node: Node, target: type) -> Node:
     """Give back the node of a trick that is off, as its class has it: equal runs, equal configs."""
-    defaults = {n: p.default for n, p in signature(target).parameters.items() if n in node}
-    return {
-        **node,
-        **{
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in defaults.items()
-            if value is None or isinstance(value, bool | int | float | str | tuple)
-        },
-    }
+    found = ((n, p.default) for n, p in signature(target).parameters.items() if n in node)
+    defaults = {n: v for n, v in found if isinstance(v, bool | int | float | str | tuple | None)}
+    return {**node, **{n: [*v] if isinstance(v, tuple) else v for n, v in defaults.items()}}
 
 
 def _threads(given: int | Literal["auto"]) -> int:

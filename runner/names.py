@@ -68,12 +68,8 @@ def check_name(key: str, text: object) -> None:
     """Refuse what is no name of a folder, or, for `name`, of folders within each other."""
     parts = text.split("/") if isinstance(text, str) and key == "name" else [text]
     for part in parts:
-        if (
-            not isinstance(part, str)
-            or part.strip() in ("", ".", "..")
-            or "/" in part
-            or not part.isprintable()
-        ):
+        plain = isinstance(part, str) and part.isprintable() and "/" not in part
+        if not plain or str(part).strip() in ("", ".", ".."):
             given = json.dumps(text, default=str)
             raise UserError(
                 f"{key} must be the name of a folder below {OUTPUTS}, got {given}. "

@@ -16,13 +16,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-CODES = {
+CODES: dict[int, int] = {
     signal.SIGINT: 130,
-    **{
-        getattr(signal, name): 143
-        for name in ("SIGTERM", "SIGUSR1", "SIGUSR2")
-        if hasattr(signal, name)
-    },
+    **dict.fromkeys((signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2), 143),
 }
 """The signals and the exit codes."""
 
@@ -126,12 +122,9 @@ def _may_replace(number: int, handler: Any) -> bool:  # noqa: ANN401
     Submitit lets SIGTERM pass on purpose, since Slurm sends it before the signal at which submitit
     queues the job again.
     """
-    submitit = number == signal.SIGTERM and _module(handler).startswith("submitit.")
-    return handler is not None and handler is not signal.SIG_IGN and not submitit
-
-
-def _module(handler: object) -> str:
-    return getattr(handler, "__module__", None) or ""
+    module = getattr(handler, "__module__", None) or ""
+    submitit = number == signal.SIGTERM and module.startswith("submitit.")
+    return handler not in (None, signal.SIG_IGN) and not submitit
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from os.path import lexists
 from pathlib import Path
 from typing import Any
@@ -35,18 +34,6 @@ from runner.store.values import Limits, read_values
 from runner.texts import printable
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A run, compared with the same run done again."""
-
-    compared: str
-    """How much was compared."""
-    difference: str | None
-    """The first difference; None if every bit is the same."""
-    changed: tuple[str, ...]
-    """What has changed since the run was made, and may be the reason."""
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Verify each run, and exit with 1 if one is not the same, or cannot be verified."""
     parser = argparse.ArgumentParser(
@@ -55,21 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="NAME/VARIANT/seed=S")
-    mistakes = []
+    mistakes: list[str] = []
     for folder in parser.parse_args(arguments).runs:
         try:
-            found = verify(folder)
+            mistakes += verify(folder)
         except UserError as error:
             mistakes.append(printable(str(error), LONGEST))
         except KeyboardInterrupt:
             sys.exit(130)
-        else:
-            if found.difference is None:
-                print(printable(f"{label(folder)} is bit-identical: {found.compared}"), flush=True)
-                continue
-            mistakes.append(printable(f"{label(folder)} differs: {found.difference}", LONGEST))
-            reasons = found.changed[:MOST] or (UNKNOWN,)
-            mistakes += [f"  changed: {printable(what, LONGEST)}" for what in reasons]
     if mistakes:
         sys.exit("\n".join(mistakes))
 
@@ -78,11 +58,15 @@ LONGEST, MOST = 1000, 40  # characters of a line, and lines about what has chang
 UNKNOWN = "nothing that run.json records: a file was edited, or the run is not deterministic"
 
 
-def verify(folder: Path) -> Comparison:
+def verify(folder: Path) -> list[str]:
     """Do a run again, and compare it with what is saved of it.
 
     Args:
         folder: The folder of the run, which is only read.
+
+    Returns:
+        The first difference and what may be the reason, each as a line; none if every bit is the
+        same, which is printed.
 
     Raises:
         UserError: If the run is not done, cannot be read, or cannot be done again here.
@@ -95,9 +79,13 @@ def verify(folder: Path) -> Comparison:
         ended = _do_again(folder, place, settings)
         again = read_run(place, saved.variant)
         difference = ended or next(differences(saved, again), None)
+        if difference is None:
+            print(printable(f"{label(folder)} is bit-identical: {count(saved)}"), flush=True)
+            return []
         # the config as it was given, without the device that was filled in
-        changed = changes(saved, again, digest(given.to_dict())) if difference else ()
-        return Comparison(count(saved), difference, tuple(changed))
+        reasons = [*changes(saved, again, digest(given.to_dict()))][:MOST] or [UNKNOWN]
+        lines = (f"{label(folder)} differs: {difference}", *(f"  changed: {r}" for r in reasons))
+        return [printable(line, LONGEST) for line in lines]
 
 
 def _read(folder: Path) -> Run:

@@ -77,7 +77,7 @@ def plan_of(folder, _):
 
 def read_status(folder):
     """Read how far a run is, and that its checksum is right."""
-    return read_json(folder / "status.json")
+    return read_json(folder / "status.json")[0]
 
 
 def write_status(folder, status, **more):

@@ -1,7 +1,7 @@
 """Hydra's and OmegaConf's complaints about a command line, each as one line with the remedy."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException, OverrideParseException
@@ -34,9 +34,11 @@ def explain(error: Exception, loader: "Loader | None" = None) -> str | None:
 def _explain(error: Exception, loader: "Loader | None") -> str | None:
     if "Config group override must be" in str(error):
         return "A group must be given one of its options, not null. Write GROUP=OPTION."
-    for link in _causes(error):
-        if isinstance(link, UserError):
-            return str(link)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} cannot be used: {error.strerror}."
     if not isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
@@ -145,10 +147,3 @@ def _unknown_option(group: str, option: str, loader: "Loader") -> str:
     options = loader.get_group_options(group)
     listed = f" There are: {', '.join(options)}." if options else ""
     return f"{group}={option} is not an option.{_did_you_mean(option, options)}{listed}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Run through an error and those that led to it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -29,8 +29,7 @@ def resume_or_run(folder: Path, settings: Settings, quiet: bool) -> dict[str, An
     Raises:
         UserError: If the folder belongs to another run, or as `attempt` does.
     """
-    result = finished(folder, settings)
-    if result is None:
+    if (result := finished(folder, settings)) is None:
         return attempt(folder, settings, build(settings), quiet)
     # killed between result.json and status.json
     conclude(folder, "done", replaces=("running", "stopped", "failed"))
@@ -52,8 +51,8 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
         Stopped: If a signal asked for it; a checkpoint of the last update is saved.
     """
     with lock_folder(folder):
-        result = finished(folder, settings)  # which refuses a folder of another config
-        if result is not None:
+        # which refuses a folder of another config
+        if (result := finished(folder, settings)) is not None:
             return result  # another process was quicker
         remove_leftovers(folder)
         if settings.again:
@@ -204,9 +203,6 @@ class Timer:
 
     def take(self) -> dict[str, float]:
         """Give back the seconds and the speed, and start from zero."""
-        taken = {
-            "time/seconds": self.seconds,
-            "time/images_per_second": self.images / self.seconds,
-        }
+        seconds, images = self.seconds, self.images
         self.seconds, self.images = 0.0, 0
-        return taken
+        return {"time/seconds": seconds, "time/images_per_second": images / seconds}

@@ -14,14 +14,7 @@ from typing import Any, BinaryIO
 import torch
 
 from runner.errors import UserError
-from runner.store.files import (
-    FORMAT,
-    Damaged,
-    flush_folder,
-    read_bytes,
-    unwritable,
-    write_atomically,
-)
+from runner.store.files import FORMAT, Damaged, flush_folder, read_bytes, write_atomically, writing
 from runner.texts import say
 
 FILES = LAST, BEFORE, NEW = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.new.pt"
@@ -42,13 +35,11 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     """
     new, last = folder / NEW, folder / LAST
     write_atomically(new, lambda file: write({"format": FORMAT, **state}, file))
-    try:
+    with writing(last):
         if last.exists():
             last.replace(folder / BEFORE)
         new.replace(last)
         flush_folder(folder)
-    except OSError as error:
-        raise unwritable(last, error) from error
 
 
 def load(folder: Path) -> dict[str, Any] | None:
@@ -60,16 +51,14 @@ def load(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: If the checkpoint was written by a newer version, or holds code.
     """
-    damaged = False
-    for path in (folder / NEW, folder / LAST, folder / BEFORE):  # the new one if it was not renamed
-        if not path.exists():
-            continue
+    paths = (folder / NEW, folder / LAST, folder / BEFORE)  # the new one if it was not renamed
+    there = [path for path in paths if path.exists()]
+    for path in there:
         try:
             return _read(path, _verified(path))
         except Damaged as damage:
-            damaged = True
             say(f"{path} is damaged ({damage}). Trying the checkpoint before it.")
-    if damaged:
+    if there:
         say(f"{folder} has no good checkpoint. The run starts from the beginning.")
     return None
 
@@ -114,24 +103,19 @@ def _comment(digest: str) -> bytes:
 def _read(path: Path, content: BytesIO) -> dict[str, Any]:
     """Read a file whose checksum is right, whoever wrote it."""
     try:
-        state = torch.load(content, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds code beside tensors and plain values; nothing of it was executed. "
-            "Do not trust it. Remove it to start from the beginning."
-        ) from error
+        state: Any = torch.load(content, map_location="cpu", weights_only=True)
+        if not isinstance(number := state["format"], int):
+            raise TypeError(f"its format is {number}")
     except Exception as error:  # one made by hand can fail in any way
+        problem = f"is not a checkpoint ({' '.join(str(error).split())[:200]})"
+        if isinstance(error, pickle.UnpicklingError):
+            problem = "holds code beside tensors and plain values; nothing of it was executed"
         raise UserError(
-            f"{path} is not a checkpoint ({' '.join(str(error).split())[:200]}). "
-            "Do not trust it. Remove it to start from the beginning."
+            f"{path} {problem}. Do not trust it. Remove it to start from the beginning."
         ) from error
-    number = state.get("format") if isinstance(state, dict) else None
-    if not isinstance(number, int):
-        raise UserError(f"{path} is not a checkpoint. Remove it to start from the beginning.")
     if number > FORMAT:
         raise UserError(
             f"{path} has format {number}; this version reads {FORMAT} and older. "
             "Use the newer version that wrote it."
         )
-    assert isinstance(state, dict)
-    return state
+    return dict(state)

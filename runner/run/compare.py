@@ -89,8 +89,8 @@ def changes(saved: Run, again: Run, config: str) -> Iterator[str]:
         if same_code and key in ("code.commit", "code.version"):
             continue  # the code that trains is the same
         if then.get(key) != now.get(key):
-            name = NAMES.get(key, key.removeprefix("libraries."))
-            yield f"{name} was {_short(then.get(key))}, is now {_short(now.get(key))}"
+            was, is_ = (printable(facts.get(key), 120) for facts in (then, now))
+            yield f"{NAMES.get(key, key.removeprefix('libraries.'))} was {was}, is now {is_}"
     if not same_code and str(then.get("code.commit")).endswith("+"):
         yield "perhaps the code: it had uncommitted changes when the run was made"
 
@@ -107,10 +107,6 @@ NAMES = {
     "code.version": "the version of the code",
     "capability": "what torch uses of the processor (capability)",
 }
-
-
-def _short(value: object) -> str:
-    return printable(value, 120)
 
 
 def _data(folder: Path) -> str | None:

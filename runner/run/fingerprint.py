@@ -80,11 +80,9 @@ def bits_depend_on(machine: Mapping[str, Any], model: str) -> dict[str, str]:
 @lru_cache
 def _digest_code() -> str:
     """Hash the code that trains; a new report or launcher moves no bit of a run."""
-    total = hashlib.sha256()
-    for pattern in TRAINING_CODE:
-        for file in sorted(HERE.glob(pattern)):
-            total.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return total.hexdigest()[:16]
+    files = [file for pattern in TRAINING_CODE for file in sorted(HERE.glob(pattern))]
+    content = b"".join(file.name.encode() + b"\0" + file.read_bytes() + b"\0" for file in files)
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _digest_own(settings: Settings) -> str | None:
@@ -92,15 +90,11 @@ def _digest_own(settings: Settings) -> str | None:
     nodes = (settings.data, settings.model, settings.optimizer, settings.scheduler)
     on = [node for node in settings.tricks.values() if node["enabled"]]
     modules = {str(node["_target_"]).rpartition(".")[0] for node in (*nodes, *on)}
-    total, found = hashlib.sha256(), False
-    for name in sorted(modules):
-        if name.partition(".")[0] in ("runner", "torch", "tricks"):
-            continue
-        file = getattr(sys.modules.get(name), "__file__", None)  # imported when it was built
-        if file and Path(file).is_file():
-            found = True
-            total.update(name.encode() + b"\0" + Path(file).read_bytes())
-    return total.hexdigest()[:16] if found else None
+    own = sorted(n for n in modules if n.partition(".")[0] not in ("runner", "torch", "tricks"))
+    # imported when it was built
+    files = [(name, getattr(sys.modules.get(name), "__file__", None) or "") for name in own]
+    read = [n.encode() + b"\0" + Path(f).read_bytes() for n, f in files if Path(f).is_file()]
+    return hashlib.sha256(b"".join(read)).hexdigest()[:16] if read else None
 
 
 def _version(package: str) -> str | None:
@@ -112,17 +106,12 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The commit of the checkout that the code runs from, with a plus if it was changed since."""
+    command = ("git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
+    options: dict[str, Any] = {"cwd": HERE, "text": True, "stderr": subprocess.DEVNULL}
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return subprocess.check_output(command, timeout=10, **options).strip() or None
+    except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None if found.returncode == 0 else None
 
 
 def _processor() -> str:

@@ -3,16 +3,15 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
 from runner.errors import UserError
-from runner.store.files import FORMAT, unwritable, write_text
+from runner.store.files import FORMAT, write_text, writing
 from runner.store.runs import METRICS
 
 
@@ -30,19 +29,15 @@ class RunLog:
         self.path = folder / METRICS
         self.lines = list(lines)
         write_text(self.path, "".join(self.lines))
-        with self._room_for_events():
+        self.events = folder / "events.out.tfevents.*"
+        with writing(self.events):
             self.tensorboard = SummaryWriter(str(folder), purge_step=updates + 1)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with suppress(UserError) if error else nullcontext(), self._room_for_events():
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        with suppress(UserError) if error else nullcontext(), writing(self.events):
             self.tensorboard.close()
 
     def write(self, epoch: int, update: int, numbers: dict[str, float]) -> None:
@@ -53,13 +48,10 @@ class RunLog:
         """
         finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         line = json.dumps({"format": FORMAT, "epoch": epoch, "update": update, **finite}) + "\n"
-        try:
-            with open(self.path, "a") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+        with writing(self.path), open(self.path, "a") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
         self.lines.append(line)
         self.scalars(update, numbers)
 
@@ -69,14 +61,7 @@ class RunLog:
         Raises:
             UserError: If there is no room for them.
         """
-        with self._room_for_events():
+        with writing(self.events):
             for name, number in numbers.items():
                 self.tensorboard.add_scalar(name, number, update)
             self.tensorboard.flush()
-
-    @contextmanager
-    def _room_for_events(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise unwritable(self.path.with_name("events.out.tfevents.*"), error) from error

@@ -16,14 +16,7 @@ from runner.names import label
 from runner.run.fingerprint import digest_tensors
 from runner.run.status import is_run_of
 from runner.store.files import read_json, write_atomically, write_json
-from runner.store.runs import (
-    CORRECT,
-    METRICS,
-    RESULT,
-    digest_answers,
-    digest_metrics,
-    read_line,
-)
+from runner.store.runs import CORRECT, METRICS, RESULT, digest_answers, digest_metrics, read_line
 from runner.train import Diverged
 
 
@@ -93,11 +86,13 @@ def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
     """
     if not is_run_of(folder, settings) or settings.again:
         return None
-    result = read_json(folder / RESULT)
+    result, problem = read_json(folder / RESULT)
     if result is not None and not _is_result(result):
+        problem = f"{RESULT} is not the result of a run"
+    if problem:
         raise UserError(
-            f"{label(folder / RESULT)} is not the result of a run. Remove that file and give the "
-            "same command: the run resumes from its checkpoint."
+            f"{label(folder)}/{problem}. Remove that file and repeat the command: the run resumes "
+            "from its checkpoint."
         )
     return result
 

@@ -4,7 +4,7 @@ What must be the same is declared in one place, `bits_depend_on` of runner/run/f
 beside the config and the data. `resume=anywhere` resumes all the same, and run.json records it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,7 @@ def environment(settings: Settings, bench: Bench, machine: Mapping[str, Any]) ->
     """
     splits = (bench.data.train, bench.data.validation, bench.data.test)
     tensors = {f"{i}/{name}": t for i, s in enumerate(splits) for name, t in s._asdict().items()}
-    return {
-        "data": digest_tensors(tensors),
-        **bits_depend_on(machine, settings.model["_target_"]),
-    }
+    return {"data": digest_tensors(tensors), **bits_depend_on(machine, settings.model["_target_"])}
 
 
 def restore(
@@ -59,7 +56,10 @@ def restore(
         if differing := [key for key in {**saved, **here} if saved.get(key) != here.get(key)]:
             pairs = ((key, _short(saved.get(key)), _short(here.get(key))) for key in differing)
             listed = printable("; ".join(f"{key} changed ({a} -> {b})" for key, a, b in pairs))
-            _refuse_changes(folder, settings, differing, listed)
+            if "data" in differing or settings.resume == "exact":
+                other = "" if "data" in differing else " or resume=anywhere to accept other bits"
+                remedy = f"Use again=true to restart{other}."
+                raise UserError(f"Cannot resume {label(folder)}: {listed}. {remedy}")
             changes.append(f"from update {updates}: {listed}")
             say(f"{label(folder)}  resuming, although {listed}")
         bench.training.load_state_dict(state["training"])
@@ -69,19 +69,6 @@ def restore(
             f"({' '.join(str(error).split())[:300]}). Use again=true to restart."
         ) from error
     return changes
-
-
-def _refuse_changes(
-    folder: Path, settings: Settings, differing: Sequence[str], listed: str
-) -> None:
-    """Refuse other data always, and what else moves bits unless that was accepted."""
-    if "data" in differing:
-        remedy = "Use again=true to restart."
-    elif settings.resume == "exact":
-        remedy = "Use again=true to restart or resume=anywhere to accept other bits."
-    else:
-        return
-    raise UserError(f"Cannot resume {label(folder)}: {listed}. {remedy}")
 
 
 def _short(value: object) -> str:

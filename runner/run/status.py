@@ -35,9 +35,15 @@ def is_run_of(folder: Path, settings: Settings) -> bool:
     Raises:
         UserError: If it holds a run with another config, with what differs.
     """
-    saved = _saved_config(folder)
-    if saved is None:
+    try:
+        found = flatten(checked(read_values(folder / CONFIG)))
+        saved = {k: v for k, v in found if k not in ("format", *NOT_IN_CONFIG_HASH)}
+    except FileNotFoundError:
         return False
+    except Damaged as error:
+        raise UserError(
+            f"{label(folder / CONFIG)} {error}. Put it back as it was, or remove that folder."
+        ) from None
     given = dict(flatten(settings.to_dict()))
     if differing := [key for key in {**saved, **given} if saved.get(key) != given.get(key)]:
         listed = ", ".join(f"{k} is {saved.get(k)}, not {given.get(k)}" for k in differing[:5])
@@ -50,25 +56,9 @@ def is_run_of(folder: Path, settings: Settings) -> bool:
     return True
 
 
-def _saved_config(folder: Path) -> dict[str, Any] | None:
-    """The config of the run in a folder, by dotted keys, without what changes no bit of it."""
-    try:
-        saved = dict(flatten(checked(read_values(folder / CONFIG))))
-    except FileNotFoundError:
-        return None
-    except Damaged as error:
-        raise UserError(
-            f"{label(folder / CONFIG)} {error}. Put it back as it was, or remove that folder."
-        ) from None
-    return {
-        key: value for key, value in saved.items() if key not in ("format", *NOT_IN_CONFIG_HASH)
-    }
-
-
 def write_config(folder: Path, settings: Settings) -> None:
     """Write config.yaml: the whole run, resolved, with the number of its format."""
-    content = {"format": FORMAT, **settings.to_dict()}
-    write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(content)))
+    write_text(folder / CONFIG, OmegaConf.to_yaml({"format": FORMAT, **settings.to_dict()}))
 
 
 class Status:
@@ -154,12 +144,10 @@ def recorded(folder: Path, settings: Settings, bench: Bench) -> Iterator[Status]
 
 def _advice(settings: Settings) -> str:
     """Write what a run that diverged has not tried yet."""
-    remedies = ["Lower optimizer.lr"]
-    if not settings.tricks.get("clipping", {}).get("enabled"):
-        remedies.append("clip the gradients with 'tricks=[clipping]'")
-    if settings.not_finite == "error":
-        remedies.append("skip such updates with not_finite=skip")
-    return ", or ".join(remedies) + "."
+    clipped = settings.tricks.get("clipping", {}).get("enabled")
+    clip = "" if clipped else ", or clip the gradients with 'tricks=[clipping]'"
+    skip = ", or skip such updates with not_finite=skip" if settings.not_finite == "error" else ""
+    return f"Lower optimizer.lr{clip}{skip}."
 
 
 def conclude(
@@ -191,9 +179,9 @@ def conclude(
 def clear(folder: Path) -> None:
     """Remove a run's own files, and nothing else; the config last, which tells whose they are."""
     own = (RESULT, *checkpoint.FILES, METRICS, CORRECT, STATUS, MACHINE)
-    for path in (*(folder / name for name in own), *folder.glob("events.out.tfevents.*")):
-        path.unlink(missing_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)
+    events = (path.name for path in folder.glob("events.out.tfevents.*"))
+    for name in (*own, *events, CONFIG):
+        (folder / name).unlink(missing_ok=True)
 
 
 def remove_empty(folder: Path) -> None:

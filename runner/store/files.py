@@ -5,8 +5,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,33 +40,38 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.unlink(missing_ok=True)
-        with open(beside, "xb") as file:  # follows no link that lies there
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        flush_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch wraps the system's error in one of its own
-        if (explained := unwritable(path, error)) is error:
-            raise
-        raise explained from error
+        with writing(path):
+            beside.unlink(missing_ok=True)
+            with open(beside, "xb") as file:  # follows no link that lies there
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+            flush_folder(path.parent)
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
 
 
-def unwritable(path: Path, error: Exception) -> Exception:
-    """Explain why a file cannot be written; an error that is not the system's stays as it is."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is None:
-        return error
-    return UserError(
-        f"{path} cannot be written: {cause.strerror or cause}. What was there is kept. "
-        "Make room or correct that, and repeat the command to resume."
-    )
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Explain why a file cannot be written; an error that is not the system's stays as it is.
+
+    Raises:
+        UserError: If the system refuses to write it.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch wraps the system's error in one of its own
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise UserError(
+            f"{path} cannot be written: {cause.strerror or cause}. What was there is kept. "
+            "Make room or correct that, and repeat the command to resume."
+        ) from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -87,21 +92,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(whole, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON file of a run; None if it is not there.
-
-    Raises:
-        UserError: If it is damaged, or of a newer format.
-    """
+def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """A JSON file and nothing, or nothing and what is wrong with it; neither if it is not there."""
     try:
-        return parse_json(path)
+        return parse_json(path), None
     except FileNotFoundError:
-        return None
+        return None, None
     except Damaged as error:
-        raise UserError(
-            f"{path} {error}. Remove that file and repeat the command: the run resumes from its "
-            "checkpoint."
-        ) from None
+        return None, f"{path.name} {error}"
 
 
 def parse_json(path: Path) -> dict[str, Any]:
@@ -127,7 +125,8 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
         Damaged: If it is no file, is larger than `most` bytes, or cannot be read.
     """
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        # without waiting, as for who writes into a pipe
+        with open(path, "rb", opener=lambda name, how: os.open(name, how | os.O_NONBLOCK)) as file:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
                 raise Damaged("is no file")
@@ -138,10 +137,6 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
         raise
     except OSError as error:
         raise Damaged(f"cannot be read ({error.strerror or error})") from error
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for who writes into it
 
 
 def checked(content: object) -> dict[str, Any]:
@@ -160,13 +155,10 @@ def checked(content: object) -> dict[str, Any]:
     if not isinstance(number, int) or number > FORMAT:
         raise Damaged(f"is of format {str(number)[:40]}; this version reads {FORMAT} and older")
     checksum = content.pop("checksum", None)
-    try:
-        right = checksum is None or checksum == digest(content)
-    except TypeError:  # keys of several types, which none of ours has
-        right = False
-    if not right:
-        raise Damaged("is damaged (its checksum is not that of its content)")
-    return content
+    with suppress(TypeError):  # keys of several types, which none of ours has
+        if checksum is None or checksum == digest(content):
+            return content
+    raise Damaged("is damaged (its checksum is not that of its content)")
 
 
 def _is_deep(node: object, levels: int = DEEPEST) -> bool:

@@ -8,7 +8,7 @@ from filelock import FileLock, Timeout
 
 from runner.errors import UserError
 from runner.names import label
-from runner.store.files import unwritable
+from runner.store.files import writing
 from runner.store.runs import read_status
 
 
@@ -29,16 +29,15 @@ def lock_folder(folder: Path, wait: float = 0.0) -> Iterator[None]:
         UserError: If no file can be written there.
     """
     lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=wait, poll_interval=1.0)
-    except Timeout:
-        status = read_status(folder)
-        who = "another process"
-        if "process" in status and "host" in status:
-            who = f"process {status['process']} on {status['host']}"
-        raise Locked(f"{label(folder)} is locked by {who}. Wait or stop it.") from None
-    except OSError as error:
-        raise unwritable(folder / ".lock", error) from error
+    with writing(folder / ".lock"):
+        try:
+            lock.acquire(timeout=wait, poll_interval=1.0)
+        except Timeout:
+            status = read_status(folder)
+            who = "another process"
+            if "process" in status and "host" in status:
+                who = f"process {status['process']} on {status['host']}"
+            raise Locked(f"{label(folder)} is locked by {who}. Wait or stop it.") from None
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.store.files import Damaged, checked, digest, parse_json, read_bytes
+from runner.store.files import Damaged, checked, digest, read_bytes, read_json
 
 RESULT, STATUS, MACHINE = "result.json", "status.json", "run.json"
 METRICS, CORRECT = "metrics.jsonl", "correct.npy"
@@ -59,8 +59,7 @@ class Run:
     @cached_property
     def machine(self) -> dict[str, Any]:
         """run.json: with what it was made."""
-        content, _ = _read(self.folder / MACHINE)
-        return content or {}
+        return read_json(self.folder / MACHINE)[0] or {}
 
     def correct(self) -> NDArray[np.bool_] | None:
         """[N] bool: which test samples were answered right; None if that cannot be read."""
@@ -95,8 +94,8 @@ def digest_answers(correct: NDArray[np.bool_]) -> str:
 
 def read_run(folder: Path, variant: str) -> Run:
     """Read a run's folder; whatever is missing or damaged is told, not raised."""
-    status, broken = _read(folder / STATUS)
-    result, cut = _read(folder / RESULT)
+    status, broken = read_json(folder / STATUS)
+    result, cut = read_json(folder / RESULT)
     damage = "; ".join(text for text in (broken, cut) if text) or None
     return Run(folder, variant, folder.name.partition("=")[2], status or {}, result, damage)
 
@@ -116,20 +115,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         Damaged: If a line cannot be read, or is of a newer format.
     """
     try:
-        text = read_bytes(folder / METRICS, MOST_BYTES).decode()
+        *lines, _ = read_bytes(folder / METRICS, MOST_BYTES).split(b"\n")
     except FileNotFoundError:
         return []
     except Damaged as error:
         raise Damaged(f"{METRICS} {error}") from error
-    except ValueError as error:
-        raise Damaged(f"{METRICS} is damaged ({error})") from error
-    return [
-        read_line(line, f"{METRICS}, line {number}")
-        for number, line in enumerate(text.split("\n")[:-1], start=1)
-    ]
+    return [read_line(line, f"{METRICS}, line {n}") for n, line in enumerate(lines, start=1)]
 
 
-def read_line(line: str, where: str) -> dict[str, Any]:
+def read_line(line: str | bytes, where: str) -> dict[str, Any]:
     """Read one line of metrics.jsonl.
 
     Raises:
@@ -148,21 +142,10 @@ def read_line(line: str, where: str) -> dict[str, Any]:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """Read status.json; {} if it is missing or damaged, since it is about to be written again."""
-    status, _ = _read(folder / STATUS)
-    status = status or {}
+    status = read_json(folder / STATUS)[0] or {}
     numbers = {"attempts": int, "seconds": int | float, "update": int, "checkpoint": int | None}
     sound = all(isinstance(status[key], kind) for key, kind in numbers.items() if key in status)
     return status if sound else {}
-
-
-def _read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """A JSON file and nothing, or nothing and what is wrong with it; neither if it is not there."""
-    try:
-        return parse_json(path), None
-    except FileNotFoundError:
-        return None, None
-    except Damaged as error:
-        return None, f"{path.name} {error}"
 
 
 def number(value: object) -> float | None:
@@ -170,12 +153,9 @@ def number(value: object) -> float | None:
 
     It is finite, and small enough to be squared, drawn, and shown by TensorBoard.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:
         return None
-    try:
-        return float(value) if abs(value) < LARGEST else None
-    except OverflowError:  # an integer of thousands of digits
-        return None
+    return float(value)
 
 
 def evaluations(run: Run) -> list[dict[str, Any]]:
