@@ -5,7 +5,7 @@ with weights that sum to zero. `clipping - baseline` is one; a main effect of a 
 interaction are others. The statistics see nothing but one such number a seed.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import prod
@@ -17,6 +17,9 @@ from runner.names import shorten
 BASELINE, ALL, OFF = "baseline", "all", "off"
 
 Kind = Literal["effect", "interaction", "share"]
+
+Change = tuple[int, str]
+"""The place of a factor, and a level of it that is not the baseline's."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def design(kind: str, factors: Sequence[Factor]) -> Design:
         UserError: If the design is none of ours, has nothing to vary, or cannot take the factors.
     """
     if kind == "calibration":
-        return Design({BASELINE: tuple(f.levels[0] for f in factors)}, ())
+        return Design({BASELINE: _row(factors)}, ())
     if not factors:
         raise UserError(
             "An ablation must vary something, got no factor. Switch on the tricks to judge, as in "
@@ -97,27 +100,22 @@ def design(kind: str, factors: Sequence[Factor]) -> Design:
 
 def one_at_a_time(factors: Sequence[Factor]) -> Design:
     """The baseline, and each level of each factor alone: k effects from k + 1 variants."""
-    base = _baseline(factors)
-    changes = list(_single_changes(factors))
-    variants = {BASELINE: base, **{_name(factors, levels): levels for _, levels in changes}}
-    effects = [
-        Contrast(
-            levels[f], "effect", (factors[f].name,), {_name(factors, levels): 1.0, BASELINE: -1.0}
-        )
-        for f, levels in changes
-    ]
+    variants, effects = {BASELINE: _row(factors)}, []
+    for change in _changes(factors):
+        name = _name(factors, _row(factors, change))
+        variants[name] = _row(factors, change)
+        effects.append(_contrast(factors, {name: 1.0, BASELINE: -1.0}, change))
     return Design(variants, tuple(effects))
 
 
 def leave_one_out(factors: Sequence[Factor]) -> Design:
     """Everything together, and everything but each one: what each adds to the others."""
-    full = tuple(f.levels[1] for f in factors)
-    variants, effects = {ALL: full}, []
-    for index, factor in enumerate(factors):
-        name = shorten(f"without-{factor.levels[1]}")
-        variants[name] = (*full[:index], factor.levels[0], *full[index + 1 :])
-        weights = {ALL: 1.0, name: -1.0}
-        effects.append(Contrast(factor.levels[1], "effect", (factor.name,), weights))
+    changes = _changes(factors)
+    variants, effects = {ALL: _row(factors, *changes)}, []
+    for change in changes:
+        name = shorten(f"without-{change[1]}")
+        variants[name] = _row(factors, *(other for other in changes if other != change))
+        effects.append(_contrast(factors, {ALL: 1.0, name: -1.0}, change))
     return Design(variants, tuple(effects))
 
 
@@ -131,19 +129,17 @@ def both(factors: Sequence[Factor]) -> Design:
     alone, company = one_at_a_time(factors), leave_one_out(factors)
     same = {levels: name for name, levels in alone.variants.items()}
     rename = {name: same.get(levels, name) for name, levels in company.variants.items()}
+    everything = tuple(f.name for f in factors)
     contrasts: list[Contrast] = []
     for one, last in zip(alone.contrasts, company.contrasts, strict=True):
         weights = {rename[name]: weight for name, weight in last.weights.items()}
+        lies_between = _add(1.0, weights, -1.0, one.weights)
+        shapley = _add(0.5, one.weights, 0.5, weights)
         contrasts += [
             Contrast(f"{one.name}, alone", "effect", one.factors, one.weights),
             Contrast(f"{one.name}, with the others", "effect", one.factors, weights),
-            Contrast(
-                f"{one.name} x the others",
-                "interaction",
-                tuple(f.name for f in factors),
-                _add((1.0, weights), (-1.0, one.weights)),
-            ),
-            Contrast(one.name, "share", one.factors, _add((0.5, one.weights), (0.5, weights))),
+            Contrast(f"{one.name} x the others", "interaction", everything, lies_between),
+            Contrast(one.name, "share", one.factors, shapley),
         ]
     variants = {**alone.variants, **{rename[name]: v for name, v in company.variants.items()}}
     return Design(variants, tuple(contrasts))
@@ -153,14 +149,12 @@ def pairs(factors: Sequence[Factor]) -> Design:
     """The baseline, each level alone, and each two of different factors together."""
     alone = one_at_a_time(factors)
     variants, contrasts = dict(alone.variants), list(alone.contrasts)
-    for (i, one), (j, other) in combinations(_single_changes(factors), 2):
-        if i == j:
-            continue
-        together = tuple(other[n] if n == j else one[n] for n in range(len(factors)))
-        name, *single = (_name(factors, levels) for levels in (together, one, other))
-        variants[name] = together
-        weights = {name: 1.0, **dict.fromkeys(single, -1.0), BASELINE: 1.0}
-        contrasts.append(_interaction(factors, (i, one[i]), (j, other[j]), weights))
+    for one, other in _pairs(factors):
+        rows = (_row(factors, *each) for each in ((one, other), (one,), (other,)))
+        names = [_name(factors, row) for row in rows]
+        variants[names[0]] = _row(factors, one, other)
+        weights = dict(zip((*names, BASELINE), (1.0, -1.0, -1.0, 1.0), strict=True))
+        contrasts.append(_contrast(factors, weights, one, other))
     return Design(variants, tuple(contrasts))
 
 
@@ -220,64 +214,62 @@ GENERATORS: dict[int, tuple[str, ...]] = {
 
 def _averaged(factors: Sequence[Factor], rows: Sequence[tuple[str, ...]]) -> Design:
     """Effects and interactions as differences of means over the rows."""
-    names = [_name(factors, levels) for levels in rows]
-    signs = {  # 1 where a row has the level, -1 where it has the baseline's, 0 where another
-        (index, level): [(row[index] == level) - (row[index] == f.levels[0]) for row in rows]
-        for index, f in enumerate(factors)
-        for level in f.levels[1:]
-    }
-    contrasts = [
-        Contrast(level, "effect", (factors[index].name,), _weigh(names, each))
-        for (index, level), each in signs.items()
-    ]
-    for one, other in combinations(signs, 2):
-        if one[0] != other[0]:
-            products = [a * b for a, b in zip(signs[one], signs[other], strict=True)]
-            contrasts.append(_interaction(factors, one, other, _weigh(names, products, 2.0)))
+    names = [_name(factors, row) for row in rows]
+    signs = {
+        (i, level): [(row[i] == level) - (row[i] == factors[i].levels[0]) for row in rows]
+        for i, level in _changes(factors)
+    }  # 0 where a row has another level of the factor
+    contrasts = [_contrast(factors, _weigh(names, signs[one]), one) for one in signs]
+    for one, other in _pairs(factors):
+        products = [a * b for a, b in zip(signs[one], signs[other], strict=True)]
+        contrasts.append(_contrast(factors, _weigh(names, products, 2.0), one, other))
     return Design(dict(zip(names, rows, strict=True)), tuple(contrasts))
 
 
 def _weigh(names: Sequence[str], signs: Sequence[int], scale: float = 1.0) -> dict[str, float]:
-    """The scaled mean of the rows with 1 less that with -1; an interaction is twice as much."""
+    """Mean of the rows with 1 less that with -1; twice that is the difference of two effects."""
     counts = {sign: signs.count(sign) for sign in (1, -1)}
-    pairs = zip(names, signs, strict=True)
-    return {name: scale * sign / counts[sign] for name, sign in pairs if sign}
+    named = zip(names, signs, strict=True)
+    return {name: scale * sign / counts[sign] for name, sign in named if sign}
 
 
-def _baseline(factors: Sequence[Factor]) -> tuple[str, ...]:
-    return tuple(f.levels[0] for f in factors)
+def _changes(factors: Sequence[Factor]) -> list[Change]:
+    """Each level but the baseline's."""
+    return [(index, level) for index, f in enumerate(factors) for level in f.levels[1:]]
 
 
-def _single_changes(factors: Sequence[Factor]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Each level but the baseline's, alone: which factor, and the levels of all."""
-    base = _baseline(factors)
-    for index, factor in enumerate(factors):
-        for level in factor.levels[1:]:
-            yield index, (*base[:index], level, *base[index + 1 :])
+def _pairs(factors: Sequence[Factor]) -> list[tuple[Change, Change]]:
+    """Each two of them, of different factors."""
+    return [(a, b) for a, b in combinations(_changes(factors), 2) if a[0] != b[0]]
 
 
-def _name(factors: Sequence[Factor], levels: Sequence[str]) -> str:
+def _row(factors: Sequence[Factor], *changes: Change) -> tuple[str, ...]:
+    """The level of each factor: the baseline's, but for the changes."""
+    changed = dict(changes)
+    return tuple(changed.get(index, f.levels[0]) for index, f in enumerate(factors))
+
+
+def _name(factors: Sequence[Factor], row: Sequence[str]) -> str:
     """Name a variant by the levels in which it differs from the baseline."""
-    changed = [v for f, v in zip(factors, levels, strict=True) if v != f.levels[0]]
+    changed = [v for f, v in zip(factors, row, strict=True) if v != f.levels[0]]
     return shorten("+".join(changed)) or BASELINE
 
 
-def _interaction(
-    factors: Sequence[Factor],
-    one: tuple[int, str],
-    other: tuple[int, str],
-    weights: dict[str, float],
+def _contrast(
+    factors: Sequence[Factor], weights: Mapping[str, float], *changes: Change
 ) -> Contrast:
-    about = (factors[one[0]].name, factors[other[0]].name)
-    return Contrast(f"{one[1]} x {other[1]}", "interaction", about, weights)
+    """The effect of a change, or the interaction of two."""
+    kind: Kind = "effect" if len(changes) == 1 else "interaction"
+    about = tuple(factors[index].name for index, _ in changes)
+    return Contrast(" x ".join(level for _, level in changes), kind, about, weights)
 
 
-def _add(*terms: tuple[float, Mapping[str, float]]) -> dict[str, float]:
-    """Add up weighted contrasts."""
-    total: dict[str, float] = {}
-    for scale, weights in terms:
-        for name, weight in weights.items():
-            total[name] = total.get(name, 0.0) + scale * weight
+def _add(
+    a: float, one: Mapping[str, float], b: float, other: Mapping[str, float]
+) -> dict[str, float]:
+    """Add up two weighted contrasts."""
+    names = {**one, **other}
+    total = {name: a * one.get(name, 0.0) + b * other.get(name, 0.0) for name in names}
     return {name: weight for name, weight in total.items() if weight}
 
 

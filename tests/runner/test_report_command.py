@@ -106,8 +106,6 @@ def test_runs_of_other_code_are_told(tmp_path, capsys):
     write_run(tmp_path, "clipping", 3, 0.93, machine={"code": {"commit": "fedcba"}})
     out = " ".join(told(capsys, tmp_path).split())
     assert "different code: abcdef123456 (9 runs), fedcba (1 run)" in out
-        told(capsys, tmp_path).split()
-    )
     assert "These differ: abcdef123456 (9 runs)" in (tmp_path / "report.html").read_text()
 
 
