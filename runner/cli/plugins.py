@@ -12,14 +12,30 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+import hydra
+from hydra import version
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.plugin import Plugin
 from hydra.plugins.sweeper import Sweeper
 
-from runner.cli.hydra_internals import store
-
 MODULE = "hydra_plugins.biscuits"
+
+IS_1_3 = hydra.__version__.startswith("1.3.")
+
+
+def store(name: str, node: Any, group: str | None = None) -> None:  # noqa: ANN401
+    """Put a config into Hydra's store; 1.4 asks for a word where another one is in its place."""
+    more: dict[str, Any] = {} if IS_1_3 else {"replace": True}
+    ConfigStore.instance().store(name, node, group=group, provider="runner", **more)
+
+
+def set_version_base() -> None:
+    """Have Hydra 1.3 behave as such; 1.4 complains when it is asked."""
+    if IS_1_3:
+        version.setbase("1.3")
+
 
 LOCAL = {
     "_target_": f"{MODULE}.LocalLauncher",
