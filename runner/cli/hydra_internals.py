@@ -34,7 +34,7 @@ from yaml import YAMLError
 from runner import allowed
 from runner.cli import guard
 from runner.cli.plain_yaml import check_yaml
-from runner.cli.plugins import IS_1_3
+from runner.cli.plugins import IS_1_3, refuse_older_sweeper
 from runner.cli.variant import GROUPS, chosen, write_names
 from runner.errors import UserError
 from runner.names import CONF
@@ -86,6 +86,7 @@ class Loader(ConfigLoaderImpl):
             listed = self.compute_defaults_list(config_name, overrides, RunMode.MULTIRUN)
         choices = listed.overrides.known_choices
         ablation, sweeper = choices.get("ablation"), choices.get("hydra/sweeper")
+        refuse_older_sweeper(sweeper)
         if ablation and sweeper != "ablation":
             raise UserError(
                 f"ablation={ablation} needs its own sweeper. Drop hydra/sweeper={sweeper}."
