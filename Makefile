@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+HYDRA14 := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1 hydra-joblib-launcher==1.4.0rc3 hydra-submitit-launcher==1.4.0rc3
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow test-hydra14 check clean
 
 demo: $(READY)  ## the five tricks, each alone, against the baseline: five seeds on the digits
 	$(BIN)/python -m runner experiment=demo
@@ -15,6 +16,9 @@ test: $(READY)  ## the default tests, under five minutes on two cores
 
 test-slow: $(READY)  ## all tests, also those that take longer
 	$(BIN)/python -m pytest -q -m "slow or not slow" --numprocesses=auto --maxprocesses=4
+
+test-hydra14: .venv-hydra14/.ready  ## the default tests with the release candidate of Hydra 1.4
+	.venv-hydra14/bin/python -m pytest -q --numprocesses=auto --maxprocesses=4
 
 check: $(READY)  ## lint, format, types
 	$(BIN)/ruff check .
@@ -27,5 +31,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+.venv-hydra14/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-hydra14
+	grep -v -e hydra-core -e omegaconf constraints.txt > .venv-hydra14/constraints.txt
+	.venv-hydra14/bin/python -m pip install --quiet --constraint .venv-hydra14/constraints.txt --editable '.[dev]' $(HYDRA14)
+	touch $@
+
 clean:  ## remove what the set-up made; outputs/ stays
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-hydra14 .mypy_cache .pytest_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -61,6 +62,29 @@ def test_a_mistake_in_a_value_is_one_line_and_leaves_nothing_behind(
     assert "\n" not in str(ended.value)
     assert not any(capsys.readouterr())
     assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_the_version_is_that_of_biscuits(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["biscuits", "--version"])
+    main()
+    assert capsys.readouterr().out.startswith("Biscuits 0.")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--cfg", "job")], ids=str)
+def test_a_reader_that_stops_early_is_no_error(tmp_path, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "runner", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert done.stderr == ""
 
 
 def test_a_data_set_that_cannot_be_downloaded_is_one_line(tmp_path):

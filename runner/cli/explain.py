@@ -145,5 +145,9 @@ def _unknown_ablation_key(key: str) -> str:
 
 def _unknown_option(group: str, option: str, loader: "Loader") -> str:
     options = loader.get_group_options(group)
+    plugin = option.partition("_")[0]
+    if plugin in ("joblib", "submitit") and not any(o.startswith(plugin) for o in options):
+        package = f"hydra-{plugin}-launcher"
+        return f"{group}={option} needs {package}, which is not installed: pip install {package}"
     listed = f" There are: {', '.join(options)}." if options else ""
     return f"{group}={option} is not an option.{_did_you_mean(option, options)}{listed}"

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import hydra.utils
-from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -36,23 +34,10 @@ from yaml import YAMLError
 from runner import allowed
 from runner.cli import guard
 from runner.cli.plain_yaml import check_yaml
+from runner.cli.plugins import IS_1_3, refuse_older_sweeper
 from runner.cli.variant import GROUPS, chosen, write_names
 from runner.errors import UserError
 from runner.names import CONF
-
-IS_1_3 = hydra.__version__.startswith("1.3.")
-
-
-def store(name: str, node: Any, group: str | None = None) -> None:  # noqa: ANN401
-    """Put a config into Hydra's store; 1.4 asks for a word where another one is in its place."""
-    more: dict[str, Any] = {} if IS_1_3 else {"replace": True}
-    ConfigStore.instance().store(name, node, group=group, provider="runner", **more)
-
-
-def set_version_base() -> None:
-    """Have Hydra 1.3 behave as such; 1.4 complains when it is asked."""
-    if IS_1_3:
-        version.setbase("1.3")
 
 
 def _allow_classes() -> AbstractContextManager[None]:
@@ -83,11 +68,7 @@ class Loader(ConfigLoaderImpl):
         self._references: dict[object, tuple[Mapping[str, Any], DictConfig]] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Compose a run as the command line does, with Hydra's own node.
-
-        Raises:
-            UserError: If the config is refused.
-        """
+        """Compose a run as the command line does, with Hydra's own node."""
         return self.load_configuration("config", list(overrides), RunMode.RUN)
 
     def find_mode(self, config_name: str, overrides: list[str], multirun: bool) -> RunMode:
@@ -105,6 +86,7 @@ class Loader(ConfigLoaderImpl):
             listed = self.compute_defaults_list(config_name, overrides, RunMode.MULTIRUN)
         choices = listed.overrides.known_choices
         ablation, sweeper = choices.get("ablation"), choices.get("hydra/sweeper")
+        refuse_older_sweeper(sweeper)
         if ablation and sweeper != "ablation":
             raise UserError(
                 f"ablation={ablation} needs its own sweeper. Drop hydra/sweeper={sweeper}."
@@ -216,14 +198,23 @@ class Loader(ConfigLoaderImpl):
             given = [*_search_path(config), *([f"experiment={experiment}"] if experiment else [])]
             listed = self.compute_defaults_list(name, given, RunMode.RUN)
             usual = listed.overrides.known_choices
-            given += [f"{g}={c}" for g, c in choices.items() if c != usual.get(g)]
-            plain = super()._load_configuration_impl(name, given, RunMode.RUN)
-            self._references[key] = usual, plain
+            if other := [f"{g}={c}" for g, c in choices.items() if c != usual.get(g)]:
+                listed = self.compute_defaults_list(name, [*given, *other], RunMode.RUN)
+            files = [d for d in listed.defaults if not str(d.config_path).startswith("hydra/")]
+            _, repo = self._parse_overrides_and_create_caching_repo(name, given)
+            self._references[key] = usual, self._compose_config_from_defaults_list(files, repo)
         return self._references[key]
 
 
 class _Repository(ConfigRepository):
-    """Hydra's reader of files, which reads what lies in its folders, and is plain."""
+    """Hydra's reader of files, which reads what lies in its folders, and is plain, and once."""
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.known: dict[tuple[str, str], ConfigResult | None] = {}
+
+    def __deepcopy__(self, _: object) -> "_Repository":  # Hydra takes a copy for each composition
+        return copy.copy(self)
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         if Path(config_path).is_absolute() or ".." in Path(config_path).parts:
@@ -232,15 +223,20 @@ class _Repository(ConfigRepository):
                 "Give its folder with --config-dir, or -cp for a saved config."
             )
         source = self._find_object_source(config_path, ObjectType.CONFIG)
-        if source is None or source.scheme() != "file" or Path(source.path) == CONF:
+        if source is None or source.scheme() == "structured":
             return super().load_config(config_path)
-        file = Path(source.path, ConfigSource._normalize_file_name(config_path))
-        check_yaml(file, saved=source.provider == "main")
-        loaded = super().load_config(config_path)
-        for key in ("searchpath", "aliases"):  # which Hydra follows before it composes
-            if loaded and (value := OmegaConf.select(loaded.config, f"hydra.{key}")):
-                raise guard.refusal((key,), value, str(file))
-        return loaded
+        key = source.path, config_path
+        if key not in self.known:
+            theirs = source.scheme() == "file" and Path(source.path) != CONF
+            file = Path(source.path, ConfigSource._normalize_file_name(config_path))
+            if theirs:
+                check_yaml(file, saved=source.provider == "main")
+            loaded = super().load_config(config_path)
+            for name in ("searchpath", "aliases"):  # which Hydra follows before it composes
+                if loaded and (value := OmegaConf.select(loaded.config, f"hydra.{name}")):
+                    raise guard.refusal((name,), value, str(file))
+            self.known[key] = loaded
+        return copy.deepcopy(self.known[key])
 
 
 def _search_path(config: DictConfig) -> list[str]:

@@ -9,17 +9,36 @@ real ones import torch, which help and completion do without.
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from types import ModuleType
 from typing import Any
 
+import hydra
+from hydra import version
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.plugin import Plugin
 from hydra.plugins.sweeper import Sweeper
 
-from runner.cli.hydra_internals import store
+from runner.errors import UserError
 
 MODULE = "hydra_plugins.biscuits"
+
+IS_1_3 = hydra.__version__.startswith("1.3.")
+
+
+def store(name: str, node: Any, group: str | None = None) -> None:  # noqa: ANN401
+    """Put a config into Hydra's store; 1.4 asks for a word where another one is in its place."""
+    more: dict[str, Any] = {} if IS_1_3 else {"replace": True}
+    ConfigStore.instance().store(name, node, group=group, provider="runner", **more)
+
+
+def set_version_base() -> None:
+    """Have Hydra 1.3 behave as such; 1.4 complains when it is asked."""
+    if IS_1_3:
+        version.setbase("1.3")
+
 
 LOCAL = {
     "_target_": f"{MODULE}.LocalLauncher",
@@ -28,6 +47,23 @@ LOCAL = {
     "timeout": None,  # seconds after which a run is ended and recorded as failed
 }
 """The settings of `hydra/launcher=local`."""
+
+
+def refuse_older_sweeper(sweeper: object) -> None:
+    """Refuse, under Hydra 1.4, the release of a sweeper that is made for 1.3.
+
+    Hydra 1.4 makes no objects within a plugin's settings, such as the sampler of Optuna.
+
+    Raises:
+        UserError: If it is one.
+    """
+    if sweeper == "optuna" and not IS_1_3:
+        package = "hydra-optuna-sweeper"
+        if (found := metadata.version(package)).startswith(("0.", "1.0", "1.1", "1.2", "1.3")):
+            raise UserError(
+                f"hydra/sweeper=optuna: {package} {found} works with Hydra 1.3 alone, and this is "
+                f"{hydra.__version__}. Install {package} 1.4."
+            )
 
 
 def register_plugins(prepare: Callable[[], None]) -> None:

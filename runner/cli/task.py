@@ -14,9 +14,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.cli.explain import explain
-from runner.cli.hydra_internals import set_version_base, store
 from runner.cli.plain_yaml import check_yaml
-from runner.cli.plugins import register_plugins
+from runner.cli.plugins import register_plugins, set_version_base, store
 from runner.errors import UserError
 from runner.names import CONF, OUTPUTS, label
 from runner.signals import Stopped, raise_if_stopping, stoppable

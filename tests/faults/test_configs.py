@@ -13,6 +13,7 @@ from hydra._internal.config_repository import ConfigRepository
 from runner import allowed
 from runner.allowed import locate
 from runner.cli import guard, hydra_internals
+from runner.cli.plugins import IS_1_3
 from runner.errors import UserError
 from tests.conftest import ROOT, biscuits
 from tests.faults.payloads import targets
@@ -61,11 +62,7 @@ BITING = [
 ]
 
 
-UNCHECKED = (
-    {}
-    if hydra_internals.IS_1_3
-    else {"_execution_whitelist_": hydra.utils.UNSAFE_DISABLE_EXECUTION_CHECKS}
-)
+UNCHECKED = {} if IS_1_3 else {"_execution_whitelist_": hydra.utils.UNSAFE_DISABLE_EXECUTION_CHECKS}
 
 
 @pytest.mark.parametrize("target", BITING)
@@ -86,7 +83,7 @@ WITHIN_PLUGINS = (
 @pytest.mark.parametrize("route", LIVE)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_routes_carry_where_nobody_is_on_guard(sandbox, route):
-    if route in WITHIN_PLUGINS and not hydra_internals.IS_1_3:
+    if route in WITHIN_PLUGINS and not IS_1_3:
         pytest.skip("Hydra 1.4 makes nothing that is named within the settings of a plugin")
     for check in ("check_addition", "check_plugins"):
         sandbox.monkeypatch.setattr(guard, check, lambda *_: None)

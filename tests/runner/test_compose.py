@@ -1,8 +1,13 @@
 """The names of folders: what sets a run apart from the default one, readable and never shared."""
 
+import sys
+from collections import Counter
+
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.types import RunMode
 
+from runner.__main__ import main
 from runner.cli.hydra_internals import Loader
 from tests.conftest import composed
 
@@ -73,3 +78,44 @@ def test_a_long_variant_is_cut_with_a_hash_and_stays_apart_from_others():
 def test_a_value_cannot_leave_the_output_folder():
     variant = composed("model=torchvision", "model.name='../../etc/x'").variant
     assert "/" not in variant
+
+
+@pytest.fixture
+def compositions(monkeypatch):
+    """How often each of Hydra's two methods that compose a whole config is called."""
+    counts = Counter()
+    for name in ("load_configuration", "_load_configuration_impl"):
+        method = getattr(ConfigLoaderImpl, name)
+
+        def counted(*args, name=name, method=method, **named):
+            counts[name] += 1
+            return method(*args, **named)
+
+        monkeypatch.setattr(ConfigLoaderImpl, name, counted)
+    return counts
+
+
+STARTS = {
+    "a run": ("tricks=[clipping]", "tricks.clipping.max_norm=0.1", "optimizer=adam", "epochs=0"),
+    "an experiment": ("experiment=cifar10_core", "data.root=nowhere"),
+    "a saved config": ("-cp", "run", "-cn", "config"),
+    "an ablation": ("ablation=one_at_a_time", "tricks=core", "epochs=0"),
+    "an ablation of an experiment": ("experiment=demo", "epochs=0"),
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_start_composes_at_most_twice(tmp_path, monkeypatch, compositions, start):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("name: x\nvariant: y\nseed: 0\nepochs: 0\n")
+    monkeypatch.setattr(sys, "argv", ["biscuits", *STARTS[start]])
+    with pytest.raises(SystemExit):  # epochs=0 and the like: refused when all is composed
+        main()
+    assert 1 <= compositions["_load_configuration_impl"] <= 2
+    assert compositions["load_configuration"] <= 2
+
+
+def test_the_composed_names_are_text():
+    config = composed("tricks=[clipping]")
+    assert [type(config._get_node(key)._value()) for key in ("name", "variant")] == [str, str]
