@@ -33,10 +33,8 @@ def npz(file: str) -> Source:
             are not uint8, their channel axis is ambiguous, or labels do not number the classes.
     """
     arrays = _read(os.path.expanduser(file))
-    train, test = (
-        Split(_images(arrays, f"x_{split}"), _labels(arrays, f"y_{split}"))
-        for split in ("train", "test")
-    )
+    train = Split(_images(arrays, "x_train"), _labels(arrays, "y_train"))
+    test = Split(_images(arrays, "x_test"), _labels(arrays, "y_test"))
     return Source(train, test, _classes(arrays))
 
 
@@ -92,9 +90,7 @@ def _images(arrays: dict[str, NDArray[Any]], key: str) -> Tensor:
             f"{list(array.shape)}, where {'both' if second else 'neither'} could be the channels. "
             f"{'Pad the images by a row and a column' if second else 'Move the channels there'}."
         )
-    if last:
-        array = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
-    return torch.from_numpy(array)
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)) if last else array)
 
 
 def _labels(arrays: dict[str, NDArray[Any]], key: str) -> Tensor:

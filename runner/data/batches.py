@@ -74,17 +74,13 @@ class Batches:
 
     def _inputs(self, images: Tensor, seed: int) -> Tensor:
         """Augment and normalise: [n, C, H, W], uint8 to float32."""
-        if self.augmentation == NO_AUGMENTATION:
-            return self._normalised(images)
-        augmentation, generator = self.augmentation, torch.Generator(images.device)
-        draw = augmentation.draw(images, generator.manual_seed(seed))
+        augmentation = self.augmentation
+        if augmentation != NO_AUGMENTATION:
+            draw = augmentation.draw(images, torch.Generator(images.device).manual_seed(seed))
         if augmentation.crop or augmentation.flip:
             images = crop_and_flip(images, augmentation.crop, draw.offsets, draw.flips)
-        inputs = self._normalised(images)
+        inputs = images.to(torch.float32, memory_format=self.memory_format)
+        inputs.mul_(self._scale).add_(self._shift)
         if augmentation.cutout:
             cut_out_(inputs, augmentation.cutout, draw.centres)
         return inputs
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        inputs = images.to(torch.float32, memory_format=self.memory_format)
-        return inputs.mul_(self._scale).add_(self._shift)

@@ -45,10 +45,9 @@ def decode(root: Path, paths: Sequence[str], size: int | None) -> NDArray[np.uin
                 broken.append(f"{tell(path)} ({result})")
                 continue
             pixels, is_grey = result
-            height, width, _ = pixels.shape
             if images is None:
-                images = _allocate(len(paths), height, width)
-            sizes.setdefault((height, width), path)
+                images = _allocate(len(paths), *pixels.shape[:2])
+            sizes.setdefault(pixels.shape[:2], path)
             if len(sizes) == 1:
                 images[index] = pixels.transpose(2, 0, 1)
             grey = grey and is_grey

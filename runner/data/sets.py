@@ -41,7 +41,7 @@ def digits() -> Source:
     everything = Split(images, torch.from_numpy(content.target).long())
     count = round(DIGITS_TEST_SHARE * len(images))
     test = choose_stratified(everything.labels, count, DIGITS_TEST_SEED)
-    classes = tuple(str(name) for name in content.target_names)
+    classes = tuple(map(str, content.target_names))
     return Source(everything.take(~test), everything.take(test), classes)
 
 
@@ -63,9 +63,8 @@ def torchvision_set(
     from torchvision import datasets  # slow to import, so only here
 
     dataset, folder = getattr(datasets, TORCHVISION[name]), Path(os.path.expanduser(root))
-    splits: list[dict[str, Any]] = [{"train": True}, {"train": False}]
-    if name == "svhn":
-        splits = [{"split": "train"}, {"split": "test"}]
+    svhn = name == "svhn"
+    splits = [{"split": s} if svhn else {"train": s == "train"} for s in ("train", "test")]
     try:
         train, test = _open(dataset, folder, splits, download)
         classes = getattr(train, "classes", map(str, range(10)))  # SVHN names none: the digits
