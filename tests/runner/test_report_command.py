@@ -62,7 +62,7 @@ def test_damaged_files_are_named_once_and_nothing_is_concluded_from_them(tmp_pat
     machine.write_text(json.dumps({"config": config, "code": [], "libraries": 3}))
     out = told(capsys, tmp_path)
     assert out.count("result.json is damaged") == 1
-    assert out.count("metrics.jsonl is damaged") == 1
+    assert out.count("metrics.jsonl, line 1 is damaged") == 1
     assert out.count("status.json is damaged") == 1
     content = json.loads((tmp_path / "report.json").read_text())
     clipping, flooding = content["effects"]
@@ -71,7 +71,7 @@ def test_damaged_files_are_named_once_and_nothing_is_concluded_from_them(tmp_pat
     assert flooding["verdict"] == "HURTS"
     page = (tmp_path / "report.html").read_text()
     assert "<strong>clipping/seed=1</strong> (damaged): result.json is damaged" in page
-    assert "flooding/seed=2: metrics.jsonl is damaged" in page
+    assert "flooding/seed=2: metrics.jsonl, line 1 is damaged" in page
 
 
 def test_a_sweep_that_still_runs_says_how_far_it_is(tmp_path, capsys):
