@@ -22,7 +22,7 @@ COMPOSED = {
     ("tricks=[clipping", "seed=1"): "An override must be KEY=VALUE",
     ("-cp", "nowhere", "-cn", "config"): "--config-path must be a folder, got nowhere.",
     ("--experimental-rerun", "config.pickle"): "would unpickle a file",
-    ("~model",): "No model is chosen.",
+    ("~model",): "No model is chosen. Write model=OPTION.",
     ("model=null",): "A group must be given one of its options",
 }
 CHECKED = {

@@ -8,6 +8,7 @@ from hydra.errors import HydraException
 from runner.__main__ import main
 from runner.cli.explain import explain
 from runner.cli.hydra_internals import Loader
+from runner.cli.task import register
 from tests.conftest import ROOT
 
 SAID = {
@@ -30,6 +31,12 @@ SAID = {
     ("-cd", "OWN", "model=shalow"): "Did you mean shallow? There are: resnet18_cifar, ",
     ("-cd", "OWN", "model=shallow", "model.depth=3"): "model=shallow has no setting depth",
 }
+
+
+@pytest.fixture(autouse=True)
+def _own_tricks_are_forgotten():
+    yield
+    register()
 
 
 @pytest.mark.parametrize(("arguments", "said"), SAID.items(), ids=str)
