@@ -44,8 +44,8 @@ def calibrate(question: Question, scores: Array) -> Iterator[Calibration]:
         draw = np.random.default_rng(seeds)
         picked = draw.permuted(np.tile(scores, (DRAWS, 1)), axis=1)
         differences = picked[:, :seeds] - picked[:, seeds : 2 * seeds]
-        sequential = question.until == "decided"
-        decision = decide(differences[:, None], question.margin, question.alpha, sequential, step)
-        false = np.isin(decision.verdict, [Verdict.HELPS, Verdict.HURTS])
-        negligible = float(np.mean(decision.verdict == Verdict.NEGLIGIBLE))
-        yield Calibration(seeds=seeds, false=float(np.mean(false)), negligible=negligible)
+        rule = question.margin, question.alpha, question.until == "decided", step
+        verdicts = decide(differences[:, None], *rule).verdict
+        false = float(np.mean(np.isin(verdicts, (Verdict.HELPS, Verdict.HURTS))))
+        negligible = float(np.mean(verdicts == Verdict.NEGLIGIBLE))
+        yield Calibration(seeds=seeds, false=false, negligible=negligible)

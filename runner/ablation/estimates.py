@@ -57,78 +57,68 @@ def estimate(plan: Plan, scores: Array) -> list[Estimate]:
         plan: The plan.
         scores: [variants, seeds], NaN where a run is not done.
     """
+    question, sequential = plan.question, plan.question.until == "decided"
     values, least = _contrast(plan, scores)
     step = find_step(scores[~np.isnan(scores)].tolist()) * least
     there: NDArray[np.bool_] = ~np.isnan(values)
-    sequential = plan.question.until == "decided"
     used = np.logical_and.accumulate(there, axis=1) if sequential else there
-    enough = used.sum(1) >= (FEWEST_SEEDS if sequential else len(plan.seeds))
-    judged = enough & (len(plan.seeds) >= FEWEST_SEEDS)
-    found: dict[int, Estimate] = {}
-    for kind in {contrast.kind: None for contrast in plan.contrasts}:
-        rows = [row for row, contrast in enumerate(plan.contrasts) if contrast.kind == kind]
-        numbers = values[rows], used[rows], judged[rows], step[rows]
-        found |= zip(rows, _estimate(kind, plan.question, *numbers), strict=True)
-    return [found[row] for row in range(len(plan.contrasts))]
-
-
-def _estimate(
-    kind: Kind,
-    question: Question,
-    values: Array,
-    used: NDArray[np.bool_],
-    judged: NDArray[np.bool_],
-    step: Array,
-) -> list[Estimate]:
-    """Compute the estimates of all contrasts of a kind; those of equally many seeds at once."""
-    described = np.full((len(DESCRIBED), len(values)), np.nan)
     lengths = used.sum(1)
-    for n in sorted(set(lengths.tolist()) - {0}):
-        some = np.flatnonzero(lengths == n)
-        packed = values[some][used[some]].reshape(-1, n)
-        described[:, some] = _describe(kind, question, packed, step[some], len(values))
-    counted = np.where(used & judged[:, None] & (kind != "share"), values, np.nan)  # no verdict
-    margin = question.margin if kind == "effect" else 0.0
-    decision = decide(counted, margin, question.alpha, question.until == "decided", step)
-    columns = (decision.verdict, decision.p, decision.adjusted, *described)
-    names, rows = ("p", "adjusted", *DESCRIBED), zip(*(c.tolist() for c in columns), strict=True)
+    enough = lengths >= (FEWEST_SEEDS if sequential else len(plan.seeds))
+    judged = enough & (len(plan.seeds) >= FEWEST_SEEDS)
+    found = {name: np.full(len(values), np.nan) for name in NUMBERS}
+    verdicts = np.full(len(values), Verdict.UNDECIDED, object)
+    for kind in ("effect", "interaction", "share"):
+        of_kind = np.array([contrast.kind == kind for contrast in plan.contrasts])
+        for n in set(lengths[of_kind].tolist()) - {0}:  # those of equally many seeds at once
+            some = np.flatnonzero(of_kind & (lengths == n))
+            packed = values[some][used[some]].reshape(-1, n)
+            described = _describe(kind, question, packed, step[some], int(of_kind.sum()))
+            for name, column in described.items():
+                found[name][some] = column
+        if kind != "share" and of_kind.any():
+            margin = question.margin if kind == "effect" else 0.0
+            counted = np.where(used & judged[:, None], values, np.nan)[of_kind]
+            decision = decide(counted, margin, question.alpha, sequential, step[of_kind])
+            verdicts[of_kind], found["p"][of_kind], found["adjusted"][of_kind] = decision
+    verdicts[~judged] = Verdict.UNDECIDED
     return [
         Estimate(
             values=values[row],
             used=used[row],
             judged=bool(judged[row]),
-            verdict=Verdict(verdict) if judged[row] else Verdict.UNDECIDED,
-            **dict(zip(names, numbers, strict=True)),
+            verdict=Verdict(verdicts[row]),
+            **{name: float(column[row]) for name, column in found.items()},
         )
-        for row, (verdict, *numbers) in enumerate(rows)
+        for row in range(len(values))
     ]
 
 
-DESCRIBED = ("mean", "sd", "low", "high", "smallest", "needed")
+NUMBERS = ("p", "adjusted", "mean", "sd", "low", "high", "smallest", "needed")
 
 
-def _describe(kind: Kind, question: Question, packed: Array, step: Array, count: int) -> Array:
-    """Compute `DESCRIBED` from the values of some contrasts without gaps, [some, n].
+def _describe(
+    kind: Kind, question: Question, packed: Array, step: Array, count: int
+) -> dict[str, Array]:
+    """Compute `NUMBERS`, but for the p-values, of contrasts without gaps, [some, n].
 
     `count` is the number of all contrasts of this kind, which share alpha.
     """
     n, sequential, alpha = packed.shape[1], question.until == "decided", question.alpha
-    found = dict.fromkeys(DESCRIBED, np.full(len(packed), np.nan)) | {"mean": packed.mean(1)}
+    mean, sd = packed.mean(1), np.full(len(packed), np.nan)
+    found = {"mean": mean}
     if n >= 2:
-        test = t_test(packed, alpha, step)
-        low, high = confidence_sequence(packed, alpha, step) if sequential else test[3:]
-        found |= {"sd": test.sd, "low": low, "high": high}
+        _, sd, _, low, high = t_test(packed, alpha, step)
+        if sequential:
+            low, high = confidence_sequence(packed, alpha, step)
+        found |= {"sd": sd, "low": low, "high": high}
     if kind != "share":
-        found["smallest"] = smallest_effect(n, found["sd"], alpha / count, sequential)
+        found["smallest"] = smallest_effect(n, sd, alpha / count, sequential)
     if kind == "effect" and n >= FEWEST_SEEDS:
+        limit = n + MOST_MORE
         found["needed"] = seeds_needed(
-            *(found["mean"], found["sd"], question.margin, alpha / count),
-            have=n,
-            sequential=sequential,
-            limit=n + MOST_MORE,
-            step=step,
+            mean, sd, question.margin, alpha / count, n, sequential, limit, step
         )
-    return np.stack([found[name] for name in DESCRIBED])
+    return found
 
 
 def _contrast(plan: Plan, scores: Array) -> tuple[Array, Array]:

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,28 +13,25 @@ from runner.ablation.plan import Plan
 from runner.ablation.statistics import Array
 from runner.ablation.table import Table
 from runner.ablation.wording import BAD
-from runner.store.runs import Run, number
+from runner.store.runs import number
 
 
-@dataclass(frozen=True)
 class Outcomes:
-    """The runs of an effect: with it, those of positive weight, and without it."""
+    """The runs of an effect: with it, those of positive weight, and without it.
 
-    plan: Plan
-    table: Table
-    contrast: Contrast
-    used: NDArray[np.bool_]
-    """[S], the seeds that count."""
+    Args:
+        plan: The ablation's.
+        table: Its runs.
+        contrast: The effect.
+        used: [S], the seeds that count.
+    """
 
-    @cached_property
-    def with_it(self) -> list[str]:
-        """The variants with it."""
-        return [name for name, weight in self.contrast.weights.items() if weight > 0]
-
-    @cached_property
-    def without_it(self) -> list[str]:
-        """The variants without it."""
-        return [name for name, weight in self.contrast.weights.items() if weight < 0]
+    def __init__(
+        self, plan: Plan, table: Table, contrast: Contrast, used: NDArray[np.bool_]
+    ) -> None:
+        self.plan, self.table, self.contrast, self.used = plan, table, contrast, used
+        self.with_it = [name for name, weight in contrast.weights.items() if weight > 0]
+        self.without_it = [name for name, weight in contrast.weights.items() if weight < 0]
 
     @property
     def failures(self) -> dict[str, int]:
@@ -42,26 +39,25 @@ class Outcomes:
         counts = Counter(self._states(self.with_it).ravel().tolist())
         return {state: counts[state] for state in BAD if counts[state]}
 
-    @cached_property
+    @property
     def broken(self) -> list[int]:
         """The seeds where runs with it failed, and all runs without it are done."""
         bad = np.isin(self._states(self.with_it), list(BAD)).any(0)
         done = np.isin(self._states(self.without_it), "done").all(0)
         return self._seeds(np.logical_and(bad, done))
 
-    @cached_property
+    @property
     def baseline_failed(self) -> list[int]:
         """The seeds where runs without it failed."""
         return self._seeds(np.isin(self._states(self.without_it), list(BAD)).any(0))
 
-    def bad_states(self, variants: list[str], seeds: list[int]) -> dict[str, list[str]]:
+    def bad_states(self, variants: list[str], seeds: list[int]) -> dict[str, set[str]]:
         """Give back which of the variants failed with these seeds, and how."""
-        columns = [self.plan.seeds.index(seed) for seed in seeds]
-        states = self._states(variants)[:, columns]
-        rows = zip(variants, states.tolist(), strict=True)
-        return {name: bad for name, row in rows if (bad := [s for s in row if s in BAD])}
+        states = self._states(variants)[:, np.isin(self.plan.seeds, seeds)].tolist()
+        rows = zip(variants, states, strict=True)
+        return {name: bad for name, row in rows if (bad := {*BAD} & {*row})}
 
-    @cached_property
+    @property
     def same_weights(self) -> bool:
         """Whether, with every seed that counts, its weights equal those of the runs without it."""
         digests = [
@@ -74,16 +70,9 @@ class Outcomes:
     @cached_property
     def idle(self) -> dict[tuple[str, int], bool]:
         """For each finished run with it, whether its trick reported that it changed nothing."""
-        factor, runs = self.contrast.factors[0], self.table.runs
-        keys = [(name, seed) for name in self.with_it for seed in self.plan.seeds]
-        done = {key: runs[key].result for key in keys if key in runs}
-        lists = {key: result.get("inactive") for key, result in done.items() if result}
+        factor, keys = self.contrast.factors[0], product(self.with_it, self.plan.seeds)
+        lists = {k: found.get("inactive") for k in keys if (found := self._result(*k))}
         return {k: isinstance(names, list) and factor in names for k, names in lists.items()}
-
-    @property
-    def idle_seeds(self) -> list[int]:
-        """The seeds with which a run's trick changed nothing."""
-        return sorted({seed for (_, seed), idle in self.idle.items() if idle})
 
     @property
     def trick_metrics(self) -> dict[str, float]:
@@ -91,7 +80,7 @@ class Outcomes:
         prefix = f"tricks/{self.contrast.factors[0]}/"
         found: dict[str, list[float]] = {}
         for key in self.idle:
-            for name, value in (self.table.runs[key].result or {}).items():
+            for name, value in self._result(*key).items():
                 if name.startswith(prefix) and (known := number(value)) is not None:
                     found.setdefault(name.removeprefix(prefix), []).append(known)
         return {name: float(np.mean(values)) for name, values in found.items()}
@@ -101,10 +90,10 @@ class Outcomes:
         rows = self.table.rows
         with np.errstate(divide="ignore", invalid="ignore"):  # no time, which is not known then
             logs = np.log(cost[:, self.used])
-        if not self.used.any():
-            return None
-        groups = self.with_it, self.without_it
-        over, under = (logs[[rows[name] for name in names]].mean() for names in groups)
+        over, under = (
+            logs[[rows[name] for name in names]].mean() if self.used.any() else np.nan
+            for names in (self.with_it, self.without_it)
+        )
         return float(np.exp(over - under)) if np.isfinite(over - under) else None
 
     def correlation(self) -> float | None:
@@ -125,16 +114,17 @@ class Outcomes:
         return [seed for seed, yes in zip(self.plan.seeds, np.asarray(which), strict=True) if yes]
 
     def _result(self, variant: str, seed: int) -> Mapping[str, object]:
-        run: Run | None = self.table.runs.get((variant, seed))
-        return run.result or {} if run else {}
+        run = self.table.runs.get((variant, seed))
+        return (run and run.result) or {}
 
     def _pairs(self) -> list[tuple[str, str]]:
-        """Each variant with it, and the one that differs in this alone; none if one has no such."""
+        """Each variant with it, and the one that differs from it in this alone; [] if one lacks."""
         if len(self.contrast.weights) == 2:
             return [(self.with_it[0], self.without_it[0])]
         place = [f.name for f in self.plan.factors].index(self.contrast.factors[0])
+        off = self.plan.factors[place].levels[0]
         names = {levels: name for name, levels in self.plan.variants.items()}
-        off, rows = self.plan.factors[place].levels[0], self.plan.variants
-        without = [(*rows[n][:place], off, *rows[n][place + 1 :]) for n in self.with_it]
-        matches = [names[levels] for levels in without if levels in names]
-        return [*zip(self.with_it, matches, strict=True)] if len(matches) == len(without) else []
+        rows = {name: self.plan.variants[name] for name in self.with_it}
+        twins = {n: (*row[:place], off, *row[place + 1 :]) for n, row in rows.items()}
+        found = [(name, names[twin]) for name, twin in twins.items() if twin in names]
+        return found if len(found) == len(twins) else []

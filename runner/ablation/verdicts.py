@@ -100,39 +100,32 @@ def judge(root: Path, plan: Plan) -> Findings:
         UserError: If a result lacks the metric.
     """
     table = read_table(root, plan)
-    found = _find(plan, table) if plan.contrasts else ()
+    found = _find(plan, table) if plan.contrasts else []
     effects, interactions, shares = (
         tuple(finding for finding in found if finding.contrast.kind == kind)
         for kind in ("effect", "interaction", "share")
     )
-    calibration: tuple[Calibration, ...] = ()
-    if plan.question.design == "calibration":
-        calibration = tuple(calibrate(plan.question, table.scores[~np.isnan(table.scores)]))
+    done = table.scores[~np.isnan(table.scores)]
+    calibrated = plan.question.design == "calibration"
     return Findings(
         root=root,
         plan=plan,
         effects=effects,
         interactions=interactions,
         shares=shares,
-        calibration=calibration,
+        calibration=tuple(calibrate(plan.question, done)) if calibrated else (),
         runs=table.runs,
         warnings=tuple(warnings(table)),
     )
 
 
-def _find(plan: Plan, table: Table) -> tuple[Finding, ...]:
+def _find(plan: Plan, table: Table) -> list[Finding]:
     """Judge every contrast."""
     answers: dict[tuple[str, int], NDArray[np.bool_]] = {}
     if plan.question.metric == "test/accuracy" and len(plan.contrasts) <= MOST_WITH_SAMPLES:
         answers = read_answers(table.runs)
-    sign = 1 if plan.question.goal == "maximize" else -1
-    found = []
-    for contrast, estimated in zip(plan.contrasts, estimate(plan, table.scores), strict=True):
-        seeds = [s for s, used in zip(plan.seeds, estimated.used, strict=True) if used]
-        weights = {name: sign * weight for name, weight in contrast.weights.items()}
-        interval = samples_interval(weights, seeds, answers, plan.question.alpha)
-        found.append(_finding(plan, table, contrast, estimated, interval))
-    return tuple(found)
+    estimates = zip(plan.contrasts, estimate(plan, table.scores), strict=True)
+    return [_finding(plan, table, contrast, each, answers) for contrast, each in estimates]
 
 
 def _finding(
@@ -140,19 +133,22 @@ def _finding(
     table: Table,
     contrast: Contrast,
     estimated: Estimate,
-    samples: tuple[float, float] | None,
+    answers: Mapping[tuple[str, int], NDArray[np.bool_]],
 ) -> Finding:
-    values = zip(plan.seeds, estimated.values.tolist(), strict=True)
+    values = dict(zip(plan.seeds, estimated.values.tolist(), strict=True))
     interval = estimated.low, estimated.high
+    sign = 1 if plan.question.goal == "maximize" else -1
+    weights = {name: sign * weight for name, weight in contrast.weights.items()}
+    seeds = [s for s, used in zip(plan.seeds, estimated.used, strict=True) if used]
     about: dict[str, Any] = {"verdict": None, "reason": _remark(plan, contrast, estimated)}
     if contrast.kind == "effect":
         about = _judge(plan, estimated, Outcomes(plan, table, contrast, estimated.used))
     return Finding(
         contrast=contrast,
-        differences={seed: value for seed, value in values if np.isfinite(value)},
+        differences={seed: value for seed, value in values.items() if np.isfinite(value)},
         mean=_known(estimated.mean),
         interval=interval if np.isfinite(interval).all() else None,
-        samples_interval=samples,
+        samples_interval=samples_interval(weights, seeds, answers, plan.question.alpha),
         p_value=_known(estimated.p),
         adjusted=_known(estimated.adjusted),
         smallest_effect=_known(estimated.smallest),
@@ -166,9 +162,9 @@ def _remark(plan: Plan, contrast: Contrast, estimated: Estimate) -> str:
         return wording.seeds_so_far(int(estimated.used.sum()), _planned(plan))
     if contrast.kind != "interaction":
         return ""
-    amount = wording.amount(estimated.mean, plan.question)
-    sure = estimated.verdict is not Verdict.UNDECIDED
-    return f"{amount}, surely not 0" if sure else f"{amount}, not distinguishable from 0"
+    undecided = estimated.verdict is Verdict.UNDECIDED
+    sure = "not distinguishable from 0" if undecided else "surely not 0"
+    return f"{wording.amount(estimated.mean, plan.question)}, {sure}"
 
 
 def _judge(plan: Plan, estimated: Estimate, outcomes: Outcomes) -> dict[str, Any]:
@@ -192,11 +188,12 @@ def _judge(plan: Plan, estimated: Estimate, outcomes: Outcomes) -> dict[str, Any
 def _verdict(plan: Plan, estimated: Estimate, outcomes: Outcomes) -> tuple[Verdict, str]:
     """Judge an effect: first by what failed, then whether there is enough, then by the numbers."""
     count, planned = int(estimated.used.sum()), _planned(plan)
-    if outcomes.broken:
-        return Verdict.BROKEN, _failures(outcomes, outcomes.with_it, outcomes.broken)
-    if outcomes.baseline_failed:
-        failed = _failures(outcomes, outcomes.without_it, outcomes.baseline_failed)
-        return Verdict.NONE, failed
+    if seeds := outcomes.broken:
+        bad = outcomes.bad_states(outcomes.with_it, seeds)
+        return Verdict.BROKEN, wording.went_wrong(bad, seeds)
+    if seeds := outcomes.baseline_failed:
+        bad = outcomes.bad_states(outcomes.without_it, seeds)
+        return Verdict.NONE, f"{wording.without_it(list(bad))} {wording.went_wrong(bad, seeds)}"
     if count < (planned or FEWEST_SEEDS):
         return Verdict.NONE, wording.seeds_so_far(count, planned)
     if outcomes.same_weights:
@@ -205,24 +202,15 @@ def _verdict(plan: Plan, estimated: Estimate, outcomes: Outcomes) -> tuple[Verdi
         return Verdict.INACTIVE, "it never acted, in any run"
     if count < FEWEST_SEEDS:
         return Verdict.NONE, wording.seeds_so_far(count, planned)
-    seeds = outcomes.idle_seeds
-    remark = f"; inactive {wording.with_seeds(seeds)}" if seeds else ""
+    idle = sorted({seed for (_, seed), is_idle in outcomes.idle.items() if is_idle})
+    remark = f"; inactive {wording.with_seeds(idle)}" if idle else ""
     verdict, mean = estimated.verdict, estimated.mean
     if verdict is not Verdict.UNDECIDED:
-        ends = estimated.low, estimated.high
-        return verdict, wording.sure(verdict, mean, *ends, plan.question) + remark
+        sure = wording.sure(verdict, mean, estimated.low, estimated.high, plan.question)
+        return verdict, sure + remark
     if estimated.sd == 0 and mean != 0:
         return verdict, f"the same difference with every seed: no spread to judge by{remark}"
     return verdict, wording.undecided(estimated.needed - count) + remark
-
-
-def _failures(outcomes: Outcomes, variants: list[str], seeds: list[int]) -> str:
-    """Say which runs failed, how, and with which seeds."""
-    bad = outcomes.bad_states(variants, seeds)
-    failed = wording.went_wrong([state for states in bad.values() for state in states], seeds)
-    if variants is outcomes.with_it:
-        return failed
-    return f"{wording.without_it(list(bad))} {failed}"
 
 
 def _planned(plan: Plan) -> int | None:

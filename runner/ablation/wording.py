@@ -1,14 +1,14 @@
 """The reason for a verdict, in a few plain words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from runner.ablation.decide import Verdict
 from runner.ablation.designs import BASELINE
 from runner.ablation.plan import Question
 
-BAD = {"failed": "failed", "diverged": "diverged"}
-"""The states of runs that failed, and the words for them. A damaged run is not one of them: it
-counts as missing, and is no evidence against a trick."""
+BAD = ("failed", "diverged")
+"""The states of runs that failed. A damaged run is not one of them: it counts as missing, and is no
+evidence against a trick."""
 
 SHARES = ("accuracy", "shift_consistency")
 """Ends of the names of metrics from 0 to 1, which are shown in percentage points."""
@@ -77,9 +77,9 @@ def with_seeds(seeds: Iterable[int]) -> str:
     return f"with {'seed' if len(named) == 1 else 'seeds'} {', '.join(named)}"
 
 
-def went_wrong(states: Sequence[str], seeds: Iterable[int]) -> str:
-    """Write `diverged with seed 3`, `failed or diverged with seeds 1, 2`."""
-    said = [word for state, word in BAD.items() if state in states]
+def went_wrong(bad: Mapping[str, set[str]], seeds: Iterable[int]) -> str:
+    """Write `diverged with seed 3`, or `failed or diverged with seeds 1, 2`, of some variants."""
+    said = [state for state in BAD if state in set().union(*bad.values())]
     return f"{' or '.join(said)} {with_seeds(seeds)}"
 
 
