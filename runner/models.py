@@ -184,7 +184,7 @@ def timm_model(*, name: str, channels: int, classes: int) -> nn.Module:
         ) from None
     if not timm.is_model(name):
         raise UserError(_unknown_model("timm", name, timm.list_models(), "timm.list_models()"))
-    return timm.create_model(name, in_chans=channels, num_classes=classes)  # type: ignore[no-any-return]
+    return timm.create_model(name, in_chans=channels, num_classes=classes)
 
 
 def _unknown_model(library: str, name: str, names: Iterable[str], listing: str) -> str:
