@@ -119,10 +119,8 @@ def build_scheduler(
     target = locate(node["_target_"], "scheduler", "scheduler")
     if not issubclass(target, Scheduler):
         taken = {k: v for k, v in node.items() if k not in ("_target_", "unit")}
-        unit, lr = node["unit"], optimizer.param_groups[0]["lr"]
-        return tabulate(
-            target, unit, taken, lr=lr, updates_per_epoch=updates_per_epoch, epochs=epochs
-        )
+        times = {"updates_per_epoch": updates_per_epoch, "epochs": epochs}
+        return tabulate(target, node["unit"], taken, lr=optimizer.param_groups[0]["lr"], **times)
     scheduler = _call(node, "scheduler", "scheduler")
     return lambda update: float(scheduler.factor(update, updates_per_epoch, epochs))
 
