@@ -95,7 +95,12 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
         UserError: If anything in it is unknown, of a wrong type, out of range, or would have no
             effect.
     """
-    plain = _plain(cfg)
+    try:
+        content: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
+        key = str(getattr(error, "full_key", None) or error)
+        raise UserError(f"{key} must be given: {key}=VALUE.") from None
+    plain: Node = {str(key): value for key, value in content.items()}
     number = plain.pop("format", FORMAT)
     if not isinstance(number, int) or number > FORMAT:
         raise UserError(
@@ -115,16 +120,6 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
     nodes["tricks"] = _check_tricks(plain["tricks"], overrides)
     threads = len(available_cores()) if settings.threads == "auto" else settings.threads
     return dataclasses.replace(settings, **nodes, threads=threads)
-
-
-def _plain(cfg: DictConfig) -> Node:
-    try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
-        key = str(getattr(error, "full_key", None) or error)
-        raise UserError(f"{key} must be given: {key}=VALUE.") from None
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
 
 
 def _check_node(where: str, node: Node, group: str) -> Node:

@@ -179,8 +179,7 @@ class Attempt:
         """Write an evaluation in one line, with the time that is left."""
         words = [f"epoch {epoch}/{self.settings.epochs}"]
         if "train/loss" in numbers:  # not if every update was skipped
-            words.append(f"loss {numbers['train/loss']:.4f}")
-            words.append(f"lr {numbers['train/learning_rate']:.4f}")
+            words.append("loss {train/loss:.4f}  lr {train/learning_rate:.4f}".format(**numbers))
         if "validation/accuracy" in numbers:
             words.append(f"accuracy {100 * numbers['validation/accuracy']:.2f} %")
         words.append(f"{numbers['time/images_per_second']:,.0f} images/s")

@@ -44,11 +44,9 @@ def evaluate_on_test(bench: Bench, settings: Settings) -> tuple[dict[str, Any], 
             raise Diverged(f"the test loss is not finite ({found.loss}) after the last update")
         consistency = shift_consistency(training.model, bench.test, settings.seed)
     reported = training.whole.means()
-    inactive = [
-        name
-        for name, trick in zip(training.trick.names, training.trick, strict=True)
-        if trick.activity and reported.get(f"tricks/{name}/{trick.activity}") == 0
-    ]
+    named = zip(training.trick.names, training.trick, strict=True)
+    activities = {name: trick.activity for name, trick in named if trick.activity}
+    inactive = [n for n, key in activities.items() if reported.get(f"tricks/{n}/{key}") == 0]
     result = {
         "test/accuracy": found.accuracy,
         "test/loss": found.loss,
