@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,11 @@ def build(settings: Settings) -> Bench:
     """
     device = find_device(settings.device)
     torch.set_num_threads(int(settings.threads))
-    _be_deterministic(device)
+    if device.type == "cuda":  # on a CPU torch is deterministic, for a number of threads
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False
     _refuse_emulated(settings, device)
     data = build_data(settings).to(device)
     chain = build_tricks(settings)
@@ -50,15 +55,10 @@ def build(settings: Settings) -> Bench:
         _refuse_four_channels(model, device)
         model = model.to(memory_format=memory_format)
     optimizer = chain.optimizer(build_optimizer(settings, model))
-    augmentation = Augmentation(**settings.data["augment"])
+    augmentation, size = Augmentation(**settings.data["augment"]), settings.batch_size
     seed = derive_seed(settings.seed, "data")
-
-    def batches(split: Any, **training: Any) -> Batches:  # noqa: ANN401
-        return Batches(
-            split, settings.batch_size, data.mean, data.std, memory_format=memory_format, **training
-        )
-
-    training_batches = batches(data.train, augmentation=augmentation, seed=seed, shuffle=True)
+    batches = partial(Batches, mean=data.mean, std=data.std, memory_format=memory_format)
+    training_batches = batches(data.train, size, augmentation=augmentation, seed=seed, shuffle=True)
     updates_per_epoch = len(training_batches)
     training = Training(
         model.train(),
@@ -74,7 +74,8 @@ def build(settings: Settings) -> Bench:
     if settings.compile:
         model.compile()  # in place: the keys of the state stay
     torch.manual_seed(derive_seed(settings.seed, "training"))
-    return Bench(data, training, training_batches, batches(data.validation), batches(data.test))
+    validation, test = batches(data.validation, size), batches(data.test, size)
+    return Bench(data, training, training_batches, validation, test)
 
 
 def build_data(settings: Settings) -> DataSet:
@@ -118,10 +119,8 @@ def build_scheduler(
     target = locate(node["_target_"], "scheduler", "scheduler")
     if not issubclass(target, Scheduler):
         taken = {k: v for k, v in node.items() if k not in ("_target_", "unit")}
-        unit, lr = node["unit"], optimizer.param_groups[0]["lr"]
-        return tabulate(
-            target, unit, taken, lr=lr, updates_per_epoch=updates_per_epoch, epochs=epochs
-        )
+        times = {"updates_per_epoch": updates_per_epoch, "epochs": epochs}
+        return tabulate(target, node["unit"], taken, lr=optimizer.param_groups[0]["lr"], **times)
     scheduler = _call(node, "scheduler", "scheduler")
     return lambda update: float(scheduler.factor(update, updates_per_epoch, epochs))
 
@@ -164,15 +163,6 @@ def _with_config_path(where: str) -> Iterator[None]:
     except (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{where}: {text}") from error
-
-
-def _be_deterministic(device: torch.device) -> None:
-    """On a CPU torch is, for a number of threads; on CUDA it has to be asked, cuBLAS too."""
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = False
 
 
 def _refuse_emulated(settings: Settings, device: torch.device) -> None:

@@ -7,7 +7,6 @@ type and in its range, also those that were added with a plus.
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from inspect import Parameter, signature
@@ -23,6 +22,7 @@ from runner.errors import UserError, did_you_mean
 from runner.names import check_name
 from runner.schedulers import Scheduler, refuse_impure
 from runner.store.files import FORMAT
+from runner.sweep.slots import available_cores
 from runner.validation import STRICT, make_fields, validate
 from tricks import Trick, in_order
 
@@ -95,7 +95,12 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
         UserError: If anything in it is unknown, of a wrong type, out of range, or would have no
             effect.
     """
-    plain = _plain(cfg)
+    try:
+        content: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
+        key = str(getattr(error, "full_key", None) or error)
+        raise UserError(f"{key} must be given: {key}=VALUE.") from None
+    plain: Node = {str(key): value for key, value in content.items()}
     number = plain.pop("format", FORMAT)
     if not isinstance(number, int) or number > FORMAT:
         raise UserError(
@@ -113,17 +118,8 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
     groups = ("data", "model", "optimizer", "scheduler")
     nodes: Node = {group: _check_node(group, plain[group], group) for group in groups}
     nodes["tricks"] = _check_tricks(plain["tricks"], overrides)
-    return dataclasses.replace(settings, **nodes, threads=_threads(settings.threads))
-
-
-def _plain(cfg: DictConfig) -> Node:
-    try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
-        key = str(getattr(error, "full_key", None) or error)
-        raise UserError(f"{key} must be given: {key}=VALUE.") from None
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    threads = len(available_cores()) if settings.threads == "auto" else settings.threads
+    return dataclasses.replace(settings, **nodes, threads=threads)
 
 
 def _check_node(where: str, node: Node, group: str) -> Node:
@@ -189,8 +185,7 @@ def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[s
                 f"tricks.{name} is not a trick.{near} One of your own names its class: "
                 f"tricks.{name}._target_=package.Class."
             )
-    checked: dict[str, Node] = {}
-    classes: dict[str, type[Trick]] = {}
+    checked, classes = dict[str, Node](), dict[str, type[Trick]]()
     for name, given in nodes.items():
         where = f"tricks.{name}"
         node = _check_node(where, given, "tricks")
@@ -236,10 +231,3 @@ def _defaults(node: Node, target: type) -> Node:
     found = ((n, p.default) for n, p in signature(target).parameters.items() if n in node)
     defaults = {n: v for n, v in found if isinstance(v, bool | int | float | str | tuple | None)}
     return {**node, **{n: [*v] if isinstance(v, tuple) else v for n, v in defaults.items()}}
-
-
-def _threads(given: int | Literal["auto"]) -> int:
-    if given != "auto":
-        return given
-    # on Linux, the cores that this process may use
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,11 +18,7 @@ from runner.errors import UserError, did_you_mean
 from runner.store.files import Damaged, read_bytes
 from runner.texts import listed, tell
 
-AUXILIARY = ("googlenet", "inception_v3")
-"""Torchvision's models with extra outputs in training, which have to be switched off."""
-
 MAX_WEIGHTS = 10**9  # of a ResNet: four gigabytes, and as much again for the optimizer
-MAX_BYTES = 2**34  # of a file of weights
 
 
 class Block(nn.Module):
@@ -157,10 +153,14 @@ def torchvision_model(*, name: str, channels: int, classes: int) -> nn.Module:
     if name not in names:
         listing = "torchvision.models.list_models(module=torchvision.models)"
         raise UserError(_unknown_model("torchvision", name, names, listing))
-    options = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
+    extra = name in ("googlenet", "inception_v3")  # outputs in training
+    options = {"aux_logits": False, "init_weights": True} if extra else {}
     model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
     if channels != 3:
-        _change_channels(model, channels)
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        weights = torch.randn(len(first.weight), channels, *first.kernel_size)
+        first.in_channels, std = channels, first.weight.std().item()
+        first.weight = nn.Parameter(std * weights)
     return model
 
 
@@ -184,8 +184,7 @@ def timm_model(*, name: str, channels: int, classes: int) -> nn.Module:
         ) from None
     if not timm.is_model(name):
         raise UserError(_unknown_model("timm", name, timm.list_models(), "timm.list_models()"))
-    model: nn.Module = timm.create_model(name, in_chans=channels, num_classes=classes)
-    return model
+    return timm.create_model(name, in_chans=channels, num_classes=classes)
 
 
 def _unknown_model(library: str, name: str, names: Iterable[str], listing: str) -> str:
@@ -193,14 +192,6 @@ def _unknown_model(library: str, name: str, names: Iterable[str], listing: str) 
         f"model.name: {library} has no classification model {name}.{did_you_mean(name, names)} "
         f"List them with {listing}."
     )
-
-
-def _change_channels(model: nn.Module, channels: int) -> None:
-    """Change the input channels of the first convolution; its other settings stay."""
-    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-    std = first.weight.std().item()
-    first.in_channels = channels
-    first.weight = nn.Parameter(std * torch.randn(len(first.weight), channels, *first.kernel_size))
 
 
 def load_weights(model: nn.Module, file: str) -> None:
@@ -215,14 +206,11 @@ def load_weights(model: nn.Module, file: str) -> None:
     """
     state = _read_state(Path(file))
     own = model.state_dict()
+    shapes = ((key, _shape(state[key]), _shape(own[key])) for key in own if key in state)
     problems = {
         "missing": [key for key in own if key not in state],
         "unexpected": [str(key) for key in state if key not in own],
-        "of wrong shape": [
-            f"{key} {_shape(state[key])} instead of {_shape(own[key])}"
-            for key in own
-            if key in state and _shape(state[key]) != _shape(own[key])
-        ],
+        "of wrong shape": [f"{key} {a} instead of {b}" for key, a, b in shapes if a != b],
     }
     if any(problems.values()):
         found = "; ".join(f"{what}: {listed(keys, 5)}" for what, keys in problems.items() if keys)
@@ -237,7 +225,7 @@ def _read_state(file: Path) -> Mapping[str, Any]:
     """Read the names and tensors in a file."""
     data = b""
     try:
-        data = read_bytes(file, MAX_BYTES)
+        data = read_bytes(file, most=2**34)
         with warnings.catch_warnings(action="ignore"):  # about formats that are refused below
             content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
         state = content.get("model", content) if isinstance(content, Mapping) else content

@@ -58,8 +58,7 @@ def validate(cls: type[T], node: Mapping[str, Any], where: str = "", kind: str =
     try:
         # as JSON, in which pydantic is strict and still takes a list for a tuple
         content = json.dumps(node, ensure_ascii=False).encode()
-        # mypy takes a class for what is made of it
-        made: T = _adapter(cls).validate_json(content, strict=True)  # type: ignore[arg-type]
+        return _adapter(cls).validate_json(content, strict=True)  # type: ignore[arg-type, no-any-return]
     except UnicodeEncodeError as error:
         before = printable(error.object[max(0, error.start - 40) : error.start])
         place = where or "The config"
@@ -67,7 +66,6 @@ def validate(cls: type[T], node: Mapping[str, Any], where: str = "", kind: str =
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         raise UserError(_explain(cls, node, where, kind, problems)) from None
-    return made
 
 
 @lru_cache
@@ -90,8 +88,7 @@ def make_fields(hints: Mapping[str, Any], open_ended: bool = False) -> type[Mapp
         _adapter(made)
     except Exception:  # there are types that pydantic cannot read; whoever has them checks them
         return make_fields(dict.fromkeys(hints, Any), open_ended)
-    fields: type[Mapping[str, Any]] = made
-    return fields
+    return made  # type: ignore[no-any-return]
 
 
 def _explain(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from runner.ablation.plan import Plan
 from runner.ablation.statistics import Array
 from runner.errors import UserError
-from runner.store.files import Damaged, parse_json
+from runner.store.files import Damaged, read_json
 from runner.store.runs import CORRECT, MACHINE, RESULT, STATUS, Run, number, read_run
 
 LISTED = 5  # damaged files and values that are named; the others are counted
@@ -120,12 +120,10 @@ def find_damage(run: Run) -> list[str]:
     elif run.status.get("status") == "done" and run.result is None and not run.damage:
         found.append(f"{RESULT} is not there")
     if not run.machine:
-        try:
-            parse_json(run.folder / MACHINE)
-        except Damaged as error:
-            found.append(f"{MACHINE} {error}")
-        except FileNotFoundError:
-            found += [f"{MACHINE} is not there"] if run.result is not None else []
+        content, problem = read_json(run.folder / MACHINE)
+        if content is None and run.result is not None:
+            problem = problem or f"{MACHINE} is not there"
+        found += [problem] if problem else []
     try:
         _ = run.metrics
     except Damaged as error:

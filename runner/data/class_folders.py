@@ -79,38 +79,34 @@ def scan(root: Path) -> Listing:
             images or cannot be read.
     """
     try:
-        return _scan(root)
+        if problem := _problem(root):
+            raise UserError(
+                f"data.root: {problem}. "
+                "Expected train/<class>/*.jpg and test/<class>/*.jpg, for two classes or more."
+            )
+        classes = _subfolders(root / "train")
+        if surplus := [name for name in _subfolders(root / "test") if name not in classes]:
+            raise UserError(
+                f"data.root: {tell(root)}/test has classes that train/ has not: {listed(surplus)}. "
+                "Rename or remove them, or add them to train/."
+            )
+        train, test = (
+            [file for n, name in enumerate(classes) for file in _files(root, split, name, n)]
+            for split in ("train", "test")
+        )
+        seen = {file.label for file in train}
+        empty = [f"train/{name}" for label, name in enumerate(classes) if label not in seen]
+        if empty or not test:
+            raise UserError(
+                f"data.root: {tell(root)} has no images in {listed(empty or ['test'])}. "
+                f"Expected files that end in {' '.join(SUFFIXES)}."
+            )
+        return Listing(tuple(classes), train, test)
     except OSError as error:
         raise UserError(
             f"data.root: cannot read {tell(error.filename or root)}: {reason(error)}. "
             "Make it readable, or set another folder."
         ) from error
-
-
-def _scan(root: Path) -> Listing:
-    if problem := _problem(root):
-        raise UserError(
-            f"data.root: {problem}. "
-            "Expected train/<class>/*.jpg and test/<class>/*.jpg, for two classes or more."
-        )
-    classes = _subfolders(root / "train")
-    if surplus := [name for name in _subfolders(root / "test") if name not in classes]:
-        raise UserError(
-            f"data.root: {tell(root)}/test has classes that train/ has not: {listed(surplus)}. "
-            "Rename or remove them, or add them to train/."
-        )
-    train, test = (
-        [file for label, name in enumerate(classes) for file in _files(root, split, name, label)]
-        for split in ("train", "test")
-    )
-    seen = {file.label for file in train}
-    empty = [f"train/{name}" for label, name in enumerate(classes) if label not in seen]
-    if empty or not test:
-        raise UserError(
-            f"data.root: {tell(root)} has no images in {listed(empty or ['test'])}. "
-            f"Expected files that end in {' '.join(SUFFIXES)}."
-        )
-    return Listing(tuple(classes), train, test)
 
 
 def _problem(root: Path) -> str | None:

@@ -1,6 +1,6 @@
 """From a `Source` to a `DataSet`: the validation split, and the statistics of the pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,9 +28,8 @@ class DataSet:
 
     def to(self, device: torch.device) -> "DataSet":
         """Return the data set with all its tensors on a device."""
-        train, validation, test = (s.to(device) for s in (self.train, self.validation, self.test))
-        mean, std = self.mean.to(device), self.std.to(device)
-        return DataSet(train, validation, test, self.classes, mean, std)
+        moved = {k: v.to(device) for k, v in vars(self).items() if k != "classes"}
+        return replace(self, **moved)
 
 
 def split_source(source: Source, validation: float, seed: int) -> DataSet:

@@ -81,8 +81,8 @@ class Attempt:
         self.machine = fingerprint(settings, self.training.device)
         self.environment = environment(settings, bench, self.machine)
         self.changes: list[str] = []  # of the environment, since the run began
-        self.timer, self.start, self.first = Timer(), time.perf_counter(), 0
-        self.saved = time.monotonic()
+        self.start, self.first, self.saved = time.perf_counter(), 0, time.monotonic()
+        self.seconds, self.images = 0.0, 0  # of training, since the last evaluation
 
     def run(self) -> dict[str, Any]:
         """Resume or start, train, and evaluate on the test set, this once."""
@@ -127,19 +127,18 @@ class Attempt:
         """Train what is left of an epoch; save in the middle of it when that is due."""
         training, count = self.training, self.updates_per_epoch
         start = training.updates % count
+        begun = time.perf_counter()
         hidden = True if self.quiet else None  # None: shown on a terminal alone
-        with (
-            self.timer,
-            tqdm(total=count, initial=start, disable=hidden, leave=False, unit="update") as bar,
-        ):
+        with tqdm(total=count, initial=start, disable=hidden, leave=False, unit="update") as bar:
             for batch in self.bench.batches.epoch(epoch, start):
                 training.step(batch)
-                self.timer.images += len(batch.targets)
+                self.images += len(batch.targets)
                 bar.update()
                 if self.must_save() and training.updates % count:  # else the evaluation is first
                     self.save()
             if training.device.type == "cuda":
                 torch.cuda.synchronize()
+        self.seconds += time.perf_counter() - begun
 
     def evaluate(self, epoch: int) -> None:
         """Evaluate on the validation split, and log all numbers since the last evaluation."""
@@ -147,8 +146,10 @@ class Attempt:
             **self.training.recent.take(),
             "train/skipped": self.training.skipped,
             **evaluate_on_validation(self.bench),
-            **self.timer.take(),
+            "time/seconds": self.seconds,
+            "time/images_per_second": self.images / self.seconds,
         }
+        self.seconds, self.images = 0.0, 0
         self.log.write(epoch, self.training.updates, numbers)
         if not self.quiet:
             say(self.progress(epoch, numbers))
@@ -178,31 +179,10 @@ class Attempt:
         """Write an evaluation in one line, with the time that is left."""
         words = [f"epoch {epoch}/{self.settings.epochs}"]
         if "train/loss" in numbers:  # not if every update was skipped
-            words.append(f"loss {numbers['train/loss']:.4f}")
-            words.append(f"lr {numbers['train/learning_rate']:.4f}")
+            words.append("loss {train/loss:.4f}  lr {train/learning_rate:.4f}".format(**numbers))
         if "validation/accuracy" in numbers:
             words.append(f"accuracy {100 * numbers['validation/accuracy']:.2f} %")
         words.append(f"{numbers['time/images_per_second']:,.0f} images/s")
-        updates = self.training.updates
-        an_update = (time.perf_counter() - self.start) / (updates - self.first)
-        left = int(an_update * (self.status.total - updates))
+        updates, total = self.training.updates, self.status.total
+        left = int((time.perf_counter() - self.start) / (updates - self.first) * (total - updates))
         return "  ".join([*words, f"{left // 60}:{left % 60:02d} left"])
-
-
-class Timer:
-    """The time spent in training since it was last taken; a context around each stretch of it."""
-
-    def __init__(self) -> None:
-        self.seconds, self.images = 0.0, 0
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self.start
-
-    def take(self) -> dict[str, float]:
-        """Give back the seconds and the speed, and start from zero."""
-        seconds, images = self.seconds, self.images
-        self.seconds, self.images = 0.0, 0
-        return {"time/seconds": seconds, "time/images_per_second": images / seconds}

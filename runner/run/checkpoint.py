@@ -51,8 +51,8 @@ def load(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: If the checkpoint was written by a newer version, or holds code.
     """
-    paths = (folder / NEW, folder / LAST, folder / BEFORE)  # the new one if it was not renamed
-    there = [path for path in paths if path.exists()]
+    # the new one if it was not renamed
+    there = [path for path in (folder / NEW, folder / LAST, folder / BEFORE) if path.exists()]
     for path in there:
         try:
             return _read(path, _verified(path))

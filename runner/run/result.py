@@ -44,11 +44,9 @@ def evaluate_on_test(bench: Bench, settings: Settings) -> tuple[dict[str, Any], 
             raise Diverged(f"the test loss is not finite ({found.loss}) after the last update")
         consistency = shift_consistency(training.model, bench.test, settings.seed)
     reported = training.whole.means()
-    inactive = [
-        name
-        for name, trick in zip(training.trick.names, training.trick, strict=True)
-        if trick.activity and reported.get(f"tricks/{name}/{trick.activity}") == 0
-    ]
+    named = zip(training.trick.names, training.trick, strict=True)
+    activities = {name: trick.activity for name, trick in named if trick.activity}
+    inactive = [n for n, key in activities.items() if reported.get(f"tricks/{n}/{key}") == 0]
     result = {
         "test/accuracy": found.accuracy,
         "test/loss": found.loss,
@@ -101,20 +99,14 @@ def _is_result(content: dict[str, Any]) -> bool:
     """Whether a file has at least what `summary` needs."""
     numbers = [content.get(f"test/{key}") for key in ("accuracy", "loss", "shift_consistency")]
     names = content.get("inactive")
-    return (
-        all(isinstance(n, float) and math.isfinite(n) for n in numbers)
-        and isinstance(names, list)
-        and all(isinstance(name, str) and name.isidentifier() for name in names)
-    )
+    named = isinstance(names, list) and all(isinstance(n, str) and n.isidentifier() for n in names)
+    return named and all(isinstance(n, float) and math.isfinite(n) for n in numbers)
 
 
 def summary(result: dict[str, Any]) -> str:
     """Write a result in half a line."""
-    words = [
-        f"test accuracy {100 * result['test/accuracy']:.2f} %",
-        f"loss {result['test/loss']:.4f}",
-        f"shift consistency {100 * result['test/shift_consistency']:.2f} %",
-    ]
-    if result["inactive"]:
-        words.append(f"INACTIVE, changed nothing: {', '.join(result['inactive'])}")
-    return "  ".join(words)
+    accuracy, consistency = result["test/accuracy"], result["test/shift_consistency"]
+    numbers = f"test accuracy {100 * accuracy:.2f} %  loss {result['test/loss']:.4f}"
+    names = ", ".join(result["inactive"])
+    inactive = f"  INACTIVE, changed nothing: {names}" if names else ""
+    return f"{numbers}  shift consistency {100 * consistency:.2f} %{inactive}"

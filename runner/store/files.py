@@ -15,7 +15,6 @@ from runner.errors import UserError
 FORMAT = 1
 """The number of the format of every file of a run; raised when an older reader would misread."""
 
-
 MOST = 2**25
 """Bytes that are read of a JSON or YAML file; the plan of 10,000 runs has a tenth of that."""
 
@@ -95,26 +94,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
     """A JSON file and nothing, or nothing and what is wrong with it; neither if it is not there."""
     try:
-        return parse_json(path), None
+        return checked(json.loads(read_bytes(path))), None
     except FileNotFoundError:
         return None, None
     except Damaged as error:
         return None, f"{path.name} {error}"
-
-
-def parse_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file, and check it.
-
-    Raises:
-        FileNotFoundError: If it is not there.
-        Damaged: If it is no JSON object, its checksum is wrong, or its format is newer.
-    """
-    try:
-        return checked(json.loads(read_bytes(path)))
-    except Damaged:
-        raise
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"is damaged ({error})") from error
+        return None, f"{path.name} is damaged ({error})"
 
 
 def read_bytes(path: Path, most: int = MOST) -> bytes:

@@ -34,9 +34,8 @@ def lock_folder(folder: Path, wait: float = 0.0) -> Iterator[None]:
             lock.acquire(timeout=wait, poll_interval=1.0)
         except Timeout:
             status = read_status(folder)
-            who = "another process"
-            if "process" in status and "host" in status:
-                who = f"process {status['process']} on {status['host']}"
+            known = {"process", "host"} <= status.keys()
+            who = f"process {status['process']} on {status['host']}" if known else "another process"
             raise Locked(f"{label(folder)} is locked by {who}. Wait or stop it.") from None
     try:
         yield

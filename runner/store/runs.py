@@ -67,12 +67,11 @@ class Run:
             content = read_bytes(self.folder / CORRECT, MOST_BYTES)
             with warnings.catch_warnings(action="ignore"):
                 found = np.load(BytesIO(content), allow_pickle=False)
-            if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype != np.bool_:
-                return None
             self._refuse_others(CORRECT, digest_answers(found))
+            sound = isinstance(found, np.ndarray) and found.ndim == 1 and found.dtype == np.bool_
+            return found if sound else None
         except Exception:  # one made by hand can fail in any way
             return None
-        return found
 
     def _refuse_others(self, name: str, found: str) -> None:
         """Compare a file with the digest that result.json has of it; older ones have none."""

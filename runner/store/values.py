@@ -43,13 +43,12 @@ def read_values(path: Path, limits: Limits = Limits()) -> object:
     try:
         text = read_bytes(path, limits.bytes).decode()
         _judge(yaml.parse(text, Loader=LOADER), limits)
-        content: object = yaml.load(text, Loader=LOADER)
+        return yaml.load(text, Loader=LOADER)
     except Damaged:
         raise
     except (ValueError, yaml.YAMLError) as error:
         problem = " ".join(str(error).split()).replace('"<unicode string>", ', "")
         raise Damaged(f"must be YAML in UTF-8: {problem}") from error
-    return content
 
 
 def _judge(events: Iterable[yaml.Event], limits: Limits) -> None:

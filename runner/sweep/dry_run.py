@@ -29,8 +29,7 @@ def describe(root: Path, plan: Plan, workers: int) -> list[str]:
         UserError: If a variant cannot be built.
     """
     lines = [f"{plan.name}: {plan.question.design}, {len(plan.variants)} variants", ""]
-    seconds = measure(plan)
-    width = max(map(len, plan.variants))
+    seconds, width = measure(plan), max(map(len, plan.variants))
     for variant in plan.variants:
         changes = ", ".join(f"{k}={v}" for k, v in plan.changes[variant].items())
         took = f"{seconds[variant]:8.1f} s a run" if variant in seconds else ""
@@ -59,8 +58,7 @@ def measure(plan: Plan) -> dict[str, float]:
             continue
         config = OmegaConf.create(plan.config_of(variant, plan.seeds[0]))
         bench = build(check(config))
-        updates = len(bench.batches) * int(config.epochs)
-        seconds[variant] = _seconds_an_update(bench) * updates
+        seconds[variant] = _seconds_an_update(bench) * len(bench.batches) * int(config.epochs)
     return seconds
 
 
@@ -95,9 +93,8 @@ def _power(plan: Plan) -> list[str]:
         return float(smallest_effect(seeds, 1.0, plan.question.alpha / effects, grows))
 
     seeds = plan.question.most_seeds if grows else len(plan.seeds)
-    found = smallest(seeds)
+    found, power = smallest(seeds), f"(power {100 * POWER:.0f} %)"
     unit = "times the seed-to-seed standard deviation of the difference"
-    power = f"(power {100 * POWER:.0f} %)"
     if found <= LARGE:
         return [f"With {seeds} seeds an effect of {found:.1f} {unit} can be found {power}."]
     enough = next((n for n in range(seeds, MOST_SEEDS) if smallest(n) <= LARGE), MOST_SEEDS)

@@ -69,10 +69,8 @@ class LocalLauncher(Launcher):
         second Ctrl-C ends them at once.
         """
         with stoppable():
-            self.configs = [
-                self._compose(list(overrides), initial_job_idx + number)
-                for number, overrides in enumerate(job_overrides)
-            ]
+            numbered = enumerate(job_overrides, initial_job_idx)
+            self.configs = [self._compose(list(overrides), n) for n, overrides in numbered]
             return self._launch()
 
     def _launch(self) -> Sequence[JobReturn]:
@@ -87,10 +85,9 @@ class LocalLauncher(Launcher):
         def begin(worker: Worker) -> None:
             if waiting:
                 number = waiting.popleft()
-                job = self.context, self.configs[number], self.task, Singleton.get_state()
-                before = read_status(self._folder(number))
-                future = worker.begin(cloudpickle.dumps(job), self.timeout)
-                running[future] = Job(number, worker, before)
+                content = self.context, self.configs[number], self.task, Singleton.get_state()
+                job = Job(number, worker, read_status(self._folder(number)))
+                running[worker.begin(cloudpickle.dumps(content), self.timeout)] = job
 
         try:
             # a worker that is killed leaves semaphores, which Python then complains of at its end

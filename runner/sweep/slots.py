@@ -39,13 +39,9 @@ def slots(workers: int | str, per_card: int, runs: int, cards: Sequence[str]) ->
     count = (len(cards) * per_card or len(cores)) if workers == "auto" else int(workers)
     count = max(1, min(count, runs))
     share = max(1, len(cores) // count)
-    return [
-        Slot(
-            tuple(cores[(i * share + n) % len(cores)] for n in range(share)),
-            cards[i % len(cards)] if cards else None,
-        )
-        for i in range(count)
-    ]
+    starts = range(0, count * share, share)
+    parts = (tuple(cores[n % len(cores)] for n in range(at, at + share)) for at in starts)
+    return [Slot(p, cards[i % len(cards)] if cards else None) for i, p in enumerate(parts)]
 
 
 def available_cores() -> list[int]:

@@ -48,10 +48,8 @@ class Worker:
         if self.pool is None:
             self.pool = ProcessPool(1, context=multiprocessing.get_context("spawn"))
             self.pool.schedule(_settle, (self.slot,))  # imports torch, not on the first run's time
-        future: Future[Any] = self.pool.schedule(
-            _do, (self.prepare, job, self.slot), timeout=timeout
-        )
-        return future
+        arguments = (self.prepare, job, self.slot)
+        return self.pool.schedule(_do, arguments, timeout=timeout)  # type: ignore[no-any-return]
 
     def stop(self, at_once: bool = True) -> None:
         """End the process: at once, or when its job is done."""
@@ -96,13 +94,7 @@ def _do(prepare: Callable[[], None], job: bytes, slot: Slot) -> tuple[bool, Any,
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):
-            end = run_job(
-                task_function=task,
-                config=config,
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-                hydra_context=context,
-            )
+            end = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
     except Stopped:
         return False, UserError(STOPPED), printed.getvalue()
     except BaseException as error:  # sys.exit and the like, which Hydra lets through
@@ -119,7 +111,6 @@ def _trace(error: BaseException) -> str:
 
 def _die_with_parent() -> None:
     """A sweep that is killed leaves no run behind that would keep its folder locked."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if (parent := multiprocessing.parent_process()) is not None:
         wait([parent.sentinel])
         os._exit(1)
