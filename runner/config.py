@@ -7,6 +7,7 @@ type and in its range, also those that were added with a plus.
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from inspect import Parameter, signature
@@ -22,7 +23,6 @@ from runner.errors import UserError, did_you_mean
 from runner.names import check_name
 from runner.schedulers import Scheduler, refuse_impure
 from runner.store.files import FORMAT
-from runner.sweep.slots import available_cores
 from runner.validation import STRICT, make_fields, validate
 from tricks import Trick, in_order
 
@@ -231,3 +231,10 @@ def _defaults(node: Node, target: type) -> Node:
     found = ((n, p.default) for n, p in signature(target).parameters.items() if n in node)
     defaults = {n: v for n, v in found if isinstance(v, bool | int | float | str | tuple | None)}
     return {**node, **{n: [*v] if isinstance(v, tuple) else v for n, v in defaults.items()}}
+
+
+def available_cores() -> list[int]:
+    """Give back the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from runner.config import available_cores
 from runner.errors import UserError
 
 
@@ -42,13 +43,6 @@ def slots(workers: int | str, per_card: int, runs: int, cards: Sequence[str]) ->
     starts = range(0, count * share, share)
     parts = (tuple(cores[n % len(cores)] for n in range(at, at + share)) for at in starts)
     return [Slot(p, cards[i % len(cards)] if cards else None) for i, p in enumerate(parts)]
-
-
-def available_cores() -> list[int]:
-    """Give back the numbers of the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def visible_cards(device: str) -> list[str]:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from runner.ablation.plan import Plan, load_plan, save_plan
 from runner.ablation.verdicts import Findings, judge
-from runner.config import NOT_IN_CONFIG_HASH
+from runner.config import NOT_IN_CONFIG_HASH, available_cores
 from runner.data.cache import default_folder
 from runner.errors import UserError
 from runner.run.status import conclude
@@ -39,7 +39,7 @@ from runner.sweep.freeze import (
 from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.progress import Progress
 from runner.sweep.settings import check_settings
-from runner.sweep.slots import available_cores, slots, visible_cards
+from runner.sweep.slots import slots, visible_cards
 
 
 class AblationSweeper(Sweeper):
