@@ -80,7 +80,7 @@ def page(findings: Findings) -> str:
         figures_behind=tables.figures_behind(findings),
         **problem_list(runs),
         environment=environment_table(runs),
-        hashes=tables.hashes(findings, 200),
+        hashes=tables.hashes(findings),
         commands=sentences.commands(findings.root, plan.command, next(iter(runs), None)),
     )
 
