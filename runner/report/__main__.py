@@ -36,13 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "folders",
-        nargs="+",
-        type=Path,
-        metavar="DIR",
-        help="outputs/NAME, a part of it, or outputs",
-    )
+    where = "outputs/NAME, a part of it, or outputs"
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help=where)
     parser.add_argument(
         "--rebuild-events",
         action="store_true",
@@ -62,9 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found.append(Multirun(folder, runs))
         elif not roots:
             what = "no runs there" if folder.is_dir() else "no such folder"
-            mistakes.append(
-                f"{printable(folder)}: {what}. Expected a folder that a run wrote into."
-            )
+            wanted = "Expected a folder that a run wrote into."
+            mistakes.append(f"{printable(folder)}: {what}. {wanted}")
     _show(found, mistakes)
     if mistakes:
         sys.exit("\n".join(mistakes))

@@ -47,13 +47,11 @@ def curves(groups: Mapping[str, Sequence[Run]], reference: str) -> list[Picture]
         points = {name: found for name, found in points.items() if found}
         others = [name for name in points if name != reference]
         pictures = -(-len(others) // TOGETHER) or bool(points)
-        size = -(-len(others) // pictures) if pictures else 0
         limits = _limits(points.values(), measure)
         for index in range(pictures):
-            shown = others[index * size : (index + 1) * size]
-            if reference in points:
-                shown.insert(0, reference)
-            some = {name: points[name] for name in shown}
+            size = -(-len(others) // pictures)
+            shown = (reference, *others[index * size : (index + 1) * size])
+            some = {name: points[name] for name in shown if name in points}
             key = f"curves-{measure.partition('/')[0]}-{index}"
             figures.append(_picture(some, reference, title, key, limits))
     return figures

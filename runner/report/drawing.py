@@ -120,8 +120,4 @@ def _tidy(tag: str, key: str) -> str:
     tag = re.sub(r'\bid="', f'id="{key}-', tag).replace("url(#", f"url(#{key}-")
     tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
     tag = tag.replace("'DejaVu Sans'", "var(--font)")
-    return re.sub(r"#fe01([0-9a-f]{2})", lambda found: _variable(int(found[1], 16)), tag)
-
-
-def _variable(number: int) -> str:
-    return f"var(--{NAMES[number - 1]})"
+    return re.sub(r"#fe01(..)", lambda found: f"var(--{NAMES[int(found[1], 16) - 1]})", tag)

@@ -8,7 +8,7 @@ since torch's writer puts the present time and process into its name and first e
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from io import BytesIO
 from itertools import accumulate
 from math import nan
@@ -50,7 +50,11 @@ def replace_view(
     events = [Event(wall_time=when, step=step, summary=summary) for step, summary in logged]
     path = folder / f"events.out.tfevents.{when:017.6f}.view"
     old = [other for other in folder.glob(VIEWS) if other != path or not events]
-    written = bool(events) and _write(path, [*_opening(when, restart), *events])
+    opening = [Event(wall_time=when, file_version="brain.Event:2")]
+    if restart:
+        started = SessionLog(status=SessionLog.START)
+        opening.append(Event(wall_time=when, session_log=started))
+    written = bool(events) and _write(path, [*opening, *events])
     for other in old:
         if _holds(other, b""):
             if written:
@@ -109,12 +113,6 @@ def _refuse_outside(root: Path, folder: Path) -> None:
             f"{folder} leads to {place}, outside of {root.resolve()}. "
             "Restore sweep.yaml, or replace the link by the folder itself."
         )
-
-
-def _opening(when: float, restart: bool) -> Iterator[Event]:
-    yield Event(wall_time=when, file_version="brain.Event:2")
-    if restart:
-        yield Event(wall_time=when, session_log=SessionLog(status=SessionLog.START))
 
 
 def _write(path: Path, events: Iterable[Event]) -> bool:

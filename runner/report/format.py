@@ -139,11 +139,8 @@ def ranked(effects: Sequence[Finding]) -> list[Finding]:
         best[group] = max(best.get(group, -math.inf), _mean(finding))
     if len(effects) > SHOWN:
         return sorted(effects, key=_mean, reverse=True)
-    groups = list(best)
-    return sorted(
-        effects,
-        key=lambda f: (-best[f.contrast.factors], groups.index(f.contrast.factors)),
-    )
+    order = sorted(best, key=lambda group: -best[group])
+    return sorted(effects, key=lambda f: order.index(f.contrast.factors))
 
 
 def largest(found: Sequence[Finding], most: int = SHOWN) -> list[Finding]:

@@ -44,10 +44,8 @@ def render(**values: Any) -> str:  # noqa: ANN401
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
     template = environment.from_string((folder / "page.html").read_text("utf-8"))
     css = (folder / "page.css").read_text("utf-8")
-    return (
-        template.render({**dict.fromkeys(SECTIONS), "css": css, "symbols": SYMBOLS, **values})
-        + "\n"
-    )
+    known = {**dict.fromkeys(SECTIONS), "css": css, "symbols": SYMBOLS}
+    return template.render({**known, **values}) + "\n"
 
 
 def page(findings: Findings) -> str:
@@ -80,7 +78,7 @@ def page(findings: Findings) -> str:
         figures_behind=tables.figures_behind(findings),
         **problem_list(runs),
         environment=environment_table(runs),
-        hashes=tables.hashes(findings, 200),
+        hashes=tables.hashes(findings),
         commands=sentences.commands(findings.root, plan.command, next(iter(runs), None)),
     )
 

@@ -81,18 +81,11 @@ def _effect(
     line = row + 0.14
     seeds = [d * scale for d in finding.differences.values()]
     inside = [d for d in seeds if abs(d) <= limit]
-    axis.plot(
-        inside,
-        [line + 0.16] * len(inside),
-        "o",
-        markersize=3,
-        color=colors["muted"],
-        alpha=0.65,
-        markeredgewidth=0,
-    )
+    muted, below = colors["muted"], line + 0.16
+    axis.plot(inside, [below] * len(inside), "o", ms=3, color=muted, alpha=0.65, mew=0)
     for sign, arrow in ((-1, "<"), (1, ">")):
         if any(sign * d > limit for d in seeds):
-            axis.plot([sign * limit], [line + 0.16], arrow, markersize=4, color=colors["muted"])
+            axis.plot([sign * limit], [below], arrow, markersize=4, color=muted)
     if finding.interval is not None:
         low, high = (min(max(end * scale, -limit), limit) for end in finding.interval)
         axis.plot([low, high], [line, line], color=colors[name], linewidth=1.8)
@@ -113,11 +106,8 @@ def _label(axis: "Axes", row: int, finding: Finding, metric: str) -> None:
 def costs(findings: Findings) -> Picture | None:
     """Draw each effect's gain against its time; None if no time is known."""
     metric = findings.plan.question.metric
-    effects = [
-        f
-        for f in largest(ranked(findings.effects))
-        if f.mean is not None and f.time_ratio is not None
-    ]
+    known = (f for f in largest(ranked(findings.effects)) if f.mean is not None)
+    effects = [f for f in known if f.time_ratio is not None]
     if not effects:
         return None
     scale = fmt.scale(metric)
@@ -151,10 +141,7 @@ def _padded(low: float, high: float, share: float) -> tuple[float, float]:
 
 
 def _name_points(
-    axis: "Axes",
-    colors: Colors,
-    points: Sequence[tuple[float, float]],
-    effects: Sequence[Finding],
+    axis: "Axes", colors: Colors, points: Sequence[tuple[float, float]], effects: Sequence[Finding]
 ) -> None:
     """Write names beside points, on the side with more room, and none over another."""
     (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
@@ -170,14 +157,8 @@ def _name_points(
         gap = (-0.03 if before else 0.03) * (right - left)
         if height != y:
             axis.plot([x, x + 0.8 * gap], [y, height], color=colors["zero"], linewidth=0.6)
-        axis.text(
-            x + gap,
-            height,
-            printable(finding.contrast.name, 30),
-            ha="right" if before else "left",
-            va="center",
-            fontsize=8,
-        )
+        name, side = printable(finding.contrast.name, 30), "right" if before else "left"
+        axis.text(x + gap, height, name, ha=side, va="center", fontsize=8)
 
 
 def _apart(heights: Sequence[float], line: float, low: float, high: float) -> list[float]:

@@ -1,14 +1,13 @@
 """The tables below the verdicts: interactions, shares, what the tricks reported, p-values."""
 
 import statistics
-from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from runner.ablation.verdicts import Finding, Findings
 from runner.report import format as fmt
 from runner.report.format import largest, plus_minus, ranked
-from runner.store.runs import Run, number
+from runner.store.runs import number
 from runner.texts import printable
 
 Table = list[list[str]]
@@ -17,30 +16,13 @@ Table = list[list[str]]
 MATRIX = 12  # levels that a matrix holds; beyond, a list
 
 
-@dataclass(frozen=True)
-class Cell:
-    """An interaction in the matrix."""
+def matrix(findings: Findings) -> dict[str, Any] | None:
+    """Lay out the interactions of pairs; None if there are others, or too many levels.
 
-    mean: str
-    between: str
-    sign: str
-    """`plus` or `minus`, whose colour it has."""
-    strength: float
-    """From 0 to 1, how strong the colour is."""
-    real: bool
-    """Whether it differs from 0 by more than chance, adjusted for the number of interactions."""
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Interactions of pairs, each once, below the diagonal."""
-
-    heads: list[str]
-    rows: list[tuple[str, list[Cell | None]]]
-
-
-def matrix(findings: Findings) -> Matrix | None:
-    """Lay out the interactions of pairs; None if there are others, or too many levels."""
+    Returns:
+        The `heads` of the columns; of each of the `rows` its head and its cells, with each pair
+        once, below the diagonal.
+    """
     found = {f.contrast.name: f for f in findings.interactions}
     levels = [level for f in findings.plan.factors for level in f.levels[1:]]
     pairs = {f"{upper} x {lower}" for upper, lower in combinations(levels, 2)}
@@ -50,22 +32,21 @@ def matrix(findings: Findings) -> Matrix | None:
     grid = []
     for row, lower in enumerate(levels[1:], 1):
         cells = [_cell(findings, found.get(f"{upper} x {lower}"), most) for upper in levels[:row]]
-        padding: list[Cell | None] = [None] * (len(levels) - 1 - len(cells))
-        grid.append((printable(lower, 40), cells + padding))
-    return Matrix([printable(level, 40) for level in levels[:-1]], grid)
+        grid.append((printable(lower, 40), cells + [None] * (len(levels) - 1 - row)))
+    return {"heads": [printable(level, 40) for level in levels[:-1]], "rows": grid}
 
 
-def _cell(findings: Findings, finding: Finding | None, most: float) -> Cell | None:
+def _cell(findings: Findings, finding: Finding | None, most: float) -> dict[str, Any] | None:
     if finding is None or finding.mean is None:
         return None
-    metric = findings.plan.question.metric
-    return Cell(
-        mean=fmt.difference(finding.mean, metric),
-        between=fmt.between(finding.interval, metric),
-        sign="plus" if finding.mean > 0 else "minus",
-        strength=round(0.45 * abs(finding.mean) / most, 2) if most else 0.0,
-        real=finding.adjusted is not None and finding.adjusted <= findings.plan.question.alpha,
-    )
+    question = findings.plan.question
+    return {
+        "mean": fmt.difference(finding.mean, question.metric),
+        "between": fmt.between(finding.interval, question.metric),
+        "sign": "plus" if finding.mean > 0 else "minus",
+        "strength": round(0.45 * abs(finding.mean) / most, 2) if most else 0.0,  # of the colour
+        "real": finding.adjusted is not None and finding.adjusted <= question.alpha,
+    }
 
 
 def interactions(findings: Findings) -> Table:
@@ -147,7 +128,9 @@ def figures_behind(findings: Findings) -> Table:
             _p(f.adjusted),
             fmt.between(f.samples_interval, metric) or "-",
             "-" if f.correlation is None else f"{f.correlation:.2f}",
-            _by_seed(f, metric),
+            ", ".join(
+                f"{s}: {fmt.difference(d, metric)}" for s, d in [*f.differences.items()][:50]
+            ),
         ]
         for f in largest(ranked(findings.effects))
         if f.differences
@@ -156,18 +139,12 @@ def figures_behind(findings: Findings) -> Table:
     return [[*heads, "Difference with each seed"], *rows] if rows else []
 
 
-def _by_seed(finding: Finding, metric: str) -> str:
-    shown = list(finding.differences.items())[:50]
-    return ", ".join(f"{seed}: {fmt.difference(value, metric)}" for seed, value in shown)
-
-
-def hashes(findings: Findings, most: int) -> Table:
-    """List the hash of each run's config; nothing if there are more than `most` runs."""
-    runs: Iterable[Run] = findings.runs.values() if len(findings.runs) <= most else ()
+def hashes(findings: Findings) -> Table:
+    """List the hash of each run's config; nothing if there are more than 200 runs."""
     return [
-        [printable(f"{run.variant}/{run.folder.name}"), printable(str(known), 40)]
-        for run in runs
-        if (known := run.machine.get("config"))
+        [printable(f"{run.variant}/{run.folder.name}"), printable(known, 40)]
+        for run in findings.runs.values()
+        if (known := run.machine.get("config")) and len(findings.runs) <= 200
     ]
 
 

@@ -20,13 +20,9 @@ from statistics import fmean
 
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS, STATUS_UNKNOWN
-from tensorboard.plugins.hparams.metadata import (
-    NULL_TENSOR,
-    SESSION_END_INFO_TAG,
-    create_summary_metadata,
-)
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from torch.utils.tensorboard.summary import custom_scalars, text
 
@@ -96,13 +92,10 @@ def _write_views(findings: Findings) -> None:
 
 def _experiment(plan: Plan) -> Summary:
     """The columns of HParams, written once; if each run wrote its own, only one would count."""
-    factors = [
-        hparams.HParam(
-            printable(f.name),
-            hparams.Discrete([True, False] if _is_switch(f) else [*map(printable, f.levels)]),
-        )
-        for f in plan.factors
-    ]
+    factors = []
+    for f in plan.factors:
+        values = [True, False] if _is_switch(f) else [*map(printable, f.levels)]
+        factors.append(hparams.HParam(printable(f.name), hparams.Discrete(values)))
     tags = dict.fromkeys((printable(plan.question.metric), *COLUMNS))
     return hparams.hparams_config_pb(factors, [hparams.Metric(tag) for tag in tags], 0.0)
 
@@ -127,8 +120,8 @@ def _session(plan: Plan, variant: str, run: Run, ended: float) -> Iterator[Summa
     yield hparams.hparams_pb(values, trial_id=printable(variant), start_time_secs=began)
     if (status := ENDINGS.get(run.state, STATUS_UNKNOWN)) != STATUS_UNKNOWN:
         end = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=ended))
-        metadata = create_summary_metadata(end)
-        value = Summary.Value(tag=SESSION_END_INFO_TAG, metadata=metadata, tensor=NULL_TENSOR)
+        about, tag = metadata.create_summary_metadata(end), metadata.SESSION_END_INFO_TAG
+        value = Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)
         yield Summary(value=[value])
 
 
@@ -164,7 +157,6 @@ def _summary(findings: Findings) -> Iterator[Logged]:
     if picture := forest(findings):
         content = picture.png()
         width, height = Image.open(BytesIO(content)).size
-        shown = Summary.Image(
-            width=width, height=height, colorspace=4, encoded_image_string=content
-        )
+        size = {"width": width, "height": height, "colorspace": 4}
+        shown = Summary.Image(**size, encoded_image_string=content)
         yield done, Summary(value=[Summary.Value(tag="effects", image=shown)])

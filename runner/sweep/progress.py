@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -21,9 +20,10 @@ from rich.text import Text
 from runner.ablation.plan import Plan
 from runner.ablation.verdicts import Findings, judge
 from runner.report import verdict_table, verdicts, write_report
+from runner.report.events import modified
 from runner.report.tensorboard import write_views
 from runner.signals import Stopped
-from runner.store.runs import Run, read_metrics, read_run
+from runner.store.runs import STATUS, Run, read_metrics, read_run
 from runner.texts import printable, printable_lines, say
 
 REFRESH = 1.0  # seconds between two looks at the files
@@ -49,16 +49,9 @@ class Progress:
         self.shares: dict[tuple[str, int], float] = {}
         self.over = threading.Event()
         self.watcher = threading.Thread(target=self._watch, daemon=True)
-        self.live = (
-            Live(
-                console=self.console,
-                refresh_per_second=4,
-                get_renderable=self._draw,
-                transient=True,  # the verdicts follow
-            )
-            if lively and sys.stdout.isatty()
-            else None
-        )
+        self.live: Live | None = None
+        if lively and sys.stdout.isatty():  # transient, since the verdicts follow
+            self.live = Live(console=self.console, get_renderable=self._draw, transient=True)
 
     def __enter__(self) -> Self:
         if self.live:
@@ -66,12 +59,7 @@ class Progress:
             self.watcher.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.over.set()
         if self.live:
             self.live.stop()
@@ -123,7 +111,8 @@ class Progress:
             if (variant, seed) in self.ended:
                 continue
             run = read_run(self.plan.folder(self.root, variant, seed), variant)
-            if run.state in ENDED and self._is_new(run):
+            sweep = time.monotonic() - self.start + 1.0  # an older failure will be tried again
+            if run.state in ENDED and time.time() - modified(run.folder / STATUS) < sweep:
                 self.ended[variant, seed] = run
                 self.shares[variant, seed] = 1.0
             elif run.state == "running":
@@ -137,14 +126,6 @@ class Progress:
             return float(lines[-1]["epoch"] / config["epochs"]) if lines else 0.0
         except (ValueError, OSError, LookupError, TypeError):  # damaged; the report names it
             return 0.0
-
-    def _is_new(self, run: Run) -> bool:
-        """Whether it ended in this sweep; an older failure will be tried again."""
-        try:
-            age = time.time() - (run.folder / "status.json").stat().st_mtime
-        except FileNotFoundError:
-            return False
-        return age < time.monotonic() - self.start + 1.0
 
     def _verdicts(self) -> RenderableType | None:
         try:
@@ -169,17 +150,8 @@ class Progress:
         words += [f"{states[s]} {s}" for s in ENDED[1:] if states[s]]
         bar = Table.grid(padding=(0, 2))
         done = sum(self.shares.values())
-        bar.add_row(
-            ProgressBar(total=max(1, len(self.jobs)), completed=done, width=30),
-            ", ".join(words),
-            self._left(),
-        )
-        now = [
-            printable(f"{variant} seed={seed} {self.shares[variant, seed]:4.0%}")
-            for variant, seed in running
-        ]
-        return Group(
-            *([self.verdicts] if self.verdicts else []),
-            bar,
-            Text("  ".join(now[:4]), style="dim", overflow="ellipsis", no_wrap=True),
-        )
+        drawn = ProgressBar(total=max(1, len(self.jobs)), completed=done, width=30)
+        bar.add_row(drawn, ", ".join(words), self._left())
+        now = [printable(f"{v} seed={seed} {self.shares[v, seed]:4.0%}") for v, seed in running[:4]]
+        names = Text("  ".join(now), style="dim", overflow="ellipsis", no_wrap=True)
+        return Group(*([self.verdicts] if self.verdicts else []), bar, names)
