@@ -137,13 +137,17 @@ def checked(content: object) -> dict[str, Any]:
         raise Damaged("is damaged (not a mapping)")
     if _is_deep(content):
         raise Damaged(f"is damaged (nested deeper than {DEEPEST} levels)")
-    number = content.get("format", FORMAT)
-    if not isinstance(number, int) or number > FORMAT:
-        raise Damaged(f"is of format {str(number)[:40]}; this version reads {FORMAT} and older")
-    checksum = content.pop("checksum", None)
-    with suppress(TypeError):  # keys of several types, which none of ours has
+    try:
+        number = content.get("format", FORMAT)
+        if not isinstance(number, int) or number > FORMAT:
+            raise Damaged(f"is of format {str(number)[:40]}; this version reads {FORMAT} and older")
+        checksum = content.pop("checksum", None)
         if checksum is None or checksum == digest(content):
             return content
+    except Damaged:
+        raise
+    except (TypeError, ValueError):  # keys of several types, numbers of thousands of digits
+        pass
     raise Damaged("is damaged (its checksum is not that of its content)")
 
 

@@ -25,6 +25,7 @@ SAID = {
     ("seed=range(3)",): "seed=range(3) is several values. Sweep over them with -m.",
     ("-m", "optimizer.lr=interval(0,1)"): "interval(...) needs a sweeper that draws from it.",
     ("optimizer.lr=0.1,0.2",): "optimizer.lr must have one value, got 0.1,0.2. Sweep over them",
+    ("@=None",): "@ is not a setting.",
     ("tricks=[clipping",): "Cannot read tricks=[clipping.",
     ("-m", "hydra.mode=RUN", "seed=0,1"): "-m makes many runs. Drop hydra.mode=RUN.",
     ("ablation=pairs", "hydra.mode=RUN"): "ablation=pairs makes many runs. Drop hydra.mode=RUN.",
