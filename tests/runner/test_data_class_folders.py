@@ -11,32 +11,13 @@ from PIL import Image
 from runner.data import check_source, image_folder
 from runner.errors import UserError
 from tests.conftest import settings
-
-NAMES = (
-    "train/cat/a.png",
-    "train/cat/b.png",
-    "train/dog/a.png",
-    "test/cat/z.png",
-    "test/dog/y.png",
-)
-
-
-def picture(seed, height=6, width=5, channels=3):
-    shape = (height, width, channels) if channels > 1 else (height, width)
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def write(root, name, pixels):
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(root / name)
+from tests.faults.images import NAMES, make_folder, picture, write
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A small folder of images: the picture of seed n under the n-th name."""
-    for seed, name in enumerate(NAMES):
-        write(tmp_path / "images", name, picture(seed))
-    return tmp_path / "images"
+    return make_folder(tmp_path / "images")
 
 
 @pytest.fixture
