@@ -106,8 +106,6 @@ def _unknown_key(key: str, loader: "Loader") -> str:
 def _known(loader: "Loader") -> tuple[list[str], Mapping[str, Any]]:
     """The dotted keys of what was asked for without its values, and the choices."""
     name, overrides = loader.asked
-    if name is None:  # the mistake came before anything was composed
-        name, overrides = "config", []
     listed = loader.compute_defaults_list(name, overrides, RunMode.MULTIRUN)
     values = [override.input_line for override in listed.overrides.config_overrides]
     rest = [override for override in overrides if override not in values]

@@ -63,7 +63,7 @@ class Loader(ConfigLoaderImpl):
             path.prepend("command-line", place, anchor=SearchPathQuery(provider="schema"))
         super().__init__(path)
         self.repository = _Repository(path)
-        self.asked: tuple[str | None, list[str]] = None, []  # the config's name, the overrides
+        self.asked: tuple[str, list[str]] = "config", []  # the config's name, the overrides
         self._typed_mode = False  # whether a sweep, or none, was asked for on the command line
         self._references: dict[object, tuple[Mapping[str, Any], DictConfig]] = {}
 
@@ -151,7 +151,7 @@ class Loader(ConfigLoaderImpl):
         *more: Any,  # noqa: ANN401
         **named: Any,  # noqa: ANN401
     ) -> DictConfig:
-        self.asked = config_name, overrides
+        self.asked = config_name or "config", overrides
         with _one_line():
             config = super()._load_configuration_impl(
                 config_name, overrides, run_mode, *more, **named
