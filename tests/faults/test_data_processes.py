@@ -58,12 +58,19 @@ def digest(source):
     return hashlib.sha256(images).hexdigest()
 
 
-def test_a_kill_at_any_tenth_of_the_write_leaves_no_cache_and_in_the_end_no_trace(
-    folder, read, cache, faults
-):
+@pytest.fixture
+def written(read, cache):
+    """What a folder reads as, and the size of its cache, which is removed again."""
     wanted = digest(read(size=SIDE))
     whole = cache_file(cache).stat().st_size
     shutil.rmtree(cache)
+    return wanted, whole
+
+
+def test_a_kill_at_any_tenth_of_the_write_leaves_no_cache_and_in_the_end_no_trace(
+    folder, read, cache, written, faults
+):
+    wanted, whole = written
     # the kernel kills at the very byte (SIGXFSZ), where Python does not ask it not to
     script = """
 for limit in map(int, sys.argv[4:]):
@@ -85,11 +92,9 @@ for limit in map(int, sys.argv[4:]):
 
 
 def test_a_full_disk_at_any_tenth_of_the_write_costs_the_cache_and_nothing_else(
-    folder, read, cache, faults
+    folder, cache, written, faults
 ):
-    wanted = digest(read(size=SIDE))
-    whole = cache_file(cache).stat().st_size
-    shutil.rmtree(cache)
+    wanted, whole = written
     script = """
 for limit in map(int, sys.argv[4:]):
     child = forked(
