@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.build import Bench
 from runner.config import Settings
-from runner.errors import UserError
+from runner.errors import Unfit, UserError
 from runner.names import label
 from runner.run.fingerprint import bits_depend_on, digest_tensors
 from runner.texts import printable, say
@@ -59,7 +59,7 @@ def restore(
             if "data" in differing or settings.resume == "exact":
                 other = "" if "data" in differing else " or resume=anywhere to accept other bits"
                 remedy = f"Use again=true to restart{other}."
-                raise UserError(f"Cannot resume {label(folder)}: {listed}. {remedy}")
+                raise Unfit(f"Cannot resume {label(folder)}: {listed}. {remedy}")
             changes.append(f"from update {updates}: {listed}")
             say(f"{label(folder)}  resuming, although {listed}")
         bench.training.load_state_dict(state["training"])

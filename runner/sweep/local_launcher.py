@@ -133,24 +133,28 @@ class LocalLauncher(Launcher):
         end = JobReturn(overrides=overrides, status=JobStatus.FAILED)
         printed, replaces = "", ["running"]
         try:
-            succeeded, value, printed = future.result()
+            cause, value, printed = future.result()
             if printed:
                 self.show(printed)
-            if succeeded:
+            if cause is None:
                 end.status, end.return_value = JobStatus.COMPLETED, value
                 return end
         except TimeoutError:
-            value = UserError(
-                f"It took longer than hydra.launcher.timeout={self.timeout} seconds, and was "
-                "ended. Raise the limit, and give the same command to go on."
+            cause, value = (
+                "timeout",
+                UserError(
+                    f"It took longer than hydra.launcher.timeout={self.timeout} seconds, and was "
+                    "ended. Raise the limit, and give the same command to go on."
+                ),
             )
             job.worker.stop()
             replaces.append("stopped")  # the worker was told to stop, not why
         except Exception as error:  # the worker is gone, or could not even begin
-            value = UserError(cause_of_death(error))
+            text, cause = cause_of_death(error)
+            value = UserError(text)
             job.worker.stop()
         folder = self._folder(job.number)
-        conclude(folder, "failed", str(value), job.before, replaces)
+        conclude(folder, "failed", str(value), job.before, replaces, cause)
         if not isinstance(value, UserError) or not printed:
             self.show(f"{folder}  failed: {str(value).strip().splitlines()[-1]}\n")
         end.return_value = value
