@@ -93,10 +93,10 @@ def test_a_worker_keeps_to_its_cores_and_its_card(tmp_path):
     payload = cloudpickle.dumps((context, config, where_it_runs, Singleton.get_state()))
     worker = Worker(Slot((core,), "1"), register)
     try:
-        succeeded, value, printed = worker.begin(payload, None).result(timeout=120)
+        cause, value, printed = worker.begin(payload, None).result(timeout=120)
     finally:
         worker.stop()
-    assert succeeded, value
+    assert cause is None, value
     assert value == ([core], "1")
     assert printed == ""
     assert not multiprocessing.active_children()
