@@ -1,7 +1,9 @@
 """A run's folder: whose it is, by config.yaml, and what became of the run, by status.json."""
 
+import dataclasses
 import os
 import platform
+import shlex
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +25,7 @@ from runner.store.files import FORMAT, Damaged, checked, write_json, write_text
 from runner.store.lock import lock_folder
 from runner.store.runs import CORRECT, MACHINE, METRICS, RESULT, STATUS, read_status
 from runner.store.values import read_values
-from runner.texts import say, told
+from runner.texts import same_command, say, told
 from runner.train import Diverged
 
 CONFIG = "config.yaml"
@@ -47,18 +49,27 @@ def is_run_of(folder: Path, settings: Settings) -> bool:
     given = dict(flatten(settings.to_dict()))
     if differing := [key for key in {**saved, **given} if saved.get(key) != given.get(key)]:
         listed = ", ".join(f"{k} is {saved.get(k)}, not {given.get(k)}" for k in differing[:5])
-        if differing == ["threads"]:  # which `auto` takes from the cores that are here
-            listed += f"; to resume it, give threads={saved.get('threads')}"
         raise UserError(
-            f"{label(folder)} holds a run of another config: {listed}. "
-            "Give this one a name of its own (name=NAME), or remove that folder."
+            f"{label(folder)} holds a run of another config: {listed}. Give this one a name of "
+            f"its own (name=NAME), or remove that folder. That run itself: {command(folder)}"
         )
     return True
 
 
+def command(folder: Path, *more: str) -> str:
+    """Write the command for the run of a folder alone, whatever command it was begun with."""
+    return " ".join(("python -m runner -cp", shlex.quote(label(folder)), "-cn config", *more))
+
+
 def write_config(folder: Path, settings: Settings) -> None:
-    """Write config.yaml: the whole run, resolved, with the number of its format."""
-    write_text(folder / CONFIG, OmegaConf.to_yaml({"format": FORMAT, **settings.to_dict()}))
+    """Write config.yaml: the whole run, resolved, with the number of its format.
+
+    The settings that change no bit are there with their defaults, so that -cp can change them.
+    """
+    usual = {f.name: f.default for f in dataclasses.fields(Settings)}
+    rest = {key: usual[key] for key in NOT_IN_CONFIG_HASH}
+    content = {"format": FORMAT, **settings.to_dict(), **rest}
+    write_text(folder / CONFIG, OmegaConf.to_yaml(content))
 
 
 class Status:
@@ -132,7 +143,7 @@ def recorded(folder: Path, settings: Settings, bench: Bench) -> Iterator[Status]
         raise UserError(f"{told(error)} {where}") from error
     except (KeyboardInterrupt, Stopped):
         status.end("stopped")
-        how = "the same command without again=true" if settings.again else "the same command"
+        how = same_command(settings.again)
         say(f"\n{label(folder)}  {status.stopped()} Give {how} to go on.")
         raise
     except BaseException as error:

@@ -69,7 +69,7 @@ def writing(path: Path) -> Iterator[None]:
             raise
         raise Unfit(
             f"{path} cannot be written: {cause.strerror or cause}. What was there is kept. "
-            "Make room or correct that, and repeat the command to resume."
+            "Make room or correct that, and repeat the command."
         ) from error
 
 

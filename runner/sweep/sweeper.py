@@ -40,6 +40,7 @@ from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.progress import Progress
 from runner.sweep.settings import check_settings
 from runner.sweep.slots import slots, visible_cards
+from runner.texts import same_command
 
 
 class AblationSweeper(Sweeper):
@@ -106,7 +107,8 @@ class AblationSweeper(Sweeper):
         context = dataclasses.replace(self.context, config_loader=frozen)  # type: ignore[arg-type]
         self._keep_pickles_out(root)
         launcher = Plugins.instance().instantiate_launcher(context, self.task, self.config)
-        with Progress(root, plan, lively=isinstance(launcher, LocalLauncher)) as progress:
+        lively = isinstance(launcher, LocalLauncher)
+        with Progress(root, plan, lively, same_command(again)) as progress:
             if isinstance(launcher, LocalLauncher):
                 launcher.show = progress.line
             findings = judge(root, plan)

@@ -24,8 +24,9 @@ from pebble import ProcessPool
 from runner.errors import UserError, cause_of
 from runner.signals import Stopped
 from runner.sweep.slots import Slot
+from runner.texts import same_command
 
-STOPPED = "Stopped from outside. Give the same command to go on."
+STOPPED = "Stopped from outside. Give {} to go on."
 
 
 class Worker:
@@ -59,16 +60,16 @@ class Worker:
             self.pool = None
 
 
-def cause_of_death(error: Exception) -> tuple[str, str]:
+def cause_of_death(error: Exception, again: bool) -> tuple[str, str]:
     """Write why a worker process ended, from Pebble's error; give back its cause too."""
     code = getattr(error, "exitcode", None)
     if code == signal.SIGTERM:  # how Pebble's workers end when they are told to
-        return STOPPED, "killed"
+        return STOPPED.format(same_command(again)), "killed"
     if isinstance(code, int) and code < 0:
         name = signal.Signals(-code).name
         guess = " (out of memory?)" if name == "SIGKILL" else ""
-        text = f"The worker process was killed by {name}{guess}. Give the same command to go on."
-        return text, "killed"
+        text = f"The worker process was killed by {name}{guess}."
+        return f"{text} Give {same_command(again)} to go on.", "killed"
     if isinstance(code, int):
         return f"The worker process ended with code {code} without reporting.", "killed"
     return _trace(error), cause_of(error)
@@ -92,12 +93,12 @@ def _do(prepare: Callable[[], None], job: bytes, slot: Slot) -> tuple[str | None
     setup_globals()
     Singleton.set_state(state)
     prepare()  # the state brought its own list of plugins
-    printed = io.StringIO()
+    printed, again = io.StringIO(), bool(config.get("again"))
     try:
         with redirect_stdout(printed):
             end = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
     except Stopped:
-        return "killed", UserError(STOPPED), printed.getvalue()
+        return "killed", UserError(STOPPED.format(same_command(again))), printed.getvalue()
     except BaseException as error:  # sys.exit and the like, which Hydra lets through
         return cause_of(error), RuntimeError(_trace(error)), printed.getvalue()
     value, cause = end._return_value, None

@@ -138,11 +138,11 @@ def test_the_end_of_a_process_is_named_by_its_signal():
     class Ended(OSError):
         exitcode = -9
 
-    text, cause = cause_of_death(Ended())
+    text, cause = cause_of_death(Ended(), again=False)
     assert "killed by SIGKILL (out of memory?)" in text
     assert cause == "killed"
     Ended.exitcode = 3
-    assert cause_of_death(Ended()) == (
+    assert cause_of_death(Ended(), again=False) == (
         "The worker process ended with code 3 without reporting.",
         "killed",
     )
