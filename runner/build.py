@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from runner.allowed import locate
 from runner.config import OWN_KEYS, Node, Settings
 from runner.data import Augmentation, Batches, DataSet, check_source, split_source
-from runner.errors import UserError
+from runner.errors import Unfit, UserError
 from runner.models import load_weights
 from runner.optimizers import parameter_groups
 from runner.schedulers import Scheduler, tabulate
@@ -138,7 +138,7 @@ def find_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= count:
         cards = f"{count} CUDA card{'s' * (count > 1)}" if count else "no CUDA card"
-        raise UserError(
+        raise Unfit(
             f"device={name}: torch sees {cards} here (torch {torch.__version__}). "
             "Use device=cpu or device=auto."
         )
@@ -169,7 +169,7 @@ def _refuse_emulated(settings: Settings, device: torch.device) -> None:
     capability = torch.backends.cpu.get_cpu_capability()
     emulated = device.type == "cpu" and settings.precision != "float32"
     if emulated and "AVX512" not in capability and not settings.allow_emulated:
-        raise UserError(
+        raise Unfit(
             f"precision must be float32 on this processor ({capability}), which only emulates "
             f"{settings.precision}, 20 to 40 times slower; got {settings.precision}. "
             "To do it all the same, set allow_emulated=true."

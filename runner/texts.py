@@ -59,6 +59,19 @@ def reason(error: BaseException) -> str:
     return tell(" ".join(text.split()).rstrip(".") or type(error).__name__)
 
 
+def told(error: BaseException) -> str:
+    """Write an exception in one line, with its type where the text alone would say little."""
+    text = " ".join(str(error).split())
+    if text and isinstance(error, ValueError | RuntimeError | TypeError | OverflowError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def same_command(again: bool) -> str:
+    """Write which command goes on with what was begun: with `again=true` it would begin again."""
+    return "the same command without again=true" if again else "the same command"
+
+
 def listed(names: Sequence[str], most: int = 10) -> str:
     """List the first names, and count the rest."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""

@@ -27,7 +27,7 @@ from runner.errors import UserError
 from runner.names import label
 from runner.run.attempt import attempt
 from runner.run.compare import changes, count, differences
-from runner.run.status import CONFIG
+from runner.run.status import CONFIG, command
 from runner.store.files import FORMAT, Damaged, checked, digest
 from runner.store.runs import CORRECT, MACHINE, RESULT, STATUS, Run, read_run
 from runner.store.values import Limits, read_values
@@ -106,8 +106,8 @@ def _read(folder: Path) -> Run:
         damage.append(f"{CORRECT} is damaged or not there")
     if damage:
         raise UserError(
-            f"{where} is damaged: {damage[0]}. Do it again (again=true), or verify it with the "
-            "version that wrote it."
+            f"{where} is damaged: {damage[0]}. Verify it with the version that wrote it, or "
+            f"do it again: {command(folder, 'again=true')}"
         )
     for name, content in ((RESULT, run.result), (MACHINE, run.machine), (STATUS, run.status)):
         if content and content.get("format") != FORMAT:

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from runner.store.runs import read_run
 from tests.builders import read_status
 from tests.conftest import ROOT, biscuits
 from tests.test_ablation import SHORT, TWO, ablate, results, states
@@ -36,6 +37,8 @@ def test_each_way_to_die_is_recorded_and_every_other_run_is_done(tmp_path):
     assert "SystemExit: 7" in errors["exit"]
     assert "killed by SIGKILL (out of memory?)" in errors["kill"]
     assert "longer than hydra.launcher.timeout=20" in errors["hang"]
+    found = {how: read_run(root / f"dying.how={how}" / "seed=0", how).cause for how in errors}
+    assert found == {"raise": "exception", "exit": "exception", "kill": "killed", "hang": "timeout"}
     for how in errors:
         assert f"dying.how={how}" in out
     assert out.count("BROKEN") >= 4

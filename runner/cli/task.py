@@ -57,7 +57,9 @@ def _run(cfg: DictConfig) -> float:
     hydra = HydraConfig.get()
     folder, sweep = Path(hydra.runtime.output_dir), hydra.mode is RunMode.MULTIRUN
     try:
-        result = resume_or_run(folder, check(cfg, hydra.overrides.task), quiet=sweep)
+        settings = check(cfg, hydra.overrides.task)
+        auto = cfg.threads == "auto"
+        result = resume_or_run(folder, settings, quiet=sweep, auto_threads=auto)
     except UserError as error:
         remove_empty(folder)
         if sweep:  # Hydra shows the first error of a sweep alone, and at its end

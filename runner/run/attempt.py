@@ -1,5 +1,6 @@
 """One attempt at a run: from its last checkpoint, or from nothing, to its result."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from runner.run import checkpoint
 from runner.run.fingerprint import fingerprint
 from runner.run.log import RunLog
 from runner.run.result import evaluate_on_test, evaluate_on_validation, finished, write_result
-from runner.run.resume import environment, restore
+from runner.run.resume import device_begun_with, environment, restore, threads_begun_with
 from runner.run.status import Status, clear, conclude, recorded, write_config
 from runner.signals import defer_signals, raise_if_stopping, stop_requested
 from runner.store.files import remove_leftovers, write_json
@@ -23,14 +24,33 @@ from runner.store.runs import MACHINE
 from runner.texts import say
 
 
-def resume_or_run(folder: Path, settings: Settings, quiet: bool) -> dict[str, Any]:
+def resume_or_run(
+    folder: Path, settings: Settings, quiet: bool, auto_threads: bool = False
+) -> dict[str, Any]:
     """Give back the result of a run: read it if the run is done; else resume or start it.
+
+    What the config leaves at `auto` is as the run was begun, for cores and cards differ by machine.
+
+    Args:
+        folder: The folder of the run.
+        settings: The config.
+        quiet: Whether to print no progress, as in a sweep.
+        auto_threads: Whether the config left the threads open.
 
     Raises:
         UserError: If the folder belongs to another run, or as `attempt` does.
     """
+    threads = threads_begun_with(folder) if auto_threads else None
+    given = settings.threads
+    settings = dataclasses.replace(settings, threads=threads or given)
     if (result := finished(folder, settings)) is None:
-        return attempt(folder, settings, build(settings), quiet)
+        device = device_begun_with(folder, settings)
+        kept = [f"threads={settings.threads}"] * (settings.threads != given)
+        kept += [f"device={device}"] * (device != settings.device)
+        if kept:
+            say(f"{label(folder)}  resumes with {' and '.join(kept)}, as it was begun")
+        bench = build(dataclasses.replace(settings, device=device))
+        return attempt(folder, settings, bench, quiet)
     # killed between result.json and status.json
     conclude(folder, "done", replaces=("running", "stopped", "failed"))
     return result

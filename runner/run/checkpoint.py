@@ -111,7 +111,8 @@ def _read(path: Path, content: BytesIO) -> dict[str, Any]:
         if isinstance(error, pickle.UnpicklingError):
             problem = "holds code beside tensors and plain values; nothing of it was executed"
         raise UserError(
-            f"{path} {problem}. Do not trust it. Remove it to start from the beginning."
+            f"{path} {problem}. Do not trust it. Remove it: the run then resumes from the "
+            "checkpoint before it, or starts from the beginning."
         ) from error
     if number > FORMAT:
         raise UserError(

@@ -8,12 +8,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from runner.build import Bench
 from runner.config import Settings
-from runner.errors import UserError
+from runner.errors import Unfit, UserError
 from runner.names import label
 from runner.run.fingerprint import bits_depend_on, digest_tensors
+from runner.run.status import CONFIG, command
+from runner.store.files import Damaged, checked, read_json
+from runner.store.runs import MACHINE
+from runner.store.values import read_values
 from runner.texts import printable, say
+
+
+def threads_begun_with(folder: Path) -> int | None:
+    """Give back the CPU threads of the run in a folder; None if there is none, or it is damaged."""
+    try:
+        threads = checked(read_values(folder / CONFIG)).get("threads")
+    except (FileNotFoundError, Damaged):  # of which `is_run_of` tells
+        return None
+    return threads if type(threads) is int and 1 <= threads <= 1024 else None
+
+
+def device_begun_with(folder: Path, settings: Settings) -> str:
+    """Give back the device to resume on: with `auto`, the CPU if the run was begun there."""
+    is_open = settings.device == "auto" and settings.resume == "exact" and not settings.again
+    begun = (read_json(folder / MACHINE)[0] or {}).get("device") if is_open else None
+    return "cpu" if begun == "cpu" and torch.cuda.is_available() else settings.device
 
 
 def environment(settings: Settings, bench: Bench, machine: Mapping[str, Any]) -> dict[str, str]:
@@ -57,16 +79,19 @@ def restore(
             pairs = ((key, _short(saved.get(key)), _short(here.get(key))) for key in differing)
             listed = printable("; ".join(f"{key} changed ({a} -> {b})" for key, a, b in pairs))
             if "data" in differing or settings.resume == "exact":
-                other = "" if "data" in differing else " or resume=anywhere to accept other bits"
-                remedy = f"Use again=true to restart{other}."
-                raise UserError(f"Cannot resume {label(folder)}: {listed}. {remedy}")
+                remedy = f"To restart it: {command(folder, 'again=true')}"
+                if "data" not in differing:
+                    anywhere = command(folder, "++resume=anywhere")
+                    remedy += f"; to resume it with other bits: {anywhere}"
+                raise Unfit(f"Cannot resume {label(folder)}: {listed}. {remedy}")
             changes.append(f"from update {updates}: {listed}")
             say(f"{label(folder)}  resuming, although {listed}")
         bench.training.load_state_dict(state["training"])
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"Cannot resume {label(folder)}: its checkpoint does not fit this run "
-            f"({' '.join(str(error).split())[:300]}). Use again=true to restart."
+            f"({' '.join(str(error).split())[:300]}). "
+            f"To restart it: {command(folder, 'again=true')}"
         ) from error
     return changes
 

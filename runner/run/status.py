@@ -1,7 +1,9 @@
 """A run's folder: whose it is, by config.yaml, and what became of the run, by status.json."""
 
+import dataclasses
 import os
 import platform
+import shlex
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +16,7 @@ from omegaconf import OmegaConf
 
 from runner.build import Bench
 from runner.config import NOT_IN_CONFIG_HASH, Settings
-from runner.errors import UserError
+from runner.errors import UserError, cause_of
 from runner.names import flatten, label
 from runner.run import checkpoint
 from runner.run.memory import peak, reset_peak
@@ -23,7 +25,7 @@ from runner.store.files import FORMAT, Damaged, checked, write_json, write_text
 from runner.store.lock import lock_folder
 from runner.store.runs import CORRECT, MACHINE, METRICS, RESULT, STATUS, read_status
 from runner.store.values import read_values
-from runner.texts import say
+from runner.texts import same_command, say, told
 from runner.train import Diverged
 
 CONFIG = "config.yaml"
@@ -47,18 +49,27 @@ def is_run_of(folder: Path, settings: Settings) -> bool:
     given = dict(flatten(settings.to_dict()))
     if differing := [key for key in {**saved, **given} if saved.get(key) != given.get(key)]:
         listed = ", ".join(f"{k} is {saved.get(k)}, not {given.get(k)}" for k in differing[:5])
-        if differing == ["threads"]:  # which `auto` takes from the cores that are here
-            listed += f"; to resume it, give threads={saved.get('threads')}"
         raise UserError(
-            f"{label(folder)} holds a run of another config: {listed}. "
-            "Give this one a name of its own (name=NAME), or remove that folder."
+            f"{label(folder)} holds a run of another config: {listed}. Give this one a name of "
+            f"its own (name=NAME), or remove that folder. That run itself: {command(folder)}"
         )
     return True
 
 
+def command(folder: Path, *more: str) -> str:
+    """Write the command for the run of a folder alone, whatever command it was begun with."""
+    return " ".join(("python -m runner -cp", shlex.quote(label(folder)), "-cn config", *more))
+
+
 def write_config(folder: Path, settings: Settings) -> None:
-    """Write config.yaml: the whole run, resolved, with the number of its format."""
-    write_text(folder / CONFIG, OmegaConf.to_yaml({"format": FORMAT, **settings.to_dict()}))
+    """Write config.yaml: the whole run, resolved, with the number of its format.
+
+    The settings that change no bit are there with their defaults, so that -cp can change them.
+    """
+    usual = {f.name: f.default for f in dataclasses.fields(Settings)}
+    rest = {key: usual[key] for key in NOT_IN_CONFIG_HASH}
+    content = {"format": FORMAT, **settings.to_dict(), **rest}
+    write_text(folder / CONFIG, OmegaConf.to_yaml(content))
 
 
 class Status:
@@ -79,8 +90,8 @@ class Status:
         self.start = time.monotonic() - before.get("seconds", 0.0)
         reset_peak(device)
 
-    def write(self, status: str, error: str | None = None) -> None:
-        """Write the file."""
+    def write(self, status: str, error: str | None = None, cause: str | None = None) -> None:
+        """Write the file; a cause is one of `CAUSES`."""
         content: dict[str, Any] = {
             "status": status,
             "attempts": self.attempts,
@@ -91,12 +102,12 @@ class Status:
         }
         if status != "running":
             content |= {"update": self.update, "checkpoint": self.checkpoint}
-        write_json(self.path, {**content, "error": error})
+        write_json(self.path, {**content, "error": error, "cause": cause})
 
-    def end(self, status: str, error: str | None = None) -> None:
+    def end(self, status: str, error: str | None = None, cause: str | None = None) -> None:
         """Write the file, if there is room: a full disk must not hide why the run ended."""
         with suppress(UserError):
-            self.write(status, error)
+            self.write(status, error, cause)
 
     def last_checkpoint(self) -> str:
         """Write which update the last checkpoint is from."""
@@ -123,20 +134,20 @@ def recorded(folder: Path, settings: Settings, bench: Bench) -> Iterator[Status]
         status.end("diverged", what)
         raise UserError(f"{label(folder)} diverged: {what}. {_advice(settings)}") from error
     except UserError as error:
-        status.end("failed", str(error))
+        status.end("failed", str(error), cause_of(error))
         raise
-    # a trick's, about its first batch; torch's, about a model and images that do not fit
-    except (ValueError, RuntimeError, TypeError, OverflowError) as error:
-        status.end("failed", traceback.format_exc())
-        what = " ".join(str(error).split())
-        raise UserError(f"{what} ({label(folder / STATUS)} has the traceback.)") from error
+    # a trick's, about its first batch; a model's, about images that it does not take
+    except Exception as error:
+        status.end("failed", traceback.format_exc(), cause_of(error))
+        where = f"({label(folder / STATUS)} has the traceback.)"
+        raise UserError(f"{told(error)} {where}") from error
     except (KeyboardInterrupt, Stopped):
         status.end("stopped")
-        how = "the same command without again=true" if settings.again else "the same command"
+        how = same_command(settings.again)
         say(f"\n{label(folder)}  {status.stopped()} Give {how} to go on.")
         raise
-    except BaseException:
-        status.end("failed", traceback.format_exc())
+    except BaseException as error:
+        status.end("failed", traceback.format_exc(), cause_of(error))
         raise
     status.write("done")
 
@@ -155,6 +166,7 @@ def conclude(
     error: str | None = None,
     before: Mapping[str, Any] | None = None,
     replaces: Sequence[str] = ("running",),
+    cause: str | None = None,
 ) -> None:
     """Record the end of a run that could not do so itself: killed, timed out, or never begun.
 
@@ -166,13 +178,15 @@ def conclude(
         error: Why, in full.
         before: What `read_status` gave before this attempt; unchanged, it is no end of this one.
         replaces: The statuses of this attempt that are no end.
+        cause: One of `CAUSES`, where it failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(UserError), lock_folder(folder):
         found = read_status(folder)
         state = found.get("status", "running")
         if state not in ("done", "diverged") and (state in replaces or found == before):
-            write_json(folder / STATUS, {**found, "status": status, "error": error})
+            ended = {"status": status, "error": error, "cause": cause}
+            write_json(folder / STATUS, {**found, **ended})
 
 
 def clear(folder: Path) -> None:

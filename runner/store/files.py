@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runner.errors import UserError
+from runner.errors import Unfit
 
 FORMAT = 1
 """The number of the format of every file of a run; raised when an older reader would misread."""
@@ -34,7 +34,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         write: Writes the content into an open binary file.
 
     Raises:
-        UserError: If the disk is full, or the system refuses it for another reason. What was
+        Unfit: If the disk is full, or the system refuses it for another reason. What was
             there is as it was, and nothing is left of the attempt.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -57,7 +57,7 @@ def writing(path: Path) -> Iterator[None]:
     """Explain why a file cannot be written; an error that is not the system's stays as it is.
 
     Raises:
-        UserError: If the system refuses to write it.
+        Unfit: If the system refuses to write it.
     """
     try:
         yield
@@ -67,9 +67,9 @@ def writing(path: Path) -> Iterator[None]:
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
-        raise UserError(
+        raise Unfit(
             f"{path} cannot be written: {cause.strerror or cause}. What was there is kept. "
-            "Make room or correct that, and repeat the command to resume."
+            "Make room or correct that, and repeat the command."
         ) from error
 
 

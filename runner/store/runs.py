@@ -18,6 +18,8 @@ from runner.store.files import Damaged, checked, digest, read_bytes, read_json
 
 RESULT, STATUS, MACHINE = "result.json", "status.json", "run.json"
 METRICS, CORRECT = "metrics.jsonl", "correct.npy"
+CAUSES = ("exception", "killed", "timeout", "machine")
+"""What makes a run fail; the last three are no fault of what is being tried."""
 MOST_BYTES = 2**28  # that are read of either
 LARGEST = 3e38  # about what a 32-bit float holds; a larger number is no measurement
 
@@ -44,6 +46,16 @@ class Run:
             return "done"
         found = str(self.status.get("status", "damaged"))
         return "damaged" if found == "done" or self.damage else found
+
+    @property
+    def cause(self) -> str | None:
+        """What made it fail; None if it did not, or is of a version that did not record it.
+
+        `exception`: its own code, or the config. `killed`: a signal, or the process is gone.
+        `timeout`: the launcher's. `machine`: too little memory or room, or another card or library.
+        """
+        found = self.status.get("cause")
+        return found if self.state == "failed" and found in CAUSES else None
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from runner.signals import announce_stop, stoppable
 from runner.store.runs import read_status
 from runner.sweep.slots import slots, visible_cards
 from runner.sweep.worker import Worker, cause_of_death
+from runner.texts import same_command
 
 GRACE = 20.0  # seconds to save in when all are stopped; schedulers kill after 30
 
@@ -132,25 +133,28 @@ class LocalLauncher(Launcher):
         overrides = list(self.configs[job.number].hydra.overrides.task)
         end = JobReturn(overrides=overrides, status=JobStatus.FAILED)
         printed, replaces = "", ["running"]
+        again = bool(self.configs[job.number].get("again"))
         try:
-            succeeded, value, printed = future.result()
+            cause, value, printed = future.result()
             if printed:
                 self.show(printed)
-            if succeeded:
+            if cause is None:
                 end.status, end.return_value = JobStatus.COMPLETED, value
                 return end
         except TimeoutError:
+            cause = "timeout"
             value = UserError(
                 f"It took longer than hydra.launcher.timeout={self.timeout} seconds, and was "
-                "ended. Raise the limit, and give the same command to go on."
+                f"ended. Raise the limit, and give {same_command(again)} to go on."
             )
             job.worker.stop()
             replaces.append("stopped")  # the worker was told to stop, not why
         except Exception as error:  # the worker is gone, or could not even begin
-            value = UserError(cause_of_death(error))
+            text, cause = cause_of_death(error, again)
+            value = UserError(text)
             job.worker.stop()
         folder = self._folder(job.number)
-        conclude(folder, "failed", str(value), job.before, replaces)
+        conclude(folder, "failed", str(value), job.before, replaces, cause)
         if not isinstance(value, UserError) or not printed:
             self.show(f"{folder}  failed: {str(value).strip().splitlines()[-1]}\n")
         end.return_value = value

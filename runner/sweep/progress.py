@@ -37,10 +37,11 @@ class Progress:
         root: The ablation's folder.
         plan: Its plan.
         lively: Whether the runs print nothing themselves, so that the terminal can be redrawn.
+        command: What goes on with it once it was stopped.
     """
 
-    def __init__(self, root: Path, plan: Plan, lively: bool) -> None:
-        self.root, self.plan = root, plan
+    def __init__(self, root: Path, plan: Plan, lively: bool, command: str) -> None:
+        self.root, self.plan, self.command = root, plan, command
         self.console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self.jobs: Sequence[tuple[str, int]] = ()
         self.ended: dict[tuple[str, int], Run] = {}
@@ -64,7 +65,7 @@ class Progress:
         if self.live:
             self.live.stop()
         if kind is not None and issubclass(kind, KeyboardInterrupt | Stopped):
-            self.console.print(f"\n{self.root} is stopped. The same command resumes it.")
+            self.console.print(f"\n{self.root} is stopped. Give {self.command} to go on.")
 
     def begin(self, plan: Plan, jobs: Sequence[tuple[str, int]]) -> None:
         """Print what will be done."""

@@ -23,7 +23,7 @@ from runner.ablation.plan import Plan, load_plan, save_plan
 from runner.ablation.verdicts import Findings, judge
 from runner.config import NOT_IN_CONFIG_HASH, available_cores
 from runner.data.cache import default_folder
-from runner.errors import UserError
+from runner.errors import UserError, cause_of
 from runner.run.status import conclude
 from runner.store.lock import lock_folder
 from runner.store.runs import read_status
@@ -40,6 +40,7 @@ from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.progress import Progress
 from runner.sweep.settings import check_settings
 from runner.sweep.slots import slots, visible_cards
+from runner.texts import same_command
 
 
 class AblationSweeper(Sweeper):
@@ -106,7 +107,8 @@ class AblationSweeper(Sweeper):
         context = dataclasses.replace(self.context, config_loader=frozen)  # type: ignore[arg-type]
         self._keep_pickles_out(root)
         launcher = Plugins.instance().instantiate_launcher(context, self.task, self.config)
-        with Progress(root, plan, lively=isinstance(launcher, LocalLauncher)) as progress:
+        lively = isinstance(launcher, LocalLauncher)
+        with Progress(root, plan, lively, same_command(again)) as progress:
             if isinstance(launcher, LocalLauncher):
                 launcher.show = progress.line
             findings = judge(root, plan)
@@ -153,7 +155,8 @@ class AblationSweeper(Sweeper):
             begun = {job for job, folder in left.items() if read_status(folder) != before[job]}
             over = begun if raised and begun else set(left)
             for job in over:
-                conclude(left.pop(job), "failed", errors[job], before[job])
+                text, cause = errors[job]
+                conclude(left.pop(job), "failed", text, before[job], cause=cause)
 
     def _keep_pickles_out(self, root: Path) -> None:
         """Submitit would write pickles into the ablation's folder, and read them from there."""
@@ -182,15 +185,16 @@ class AblationSweeper(Sweeper):
 
 def _try(
     launcher: Launcher, jobs: Sequence[tuple[str, int]]
-) -> tuple[dict[tuple[str, int], str], bool]:
+) -> tuple[dict[tuple[str, int], tuple[str, str]], bool]:
     """Launch the jobs; give back why each would have failed, and whether the launcher raised."""
     try:
         ends = launcher.launch([[f"variant={v}", f"seed={s}"] for v, s in jobs], 0)
     except UserError:
         raise  # the launcher's settings are wrong
     except Exception as error:
-        return dict.fromkeys(jobs, f"{error}\n{DIED}"), True
-    reasons = [str(end._return_value) if end.status is JobStatus.FAILED else DIED for end in ends]
+        return dict.fromkeys(jobs, (f"{error}\n{DIED}", "killed")), True
+    failed = [end._return_value if end.status is JobStatus.FAILED else None for end in ends]
+    reasons = [(str(e), cause_of(e)) if e is not None else (DIED, "killed") for e in failed]
     return dict(zip(jobs, reasons, strict=True)), False
 
 

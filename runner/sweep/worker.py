@@ -21,11 +21,12 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobStatus, run_job, setup_globals
 from pebble import ProcessPool
 
-from runner.errors import UserError
+from runner.errors import UserError, cause_of
 from runner.signals import Stopped
 from runner.sweep.slots import Slot
+from runner.texts import same_command
 
-STOPPED = "Stopped from outside. Give the same command to go on."
+STOPPED = "Stopped from outside. Give {} to go on."
 
 
 class Worker:
@@ -59,18 +60,19 @@ class Worker:
             self.pool = None
 
 
-def cause_of_death(error: Exception) -> str:
-    """Write why a worker process ended, from Pebble's error."""
+def cause_of_death(error: Exception, again: bool) -> tuple[str, str]:
+    """Write why a worker process ended, from Pebble's error; give back its cause too."""
     code = getattr(error, "exitcode", None)
     if code == signal.SIGTERM:  # how Pebble's workers end when they are told to
-        return STOPPED
+        return STOPPED.format(same_command(again)), "killed"
     if isinstance(code, int) and code < 0:
         name = signal.Signals(-code).name
         guess = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"The worker process was killed by {name}{guess}. Give the same command to go on."
+        text = f"The worker process was killed by {name}{guess}."
+        return f"{text} Give {same_command(again)} to go on.", "killed"
     if isinstance(code, int):
-        return f"The worker process ended with code {code} without reporting."
-    return _trace(error)
+        return f"The worker process ended with code {code} without reporting.", "killed"
+    return _trace(error), cause_of(error)
 
 
 @lru_cache
@@ -83,26 +85,27 @@ def _settle(slot: Slot) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
-def _do(prepare: Callable[[], None], job: bytes, slot: Slot) -> tuple[bool, Any, str]:
-    """Do one job, in the worker: whether it succeeded, its value or its error, what it printed."""
+def _do(prepare: Callable[[], None], job: bytes, slot: Slot) -> tuple[str | None, Any, str]:
+    """Do one job, in the worker: why it failed, its value or its error, and what it printed."""
     _settle(slot)  # Pebble may have put a new process in the place of one that died warming up
     prepare()
     context, config, task, state = pickle.loads(job)  # from our own parent, through a pipe
     setup_globals()
     Singleton.set_state(state)
     prepare()  # the state brought its own list of plugins
-    printed = io.StringIO()
+    printed, again = io.StringIO(), bool(config.get("again"))
     try:
         with redirect_stdout(printed):
             end = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
     except Stopped:
-        return False, UserError(STOPPED), printed.getvalue()
+        return "killed", UserError(STOPPED.format(same_command(again))), printed.getvalue()
     except BaseException as error:  # sys.exit and the like, which Hydra lets through
-        return False, RuntimeError(_trace(error)), printed.getvalue()
-    value = end._return_value
+        return cause_of(error), RuntimeError(_trace(error)), printed.getvalue()
+    value, cause = end._return_value, None
     if end.status is JobStatus.FAILED:
+        cause = cause_of(value)
         value = value if isinstance(value, UserError) else RuntimeError(_trace(value))
-    return end.status is JobStatus.COMPLETED, value, printed.getvalue()
+    return cause, value, printed.getvalue()
 
 
 def _trace(error: BaseException) -> str:

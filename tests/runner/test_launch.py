@@ -93,10 +93,10 @@ def test_a_worker_keeps_to_its_cores_and_its_card(tmp_path):
     payload = cloudpickle.dumps((context, config, where_it_runs, Singleton.get_state()))
     worker = Worker(Slot((core,), "1"), register)
     try:
-        succeeded, value, printed = worker.begin(payload, None).result(timeout=120)
+        cause, value, printed = worker.begin(payload, None).result(timeout=120)
     finally:
         worker.stop()
-    assert succeeded, value
+    assert cause is None, value
     assert value == ([core], "1")
     assert printed == ""
     assert not multiprocessing.active_children()
@@ -138,9 +138,14 @@ def test_the_end_of_a_process_is_named_by_its_signal():
     class Ended(OSError):
         exitcode = -9
 
-    assert "killed by SIGKILL (out of memory?)" in cause_of_death(Ended())
+    text, cause = cause_of_death(Ended(), again=False)
+    assert "killed by SIGKILL (out of memory?)" in text
+    assert cause == "killed"
     Ended.exitcode = 3
-    assert "ended with code 3" in cause_of_death(Ended())
+    assert cause_of_death(Ended(), again=False) == (
+        "The worker process ended with code 3 without reporting.",
+        "killed",
+    )
 
 
 def test_an_end_is_recorded_only_where_the_run_recorded_none(tmp_path):
@@ -214,6 +219,7 @@ def test_a_launcher_that_begins_nothing_is_not_asked_again(tmp_path):
     found = swept(SimpleNamespace(launch=launch), tmp_path, "a", "b")
     assert {status["status"] for status in found.values()} == {"failed"}
     assert found["a"]["error"].startswith("no cluster here")
+    assert found["a"]["cause"] == "killed"
 
 
 def test_why_a_job_failed_is_recorded_where_the_run_never_began(tmp_path):
@@ -221,6 +227,7 @@ def test_why_a_job_failed_is_recorded_where_the_run_never_began(tmp_path):
     end.return_value = UserError("the data are gone")
     found = swept(SimpleNamespace(launch=lambda *_: [end]), tmp_path, "a")
     assert found["a"]["error"] == "the data are gone"
+    assert found["a"]["cause"] == "exception"
 
 
 def test_the_wait_for_a_run_that_still_holds_its_folder_has_a_limit(tmp_path):

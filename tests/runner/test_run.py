@@ -1,10 +1,12 @@
 """A run: its files, going on where it stood, doing it again, and never mixing with another."""
 
+import errno
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -18,7 +20,8 @@ from runner.run.attempt import attempt
 from runner.run.result import finished
 from runner.run.status import conclude
 from runner.store.files import write_json
-from runner.store.runs import read_metrics
+from runner.store.runs import read_metrics, read_run
+from runner.train import Training
 from tests.builders import read_status, write_status
 from tests.conftest import composed, settings
 
@@ -124,6 +127,40 @@ def test_the_advice_after_divergence_leaves_out_what_is_on(do, overrides, advice
     with pytest.raises(UserError) as diverged:
         do(*SHORT, "optimizer.lr=1e30", "scheduler=constant", *overrides)
     assert advice in str(diverged.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (AssertionError("Wrong image height!"), "exception"),
+        (KeyError("logits"), "exception"),
+        (MemoryError(), "machine"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "machine"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "machine"),
+        (OSError(errno.ENOSPC, "No space left on device"), "machine"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), "exception"),
+    ],
+)
+def test_whatever_a_run_raises_is_one_line_and_its_cause_is_recorded(
+    do, tmp_path, monkeypatch, error, cause
+):
+    monkeypatch.setattr(Training, "step", lambda *_: raises(error))
+    with pytest.raises(UserError, match=r"status.json has the traceback") as told:
+        do(*SHORT)
+    assert "\n" not in str(told.value)
+    assert type(error).__name__ in str(told.value) or str(error) in str(told.value)
+    run = read_run(tmp_path / "run", "run")
+    assert (run.state, run.cause) == ("failed", cause)
+    assert "Traceback" in run.status["error"]
+
+
+def raises(error):
+    raise error
+
+
+def test_an_older_status_has_no_cause(tmp_path):
+    write_status(tmp_path, "failed", error="x")
+    assert read_run(tmp_path, "x").cause is None
 
 
 def test_a_run_whose_last_update_spoils_the_weights_has_diverged(do, tmp_path):
