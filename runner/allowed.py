@@ -5,6 +5,8 @@ A config file, also one from somebody else, can name only what is here. The list
 """
 
 import os
+import re
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -30,21 +32,48 @@ def locate(target: object, where: str, group: str) -> Any:  # noqa: ANN401
     """
     if not isinstance(target, str) or "." not in target:
         raise UserError(f"{where}._target_ must name a class, as package.Class, got {target}.")
+    refuse_foreign({where: (target, group)})
     module, _, name = target.rpartition(".")
     if target in USERS:
         return _import(module, name, where, group)
     offered = _offered(group)
-    if module not in offered:
-        raise UserError(
-            f"{where}._target_ must be of {' or '.join(offered)}, got {target}. "
-            f"If you trust it, set BISCUITS_ALLOW={target} in the environment."
-        )
     if name not in offered[module]:
         raise UserError(
             f"{where}._target_ names {name}, which {module} does not offer."
             f"{did_you_mean(name, offered[module])} There are: {', '.join(offered[module])}."
         )
     return offered[module][name]
+
+
+def refuse_foreign(targets: Mapping[str, tuple[object, str]]) -> None:
+    """Refuse what is neither ours nor trusted by the user, all of it at once.
+
+    Args:
+        targets: For each place in the config what it names, and its group.
+
+    Raises:
+        UserError: If there is any.
+    """
+    foreign = {
+        where: (target, group)
+        for where, (target, group) in targets.items()
+        if isinstance(target, str) and "." in target and target not in USERS
+        if target.rpartition(".")[0] not in _offered(group)
+    }
+    if not foreign:
+        return
+    where, (target, group) = next(iter(foreign.items()))
+    new = [*dict.fromkeys(str(target) for target, _ in foreign.values())]
+    also = f" (and {', '.join(new[1:])} likewise)" if len(new) > 1 else ""
+    what = "them" if len(new) > 1 else "it"
+    how = f"add {what}: " if USERS else "set "
+    odd = [name for name in sorted(USERS) if not re.fullmatch(r"\w+(\.\w+)+", name)]
+    rule = f" {odd[0]} names nothing: each name is whole, as package.Class." if odd else ""
+    whole = ",".join([*sorted(USERS - {*odd}), *new])
+    raise UserError(
+        f"{where}._target_ must be of {' or '.join(_offered(group))}, got {target}{also}. "
+        f"If you trust {what}, {how}BISCUITS_ALLOW={whole} in the environment.{rule}"
+    )
 
 
 def _import(module: str, name: str, where: str, group: str) -> Any:  # noqa: ANN401

@@ -13,14 +13,15 @@ from functools import lru_cache
 from inspect import Parameter, signature
 from typing import Annotated, Any, Literal, get_type_hints
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 from pydantic import Field, with_config
 
-from runner.allowed import locate
+from runner.allowed import locate, refuse_foreign
 from runner.data import Augmentation
 from runner.errors import UserError, did_you_mean
-from runner.names import check_name
+from runner.names import CONF, check_name
 from runner.schedulers import Scheduler, refuse_impure
 from runner.store.files import FORMAT
 from runner.validation import STRICT, make_fields, validate
@@ -116,8 +117,12 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
     for key in ("name", "variant"):
         check_name(key, plain[key])
     groups = ("data", "model", "optimizer", "scheduler")
+    tricks = _used(plain["tricks"], overrides)
+    named = {group: (plain[group].get("_target_"), group) for group in groups}
+    named |= {f"tricks.{name}": (node["_target_"], "tricks") for name, node in tricks.items()}
+    refuse_foreign(named)
     nodes: Node = {group: _check_node(group, plain[group], group) for group in groups}
-    nodes["tricks"] = _check_tricks(plain["tricks"], overrides)
+    nodes["tricks"] = _check_tricks(tricks, overrides)
     threads = len(available_cores()) if settings.threads == "auto" else settings.threads
     return dataclasses.replace(settings, **nodes, threads=threads)
 
@@ -171,8 +176,8 @@ def _fields(target: Callable[..., Any], group: str) -> type:
     return make_fields({**taken, **own}, open_ended)
 
 
-def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[str, Node]:
-    """Check the tricks, put them in order, and take those that are off back to their defaults."""
+def _used(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[str, Node]:
+    """Leave out the tricks of --config-dir that are off: a run that does without stays as it is."""
     for name, node in nodes.items():
         if not isinstance(node, dict):
             raise UserError(
@@ -185,6 +190,21 @@ def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[s
                 f"tricks.{name} is not a trick.{near} One of your own names its class: "
                 f"tricks.{name}._target_=package.Class."
             )
+    stored = ConfigStore.instance().repo.get("all_tricks.yaml")
+    known = stored.node.tricks if stored else {}
+    used = {}
+    for name, node in nodes.items():
+        found = name in known and known[name]._target_ == node["_target_"]
+        ours = (CONF / "tricks" / f"{name}.yaml").is_file()
+        if found and not ours and node.get("enabled") is False:
+            _refuse_idle(name, nodes, overrides)
+        else:
+            used[name] = node
+    return used
+
+
+def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[str, Node]:
+    """Check the tricks, put them in order, and take those that are off back to their defaults."""
     checked, classes = dict[str, Node](), dict[str, type[Trick]]()
     for name, given in nodes.items():
         where = f"tricks.{name}"

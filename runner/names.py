@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,61 @@ OUTPUTS = "outputs"
 """Where everything is written. It may be a link; below it none may lead out."""
 
 
+Plain = int | float | str | None
+
+
 def write_value(value: object) -> str:
-    """Write a config value as a part of a folder's name."""
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-    return re.sub(r"[^A-Za-z0-9._,=-]+", "_", text).strip("_.") or "_"
+    """Write a config value as a part of a folder's name; different values are written differently.
+
+    Numbers and plain words stand as they are. Of any other text the end is shown, which says most
+    of a path, and a digest of the whole.
+
+    >>> write_value(1e10), write_value([0.9, 0.95]), write_value("fold0.npz")
+    ('1e10', '0.9,0.95', 'fold0.npz')
+    >>> write_value("/data/my photos")
+    'my_photos-177c3a41'
+    """
+    if isinstance(value, list) and value and all(isinstance(v, Plain) for v in value):
+        return ",".join(map(write_value, value)) + ("," if len(value) == 1 else "")
+    if isinstance(value, float) and 1e6 <= abs(value) < math.inf:
+        forms = (f"{value:.{digits}e}" for digits in range(17))
+        return re.sub(r"e\+0?", "e", next(form for form in forms if float(form) == value))
+    text = json.dumps(value, separators=(",", ":"))
+    if isinstance(value, str):
+        if re.fullmatch(r"[A-Za-z0-9._-]+", value) and not _is_number_or_word(value):
+            return value
+        return _end_and_digest(re.split(r"[/\\]", value.rstrip("/\\"))[-1], text)
+    return text if isinstance(value, Plain) else _end_and_digest(text, text)
+
+
+def write_label(text: str) -> str:
+    """Write the name of a level; a `+` stands between those of several factors alone."""
+    return text if re.fullmatch(r"[A-Za-z0-9._,=-]+", text) else _end_and_digest(text, text)
+
+
+def _is_number_or_word(text: str) -> bool:
+    """Whether a text is written as a number, null, true or false is."""
+    with suppress(ValueError):
+        json.loads(text)
+        return True
+    return False
+
+
+def _end_and_digest(text: str, whole: str) -> str:
+    end = re.sub(r"[^A-Za-z0-9.]+", "_", text)[-24:].strip("_.")
+    return f"{end}-{_digest(whole)}".lstrip("-")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
 
 
 def shorten(text: str) -> str:
-    """Cut a name that has grown too long; a hash of the whole keeps it apart from others."""
-    text = re.sub(r"[^A-Za-z0-9._,=+~-]+", "_", text)  # from the keys of a file
-    if len(text) <= LONGEST:
+    """Write a name as a folder's; what is too long or has odd characters gets a digest."""
+    plain = re.sub(r"[^A-Za-z0-9._,=+~-]+", "_", text)  # from the keys of a file
+    if plain == text and len(text) <= LONGEST:
         return text
-    return f"{text[: LONGEST - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{plain[: LONGEST - 9]}-{_digest(text)}"
 
 
 def inside(root: str, name: object, *parts: object) -> str:

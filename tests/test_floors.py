@@ -23,7 +23,7 @@ FLOORS = [
     ["data", "models", "optimizers", "schedulers", "train"],
     ["store"],
     ["names", "signals", "validation"],
-    ["texts"],
+    ["quoting", "texts"],
     ["errors"],
 ]
 """From the roof to the ground."""

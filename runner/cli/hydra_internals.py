@@ -225,6 +225,7 @@ class _Repository(ConfigRepository):
         source = self._find_object_source(config_path, ObjectType.CONFIG)
         if source is None or source.scheme() == "structured":
             return super().load_config(config_path)
+        self._refuse_twice(source, config_path)
         key = source.path, config_path
         if key not in self.known:
             theirs = source.scheme() == "file" and Path(source.path) != CONF
@@ -237,6 +238,15 @@ class _Repository(ConfigRepository):
                     raise guard.refusal((name,), value, str(file))
             self.known[key] = loaded
         return copy.deepcopy(self.known[key])
+
+    def _refuse_twice(self, source: ConfigSource, config_path: str) -> None:
+        """Refuse an option that two folders have: the other one would be passed over in silence."""
+        for other in self.sources if "/" in config_path and source.scheme() == "file" else ():
+            if other is not source and other.scheme() == "file" and other.is_config(config_path):
+                raise UserError(
+                    f"{other.path}/{config_path.removesuffix('.yaml')}.yaml has the name of a file "
+                    f"in {source.path}. Rename it."
+                )
 
 
 def _search_path(config: DictConfig) -> list[str]:

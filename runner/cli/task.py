@@ -82,7 +82,8 @@ def register(config_dirs: Iterable[Path] = ()) -> None:
     tricks: dict[str, Any] = {}
     for folder in (CONF, *config_dirs):
         for file in sorted(folder.glob("tricks/*.yaml")):
-            tricks |= _switched_off(file)
+            for name, trick in _switched_off(file).items():
+                tricks.setdefault(name, trick)  # a name of ours stays ours
     store("all_tricks", {"tricks": tricks})
     register_plugins(register)
     _store_hydra_settings()

@@ -1,5 +1,6 @@
 """What the folders of a run are called, where the config says `auto`: `name` and `variant`."""
 
+import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -51,7 +52,9 @@ def write_names(
             _clear_way(Path(folder, "multirun.yaml"))
         return
     if config.get("variant") == AUTO:
-        config.variant = variant(config, *reference(config))
+        usual, plain = reference(config)
+        _write_as_usual(config, plain)
+        config.variant = variant(config, usual, plain)
     seed = config.get("seed")
     if type(seed) is not int or seed < 0:
         raise UserError(f"seed must be a whole number >= 0, got {seed}.")
@@ -94,11 +97,18 @@ def variant(config: DictConfig, usual: Mapping[str, Any], reference: DictConfig)
         *_trick_words(config.tricks),
         *(f"{g}={c}" for g, c in groups.items() if c != usual[g] and g not in named),
     ]
+    experiment = config.hydra.runtime.choices.get("experiment")
+    if experiment and config.name != reference.get("name"):  # else it is the folder's already
+        words.append(f"experiment={write_value(experiment)}")
+    return shorten("+".join([*words, *_changes(values, defaults)]))
+
+
+def _changes(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
+    """Write what is not as it would be."""
     for key, value in values.items():
-        if defaults.get(key) != value and defaults.get(key) != "???":
-            words.append(f"{key}={_write(value, defaults.get(key))}")
-    words += [f"~{key}" for key in defaults if key not in values]
-    return shorten("+".join(words))
+        if key not in defaults or json.dumps(value) != json.dumps(defaults[key]):  # as True != 1
+            yield f"{key}={write_value(value)}"
+    yield from (f"~{key}" for key in defaults if key not in values)
 
 
 def chosen(config: DictConfig, group: str) -> str:
@@ -115,23 +125,40 @@ def chosen(config: DictConfig, group: str) -> str:
 
 def _values(config: DictConfig) -> dict[str, Any]:
     rest = OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_IN_VARIANT])
-    return dict(flatten(OmegaConf.to_container(rest, resolve=True)))
+    return _flat(rest)
+
+
+def _flat(node: DictConfig) -> dict[str, Any]:
+    return dict(flatten(OmegaConf.to_container(node, resolve=True)))
+
+
+def _write_as_usual(config: DictConfig, reference: DictConfig) -> None:
+    """Write whole numbers as floats where these are usual: 1 and 1.0 are one config."""
+    tricks = OmegaConf.masked_copy(config, "tricks")
+    usual = _values(reference) | _flat(ConfigStore.instance().load("all_tricks.yaml").node)
+    for key, value in (_values(config) | _flat(tricks)).items():
+        if json.dumps(value) != json.dumps(new := _as_usual(value, usual.get(key))):
+            OmegaConf.update(config, key, new)
+
+
+def _as_usual(value: Any, usual: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, list) and isinstance(usual, list) and usual:
+        return [_as_usual(each, usual[0]) for each in value]
+    return float(value) if isinstance(usual, float) and type(value) is int else value
 
 
 def _trick_words(tricks: DictConfig) -> Iterator[str]:
     """Name the tricks that are on; those of a preset together, and then what differs in them."""
-    stored = OmegaConf.to_container(ConfigStore.instance().load("all_tricks.yaml").node.tricks)
-    assert isinstance(stored, dict)
+    stored = ConfigStore.instance().load("all_tricks.yaml").node.tricks
     on = [str(n) for n, t in tricks.items() if isinstance(t, DictConfig) and t.get("enabled")]
     preset = _presets().get(frozenset(on))
     if preset or not on:
         yield preset or "baseline"
     for name in on:
-        defaults = dict(flatten(stored.get(name, {})))
-        given = flatten(OmegaConf.to_container(tricks[name], resolve=True))
-        changed = [(k, v) for k, v in given if k != "enabled" and defaults.get(k) != v]
+        defaults = {**(_flat(stored[name]) if name in stored else {}), "enabled": True}
+        changed = [*_changes(_flat(tricks[name]), defaults)]
         if changed or not preset:
-            yield "-".join([name, *(f"{k}={_write(v, defaults.get(k))}" for k, v in changed)])
+            yield "-".join([name, *changed])
 
 
 @lru_cache
@@ -139,9 +166,3 @@ def _presets() -> dict[frozenset[str], str]:
     """The names of our presets, by the tricks that each switches on."""
     nodes = {file.stem: OmegaConf.load(file) for file in CONF.glob("tricks/*.yaml")}
     return {frozenset(n.defaults): name for name, n in nodes.items() if "defaults" in n}
-
-
-def _write(value: object, usual: object) -> str:
-    if isinstance(usual, float) and type(value) is int:
-        value = float(value)  # 1 and 1.0 are the same run
-    return write_value(value)

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,8 @@ from pydantic import Field, with_config
 from runner.ablation.designs import OFF, Factor
 from runner.ablation.plan import Question
 from runner.errors import UserError, did_you_mean
-from runner.names import flatten, write_value
+from runner.names import flatten, write_label, write_value
+from runner.quoting import literal
 from runner.validation import STRICT, validate
 
 Levels = Mapping[str, tuple[str, ...]]
@@ -152,15 +152,15 @@ def _values(key: str, given: Any, tricks: Mapping[str, Mapping[str, Any]]) -> Le
             f"ablation.factors.{key} would change nothing, since {trick} is off. "
             f"Switch it on, as with tricks.{trick}.enabled=true."
         )
-    if isinstance(given, Mapping):
-        return {
-            write_value(label): tuple(f"{k}={literal(v)}" for k, v in settings.items())
-            for label, settings in given.items()
-        }
     short = key.removeprefix("tricks.")
-    labels = [write_value(f"{short}={write_value(value)}") for value in given]
+    if isinstance(given, Mapping):
+        labels = [write_label(str(label)) for label in given]
+        levels = [tuple(f"{k}={literal(v)}" for k, v in each.items()) for each in given.values()]
+    else:
+        labels = [write_label(f"{short}={write_value(value)}") for value in given]
+        levels = [(f"{key}={literal(value)}",) for value in given]
     _refuse_twice(labels)
-    return {n: (f"{key}={literal(v)}",) for n, v in zip(labels, given, strict=True)}
+    return dict(zip(labels, levels, strict=True))
 
 
 def _refuse_twice(labels: Sequence[str]) -> None:
@@ -169,25 +169,3 @@ def _refuse_twice(labels: Sequence[str]) -> None:
             f"ablation.factors must have levels of different names, got {twice[0]} twice. "
             "Name the levels: {FACTOR: {NAME: {KEY: VALUE}, ...}}."
         )
-
-
-def literal(value: Any) -> str:  # noqa: ANN401
-    """Write a value in the grammar of Hydra's overrides.
-
-    >>> literal({"a": [1, "x y", None, True]})
-    "{a:[1,'x y',null,true]}"
-    """
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}:{literal(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{','.join(map(literal, value))}]"
-    if isinstance(value, str):
-        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) and value.lower() not in _WORDS:
-            return value
-        # a backslash stands for itself unless a quote follows
-        escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
-        return f"'{escaped}'"
-    return json.dumps(value)
-
-
-_WORDS = {"true", "false", "null", "inf", "nan", "yes", "no", "on", "off"}

@@ -1,14 +1,22 @@
 """The names of folders: what sets a run apart from the default one, readable and never shared."""
 
+import json
+import re
 import sys
 from collections import Counter
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.types import RunMode
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from runner.__main__ import main
 from runner.cli.hydra_internals import Loader
+from runner.errors import UserError
+from runner.names import write_value
+from runner.store.files import digest
 from tests.conftest import composed
 
 VARIANTS = {
@@ -25,7 +33,11 @@ VARIANTS = {
     ("seed=3", "again=true"): "baseline",
     ("data=cifar10", "model=resnet20"): "baseline",
     ("name=mine", "model=resnet20"): "baseline+model=resnet20",
-    ("data=image_folder", "data.root=/some/where"): "baseline",
+    ("data=image_folder", "data.root=photos"): "baseline+data.root=photos",
+    ("data=image_folder", "data.root=/some/photos/"): "baseline+data.root=photos-e05c16ea",
+    ("data=image_folder", "data.root='some/Ürün'"): "baseline+data.root=r_n-2efea3a8",
+    ("optimizer.lr=1e10",): "baseline+optimizer.lr=1e10",
+    ("tricks=[clipping]", "~tricks.clipping.eps"): "clipping-~eps",
     ("experiment=demo",): "core",
     ("tricks=core",): "core",
     ("tricks=core", "tricks.warm_restarts.T_0=2"): "core+warm_restarts-T_0=2.0",
@@ -42,6 +54,93 @@ VARIANTS = {
 @pytest.mark.parametrize(("overrides", "variant"), VARIANTS.items())
 def test_the_variant_is_the_readable_difference_from_the_defaults(overrides, variant):
     assert composed(*overrides).variant == variant
+
+
+ONE_BY_ONE = [
+    ("optimizer.lr=0.1",),
+    ("optimizer.lr=1e-1",),
+    ("optimizer.lr=0.001",),
+    ("optimizer.lr=1e-3",),
+    ("optimizer.lr=1",),
+    ("optimizer.lr=1.0",),
+    ("optimizer.nesterov=1",),
+    ("optimizer.nesterov='true'",),
+    ("+optimizer.dampening=null",),
+    ("+optimizer.dampening=0",),
+    ("~optimizer.momentum",),
+    ("optimizer=adam", "optimizer.betas=[0,1]"),
+    ("optimizer=adam", "optimizer.betas=[0.0,1.0]"),
+    ("scheduler=step", "scheduler.milestones=[0.5]"),
+    ("scheduler=step", "scheduler.milestones=0.5"),
+    ("scheduler=step", "scheduler.milestones='0.5'"),
+    ("scheduler=step", "scheduler.milestones=[0.5,0.75]"),
+    ("scheduler=step", "scheduler.milestones='0.5,0.75'"),
+    ("scheduler=step", "scheduler.milestones=[]"),
+    *((f"model={model}",) for model in ("resnet20", "resnet32")),
+    ("model=torchvision", "model.name='a b'"),
+    ("model=torchvision", "model.name=a_b"),
+    ("model=torchvision", "model.name=A_b"),
+    ("model=torchvision", "model.name='a_b+model.weights=x'"),
+    ("model=torchvision", "model.name=a_b", "model.weights=x"),
+    ("model=torchvision", "model.name=''"),
+    ("model=torchvision", f"model.name={'x' * 150}"),
+    ("model=torchvision", f"model.name={'x' * 151}"),
+    *((f"model.weights={file}",) for file in ("a/w.pt", "b/w.pt", "w.pt", "'null'", "null")),
+    *(("data=npz", f"data.file={file}") for file in ("a.npz", "x/a.npz", "y/a.npz", "X/a.npz")),
+    *(("data=image_folder", f"data.root={folder}") for folder in ("'é'", "'é '", "'è'", "'1'", "1.0")),
+    ("data=image_folder", "data.root=a", "data.cache=b"),
+    ("data=image_folder", "data.root=a", "data.size=32"),
+    ("seed=1",),
+    ("name=mine",),
+    ("name=mine", "data=mnist"),
+    ("name=mine", "model=resnet20"),
+    ("tricks=[clipping,flooding]",),
+    ("tricks=[flooding,clipping]",),
+    ("tricks=[clipping]", "tricks.clipping.max_norm=1"),
+    ("tricks=[clipping]", "tricks.clipping.max_norm=2"),
+    ("tricks=[clipping]", "tricks.clipping.max_norm=2.0"),
+    ("tricks=[clipping]", "~tricks.clipping.eps"),
+    ("experiment=cifar10_core", "data.root=a"),
+    ("experiment=cifar10_core", "data.root=a", "name=mine"),
+    ("name=mine", "data=image_folder", "model=resnet20", "tricks=core", "data.root=a"),
+    ("again=true", "resume=anywhere", "checkpoint_seconds=1"),
+    ("+unheard.of='a b'",),
+    ("+unheard.of=a_b",),
+    ("+unheard={o f:1}",),
+    ("+unheard={o_f:1}",),
+]
+
+
+def test_two_runs_share_a_folder_exactly_if_they_are_the_same_run():
+    folders, loader = {}, Loader()
+    for overrides in ONE_BY_ONE:
+        config = OmegaConf.to_container(loader.compose(overrides), resolve=True)
+        for key in ("hydra", "again", "resume", "checkpoint_seconds"):  # which change no bit of it
+            del config[key]
+        folder = config["name"], config.pop("variant"), config["seed"]
+        for name, trick in config["tricks"].items():
+            config["tricks"][name] = trick if trick["enabled"] else None
+        found = folders.setdefault(folder, digest(config)), digest(config)
+        assert found[0] == found[1], f"{overrides}: {folder} is another run's too"
+    assert len(set(folders.values())) == len(folders), "one run, two folders"
+    assert max(len(variant) for _, variant, _ in folders) <= 120
+
+
+TEXTS = st.text(st.sampled_from("aA0.,_-+=/ \\é'1e"), max_size=4)
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(-2, 20), st.floats(-1e9, 1e9), TEXTS)
+
+
+@given(one=VALUES | st.lists(VALUES, max_size=3), other=VALUES | st.lists(VALUES, max_size=3))
+def test_different_values_are_written_differently(one, other):
+    assert (write_value(one) == write_value(other)) == (json.dumps(one) == json.dumps(other))
+    assert re.fullmatch(r"[A-Za-z0-9._,-]+", write_value(one))
+
+
+def test_a_file_of_ones_own_with_the_name_of_ours_is_refused_not_passed_over(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/digits.yaml").write_text("_target_: runner.data.digits\n")
+    with pytest.raises(UserError, match=r"data/digits\.yaml has the name of a file in .*Rename it"):
+        Loader([tmp_path]).compose([])
 
 
 def test_a_preset_less_one_is_named_by_the_tricks_that_are_left():

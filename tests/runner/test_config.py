@@ -49,7 +49,7 @@ REFUSED = {
     "optimizer._target_=torch.optim.SDG": r"names SDG, which torch\.optim does not offer\. Did you mean SGD\?",
     "optimizer._target_=torch.optim.lr_scheduler": r"names lr_scheduler, which torch\.optim does not offer",
     "model._target_=runner.models.load_weights": r"names load_weights, which runner\.models does not offer",
-    "tricks.clipping._target_=torch.load": r"^tricks\.clipping\._target_ must be of tricks, got torch\.load",
+    "tricks=[clipping] tricks.clipping._target_=torch.load": r"^tricks\.clipping\._target_ must be of tricks, got torch\.load",
     "tricks.clipping._target_=tricks.Chain": r"names Chain, which tricks does not offer",
     "tricks.clipping.enabled=1": r"^tricks\.clipping\.enabled must be true or false, got 1",
     "tricks.flooding.level=0.1": r"^tricks\.flooding\.level is set to 0\.1, but flooding is off\. Switch it on with 'tricks=\[flooding\]' or tricks\.flooding\.enabled=true\.",
