@@ -15,10 +15,10 @@ from runner.allowed import locate
 from runner.config import OWN_KEYS, Node, Settings
 from runner.data import Augmentation, Batches, DataSet, check_source, split_source
 from runner.errors import Unfit, UserError
-from runner.models import load_weights
 from runner.optimizers import parameter_groups
 from runner.schedulers import Scheduler, tabulate
 from runner.train import Training
+from runner.weights import load_weights
 from tricks import Chain, derive_seed
 
 
@@ -31,6 +31,8 @@ class Bench:
     batches: Batches
     validation: Batches
     test: Batches
+    notes: tuple[str, ...]
+    """What a user should know before reading its numbers."""
 
 
 def build(settings: Settings) -> Bench:
@@ -49,7 +51,8 @@ def build(settings: Settings) -> Bench:
     _refuse_emulated(settings, device)
     data = build_data(settings).to(device)
     chain = build_tricks(settings)
-    model = build_model(settings, data, chain).to(device)
+    notes = [*data.notes]
+    model = build_model(settings, data, chain, notes.append).to(device)
     memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
     if settings.channels_last:
         _refuse_four_channels(model, device)
@@ -75,7 +78,7 @@ def build(settings: Settings) -> Bench:
         model.compile()  # in place: the keys of the state stay
     torch.manual_seed(derive_seed(settings.seed, "training"))
     validation, test = batches(data.validation, size), batches(data.test, size)
-    return Bench(data, training, training_batches, validation, test)
+    return Bench(data, training, training_batches, validation, test, tuple(notes))
 
 
 def build_data(settings: Settings) -> DataSet:
@@ -92,13 +95,23 @@ def build_tricks(settings: Settings) -> Chain:
         return Chain(*(_call(node, f"tricks.{name}", "tricks") for name, node in nodes.items()))
 
 
-def build_model(settings: Settings, data: DataSet, chain: Chain) -> nn.Module:
-    """Build the model for the data; its weights depend on the seed alone."""
+def build_model(
+    settings: Settings, data: DataSet, chain: Chain, note: Callable[[str], object] = lambda _: None
+) -> nn.Module:
+    """Build the model for the data; its weights depend on the seed alone.
+
+    Args:
+        settings: The config.
+        data: The data set.
+        chain: The tricks that are on.
+        note: Called with what a user should know of the weights that were loaded.
+    """
     torch.manual_seed(derive_seed(settings.seed, "weights"))
     channels, classes = data.train.images.shape[1], len(data.classes)
     model = _call(settings.model, "model", "model", channels=channels, classes=classes)
-    if settings.model["weights"] is not None:
-        load_weights(model, settings.model["weights"])
+    file = settings.model["weights"]
+    if file is not None and (part := load_weights(model, file, classes)):
+        note(f"model.weights: {part}")
     with _with_config_path("tricks"):
         return chain.model(model)
 

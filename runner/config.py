@@ -71,7 +71,7 @@ NOT_IN_CONFIG_HASH = ("checkpoint_seconds", "resume")
 
 OWN_KEYS: dict[str, dict[str, tuple[Any, Any]]] = {
     "data": {
-        "validation": (Annotated[float, Field(ge=0, lt=1)], 0.1),
+        "validation": (Annotated[float, Field(ge=0, lt=1)] | Literal["auto"], "auto"),
         "augment": (Augmentation, {}),
     },
     "model": {"weights": (str | None, None)},

@@ -1,22 +1,15 @@
-"""Networks: ResNets for small images, any model of torchvision or timm by name; saved weights.
+"""Networks: ResNets for small images, any model of torchvision or timm by name.
 
 Every function takes the number of input channels and of classes, which come from the data set.
 torchvision and timm are imported where they are used, because that takes seconds.
 """
 
-import pickle
-import warnings
-from collections.abc import Iterable, Mapping
-from io import BytesIO
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from runner.errors import UserError, did_you_mean
-from runner.store.files import Damaged, read_bytes
-from runner.texts import listed, tell
 
 MAX_WEIGHTS = 10**9  # of a ResNet: four gigabytes, and as much again for the optimizer
 
@@ -192,58 +185,3 @@ def _unknown_model(library: str, name: str, names: Iterable[str], listing: str) 
         f"model.name: {library} has no classification model {name}.{did_you_mean(name, names)} "
         f"List them with {listing}."
     )
-
-
-def load_weights(model: nn.Module, file: str) -> None:
-    """Load all weights of a model from a file; if any does not fit, none is loaded.
-
-    The file is what `torch.save(model.state_dict(), file)` writes, or a dictionary that holds such
-    a one under "model". Nothing in it is executed.
-
-    Raises:
-        UserError: If the file is missing or damaged, holds more than tensors and plain values, or
-            belongs to another model.
-    """
-    state = _read_state(Path(file))
-    own = model.state_dict()
-    shapes = ((key, _shape(state[key]), _shape(own[key])) for key in own if key in state)
-    problems = {
-        "missing": [key for key in own if key not in state],
-        "unexpected": [str(key) for key in state if key not in own],
-        "of wrong shape": [f"{key} {a} instead of {b}" for key, a, b in shapes if a != b],
-    }
-    if any(problems.values()):
-        found = "; ".join(f"{what}: {listed(keys, 5)}" for what, keys in problems.items() if keys)
-        raise UserError(
-            f"model.weights: {tell(file)} does not fit the {type(model).__name__}; {found}. "
-            "Choose the model that was saved."
-        )
-    model.load_state_dict(state)
-
-
-def _read_state(file: Path) -> Mapping[str, Any]:
-    """Read the names and tensors in a file."""
-    data = b""
-    try:
-        data = read_bytes(file, most=2**34)
-        with warnings.catch_warnings(action="ignore"):  # about formats that are refused below
-            content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
-        state = content.get("model", content) if isinstance(content, Mapping) else content
-        if isinstance(state, Mapping):
-            return state
-        problem = f"holds a {type(state).__name__}, not a dictionary of tensors"
-    except Damaged as error:
-        problem = str(error)
-    except FileNotFoundError:
-        problem = "does not exist"
-    except Exception as error:  # torch raises many types for damaged files
-        is_pickle = data.startswith((b"PK", b"\x80"))  # in a zip archive, or by itself
-        problem = "is damaged, or not a file of torch.save"
-        if is_pickle and isinstance(error, pickle.UnpicklingError):
-            problem = "holds more than tensors, and loading that could run any code"
-    expected = "Expected a file written by torch.save(model.state_dict(), file)."
-    raise UserError(f"model.weights: {tell(file)} {problem}. {expected}")
-
-
-def _shape(value: object) -> str:
-    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__

@@ -20,7 +20,7 @@ FLOORS = [
     ["frames"],
     ["ablation"],
     ["allowed", "evaluate"],
-    ["data", "models", "optimizers", "schedulers", "train"],
+    ["data", "models", "optimizers", "schedulers", "train", "weights"],
     ["store"],
     ["names", "signals", "validation"],
     ["quoting", "texts"],

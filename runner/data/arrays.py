@@ -15,6 +15,7 @@ from runner.store.arrays import read_array
 from runner.texts import listed, reason, tell
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+OPTIONAL = ("x_val", "y_val", "classes")
 CHANNELS = (1, 3, 4)
 
 
@@ -22,20 +23,23 @@ def npz(file: str) -> Source:
     """Return the data set in an .npz file, as `numpy.savez` writes it.
 
     It holds `x_train` and `x_test`, uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] with C one of
-    1, 3, 4; `y_train` and `y_test`, integers [N]; and optionally `classes`, K names. Other arrays
-    are ignored. Nothing is unpickled.
+    1, 3, 4; `y_train` and `y_test`, integers [N]; and optionally `x_val` and `y_val`, the
+    validation split, and `classes`, K names. Other arrays are ignored. Nothing is unpickled.
 
     Args:
         file: Path of the file.
 
     Raises:
-        UserError: If the file is missing, damaged, not an .npz file, or lacks an array; if images
-            are not uint8, their channel axis is ambiguous, or labels do not number the classes.
+        UserError: If the file is missing, damaged, not an .npz file, larger than the memory, or
+            lacks an array; if images are not uint8, their channel axis is ambiguous, or labels do
+            not number the classes.
     """
     arrays = _read(os.path.expanduser(file))
-    train = Split(_images(arrays, "x_train"), _labels(arrays, "y_train"))
-    test = Split(_images(arrays, "x_test"), _labels(arrays, "y_test"))
-    return Source(train, test, _classes(arrays))
+    train, test, *validation = (
+        Split(_images(arrays, f"x_{split}"), _labels(arrays, f"y_{split}"))
+        for split in ("train", "test", *(["val"] if "x_val" in arrays else []))
+    )
+    return Source(train, test, _classes(arrays), *validation)
 
 
 def _read(file: str) -> dict[str, NDArray[Any]]:
@@ -45,19 +49,34 @@ def _read(file: str) -> dict[str, NDArray[Any]]:
         )
     try:
         with zipfile.ZipFile(file) as archive:
-            present = [name.removesuffix(".npy") for name in archive.namelist()]
-            arrays = {n: read_array(archive, n) for n in (*KEYS, "classes") if n in present}
+            sizes = {i.filename.removesuffix(".npy"): i.file_size for i in archive.infolist()}
+            present, wanted = list(sizes), [n for n in (*KEYS, *OPTIONAL) if n in sizes]
+            _refuse_larger_than_memory(file, sum(sizes[name] for name in wanted))
+            arrays = {name: read_array(archive, name) for name in wanted}
+    except UserError:
+        raise
     except Exception as error:  # zipfile and numpy raise many types for damaged files
         raise UserError(
             f"data.file: cannot read {tell(file)}: {reason(error)}. "
             "Save it again with numpy.savez, with arrays of numbers and text only."
         ) from error
-    if missing := [key for key in KEYS if key not in arrays]:
+    needed = (*KEYS, *(("x_val", "y_val") if {"x_val", "y_val"} & {*arrays} else ()))
+    if missing := [key for key in needed if key not in arrays]:
         raise UserError(
             f"data.file: {tell(file)} has no {', '.join(missing)}, only "
-            f"{listed(present) or 'nothing'}. Save the arrays as {', '.join(KEYS)}."
+            f"{listed(present) or 'nothing'}. Save the arrays as {', '.join(needed)}."
         )
     return arrays
+
+
+def _refuse_larger_than_memory(file: str, size: int) -> None:
+    """Refuse more bytes than there is memory for; packed, zeros take a thousandth on the disk."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise UserError(
+            f"data.file: the arrays of {tell(file)} take {size / 1e9:,.1f} GB, more than the "
+            f"{memory / 1e9:,.1f} GB of memory here. Save fewer or smaller images."
+        )
 
 
 def _problem(file: str) -> str | None:

@@ -21,7 +21,7 @@ from runner.store.arrays import read_array
 from runner.store.files import write_atomically
 
 LOCK_GRACE = 60.0  # seconds; a process takes less from creating a file to locking it
-FORMAT = 1  # to be raised when the same files are decoded into other pixels than before
+FORMAT = 2  # to be raised when the same files are decoded into other pixels than before
 
 
 def path(folder: str | None, root: Path, size: int | None) -> Path:

@@ -1,22 +1,27 @@
 """Image files into one array, by threads; all files that cannot be read are named at once."""
 
+import logging
 import os
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from runner.errors import UserError
 from runner.texts import listed, reason, tell
 
 CHUNK = 16  # images that a thread decodes at a time
+
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+"""What a file is read as, whatever its suffix. Pillow decodes these by itself; for others, such as
+PostScript, it would start programs on them."""
 
 
 Decoded = tuple[NDArray[np.uint8], bool]
@@ -37,8 +42,7 @@ def decode(root: Path, paths: Sequence[str], size: int | None) -> NDArray[np.uin
     """
     images = None if size is None else _allocate(len(paths), size, size)
     sizes, grey, broken = dict[tuple[int, ...], str](), True, list[str]()
-    # Pillow's warnings name no file
-    with warnings.catch_warnings(action="ignore"), closing(_read_all(root, paths, size)) as results:
+    with _silence(), closing(_read_all(root, paths, size)) as results:
         progress = tqdm(results, total=len(paths), disable=None, unit="image")  # on a terminal
         for index, (path, result) in enumerate(zip(paths, progress, strict=True)):
             if isinstance(result, str):
@@ -54,7 +58,8 @@ def decode(root: Path, paths: Sequence[str], size: int | None) -> NDArray[np.uin
     if broken:
         raise UserError(
             f"data.root: cannot read {len(broken):,} of {len(paths):,} images in {tell(root)}: "
-            f"{listed(broken)}. Repair or remove them."
+            f"{listed(broken)}. Repair, convert or remove them. Read are {', '.join(FORMATS)}, "
+            "grey or in colour, of 8 bits; data=npz takes arrays, also with 4 channels."
         )
     if len(sizes) > 1:
         one, other = (f"{tell(path)} is {w} x {h}" for (h, w), path in list(sizes.items())[:2])
@@ -64,6 +69,19 @@ def decode(root: Path, paths: Sequence[str], size: int | None) -> NDArray[np.uin
         )
     assert images is not None
     return images[:, :1].copy() if grey else images
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep back what Pillow warns and logs of, which names no file."""
+    logger = logging.getLogger("PIL")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def _allocate(count: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -94,14 +112,17 @@ def _read(path: Path, size: int | None) -> Decoded | str:
     if not os.path.isfile(path):  # opening a pipe would block
         return "not a file" if os.path.exists(path) else "a broken link, or deleted"
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 return "more than 8 bits per channel"  # Pillow would clip them
+            bands = getattr(image, "tag_v2", {}).get(ExifTags.Base.SamplesPerPixel, 0)
+            if bands > len(image.getbands()):
+                return f"a TIFF of {bands} bands"  # Pillow would leave some out
             pixels = image.convert("RGB")
         if size is not None:
             pixels = pixels.resize((size, size), Image.Resampling.BILINEAR)
         return np.asarray(pixels), image.mode in ("1", "L")
     except UnidentifiedImageError:
-        return "not an image"
+        return "not a readable image"
     except Exception as error:  # decoders raise many types for damaged files
         return reason(error)

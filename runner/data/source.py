@@ -39,6 +39,8 @@ class Source:
     train: Split
     test: Split
     classes: tuple[str, ...]
+    validation: Split | None = None
+    """None to take it from the training split, as `data.validation` says."""
 
 
 def check_source(source: object, where: str) -> None:
@@ -59,14 +61,18 @@ def check_source(source: object, where: str) -> None:
             "Return Source(train, test, classes)."
         )
     _check_classes(source.classes, where)
-    _check_split(source.train, len(source.classes), f"{where}: train")
-    _check_split(source.test, len(source.classes), f"{where}: test")
-    train, test = (tuple(split.images.shape[1:]) for split in (source.train, source.test))
-    if train != test:
-        raise UserError(
-            f"{where}: the training images have the shape {train}, the test images {test}. "
-            "Convert them to one shape."
-        )
+    splits = {"train": source.train, "test": source.test, "validation": source.validation}
+    if source.validation is None:
+        del splits["validation"]
+    for name, split in splits.items():
+        _check_split(split, len(source.classes), f"{where}: {name}")
+    train, *others = ((n, tuple(s.images.shape[1:])) for n, s in splits.items() if s is not None)
+    for name, shape in others:
+        if shape != train[1]:
+            raise UserError(
+                f"{where}: the training images have the shape {train[1]}, the {name} images "
+                f"{shape}. Convert them to one shape."
+            )
     counts = source.train.labels.bincount(minlength=len(source.classes)).tolist()
     if unseen := [name for name, n in zip(source.classes, counts, strict=True) if n == 0]:
         raise UserError(

@@ -1,15 +1,19 @@
 """From a `Source` to a `DataSet`: the validation split, and the statistics of the pixels."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from runner.data.source import Source, Split
 from runner.errors import UserError
+from runner.texts import listed
 from tricks import derive_seed
 
 GREY_LEVELS = 256
+AUTO_SHARE = 0.1  # held out of the training images where a data set has no split for validation
 CHUNK = 4096  # images counted at a time, to bound the memory it takes
 
 
@@ -25,24 +29,30 @@ class DataSet:
     """[C], float32, of the pixels / 255."""
     std: Tensor
     """[C], float32, of the pixels / 255; at least one grey level, 1/255."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the splits before reading the accuracy on them."""
 
     def to(self, device: torch.device) -> "DataSet":
         """Return the data set with all its tensors on a device."""
-        moved = {k: v.to(device) for k, v in vars(self).items() if k != "classes"}
+        moved = {k: v.to(device) for k, v in vars(self).items() if hasattr(v, "to")}
         return replace(self, **moved)
 
 
-def split_source(source: Source, validation: float, seed: int) -> DataSet:
-    """Hold out a stratified validation split, and measure the training images that remain.
+def split_source(source: Source, validation: float | Literal["auto"], seed: int) -> DataSet:
+    """Find or hold out the validation split, and measure the training images that remain.
 
     Args:
         source: A checked source.
-        validation: Share of the training images, 0 <= share < 1; 0 gives an empty split.
+        validation: Share of the training images that is held out, stratified, 0 <= share < 1;
+            0 gives an empty split. `auto` is the source's own split, and 0.1 if it has none.
         seed: Seed of the choice.
 
     Raises:
         UserError: If the share takes no image at all, or cannot leave one of each class.
     """
+    own = source.validation if validation == "auto" else None
+    if validation == "auto":
+        validation = AUTO_SHARE if own is None else 0.0
     labels = source.train.labels
     count, classes = round(validation * len(labels)), len(source.classes)
     if validation != 0 and not 1 <= count <= len(labels) - classes:
@@ -53,8 +63,28 @@ def split_source(source: Source, validation: float, seed: int) -> DataSet:
         )
     chosen = choose_stratified(labels, count, derive_seed(seed, "validation"))
     train = source.train.take(~chosen)
+    notes = [*_absent(source, "test", source.test)]
+    if own is not None:
+        notes += _absent(source, "validation", own)
+    elif source.validation is not None:
+        notes.append(
+            f"the {len(source.validation.labels):,} images of the data set's own validation split "
+            f"are left alone, as data.validation={validation}; auto uses them"
+        )
     mean, std = pixel_statistics(train.images)
-    return DataSet(train, source.train.take(chosen), source.test, source.classes, mean, std)
+    held_out = source.train.take(chosen) if own is None else own
+    return DataSet(train, held_out, source.test, source.classes, mean, std, tuple(notes))
+
+
+def _absent(source: Source, name: str, split: Split) -> Iterator[str]:
+    """Write which classes a split has no images of: an accuracy says nothing about them."""
+    counts = split.labels.bincount(minlength=len(source.classes)).tolist()
+    absent = [name for name, n in zip(source.classes, counts, strict=True) if n == 0]
+    if absent:
+        yield (
+            f"the {name} split has no images of {listed(absent, 5)}: the {name} accuracy is over "
+            f"{len(counts) - len(absent)} of {len(counts)} classes"
+        )
 
 
 def choose_stratified(labels: Tensor, count: int, seed: int) -> Tensor:

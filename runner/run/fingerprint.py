@@ -19,7 +19,7 @@ LIBRARIES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf",
 HERE = Path(__file__).resolve().parent.parent
 TRAINING_CODE = (
     *("build.py", "data/*.py", "evaluate.py", "models.py", "optimizers.py", "schedulers.py"),
-    *("train.py", "run/attempt.py", "run/result.py", "../tricks/*.py"),
+    *("train.py", "weights.py", "run/attempt.py", "run/result.py", "../tricks/*.py"),
 )
 """The files, seen from `runner/`, that the bits of a run come from."""
 

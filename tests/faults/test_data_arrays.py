@@ -186,6 +186,19 @@ def test_an_array_whose_header_lies_is_refused(tmp_path, faults, member, told):
     faults(DATA_FILES)
 
 
+def test_arrays_that_unpack_to_more_than_the_memory_are_refused_before_they_are_read(
+    tmp_path, faults
+):
+    file = tmp_path / "mine.npz"
+    np.savez(file, **ARRAYS)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.getinfo("x_test.npy").file_size = 2**50
+        archive.writestr("another.npy", b"")  # else the directory is not written again
+    text = refusal(lambda: npz(file=str(file)))
+    assert f"data.file: the arrays of {file} take 1,125,899.9 GB, more than the " in text
+    faults(DATA_FILES)
+
+
 def pixels_and_labels(source):
     return [*source.train, *source.test]
 

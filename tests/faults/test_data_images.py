@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from runner.data import check_source, image_folder, npz, torchvision_set
 from runner.data.decode import decode
@@ -59,11 +59,11 @@ def not_numbers(path):
         (lambda path: path.symlink_to(path.name), "a broken link, or deleted"),
         (Path.mkdir, "not a file"),
         (lambda path: path.symlink_to("/dev/zero"), "not a file"),
-        (lambda path: put(path, b""), "not an image"),
-        (lambda path: put(path, b"no picture"), "not an image"),
-        (lambda path: put(path, bytes(5000)), "not an image"),
-        (lambda path: put(path, png(0, 0)), "not an image"),
-        (lambda path: put(path, b"P6 0 5 255\n"), "not an image"),
+        (lambda path: put(path, b""), "not a readable image"),
+        (lambda path: put(path, b"no picture"), "not a readable image"),
+        (lambda path: put(path, bytes(5000)), "not a readable image"),
+        (lambda path: put(path, png(0, 0)), "not a readable image"),
+        (lambda path: put(path, b"P6 0 5 255\n"), "not a readable image"),
         (lambda path: put(path, png(5, 6)), "image file is truncated"),
         (lambda path: put(path, png(10_000, 10_000)), "image file is truncated"),
         (lambda path: put(path, png(60_000, 60_000)), "Image size ("),
@@ -80,6 +80,64 @@ def test_what_is_no_image_is_named_before_anything_is_kept(
     assert f"cannot read 1 of 6 images in {folder}: train/cat/x.png ({told}" in text
     assert not cache.exists()
     faults(DATA_FILES)
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 6\n(ran) =\nshowpage\n"
+
+
+def wrapped(head):
+    """PostScript within a binary header, which says where it begins and how long it is."""
+    return b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 32, len(POSTSCRIPT)) + head + POSTSCRIPT
+
+
+@pytest.mark.parametrize("content", [POSTSCRIPT, wrapped(bytes(20))], ids=["plain", "wrapped"])
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.TIF"])
+def test_no_program_is_started_on_an_image(folder, read, tmp_path, monkeypatch, name, content):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/gs").write_text(f"#!/bin/sh\necho $@ >> '{tmp_path}/started'\n")
+    (tmp_path / "bin/gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # which remembers where it is
+    put(folder / "train/cat" / name, content)
+    assert f"train/cat/{name} (not a readable image). Repair" in refusal(read)
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "MPO", "WEBP"])
+def test_what_browsers_and_phones_save_under_the_name_of_a_jpeg_is_read(folder, read, kind):
+    frames = [Image.fromarray(picture(seed)) for seed in (7, 8)]
+    frames[0].save(folder / "train/cat/x.jpg", kind, save_all=True, append_images=frames[1:])
+    with Image.open(folder / "train/cat/x.jpg") as image:
+        first = np.asarray(image.convert("RGB"))
+    assert np.array_equal(read().train.images[2].permute(1, 2, 0), first)
+
+
+def tiff(bands):
+    """A TIFF of RGB and more bands, of which nothing says what they mean."""
+    pixels = picture(0, 6, 5, bands).tobytes()
+    about = {256: 5, 257: 6, 258: 0, 259: 1, 262: 2, 273: 0, 277: bands, 278: 6, 279: len(pixels)}
+    about[338] = 0  # what the surplus is
+    start = 8 + 2 + 12 * len(about) + 4
+    about[258], about[273] = start, start + 4 * bands
+    kinds = {key: (4, 1) for key in about} | {258: (4, bands), 338: (3, bands - 3)}
+    if bands - 3 > 2:
+        about[338] = start + 4 * bands + len(pixels)
+    entries = (struct.pack("<HHII", key, *kinds[key], about[key]) for key in about)
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(about)) + b"".join(entries) + bytes(4)
+    return head + struct.pack(f"<{bands}I", *[8] * bands) + pixels + bytes(2 * bands)
+
+
+@pytest.mark.parametrize("bands", [4, 5, 13])
+def test_a_tiff_of_more_bands_than_are_read_is_refused_and_nothing_is_logged(
+    folder, read, caplog, capfd, bands
+):
+    put(folder / "train/cat/x.tif", tiff(bands))
+    told = refusal(read)
+    what = "not a readable image" if bands == 13 else f"a TIFF of {bands} bands"
+    assert f"train/cat/x.tif ({what}). Repair" in told
+    assert "data=npz takes arrays, also with 4 channels." in told
+    assert not caplog.records
+    assert capfd.readouterr().err.count("\n") == 1  # that they are decoded
 
 
 def test_a_pipe_among_the_images_is_named_and_not_waited_for(folder, read, faults):
@@ -123,9 +181,9 @@ def test_names_that_are_no_text_or_hold_control_codes_are_told_in_one_line(folde
         except OSError as error:
             pytest.skip(f"this file system does not take such names: {error}")
     text = refusal(read)
-    assert r"train/cat/x\n\x1b[31m\r.jpg (not an image)" in text
-    assert r"train/cat/x\udcff\udcfe.jpg (not an image)" in text
-    assert r"train/cat/x\u202e\u2028.jpg (not an image)" in text
+    assert r"train/cat/x\n\x1b[31m\r.jpg (not a readable image)" in text
+    assert r"train/cat/x\udcff\udcfe.jpg (not a readable image)" in text
+    assert r"train/cat/x\u202e\u2028.jpg (not a readable image)" in text
     faults(DATA_FILES, 3)
 
 
@@ -156,7 +214,10 @@ def remove_class(root, name):
         (lambda root: remove_class(root, "dog"), "only one class in {root}/train, cat. "),
         (lambda root: (root / "train/cow").mkdir(), "{root} has no images in train/cow. "),
         (lambda root: (root / "test/a\nb").mkdir(), r"classes that train/ has not: a\nb. "),
-        (lambda root: (root / "test/cat").rename(root / "test/Cat"), "train/ has not: Cat. "),
+        (
+            lambda root: (root / "test/cat").rename(root / "test/Cat"),
+            "train/ has not: Cat (train/cat?). ",
+        ),
         (lambda root: (root / "train/x").symlink_to("x"), "{root}/train has broken links: x. "),
         (lambda root: (root / "test/x").symlink_to("nowhere"), "/test has broken links: x. "),
         (
@@ -241,7 +302,7 @@ def test_the_command_ends_in_one_line_before_any_training(folder, cache, tmp_pat
     assert len(told) == 2
     assert told[0].startswith("Decoding the 6 images of ")
     assert f"cannot read 1 of 6 images in {folder}: " in told[1]
-    assert r": train/cat/x\x1b[31m.jpg (not an image). Repair" in told[1]
+    assert r": train/cat/x\x1b[31m.jpg (not a readable image). Repair" in told[1]
     assert not cache.exists()
     faults(DATA_FILES)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from runner.data import check_source, image_folder
+from runner.data import check_source, image_folder, split_source
 from runner.errors import UserError
 from tests.conftest import settings
 from tests.faults.images import NAMES, make_folder, picture, write
@@ -217,9 +217,11 @@ def test_broken_images_are_all_named_at_once(folder, read, tmp_path):
         read()
     text = str(caught.value)
     assert f"cannot read 4 of 10 images in {folder}: " in text
-    assert "train/cat/broken.jpg (not an image), train/dog/deep.png (more than 8 bits" in text
+    assert (
+        "train/cat/broken.jpg (not a readable image), train/dog/deep.png (more than 8 bits" in text
+    )
     assert "test/dog/cut.png (" in text
-    assert "test/dog/empty.png (not an image)" in text
+    assert "test/dog/empty.png (not a readable image)" in text
     assert "\n" not in text
     assert not (tmp_path / "cache").exists()
 
@@ -276,6 +278,10 @@ def test_a_root_that_is_a_file_is_refused(folder):
         image_folder(root=str(folder / NAMES[0]))
 
 
-def test_a_class_without_test_images_is_allowed(folder, read):
-    shutil.rmtree(folder / "test/dog")
-    assert read().test.labels.tolist() == [0]
+@pytest.mark.parametrize("spoil", [shutil.rmtree, lambda dog: (dog / "y.png").unlink()])
+def test_a_class_without_test_images_is_allowed_and_told(folder, read, spoil):
+    spoil(folder / "test/dog")
+    source = read()
+    assert source.test.labels.tolist() == [0]
+    told = "the test split has no images of dog: the test accuracy is over 1 of 2 classes"
+    assert split_source(source, 0.0, seed=0).notes == (told,)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from runner.data import check_source, digits, npz, sets, torchvision_set
+from runner.data import check_source, digits, npz, sets, split_source, torchvision_set
 from runner.data.sets import TORCHVISION, _channels_second
 from runner.errors import UserError
 
@@ -167,6 +167,26 @@ def test_arrays_may_name_their_classes_and_have_labels_of_one_byte(tmp_path):
     source = npz(file=saved(tmp_path, **arrays, classes=names))
     check_source(source, "data")
     assert source.classes == ("cat", "dog", "owl")
+
+
+def test_arrays_may_hold_a_validation_split(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    arrays = arrays_of(images) | {"x_val": images[1:], "y_val": LABELS[1:]}
+    source = npz(file=saved(tmp_path, **arrays))
+    check_source(source, "data")
+    data = split_source(source, "auto", seed=0)
+    assert torch.equal(data.validation.images, torch.from_numpy(images[1:]).permute(0, 3, 1, 2))
+    assert data.validation.labels.tolist() == LABELS[1:].tolist()
+    assert len(data.train.labels) == 4
+    with pytest.raises(UserError, match=r"data: the training images .*, the validation images "):
+        check_source(npz(file=saved(tmp_path, **arrays | {"x_val": images[1:, 1:]})), "data")
+    with pytest.raises(UserError, match=r"data: validation\.labels must be from 0 to 2"):
+        check_source(npz(file=saved(tmp_path, **arrays | {"y_val": LABELS[1:] + 1})), "data")
+    del arrays["y_val"]
+    with pytest.raises(
+        UserError, match=r"mine\.npz has no y_val, only .*\. Save the arrays as .*y_v"
+    ):
+        npz(file=saved(tmp_path, **arrays))
 
 
 @pytest.mark.parametrize(

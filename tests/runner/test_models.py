@@ -1,6 +1,5 @@
-"""The networks have the shapes of their papers; weights are loaded completely or not at all."""
+"""The networks have the shapes of their papers."""
 
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from torchvision.models import resnet18
 
 from runner import models
 from runner.errors import UserError
-from runner.models import cifar_resnet, load_weights, resnet18_cifar, timm_model, torchvision_model
+from runner.models import cifar_resnet, resnet18_cifar, timm_model, torchvision_model
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 SHORTCUTS = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64  # parameters of option B's two, at width 16
@@ -201,100 +200,3 @@ def test_every_model_of_the_config_is_built_from_its_keys(file):
     assert node.pop("weights") is None
     model = getattr(models, name)(**node, channels=1, classes=7)
     assert model.eval()(torch.randn(1, 1, 32, 32)).shape == (1, 7)
-
-
-def small(**changes):
-    return cifar_resnet(**{"depth": 8, "width": 2, "channels": 1, "classes": 3, **changes})
-
-
-@pytest.mark.parametrize("pack", [lambda state: state, lambda state: {"model": state, "epoch": 3}])
-def test_weights_are_loaded_bit_for_bit_also_from_a_checkpoint(pack, tmp_path):
-    saved, model = small(), small()
-    torch.save(pack(saved.state_dict()), tmp_path / "weights.pt")
-    load_weights(model, str(tmp_path / "weights.pt"))
-    for key, value in saved.state_dict().items():
-        assert torch.equal(model.state_dict()[key], value), key
-
-
-def test_all_that_does_not_fit_is_named_and_nothing_is_loaded(tmp_path):
-    state = small(classes=4).state_dict()
-    state["head.weight"] = state.pop("conv.weight")
-    torch.save(state, tmp_path / "weights.pt")
-    model = small()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(UserError) as refusal:
-        load_weights(model, str(tmp_path / "weights.pt"))
-    for part in (
-        "does not fit the CifarResNet; ",
-        "missing: conv.weight;",
-        "unexpected: head.weight;",
-        "of wrong shape: classifier.weight [4, 8] instead of [3, 8], classifier.bias [4]",
-    ):
-        assert part in str(refusal.value)
-    assert all(torch.equal(model.state_dict()[key], before[key]) for key in before)
-
-
-def test_an_unexpected_key_alone_is_refused(tmp_path):
-    torch.save({**small().state_dict(), "ema.decay": torch.ones(())}, tmp_path / "weights.pt")
-    with pytest.raises(UserError, match=r"; unexpected: ema\.decay\. Choose"):
-        load_weights(small(), str(tmp_path / "weights.pt"))
-
-
-def test_a_long_list_of_keys_is_cut(tmp_path):
-    torch.save({}, tmp_path / "weights.pt")
-    keys = list(small().state_dict())
-    message = rf"missing: {', '.join(keys[:5])} and {len(keys) - 5} more\. "
-    with pytest.raises(UserError, match=message):
-        load_weights(small(), str(tmp_path / "weights.pt"))
-
-
-def test_a_value_that_is_not_a_tensor_is_of_wrong_shape(tmp_path):
-    torch.save({**small().state_dict(), "conv.weight": 1.0}, tmp_path / "weights.pt")
-    with pytest.raises(UserError, match=r"conv\.weight float instead of \[2, 1, 3, 3\]"):
-        load_weights(small(), str(tmp_path / "weights.pt"))
-
-
-class Payload:
-    """The content of a malicious checkpoint: unpickled, it creates a folder."""
-
-    def __init__(self, folder):
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_file_that_would_run_code_is_refused_and_runs_none(zipped, tmp_path):
-    content = {**small().state_dict(), "payload": Payload(tmp_path / "harm")}
-    torch.save(content, tmp_path / "weights.pt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(
-        UserError, match=r"weights\.pt holds more than tensors, .* any code\. Expected"
-    ):
-        load_weights(small(), str(tmp_path / "weights.pt"))
-    assert not (tmp_path / "harm").exists()
-
-
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda _: b"", lambda _: b"hello"])
-def test_a_damaged_file_is_refused(damage, tmp_path):
-    file = tmp_path / "weights.pt"
-    torch.save(small().state_dict(), file)
-    file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(
-        UserError, match=r"weights\.pt is damaged, or not a file of torch\.save\. Expected"
-    ):
-        load_weights(small(), str(file))
-
-
-def test_a_file_of_something_else_is_refused(tmp_path):
-    torch.save([torch.ones(3)], tmp_path / "weights.pt")
-    with pytest.raises(
-        UserError, match=r"weights\.pt holds a list, not a dictionary of tensors\. "
-    ):
-        load_weights(small(), str(tmp_path / "weights.pt"))
-
-
-@pytest.mark.parametrize("name", ["nowhere.pt", "."])
-def test_a_missing_file_is_refused(name, tmp_path):
-    with pytest.raises(UserError, match=r"(pt does not exist|a directory\))\. Expected a file"):
-        load_weights(small(), str(tmp_path / name))

@@ -1,0 +1,185 @@
+"""Saved weights into a model, all of them or none; nothing in a file is executed."""
+
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runner.errors import UserError
+from runner.store.files import Damaged, read_bytes
+from runner.texts import listed, tell
+
+PLACES = (("training", "model"), ("model",), ("state_dict",), ("model_state_dict",))
+"""The keys under which checkpoints keep the weights: a run's own, torch's tutorials, Lightning."""
+
+WRAPPERS = ("module", "_orig_mod")
+"""What DataParallel and torch.compile put before, or into, the names."""
+
+SLACK = 2**24  # bytes that an archive may unpack to beyond its own: TorchScript packs its code
+
+State = Mapping[str, Any]
+
+
+def load_weights(model: nn.Module, file: str, classes: int) -> str | None:
+    """Load the weights of a model from a file; if they do not fit, none is loaded.
+
+    The file is what `torch.save(model.state_dict(), file)` writes, or a checkpoint that has such a
+    dictionary under "model", "state_dict" or "model_state_dict", as a run's own `checkpoint.pt`
+    has, or a safetensors file. What DataParallel, torch.compile or a Lightning module put before
+    the names is passed over. Nothing in it is executed.
+
+    A classifier for another number of classes is not loaded, and stays as it is.
+
+    Args:
+        model: The model.
+        file: Path of the file.
+        classes: Number of classes of the model.
+
+    Returns:
+        What was not loaded, in words, for the user to know; None if all was.
+
+    Raises:
+        UserError: If the file is missing or damaged, holds more than tensors and plain values, or
+            belongs to another model.
+    """
+    path, own = Path(os.path.expanduser(file)), model.state_dict()
+    content = _read(path)
+    forms = {name: max(_forms(s), key=lambda s: _fit(s, own)) for name, s in _states(content)}
+    if len(whole := [name for name, state in forms.items() if state.keys() == own.keys()]) > 1:
+        raise UserError(
+            f"model.weights: {tell(path)} has weights of this model under {listed(whole)}. "
+            "Save those that you want by themselves."
+        )
+    state = max(forms.values(), key=lambda state: _fit(state, own))
+    # which files of torch before 0.4.1 lack; it changes nothing
+    state = {**{k: v for k, v in own.items() if k.endswith("num_batches_tracked")}, **state}
+    wrong = {key: (_kind(state[key]), _kind(own[key])) for key in own if key in state}
+    wrong = {key: kinds for key, kinds in wrong.items() if kinds[0] != kinds[1]}
+    problems = {
+        "missing": [key for key in own if key not in state],
+        "unexpected": [key for key in state if key not in own],
+        "of wrong shape": [f"{key} {a} instead of {b}" for key, (a, b) in wrong.items()],
+    }
+    others = {_other_classes(state[key], own[key], classes) for key in wrong}
+    head_alone = len(others) == 1 and None not in others
+    if problems["missing"] or problems["unexpected"] or (wrong and not head_alone):
+        found = "; ".join(f"{what}: {listed(keys, 5)}" for what, keys in problems.items() if keys)
+        raise UserError(
+            f"model.weights: {tell(path)} does not fit the {type(model).__name__}; {found}. "
+            "Choose the model that was saved."
+        )
+    model.load_state_dict({**state, **{key: own[key] for key in wrong}})
+    if not wrong:
+        return None
+    return (
+        f"{tell(path)} is for {others.pop()} classes, not {classes}: {listed(list(wrong))} "
+        "were not loaded, and start at random"
+    )
+
+
+def _states(content: State) -> Iterator[tuple[str, State]]:
+    """Find the dictionaries in a file that may be the weights, with their places."""
+    yield "its top", content
+    for keys in PLACES:
+        found: Any = content
+        for key in keys:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        if isinstance(found, Mapping):
+            yield ".".join(keys), found
+
+
+def _forms(state: State) -> Iterator[State]:
+    """Give the names in a file, then without wrappers, then without what they all begin with."""
+    state = {str(key): value for key, value in state.items()}
+    yield state
+    parts = {key: [part for part in key.split(".") if part not in WRAPPERS] for key in state}
+    named = [key for key in state if key != "n_averaged"]  # AveragedModel's count
+    plain = {".".join(parts[key]): state[key] for key in named}
+    if len(plain) < len(named):
+        return  # two would be one
+    yield plain
+    while len({key.partition(".")[0] for key in plain}) == 1 and all("." in key for key in plain):
+        plain = {key.partition(".")[2]: value for key, value in plain.items()}
+        yield plain
+
+
+def _fit(state: State, own: State) -> int:
+    """Count the names that fit, less those that do not."""
+    return 2 * len(state.keys() & own.keys()) - len(state)
+
+
+def _kind(value: object) -> str:
+    """Write the shape of a tensor, and what it holds if that is not plain numbers."""
+    return f"{list(value.shape)}{_type(value)}" if isinstance(value, Tensor) else _type(value)
+
+
+def _type(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+        return " not dense"
+    return "" if value.is_floating_point() else " complex" if value.is_complex() else " of integers"
+
+
+def _other_classes(saved: object, own: Tensor, classes: int) -> int | None:
+    """Give back for how many classes a classifier's tensor is; None if it is not one."""
+    if not isinstance(saved, Tensor) or _type(saved) != _type(own) or own.shape[:1] != (classes,):
+        return None
+    other = saved.shape[:1] != own.shape[:1] and saved.shape[1:] == own.shape[1:]
+    return saved.shape[0] if saved.ndim and other else None
+
+
+def _read(file: Path) -> State:
+    """Read the names and tensors in a file."""
+    data = b""
+    try:
+        data = read_bytes(file, most=2**34)
+        if data[8:9] == b"{":
+            return _read_safetensors(data)
+        _refuse_packed(data)
+        with warnings.catch_warnings(action="ignore"):  # about formats that are refused below
+            content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+        if isinstance(content, Mapping):
+            return content
+        problem = f"holds a {type(content).__name__}, not a dictionary of tensors"
+    except Damaged as error:
+        problem = str(error)
+    except FileNotFoundError:
+        problem = "does not exist"
+    except ImportError:
+        raise UserError(
+            f"model.weights: {tell(file)} is a safetensors file, and safetensors is not installed. "
+            "Run pip install safetensors."
+        ) from None
+    except Exception as error:  # torch raises many types for damaged files
+        is_pickle = data.startswith((b"PK", b"\x80"))  # in a zip archive, or by itself
+        problem = "is damaged, or not a file of torch.save"
+        if "TorchScript" in str(error):
+            problem = "is a TorchScript archive, which holds code"
+        elif is_pickle and isinstance(error, pickle.UnpicklingError):
+            problem = "holds more than tensors, and loading that could run any code"
+    expected = "Expected a file written by torch.save(model.state_dict(), file)."
+    raise UserError(f"model.weights: {tell(file)} {problem}. {expected}")
+
+
+def _read_safetensors(data: bytes) -> State:
+    """Read a safetensors file, which begins with the length of a JSON object, and that."""
+    from safetensors.torch import load  # timm brings it
+
+    return load(data)
+
+
+def _refuse_packed(data: bytes) -> None:
+    """Refuse an archive whose content is much larger than the file: torch.save packs nothing."""
+    if zipfile.is_zipfile(BytesIO(data)):
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+            if size > len(data) + SLACK:
+                raise Damaged(f"would unpack to {size:,} bytes, which torch.save never does")
