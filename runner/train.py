@@ -1,5 +1,6 @@
 """The training loop: `Training.step` is the whole update, in its order, on one screen."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from tricks import Batch, Chain, Trick, derive_seed, scale_learning_rates_
+from tricks.gradients import norm_of
 
 
 class Diverged(ArithmeticError):
@@ -79,6 +81,8 @@ class Training:
         self.dtype: torch.dtype = getattr(torch, precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
         self.changes_gradients = any(type(t).gradients is not Trick.gradients for t in trick)
+        per_batch = (Trick.batch, Trick.loss)
+        self.changed_by_batches = [t for t in trick if (type(t).batch, type(t).loss) != per_batch]
         self.updates = self.skipped = 0
         self.recent, self.whole = Averages(), Averages()
 
@@ -94,7 +98,7 @@ class Training:
             Diverged: If the loss or a gradient is not finite, and that is an error.
         """
         rate = self._set_learning_rate()
-        buffers = self._buffers_to_restore()
+        before = self._before_a_skip()
         self.optimizer.zero_grad()
         loss = objective = torch.zeros((), device=self.device)
         for index, (micro, share) in enumerate(self._micro_batches(batch)):
@@ -108,12 +112,14 @@ class Training:
             objective = objective + mean.detach()
         self.scaler.unscale_(self.optimizer)
         norm = norm_after = self._gradient_norm()
-        if not math.isfinite(norm):
-            self._skip_or_raise(loss, norm, buffers)
+        found = {"the loss": loss.item(), "the loss after the tricks": objective.item()}
+        if self._is_left_out({**found, "a gradient": norm}, before):
             return
         self.trick.gradients(self.model, self.optimizer, objective)
         if self.changes_gradients:
             norm_after = self._gradient_norm()
+            if self._is_left_out({"a gradient after the tricks": norm_after}, before):
+                return
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.trick.weights(self.model)
@@ -154,27 +160,36 @@ class Training:
         return generator.manual_seed(derive_seed(self.seed, "tricks", self.updates, micro))
 
     def _gradient_norm(self) -> float:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        return nn.utils.get_total_norm(gradients).item()
+        return norm_of(self.parameters).item()
 
-    def _buffers_to_restore(self) -> list[Tensor]:
-        """Copies of the batch-norm statistics, which a forward pass spoils before it is skipped."""
+    def _before_a_skip(self) -> tuple[list[Tensor], list[dict[str, Any]]] | None:
+        """Copies of what micro-batches change: batch-norm statistics, and some tricks' states."""
         if self.not_finite == "error" and not self.scaler.is_enabled():
-            return []
-        return [buffer.clone() for buffer in self.model.buffers()]
+            return None
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        return buffers, [copy.deepcopy(trick.state_dict()) for trick in self.changed_by_batches]
 
-    def _skip_or_raise(self, loss: Tensor, norm: float, buffers: list[Tensor]) -> None:
-        overflow = self.scaler.is_enabled() and bool(loss.isfinite())
-        if self.not_finite == "error" and not overflow:
-            what, value = ("a gradient", norm) if loss.isfinite() else ("the loss", loss.item())
-            raise Diverged(f"{what} is not finite ({value}) at update {self.updates}")
-        if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)  # finds the overflow, and leaves the weights alone
-            self.scaler.update()
-        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+    def _is_left_out(
+        self,
+        numbers: dict[str, float],
+        before: tuple[list[Tensor], list[dict[str, Any]]] | None,
+    ) -> bool:
+        """Leave the update out if a number is not finite, or raise, as the policy has it."""
+        what = next((name for name, number in numbers.items() if not math.isfinite(number)), None)
+        if what is None:
+            return False
+        overflow = self.scaler.is_enabled() and what == "a gradient"
+        if before is None or (self.not_finite == "error" and not overflow):
+            raise Diverged(f"{what} is not finite ({numbers[what]}) at update {self.updates}")
+        self.scaler.update()  # which `unscale_` has told of an overflow
+        buffers, states = before
+        for buffer, saved in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(saved)
+        for trick, state in zip(self.changed_by_batches, states, strict=True):
+            trick.load_state_dict(state)
         self.skipped += 1
         self.updates += 1
+        return True
 
     def _observe(self, numbers: dict[str, float]) -> None:
         reported = {f"tricks/{name}": value for name, value in self.trick.report().items()}

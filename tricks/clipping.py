@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
-from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from tricks.gradients import NotFinite, check_gradients_, norm_of, parameters_of, with_gradients
@@ -110,32 +110,44 @@ def _clip_(
         return False
     if by == "norm":
         clip_grads_with_norm_(parameters, limit, norm)
-        return norm > limit
+        return ~(norm <= limit)
+    gradients = [p.grad for p in parameters if p.grad is not None]
     if by == "value":
-        largest = norm_of(parameters, math.inf)
+        largest = get_total_norm(gradients, math.inf)
         clip_grad_value_(parameters, limit)
-        return largest > limit
-    exceeded = [_clip_one_(p, p.grad, limit, by, eps) for p in parameters if p.grad is not None]
-    return torch.stack(exceeded).any()
+        return ~(largest <= limit)
+    pairs = zip(parameters, gradients, strict=True)
+    return torch.stack([_clip_one_(p, g, limit, by, eps, norm.dtype) for p, g in pairs]).any()
 
 
-def _clip_one_(weight: Tensor, gradient: Tensor, limit: float, by: By, eps: float) -> Tensor:
-    norms = _unit_norms(gradient) if by == "unit" else gradient.norm()
-    bound = limit * _unit_norms(weight).clamp(min=eps) if by == "unit" else limit
-    gradient.mul_((bound / norms).clamp(max=1.0))  # a norm of 0 makes the ratio inf, and so 1
-    return (norms > bound).any()
+def _clip_one_(
+    weight: Tensor, gradient: Tensor, limit: float, by: By, eps: float, dtype: torch.dtype
+) -> Tensor:
+    """Clip a gradient, computing in the total norm's type, in which no norm is out of range."""
+    dtype = torch.promote_types(gradient.dtype, dtype)
+    if by == "unit":
+        norms = _unit_norms(gradient, dtype)
+        bound: float | Tensor = limit * _unit_norms(weight, dtype).clamp(min=eps)
+    else:
+        norms, bound = vector_norm(gradient, dtype=dtype), limit
+    factor = (bound / norms).clamp(max=1.0)  # a norm of 0 makes the ratio inf, and so 1
+    if dtype != gradient.dtype:  # a factor without dimensions would be rounded to its type
+        factor = factor.reshape(factor.shape or (1,) * gradient.ndim)
+    gradient.mul_(factor)
+    return ~(norms <= bound).all()
 
 
-def _unit_norms(tensor: Tensor) -> Tensor:
-    norms: Tensor = vector_norm(tensor, dim=tuple(range(1, tensor.ndim)) or None, keepdim=True)
+def _unit_norms(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    dims = tuple(range(1, tensor.ndim)) or None
+    norms: Tensor = vector_norm(tensor, dim=dims, keepdim=True, dtype=dtype)
     return norms
 
 
 def _quantile(history: Sequence[float], share: float) -> float:
     """Give back the quantile, between neighbours by a straight line; infinity for no norms."""
-    if not history:
-        return math.inf
-    return float(torch.tensor(history, dtype=torch.float64).quantile(share))
+    norms = torch.tensor(history, dtype=torch.float64)
+    norms = norms[norms.isfinite()]  # a history of others may hold what is not
+    return float(norms.quantile(share)) if len(norms) else math.inf
 
 
 def _remember(history: MutableSequence[float], norm: Tensor) -> None:

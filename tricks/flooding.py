@@ -9,8 +9,9 @@ micro-batches and ranks it is computed in, by one sign on the gradients.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,8 @@ class Flooding(Trick):
     The gradient of |L - level| + level is that of L, times the sign of L - level: the gradients
     of the whole update are multiplied by it once. At the level exactly they become zero. In a loop
     of your own L is the mean over all micro-batches and, where there are several ranks, over them:
-    all-reduce it, so that all ranks turn around together.
+    all-reduce it, so that all ranks turn around together. Without any gradient, as after
+    `check_gradients_` dropped them, the update counts as left out.
 
     Reports `flooded_share`: of the updates, or of the samples since the last update, the share not
     above the level.
@@ -55,8 +57,11 @@ class Flooding(Trick):
         per_sample: Flood the loss of each sample (iFlood) instead of the mean of the update.
 
     Raises:
-        ValueError: If the level is out of its range; in `batch`, if the targets allow no loss below
-            the level: those of a training's first batch, and the first of another kind.
+        ValueError: If the level is out of its range; in `batch`, if the targets are class ids or
+            class probabilities, [N, K, ...], that allow no cross-entropy below the level: those of
+            a training's first batch, and the first of another kind. Other targets are not checked.
+        FloatingPointError: In `gradients`, if the mean loss is infinite or not a number, which is
+            neither above the level nor below; no gradient is changed.
 
     >>> weight = torch.tensor(0.2, requires_grad=True)
     >>> optimizer = torch.optim.SGD([weight], lr=0.1)
@@ -78,7 +83,7 @@ class Flooding(Trick):
         self._begin()
 
     def _begin(self) -> None:
-        self._checked: torch.Size | None = None  # of the targets: (), or (K,) of probabilities
+        self._checked: tuple[bool, torch.Size] | None = None  # the kind of targets
         self._flooded: list[Tensor] = []  # of the samples since the last update
         self._share: float | Tensor | None = None  # of the last update
 
@@ -89,10 +94,13 @@ class Flooding(Trick):
 
     def batch(self, batch: Batch, generator: torch.Generator) -> Batch:  # noqa: ARG002
         """Refuse a level that the loss cannot fall below, at the first batch of such targets."""
-        kind = batch.targets.shape[1:]
+        targets: object = batch.targets  # of a loss that is the user's own they may be anything
+        if not isinstance(targets, Tensor):
+            return batch
+        kind = targets.is_floating_point(), targets.shape[1:2]
         if kind != self._checked:
-            floor = _floor(batch.targets, self.per_sample)
-            if self.level <= floor:
+            floor = _floor(targets, self.per_sample)
+            if floor is not None and self.level <= floor:
                 raise ValueError(
                     f"Flooding.level must be > {floor:.4g} nats, the lowest loss that these "
                     f"targets allow, got {self.level}. Raise it, or switch the trick off."
@@ -114,15 +122,29 @@ class Flooding(Trick):
     @torch.no_grad()
     def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:  # noqa: ARG002
         """Multiply the gradients by the sign of the mean loss less the level."""
-        if self.per_sample:
-            self._share = torch.cat(self._flooded).double().mean() if self._flooded else None
-            self._flooded = []
-            return
-        sign = torch.sign(torch.as_tensor(loss) - self.level).item()
-        self._share = float(sign != 1.0)
+        flooded, self._flooded, self._share = self._flooded, [], None
         gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
-        if sign != 1.0 and gradients:
+        if not gradients:
+            return
+        loss = torch.as_tensor(loss)
+        if not loss.isfinite():
+            raise FloatingPointError(
+                f"The mean loss is {loss.item()}, neither above the flood level nor below. Call "
+                "check_gradients_(parameters, 'skip', loss) before the tricks to leave such "
+                "updates out."
+            )
+        if self.per_sample:
+            self._share = torch.cat(flooded).double().mean() if flooded else None
+            return
+        sign = torch.sign(loss - self.level).item()
+        self._share = float(sign != 1.0)
+        if sign != 1.0:
             torch._foreach_mul_(gradients, sign)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Begin at the beginning of an update: losses of one that was left out do not count."""
+        super().load_state_dict(state)
+        self._flooded = []
 
     def report(self) -> dict[str, float]:
         """Give back the share of the last update that was flooded."""
@@ -137,9 +159,15 @@ def _check_level(where: str, level: float) -> None:
         )
 
 
-def _floor(targets: Tensor, per_sample: bool) -> float:
-    """The lowest cross-entropy: 0 for class ids, the entropy of class probabilities."""
+def _floor(targets: Tensor, per_sample: bool) -> float | None:
+    """The lowest cross-entropy: 0 of class ids, the entropy of probabilities; None of others."""
     if not targets.is_floating_point():
         return 0.0
+    if targets.ndim < 2 or targets.shape[1] < 2 or not targets.numel():
+        return None
+    sums = targets.double().sum(1)
+    # to the rounding of bfloat16; targets that are ignored are rows of zeros
+    if not (((sums - 1).abs() < 0.01) | (sums == 0)).all() or (targets < 0).any():
+        return None
     entropies = torch.special.entr(targets.double()).sum(1)
     return float(entropies.min() if per_sample else entropies.mean())

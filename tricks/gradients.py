@@ -1,17 +1,23 @@
-"""The gradients of an update: which there are, their norm, and a norm that is not finite."""
+"""The gradients of an update: which there are, their norm, and what is not finite."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 NotFinite = Literal["error", "skip"]
+HALF = (torch.float16, torch.bfloat16)
 
 
 def check_gradients_(
-    parameters: Tensor | Iterable[Tensor], not_finite: NotFinite = "error"
+    parameters: Tensor | Iterable[Tensor],
+    not_finite: NotFinite = "error",
+    loss: Tensor | float | None = None,
 ) -> Tensor:
     """Give back the gradients' total 2-norm, and stop what is not finite before it is written.
 
@@ -20,13 +26,21 @@ def check_gradients_(
     that it was left out. Call it on the true gradients, accumulated, averaged over ranks and
     unscaled, before the tricks. A float16 `GradScaler` finds its scale by overflows: give `skip`.
 
+    The loss counts too, if given: it may be nan although every gradient is finite, as that of an
+    image whose labels are all ignored, whose gradients are 0. The norm given back is then nan.
+
     Args:
         parameters: The parameters, or one; those without a gradient are passed over.
         not_finite: `error` or `skip`.
+        loss: The mean loss of the whole update.
+
+    Returns:
+        The norm; of float16 and bfloat16 gradients in float32, as it may be out of their range.
 
     Raises:
         ValueError: If `not_finite` is neither.
-        FloatingPointError: If the norm is not finite, and that is an error. No gradient is changed.
+        FloatingPointError: If the norm or the loss is not finite, and that is an error. No gradient
+            is changed.
 
     >>> import torch
     >>> weight = torch.ones(2, requires_grad=True)
@@ -37,11 +51,14 @@ def check_gradients_(
     if not_finite not in get_args(NotFinite):
         raise ValueError(f"not_finite must be error or skip, got {not_finite!r}.")
     parameters = with_gradients(parameters)
-    norm = norm_of(parameters)
+    norm = value = norm_of(parameters)
+    what = "norm of the gradients"
+    if loss is not None and not math.isfinite(loss):
+        what, value, norm = "loss", torch.as_tensor(loss), norm * math.nan
     if not norm.isfinite():
         if not_finite == "error":
             raise FloatingPointError(
-                f"The norm of the gradients is {norm.item()}, not finite. Lower the learning rate, "
+                f"The {what} is {value.item()}, not finite. Lower the learning rate, "
                 "or skip such updates by not_finite='skip', as a GradScaler needs."
             )
         for parameter in parameters:
@@ -62,6 +79,20 @@ def with_gradients(parameters: Tensor | Iterable[Tensor] | nn.Module) -> list[Te
     return [p for p in given if p.grad is not None]
 
 
-def norm_of(parameters: Sequence[Tensor], order: float = 2.0) -> Tensor:
-    """Give back the norm of the parameters' gradients, as one vector."""
-    return get_total_norm([p.grad for p in parameters if p.grad is not None], order)
+def norm_of(parameters: Sequence[Tensor]) -> Tensor:
+    """Give back the 2-norm of the parameters' gradients, as one vector.
+
+    Squares may be out of the range of numbers that are not: the norm of float16 and bfloat16 is
+    computed in float32, and one that is not finite again in float64.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = get_total_norm([_norm(g, torch.float32) if g.dtype in HALF else g for g in gradients])
+    if norm.isfinite():
+        return norm
+    wide = get_total_norm([_norm(g, torch.float64) for g in gradients])
+    return wide if wide.isfinite() else norm
+
+
+def _norm(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    norm: Tensor = vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, dtype))
+    return norm

@@ -88,6 +88,9 @@ def scale_learning_rates_(optimizer: Optimizer, factor: float) -> None:
         optimizer: The optimizer; call this before each of its steps.
         factor: The factor for all groups, such as `warm_restarts` gives at its eta_max of 1.
 
+    Raises:
+        ValueError: If the factor is not finite; no rate is changed.
+
     >>> weights, biases = torch.zeros(2), torch.zeros(2)
     >>> groups = [{"params": weights}, {"params": biases, "lr": 0.2}]
     >>> optimizer = torch.optim.SGD(groups, lr=0.1)
@@ -98,6 +101,8 @@ def scale_learning_rates_(optimizer: Optimizer, factor: float) -> None:
     [0.05, 0.1]
     [0.1, 0.2]
     """
+    if not math.isfinite(factor):
+        raise ValueError(f"factor must be finite, got {factor}. Look at the schedule it is from.")
     initial: dict[int, float | Tensor] = {}  # by tensor: groups that name no rate share one
     for group in optimizer.param_groups:
         rate = group["lr"]

@@ -156,6 +156,128 @@ def test_a_loss_that_is_not_finite_is_no_overflow_of_the_scale():
         training.step(Batch(torch.full((20, 1, 8, 8), math.nan), batch_of(20).targets))
 
 
+class Adds(Trick):
+    """Adds a number to the losses of a micro-batch: their gradient stays as it is."""
+
+    def __init__(self, number, micro=0):
+        self.number, self.micro, self.calls = number, micro, 0
+
+    def loss(self, losses):
+        self.calls += 1
+        return losses + self.number * (self.calls == self.micro + 1)
+
+
+class Masks(nn.Module):
+    """A network that never answers class 0: of such a sample the loss is inf, the gradient 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = float_net()
+
+    def forward(self, x):
+        impossible = torch.arange(10) == 0
+        return self.body(x.float()).masked_fill(impossible, -math.inf)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("size", [None, 7])
+@pytest.mark.parametrize(
+    ("net", "number"),
+    [(Masks, 0.0), (lambda: float_net(), math.nan), (lambda: float_net(), -math.inf)],
+)
+def test_a_loss_that_is_not_finite_stops_the_update_also_if_its_gradients_are(
+    net, number, size, per_sample, precision
+):
+    """Under flooding its sign would be 0, or as good as any other: the weights would be written."""
+    options = {"updates": 0, "net": net, "micro_batch_size": size, "precision": precision}
+    tricks = Adds(number, micro=1 if size else 0), Flooding(0.1, per_sample), Clipping(by="unit")
+    batch = Batch(batch_of(20).inputs.float(), torch.arange(20) % 10)
+    for not_finite in ("error", "skip"):
+        training = trained(*copy.deepcopy(tricks), not_finite=not_finite, **options)
+        before = copy.deepcopy(training.model.state_dict())
+        if not_finite == "error":
+            with pytest.raises(
+                Diverged, match=r"the loss.* is not finite \((nan|-?inf)\) at update 0"
+            ):
+                training.step(batch)
+        else:
+            training.step(batch)
+            assert (training.skipped, training.updates) == (1, 1)
+        assert all(p.grad.isfinite().all() for p in training.parameters)
+        assert same(before, training.model.state_dict())
+        assert training.recent.means() == training.whole.means() == {}
+
+
+class Breaks(Trick):
+    """Makes gradients that are not finite."""
+
+    def gradients(self, model, *_):
+        next(model.parameters()).grad.mul_(math.nan)
+
+
+def test_what_a_trick_makes_not_finite_is_never_written():
+    training = trained(Breaks(), updates=0)
+    before = copy.deepcopy(training.model.state_dict())
+    with pytest.raises(Diverged, match=r"a gradient after the tricks is not finite \(nan\)"):
+        training.step(batch_of(20))
+    assert same(before, training.model.state_dict())
+    skipping = trained(Breaks(), not_finite="skip")
+    assert (skipping.skipped, skipping.updates) == (3, 3)
+    assert same(before, skipping.model.state_dict())
+
+
+class Sums(Trick):
+    """Keeps what it saw: the sum of the losses, and the batches."""
+
+    def __init__(self):
+        self.sum, self.seen = 0.0, torch.zeros(1)
+
+    def batch(self, batch, _):
+        self.seen += 1
+        return batch
+
+    def loss(self, losses):
+        self.sum += losses.sum().item()
+        return losses
+
+    def state_dict(self):
+        return {"sum": self.sum, "seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.sum, self.seen = state["sum"], state["seen"]
+
+
+@pytest.mark.parametrize("size", [None, 7])
+def test_a_skipped_update_leaves_nothing_behind_in_the_tricks(size):
+    level = trained(updates=1).recent.means()["train/loss"]  # some samples below, some above
+    broken = Batch(batch_of(20).inputs.clone(), batch_of(20).targets)
+    broken.inputs[19] = math.inf
+    runs = []
+    for batches in ([batch_of(20), broken, batch_of(20, 1)], [batch_of(20), batch_of(20, 1)]):
+        quantile = Clipping(by="quantile", warmup=1)
+        training = trained(
+            Flooding(level, per_sample=True), Sums(), quantile,
+            updates=0, not_finite="skip", micro_batch_size=size,
+        )  # fmt: skip
+        for batch in batches:
+            training.step(batch)
+        runs.append(training)
+    skipping, plain = runs
+    assert (skipping.skipped, plain.skipped) == (1, 0)
+    assert str(skipping.trick.state_dict()) == str(plain.trick.state_dict())
+    assert 0 < plain.recent.means()["tricks/flooding/flooded_share"] < 1
+    assert skipping.recent.means() == plain.recent.means()
+    assert same(skipping.model.state_dict(), plain.model.state_dict())
+
+
+def test_finite_gradients_whose_squares_are_not_are_no_divergence():
+    training = trained(Clipping(max_norm=0.1), updates=0, net=float_net)
+    training.trick.tricks = (type("Huge", (Trick,), {"loss": lambda _, losses: losses * 1e25})(),)
+    training.step(Batch(batch_of(20).inputs.float(), batch_of(20).targets))
+    assert training.recent.means()["train/gradient_norm"] > 1e24
+
+
 def float_net():
     return smooth_net().float()
 

@@ -97,3 +97,95 @@ def test_dropped_gradients_are_not_reported():
     assert clip(trick, parameters)["norm"] == 3.0
     parameters[0].grad = None
     assert clip(trick, parameters) == {}
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_a_loss_that_is_not_finite_is_stopped_though_its_gradients_are(number):
+    for loss in (number, torch.tensor(number)):
+        parameters = weights([3.0, 4.0])
+        with pytest.raises(FloatingPointError, match=rf"The loss is {number}, not finite"):
+            check_gradients_(parameters, loss=loss)
+        assert parameters[0].grad.tolist() == [3.0, 4.0]
+        assert check_gradients_(parameters, "skip", loss).isnan()
+        assert parameters[0].grad is None
+    assert check_gradients_(weights([3.0, 4.0]), loss=torch.tensor(1.0)).item() == 5.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("by", "limit", "clipped"),
+    [
+        ("norm", 1.0, 300 / 76800),
+        ("value", 2.0, 2.0),
+        ("parameter", 1.0, 300 / 76800),
+        ("unit", 0.1, 0.1),
+        ("quantile", 0.5, 300 / 76800),
+    ],
+)
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_norm_beyond_the_range_of_float16_is_a_norm(dtype, by, limit, clipped, adapter):
+    parameter = torch.ones(65536, dtype=dtype, requires_grad=True)
+    parameter.grad = torch.full_like(parameter, 300)
+    if adapter:
+        name = {"norm": "max_norm", "value": "max_value", "unit": "factor", "quantile": "quantile"}
+        options = {name.get(by, "max_parameter_norm"): limit}
+        trick = Clipping(by=by, **options, **({"warmup": 1} if by == "quantile" else {}))
+        if by == "quantile":
+            trick.load_state_dict({"norms": [1.0]})
+        report = clip(trick, [parameter])
+        norm, share = report["norm"], report["clipped_share"]
+        assert share == 1.0
+    else:
+        assert check_gradients_(parameter, "skip").item() == pytest.approx(76800, rel=1e-3)
+        norm = clip_gradients_(parameter, limit, by, history=[1.0]).item()
+    assert norm == pytest.approx(76800, rel=1e-3)
+    assert parameter.grad.dtype == dtype
+    torch.testing.assert_close(parameter.grad, torch.full_like(parameter, clipped))
+
+
+@pytest.mark.parametrize("by", ["parameter", "unit", "norm"])
+def test_in_float16_a_factor_below_its_range_is_no_zero(by):
+    parameter = torch.zeros(1, 2500, dtype=torch.float16, requires_grad=True)
+    parameter.grad = torch.full_like(parameter, 60000)
+    limit = {"parameter": 1e-2, "norm": 1e-2, "unit": 10.0}[by]
+    norm = clip_gradients_(parameter, limit, by)
+    assert norm.item() == pytest.approx(3e6, rel=1e-3)
+    torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 2e-4))
+
+
+def test_by_unit_weights_of_zero_keep_learning_in_float16():
+    parameter = torch.zeros(1, 8, dtype=torch.float16, requires_grad=True)
+    parameter.grad = torch.full_like(parameter, 1000)
+    clip_gradients_(parameter, 0.01, "unit")
+    torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 1e-5 / 8**0.5))
+
+
+def test_the_norm_of_many_tensors_and_of_several_types_is_that_of_the_vector():
+    parameters = weights(*[[1000.0] * 1000] * 10, dtype=torch.float16)
+    parameters += weights([3e5, 4e5], dtype=torch.float32)
+    expected = (10 * 1000 * 1000.0**2 + 5e5**2) ** 0.5
+    assert check_gradients_(parameters).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("by", "limit", "clipped"),
+    [("norm", 1.0, 0.5), ("value", 2.0, 2.0), ("parameter", 1.0, 0.5), ("unit", 0.1, 0.1)],
+)
+def test_finite_gradients_are_clipped_although_their_squares_are_out_of_range(by, limit, clipped):
+    for adapter in (False, True):
+        parameters = weights([1e30] * 4, dtype=torch.float32)
+        if adapter:
+            name = {"norm": "max_norm", "value": "max_value", "unit": "factor"}
+            report = clip(Clipping(by, **{name.get(by, "max_parameter_norm"): limit}), parameters)
+            assert report == {"norm": pytest.approx(2e30), "clipped_share": 1.0}
+        else:
+            assert clip_gradients_(parameters, limit, by).item() == pytest.approx(2e30)
+        torch.testing.assert_close(parameters[0].grad, torch.full((4,), clipped))
+
+
+@pytest.mark.parametrize("by", ["norm", "value", "parameter", "unit"])
+def test_gradients_that_become_nan_count_as_clipped(by):
+    parameters = weights([math.nan, 0.1])
+    report = clip(Clipping(by), parameters)
+    assert math.isnan(report["norm"])
+    assert report["clipped_share"] == 1.0

@@ -101,3 +101,16 @@ def test_the_history_resumes_from_its_state():
         resumed.load_state_dict({})
     with pytest.raises(ValueError, match="has no state"):
         Clipping().load_state_dict(straight.state_dict())
+
+
+@pytest.mark.parametrize("number", [math.inf, math.nan])
+def test_a_history_of_others_counts_without_what_is_not_finite(number):
+    (weight,) = weights([8.0])
+    clip_gradients_(weight, 1.0, "quantile", history=[2.0, number, 4.0])
+    assert total([weight]) == pytest.approx(4.0, abs=1e-5)
+    (weight,) = weights([8.0])
+    clip_gradients_(weight, 1.0, "quantile", history=[number])
+    assert total([weight]) == 8.0
+    trick = Clipping(by="quantile", quantile=1.0, warmup=1)
+    trick.load_state_dict({"norms": [2.0, number]})
+    assert norms_by_quantile(trick, [8.0]) == pytest.approx([2.0], abs=1e-5)

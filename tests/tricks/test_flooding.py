@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from tricks import Batch, Chain, Flooding, LabelSmoothing, flood
+from tricks import Batch, Chain, Flooding, LabelSmoothing, check_gradients_, flood
 
 IDS = torch.arange(6) % 3
 
@@ -97,9 +97,16 @@ def test_below_the_level_descent_becomes_ascent_and_at_it_rest(loss, sign):
     assert trick.report() == {"flooded_share": float(sign != 1.0)}
 
 
+def one_gradient():
+    """An optimizer of one weight, whose gradient is 1."""
+    weight = torch.ones(1, requires_grad=True)
+    weight.grad = torch.ones(1)
+    return torch.optim.SGD([weight], lr=0.1)
+
+
 def test_per_sample_the_share_is_that_of_the_last_update():
     trick = Flooding(level=1.0, per_sample=True)
-    optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
+    optimizer = one_gradient()
     assert trick.report() == {}
     for updates in ([[0.5, 2.0], [3.0, 1.0, 4.0]], [[2.0, 2.0, 0.1], [1.0]]):
         for losses in updates:
@@ -188,7 +195,7 @@ def test_losses_of_a_training_that_was_broken_off_do_not_count_in_the_next():
     trick.loss(torch.zeros(8))
     trick.model(nn.Identity())
     trick.loss(torch.full((4,), 2.0))
-    trick.gradients(nn.Identity(), torch.optim.SGD([torch.ones(1)], lr=0.1), torch.tensor(2.0))
+    trick.gradients(nn.Identity(), one_gradient(), torch.tensor(2.0))
     assert trick.report() == {"flooded_share": 0.0}
 
 
@@ -222,3 +229,87 @@ def test_a_level_out_of_its_range_is_refused(level):
         flood(torch.tensor(1.0), level)
     with pytest.raises(ValueError, match=rf"Flooding\.level must be >= 0 .*got {level}"):
         Flooding(level=level)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_mean_loss_that_is_not_finite_has_no_side_of_the_level(number, per_sample):
+    optimizer = one_gradient()
+    (weight,) = optimizer.param_groups[0]["params"]
+    trick = Flooding(0.1, per_sample)
+    for loss in (number, torch.tensor(number)):
+        trick.loss(torch.tensor([number, 0.0]))
+        with pytest.raises(
+            FloatingPointError, match=rf"mean loss is {number}, .* check_gradients_"
+        ):
+            trick.gradients(nn.Identity(), optimizer, loss)
+        assert weight.grad.item() == 1.0
+        assert trick.report() == {}
+    check_gradients_([weight], "skip", loss)  # as the message says
+    trick.gradients(nn.Identity(), optimizer, loss)
+    assert weight.grad is None
+    assert trick.report() == {}
+    assert not flood(torch.tensor([number]), 0.1).isfinite()
+
+
+def test_samples_of_an_update_that_was_left_out_do_not_count():
+    """Its gradients were dropped; or the trick was put back to the state from before it."""
+    for put_back in (False, True):
+        trick, optimizer = Flooding(level=1.0, per_sample=True), one_gradient()
+        trick.loss(torch.zeros(8))
+        if put_back:
+            trick.load_state_dict(trick.state_dict())
+        else:
+            left_out = torch.optim.SGD([torch.ones(1)], lr=0.1)
+            trick.gradients(nn.Identity(), left_out, torch.tensor(0.0))
+            assert trick.report() == {}
+        trick.loss(torch.full((4,), 2.0))
+        trick.gradients(nn.Identity(), optimizer, torch.tensor(2.0))
+        assert trick.report() == {"flooded_share": 0.0}
+
+
+BOXES = [{"boxes": torch.zeros(1, 4), "labels": torch.ones(1, dtype=torch.int64)}] * 3
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        torch.tensor([0.5, 0.2, 0.3]),  # regression, or one output of a binary loss
+        torch.tensor([[0.5], [0.2], [0.3]]),
+        torch.tensor([[0.9], [0.9]]),
+        torch.tensor([[0.9, 0.1, 0.9]]),  # several labels
+        torch.tensor([[-0.5, 1.5]]),
+        torch.tensor(0.5),
+        torch.zeros(2, 0),
+        torch.full((2, 3), math.nan),
+        BOXES,
+        {"labels": IDS},
+        None,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_targets_that_are_no_class_probabilities_are_let_be(targets, per_sample):
+    for trick in (Flooding(1e-3, per_sample), Chain(Flooding(1e-3, per_sample))):
+        given = Batch(torch.zeros(3, 1), targets)
+        assert trick.batch(given, torch.Generator()).targets is targets
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_the_floor_of_dense_and_of_half_precision_probabilities(dtype):
+    dense = torch.tensor([0.5, 0.25, 0.25]).view(1, 3, 1, 1).expand(2, 3, 4, 5).to(dtype)
+    with pytest.raises(ValueError, match=r"must be > 1\.04 nats"):
+        first_batch(Flooding(1.03), dense)
+    first_batch(Flooding(1.05), dense)
+    soft = torch.rand(4, 100, generator=torch.Generator().manual_seed(0)).softmax(1).to(dtype)
+    with pytest.raises(ValueError, match=r"must be > 4\.[56]"):
+        first_batch(Flooding(1.0), soft)
+    ignored = torch.cat([soft[:2], torch.zeros(2, 100, dtype=dtype)])
+    with pytest.raises(ValueError, match=r"must be > 2\.[23]"):  # half of them have a loss of 0
+        first_batch(Flooding(1.0), ignored)
+
+
+def test_maps_of_another_size_are_targets_of_the_same_kind():
+    trick = Flooding(level=0.4)
+    first_batch(trick, SOFT.view(2, 2, 1, 1).expand(2, 2, 4, 4))
+    first_batch(trick, SOFT[1:].view(1, 2, 1, 1).expand(1, 2, 5, 5))

@@ -155,3 +155,11 @@ def test_a_plain_loop_resumes_from_the_optimizers_state_alone(tmp_path, rate):
     torch.save(stopped.state_dict(), tmp_path / "optimizer.pt")
     resumed.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
     assert list(run(resumed, range(8, 20))) == expected[8:]
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+def test_a_factor_that_is_not_finite_never_reaches_a_rate(factor):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    with pytest.raises(ValueError, match=rf"factor must be finite, got {factor}"):
+        scale_learning_rates_(optimizer, factor)
+    assert optimizer.param_groups[0]["lr"] == 0.1
