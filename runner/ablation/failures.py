@@ -98,7 +98,7 @@ def failure_p(
     else:
         failed = one.sum(-1), other.sum(-1)
         p = stats.hypergeom.sf(failed[0] - 1, np.maximum(2 * n, 1), sum(failed), np.maximum(n, 1))
-    p = np.where(p < 0.999, p * (1 - 1e-12), 1.0)  # 1/20, of 3 and 3, is 0.05 but for rounding
+    p = np.where(p > 1e-9, np.round(p, 12), p)  # 1/20, of 3 and 3, is 0.05 but for rounding
     return np.asarray(np.where(n >= FEWEST_SEEDS, p, np.nan))
 
 

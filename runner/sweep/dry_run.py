@@ -96,16 +96,16 @@ def _power(plan: Plan) -> list[str]:
     seeds = plan.question.most_seeds if grows else len(plan.seeds)
     found, power = smallest(seeds), f"(power {100 * POWER:.0f} %)"
     unit = "times the seed-to-seed standard deviation of the difference"
-    few = []
+    weak = []
     if seeds < ENOUGH:
-        few = ["Verdicts of 3 or 4 seeds rest on normal scores. Better: ablation.seeds=5."]
+        weak = ["Verdicts of 3 or 4 seeds rest on normal scores. Better: ablation.seeds=5."]
     if found <= LARGE:
-        return [f"With {seeds} seeds an effect of {found:.1f} {unit} can be found {power}.", *few]
+        return [f"With {seeds} seeds an effect of {found:.1f} {unit} can be found {power}.", *weak]
     enough = next((n for n in range(seeds, MOST_SEEDS) if smallest(n) <= LARGE), MOST_SEEDS)
     which = f"only very large effects can be found: {found:.1f} {unit} {power}"
     if found == float("inf"):
         which = "no effect can be found"
-    return [f"With {seeds} seeds {which}. For {LARGE} times you need about {enough} seeds.", *few]
+    return [f"With {seeds} seeds {which}. For {LARGE} times you need about {enough} seeds.", *weak]
 
 
 def _duration(seconds: float) -> str:
