@@ -3,6 +3,7 @@
 import json
 import random
 from functools import lru_cache
+from math import sqrt
 
 import numpy as np
 
@@ -184,3 +185,49 @@ def make_finding(contrast, verdict, differences, **more):
         "failures": {},
     }
     return Finding(contrast=contrast, verdict=verdict, **{**usual, **more})
+
+
+NOISE = (0.0, 0.011, -0.009, 0.004, -0.006)
+RAISED = (
+    'Traceback (most recent call last):\n  File "own.py", line 3, in gradients\nValueError: bad'
+)
+
+
+class Runs:
+    """Writes runs into an ablation's folder."""
+
+    def __init__(self, root, plan):
+        self.root, self.plan = root, plan
+
+    def digest(self, variant, seed):
+        """Give back the hash of the planned config; None of what is not planned."""
+        return self.plan.digests(variant).get(seed) if variant in self.plan.variants else None
+
+    def write(self, variant, seed, score=0.9, state="done", seconds=(1.0, 1.0), **more):
+        """Write a run; `more` goes into its result, but for `memory`, `machine` and `correct`."""
+        folder = self.plan.folder(self.root, variant, seed)
+        machine = {"code": {"commit": "abc"}, "libraries": {"torch": "2.10"}, "threads": 1}
+        machine |= {"config": self.digest(variant, seed), **more.pop("machine", {})}
+        lines = [{"epoch": i, "update": i, "time/seconds": s} for i, s in enumerate(seconds)]
+        write_files(folder, lines, run={"processor": "a", **machine})
+        told = {"peak_memory": more.pop("memory", None), "error": more.pop("error", None)}
+        write_status(folder, state, **told)
+        correct = more.pop("correct", None)
+        if correct is not None:
+            np.save(folder / "correct.npy", correct)
+        if state == "done":
+            result = {"test/accuracy": score, "inactive": [], "weights": f"{variant}{seed}"}
+            write_files(folder, result={**result, **more})
+        return folder
+
+    def fill(self, **differences):
+        """Write all runs: the baseline's scores, and those of each variant so much above."""
+        for seed, variant in self.plan.runs():
+            base = sqrt(0.8 + seed * 7 % 5 / 1000)  # no share of a number of samples
+            more = 0 if variant == "baseline" else differences.get(variant, NOISE)[seed]
+            self.write(variant, seed, base + more)
+
+    def fail(self, variant, seed, state="diverged", error=None):
+        """Write a run that failed: it diverged, or as its error says."""
+        self.plan.folder(self.root, variant, seed).joinpath("result.json").unlink(missing_ok=True)
+        self.write(variant, seed, state=state, error=error)

@@ -30,14 +30,17 @@ class Calibration:
     """The share of them that said NEGLIGIBLE, which is true here."""
 
 
-def calibrate(question: Question, scores: Array) -> Iterator[Calibration]:
+def calibrate(
+    question: Question, scores: Array, samples: int | None = None
+) -> Iterator[Calibration]:
     """Pair runs at random, again and again, as if some had a trick; count the verdicts.
 
     Args:
         question: What was settled before.
         scores: [runs], of the runs that are done.
+        samples: How many test samples the scores are counted on, if that is known.
     """
-    step = find_step(scores.tolist())
+    step = find_step(scores.tolist(), question.metric, samples)
     for seeds in SEEDS:
         if 2 * seeds > len(scores):
             return

@@ -29,11 +29,11 @@ class Verdict(StrEnum):
     """Smaller than the margin, in either direction."""
     UNDECIDED = "UNDECIDED"
     INACTIVE = "INACTIVE"
-    """It changed nothing: the runs with it equal those without."""
+    """It changed nothing: with every seed the trained weights equal those without it."""
     BROKEN = "BROKEN"
-    """Runs with it failed or diverged, and those without it did not."""
+    """Runs with it fail or diverge more often than those without it, by more than chance."""
     NONE = "NO VERDICT"
-    """Too few seeds, unfinished runs, or a baseline that failed: nothing is concluded."""
+    """Too few seeds or unfinished runs: nothing is concluded."""
 
 
 class Decision(NamedTuple):
@@ -45,6 +45,8 @@ class Decision(NamedTuple):
     """Against no effect, two-sided; NaN if the effect was not judged."""
     adjusted: Array
     """The same for the number of effects: what is compared with alpha."""
+    within: NDArray[np.bool_]
+    """Whether it is smaller than the margin, in either direction, at the same error rate."""
 
 
 def decide(
@@ -66,8 +68,8 @@ def decide(
     the rule is Holm's.
 
     Args:
-        differences: [..., K, n]. NaN: of a fixed number of seeds, the effect is not judged; of a
-            sequence, it ends there. It counts in K all the same.
+        differences: [..., K, n]. NaN: of a fixed number of seeds, one that is left out; of a
+            sequence, its end. An effect with fewer than three is not judged, and counts in K.
         margin: The smallest difference that matters; 0 if every one does.
         alpha: The accepted rate of false verdicts, over all K together.
         sequential: Whether seeds were added with an eye on the verdicts.
@@ -76,19 +78,17 @@ def decide(
     d = np.asarray(differences, float)
     if d.shape[-1] < FEWEST_SEEDS:
         nothing = np.full(d.shape[:-1], np.nan)
-        return Decision(np.full(d.shape[:-1], Verdict.UNDECIDED), nothing, nothing)
-    if sequential:
-        sign, p_zero, p_margin = _anytime(d, margin, step)
-    else:
-        test = t_test(d, alpha, step)
-        sign, p_zero = test.mean, test.p
-        p_margin = equivalence_p(d, margin, step)
+        return Decision(np.full(d.shape[:-1], Verdict.UNDECIDED), nothing, nothing, nothing > 0)
+    test = _anytime(d, margin, step) if sequential else _once(d, margin, step)
+    sign, p_zero, p_margin = test
     smaller = np.fmin(p_zero, p_margin)  # without a margin there is one statement alone
     larger = p_zero if margin <= 0 else np.maximum(p_zero, p_margin)
-    sure = adjust(smaller, larger) <= alpha
+    found = adjust(smaller, larger) <= alpha
     direction = np.where(sign > 0, Verdict.HELPS, Verdict.HURTS)
     verdict = np.where(p_margin < p_zero, Verdict.NEGLIGIBLE, direction)
-    return Decision(np.where(sure, verdict, Verdict.UNDECIDED), p_zero, adjust(p_zero, larger))
+    verdict = np.where(found, verdict, Verdict.UNDECIDED)
+    within = adjust(p_margin, larger) <= alpha  # False where it is NaN
+    return Decision(verdict, p_zero, adjust(p_zero, larger), within)
 
 
 def adjust(p: ArrayLike, leaves: ArrayLike) -> Array:
@@ -109,6 +109,20 @@ def adjust(p: ArrayLike, leaves: ArrayLike) -> Array:
     for gone in range(1, count):
         adjusted = np.minimum(adjusted, np.maximum(left[..., gone - 1, None], (count - gone) * p))
     return np.asarray(np.minimum(adjusted, 1.0))
+
+
+def _once(d: Array, margin: float, step: ArrayLike) -> tuple[Array, Array, Array]:
+    """The sign and both p-values, of as many seeds as each effect has."""
+    counts = (~np.isnan(d)).sum(-1)
+    steps = np.broadcast_to(np.asarray(step, float), counts.shape)
+    sign, p_zero, p_margin = (np.full(counts.shape, np.nan) for _ in range(3))
+    for n in np.unique(counts[counts >= FEWEST_SEEDS]).tolist():
+        rows = counts == n
+        packed = d[rows][~np.isnan(d[rows])].reshape(-1, n)
+        test = t_test(packed, step=steps[rows])
+        sign[rows], p_zero[rows] = test.mean, test.p
+        p_margin[rows] = equivalence_p(packed, margin, steps[rows])
+    return sign, p_zero, p_margin
 
 
 def _anytime(d: Array, margin: float, step: ArrayLike) -> tuple[Array, Array, Array]:

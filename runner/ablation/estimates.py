@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse, stats
 
 from runner.ablation.decide import Verdict, decide
 from runner.ablation.designs import Kind
@@ -22,6 +22,9 @@ from runner.ablation.statistics import (
 MOST_MORE = 1000
 """So many additional seeds are considered."""
 
+UNLIKELY, LIKELY = 0.1, 0.9
+"""Between these lies what a mean or a spread may well be."""
+
 NOTHING = 1e-13
 """A weighted sum below this share of the size of its terms is 0, but for rounding."""
 
@@ -32,12 +35,17 @@ class Estimate:
 
     values: Array
     """[S], turned so that more is better; NaN where a run is not done."""
+    settled: NDArray[np.bool_]
+    """[S], the seeds of which every run has come to its end; of a sequence, before the first gap.
+    A run that failed has, for an effect; not for an interaction or a share."""
     used: NDArray[np.bool_]
-    """[S], the seeds that count: all complete ones; of a sequence those before the first gap."""
+    """[S], the settled seeds with which every run is done; the others are left out."""
     judged: bool
     """Whether there are enough seeds for a verdict."""
     verdict: Verdict
     """Of the rule alone: HELPS, HURTS, NEGLIGIBLE or UNDECIDED."""
+    within: bool
+    """Whether it is smaller than the margin, at the error rate of the verdicts."""
     p: float
     adjusted: float
     mean: float
@@ -48,25 +56,42 @@ class Estimate:
     """The smallest effect that this many seeds could show."""
     needed: float
     """The seeds it would probably take to decide, in all."""
+    fewest: float
+    """The same if the spread is as small as it may well be, and `most` if it is as large."""
+    most: float
 
 
-def estimate(plan: Plan, scores: Array) -> list[Estimate]:
+def estimate(
+    plan: Plan, scores: Array, failed: NDArray[np.bool_] | None = None, samples: int | None = None
+) -> list[Estimate]:
     """Compute what the scores say about each contrast, in the plan's order.
+
+    A seed with which a run of an effect failed is left out of that effect. If runs fail as often,
+    and for the same reasons, with a trick as without it, then what is left is as fair as before:
+    the two runs of a pair change places without notice, also among the pairs of which both are
+    done. A trick that failed itself may look better than it is; `verdicts` sees to that.
 
     Args:
         plan: The plan.
         scores: [variants, seeds], NaN where a run is not done.
+        failed: [variants, seeds], the runs that failed by themselves, and count as ended.
+        samples: How many test samples the scores are counted on, if that is known.
     """
     question, sequential = plan.question, plan.question.until == "decided"
-    values, least = _contrast(plan, scores)
-    step = find_step(scores[~np.isnan(scores)].tolist()) * least
+    values, least, lost = _contrast(plan, scores, failed)
+    known = scores[~np.isnan(scores)].tolist()
+    step = find_step(known, question.metric, samples) * least
     there: NDArray[np.bool_] = ~np.isnan(values)
-    used = np.logical_and.accumulate(there, axis=1) if sequential else there
+    settled = there | lost
+    if sequential:
+        settled = np.logical_and.accumulate(settled, axis=1)
+    used = settled & there
     lengths = used.sum(1)
-    enough = lengths >= (FEWEST_SEEDS if sequential else len(plan.seeds))
-    judged = enough & (len(plan.seeds) >= FEWEST_SEEDS)
+    enough = settled.sum(1) >= (FEWEST_SEEDS if sequential else len(plan.seeds))
+    judged = enough & (lengths >= FEWEST_SEEDS)
     found = {name: np.full(len(values), np.nan) for name in NUMBERS}
     verdicts = np.full(len(values), Verdict.UNDECIDED, object)
+    within = np.zeros(len(values), bool)
     for kind in ("effect", "interaction", "share"):
         of_kind = np.array([contrast.kind == kind for contrast in plan.contrasts])
         for n in set(lengths[of_kind].tolist()) - {0}:  # those of equally many seeds at once
@@ -78,22 +103,36 @@ def estimate(plan: Plan, scores: Array) -> list[Estimate]:
         if kind != "share" and of_kind.any():
             margin = question.margin if kind == "effect" else 0.0
             counted = np.where(used & judged[:, None], values, np.nan)[of_kind]
-            decision = decide(counted, margin, question.alpha, sequential, step[of_kind])
-            verdicts[of_kind], found["p"][of_kind], found["adjusted"][of_kind] = decision
-    verdicts[~judged] = Verdict.UNDECIDED
+            packed = _packed(counted)
+            decision = decide(packed, margin, question.alpha, sequential, step[of_kind])
+            verdicts[of_kind], found["p"][of_kind], found["adjusted"][of_kind], *_ = decision
+            within[of_kind] = decision.within
+    undecided = judged & (verdicts == Verdict.UNDECIDED)
+    found |= _more_seeds(plan, found["mean"], found["sd"], lengths, undecided, step)
     return [
         Estimate(
             values=values[row],
+            settled=settled[row],
             used=used[row],
             judged=bool(judged[row]),
             verdict=Verdict(verdicts[row]),
+            within=bool(within[row]),
             **{name: float(column[row]) for name, column in found.items()},
         )
         for row in range(len(values))
     ]
 
 
-NUMBERS = ("p", "adjusted", "mean", "sd", "low", "high", "smallest", "needed")
+NUMBERS = (
+    *("p", "adjusted", "mean", "sd", "low", "high", "smallest"),
+    *("needed", "fewest", "most"),
+)
+
+
+def _packed(values: Array) -> Array:
+    """Move the seeds that are left out behind the others, as a sequence ends at the first NaN."""
+    order = np.argsort(np.isnan(values), axis=1, kind="stable")
+    return np.take_along_axis(values, order, axis=1)
 
 
 def _describe(
@@ -113,16 +152,51 @@ def _describe(
         found |= {"sd": sd, "low": low, "high": high}
     if kind != "share":
         found["smallest"] = smallest_effect(n, sd, alpha / count, sequential)
-    if kind == "effect" and n >= FEWEST_SEEDS:
-        limit = n + MOST_MORE
-        found["needed"] = seeds_needed(
-            mean, sd, question.margin, alpha / count, n, sequential, limit, step
-        )
     return found
 
 
-def _contrast(plan: Plan, scores: Array) -> tuple[Array, Array]:
-    """The value of each contrast under each seed, [C, S]; and its least weight, [C]."""
+def _more_seeds(
+    plan: Plan,
+    means: Array,
+    sds: Array,
+    lengths: NDArray[np.int_],
+    undecided: NDArray[np.bool_],
+    step: Array,
+) -> dict[str, Array]:
+    """Find the seeds that would probably decide; and the fewest and the most that may be needed.
+
+    These are the extremes over the ends of the 80 % intervals of mean and spread. In simulations
+    the number for the true ones lies between them in 74 to 100 of 100 ablations.
+
+    Returns:
+        `needed`, `fewest` and `most`, [C]; NaN for more than `MOST_MORE` seeds beyond those that
+        are there, and where nothing is undecided.
+    """
+    question = plan.question
+    effects = np.array([contrast.kind == "effect" for contrast in plan.contrasts])
+    found = {name: np.full(len(means), np.nan) for name in ("needed", "fewest", "most")}
+    alpha, sequential = question.alpha / max(1, effects.sum()), question.until == "decided"
+    for n in set(lengths[undecided & effects].tolist()):
+        some = np.flatnonzero(undecided & effects & (lengths == n))
+        rule = question.margin, alpha, n, sequential, n + MOST_MORE, step[some]
+        mean, sd = means[some], sds[some]
+        off = sd / n**0.5 * stats.t.isf(UNLIKELY, n - 1)
+        around = np.stack([mean - off, mean, mean + off])
+        spreads = [sd * ((n - 1) / stats.chi2.isf(q, n - 1)) ** 0.5 for q in (UNLIKELY, LIKELY)]
+        ends = [seeds_needed(around, spread, *rule) for spread in spreads]
+        low, high = (np.where(np.isnan(end), np.inf, end) for end in ends)
+        found["needed"][some] = seeds_needed(mean, sd, *rule)
+        found["fewest"][some], found["most"][some] = low.min(0), high.max(0)
+    return {name: np.where(np.isinf(each), np.nan, each) for name, each in found.items()}
+
+
+def _contrast(
+    plan: Plan, scores: Array, failed: NDArray[np.bool_] | None
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """The value of each contrast under each seed, [C, S]; its least weight, [C]; what was lost.
+
+    A seed is lost to an effect, [C, S], if some of its runs failed, and all others are done.
+    """
     at = {variant: index for index, variant in enumerate(plan.variants)}
     cells = [
         (row, at[variant], weight)
@@ -136,7 +210,11 @@ def _contrast(plan: Plan, scores: Array) -> tuple[Array, Array]:
     values = weigh @ np.nan_to_num(scores)
     exact = abs(weigh) @ np.nan_to_num(np.abs(scores))
     values = np.where(np.abs(values) < NOTHING * exact, 0.0, values)
-    gaps = abs(weigh) @ np.isnan(scores)
+    missing = np.isnan(scores)
+    gaps = abs(weigh) @ missing
     least = np.full(len(plan.contrasts), np.inf)
     np.minimum.at(least, rows, np.abs(weights))
-    return np.where(gaps > 0, np.nan, values), least
+    ended = ~missing if failed is None else ~missing | failed
+    effects = np.array([contrast.kind == "effect" for contrast in plan.contrasts])
+    lost = (abs(weigh) @ ~ended == 0) & (gaps > 0) & effects[:, None]
+    return np.where(gaps > 0, np.nan, values), least, lost

@@ -4,11 +4,14 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runner.ablation.designs import Contrast
+from runner.ablation.estimates import Estimate
+from runner.ablation.failures import cause_outside, failure_p_of_several
 from runner.ablation.plan import Plan
 from runner.ablation.statistics import Array
 from runner.ablation.table import Table
@@ -23,49 +26,66 @@ class Outcomes:
         plan: The ablation's.
         table: Its runs.
         contrast: The effect.
-        used: [S], the seeds that count.
+        estimated: What the scores say about it: which seeds are settled, and which count.
     """
 
-    def __init__(
-        self, plan: Plan, table: Table, contrast: Contrast, used: NDArray[np.bool_]
-    ) -> None:
-        self.plan, self.table, self.contrast, self.used = plan, table, contrast, used
+    def __init__(self, plan: Plan, table: Table, contrast: Contrast, estimated: Estimate) -> None:
+        self.plan, self.table, self.contrast = plan, table, contrast
+        self.settled, self.used = estimated.settled, estimated.used
         self.with_it = [name for name, weight in contrast.weights.items() if weight > 0]
         self.without_it = [name for name, weight in contrast.weights.items() if weight < 0]
 
-    @property
-    def failures(self) -> dict[str, int]:
-        """Of the runs with it, how many failed, by state."""
-        counts = Counter(self._states(self.with_it).ravel().tolist())
+    def failures(self, variants: list[str]) -> dict[str, int]:
+        """Of the runs of these variants, how many failed by themselves, by state."""
+        failed = self._failed(variants) & self.settled
+        counts = Counter(self._of(self.table.states, variants)[failed].tolist())
         return {state: counts[state] for state in BAD if counts[state]}
 
-    @property
-    def broken(self) -> list[int]:
-        """The seeds where runs with it failed, and all runs without it are done."""
-        bad = np.isin(self._states(self.with_it), list(BAD)).any(0)
-        done = np.isin(self._states(self.without_it), "done").all(0)
-        return self._seeds(np.logical_and(bad, done))
+    def failed_seeds(self, variants: list[str]) -> list[int]:
+        """Give back the settled seeds with which a run of these variants failed by itself."""
+        return self._seeds(self._failed(variants).any(0) & self.settled)
+
+    @cached_property
+    def failure_p(self) -> float:
+        """The chance of so many more failures with it than without it, if it changed nothing."""
+        sides = self._failed(self.with_it), self._failed(self.without_it)
+        if self.plan.question.until == "fixed" and not self.settled.all():
+            return np.nan  # no look before the end
+        return failure_p_of_several(*sides, self.settled, self.plan.question.until == "decided")
 
     @property
-    def baseline_failed(self) -> list[int]:
-        """The seeds where runs without it failed."""
-        return self._seeds(np.isin(self._states(self.without_it), list(BAD)).any(0))
-
-    def bad_states(self, variants: list[str], seeds: list[int]) -> dict[str, set[str]]:
-        """Give back which of the variants failed with these seeds, and how."""
-        states = self._states(variants)[:, np.isin(self.plan.seeds, seeds)].tolist()
-        rows = zip(variants, states, strict=True)
-        return {name: bad for name, row in rows if (bad := {*BAD} & {*row})}
+    def outside(self) -> dict[str, str]:
+        """What ended runs from outside: for each of them by `VARIANT/seed=S`, in words."""
+        found = {}
+        for name, seed in product((*self.with_it, *self.without_it), self.plan.seeds):
+            run = self.table.runs.get((name, seed))
+            cause = cause_outside(run.status.get("error")) if run else None
+            if run and run.state == "failed" and cause:
+                found[f"{name}/seed={seed}"] = cause
+        return found
 
     @property
-    def same_weights(self) -> bool:
-        """Whether, with every seed that counts, its weights equal those of the runs without it."""
+    def left_out(self) -> list[int]:
+        """The settled seeds that do not count, since a run failed with them."""
+        return self._seeds(self.settled & ~self.used)
+
+    @property
+    def same_weights(self) -> bool | None:
+        """Whether, with every seed, its weights equal those of the runs without it.
+
+        None if that is not known of all: a digest is missing, or runs have no such counterpart.
+        """
         digests = [
             [self._result(name, seed).get("weights") for name in pair]
             for pair in self._pairs()
-            for seed in self._seeds(self.used)
+            for seed in self._seeds(self.settled)
         ]
-        return bool(digests) and all(one is not None and one == other for one, other in digests)
+        if any(one is not None and other is not None and one != other for one, other in digests):
+            return False
+        known = bool(digests) and all(
+            one is not None and other is not None for one, other in digests
+        )
+        return True if known else None
 
     @cached_property
     def idle(self) -> dict[tuple[str, int], bool]:
@@ -107,8 +127,11 @@ class Outcomes:
             return None
         return float(np.corrcoef(one, other)[0, 1])
 
-    def _states(self, variants: list[str]) -> NDArray[np.str_]:
-        return self.table.states[[self.table.rows[name] for name in variants]]
+    def _of(self, table: NDArray[Any], variants: list[str]) -> NDArray[Any]:
+        return table[[self.table.rows[name] for name in variants]]
+
+    def _failed(self, variants: list[str]) -> NDArray[np.bool_]:
+        return self._of(self.table.failed, variants)
 
     def _seeds(self, which: ArrayLike) -> list[int]:
         return [seed for seed, yes in zip(self.plan.seeds, np.asarray(which), strict=True) if yes]

@@ -8,28 +8,38 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from runner.ablation.wording import is_share
 from runner.store.runs import Run
 
 FINEST = 10**6  # samples, from which on rounding does not matter
 
 
-def find_step(scores: Iterable[float]) -> float:
+def find_step(scores: Iterable[float], metric: str = "", samples: int | None = None) -> float:
     """Find the step that all scores are multiples of: 1/N of accuracies on N samples.
 
-    With few different scores it may be a multiple of 1/N, which errs on the safe side.
+    Where N is not known, it is found from the scores. With few different scores it may be a
+    multiple of 1/N, which errs on the safe side; it is 1 for shares that are all 0 or 1.
+
+    Args:
+        scores: The scores of all runs.
+        metric: What they are.
+        samples: N, if it is known.
 
     Returns:
-        The largest such step from 1e-6 to 1/2; 0 if there is none, as of losses.
+        The largest such step from 1e-6 on; 0 if there is none, as of losses.
     """
+    scores = set(scores)
+    if samples and all(abs(score * samples - round(score * samples)) < 1e-6 for score in scores):
+        return 1 / samples
     whole = 1
-    for score in set(scores):
+    for score in scores:
         fraction = Fraction(score).limit_denominator(FINEST)
         if abs(float(fraction) - score) > 1e-15:
             return 0.0
         whole = lcm(whole, fraction.denominator)
         if whole > FINEST:
             return 0.0
-    return 1 / whole if whole > 1 else 0.0
+    return 1 / whole if whole > 1 or is_share(metric) else 0.0
 
 
 def crossed_interval(table: NDArray[np.floating], alpha: float) -> tuple[float, float]:
@@ -85,3 +95,13 @@ def read_answers(runs: Mapping[tuple[str, int], Run]) -> dict[tuple[str, int], N
     """Read which samples each run answered right, of those that are done and can be read."""
     found = {key: run.correct() for key, run in runs.items() if run.result is not None}
     return {key: right for key, right in found.items() if right is not None}
+
+
+def count_samples(variants: Iterable[str], runs: Mapping[tuple[str, int], Run]) -> int | None:
+    """Count the test samples, by the answers of one run of each variant; None if none are there.
+
+    Where variants have test sets of several sizes it is the smallest one, of the coarsest step.
+    """
+    done = {variant: run for (variant, _), run in runs.items() if run.result is not None}
+    answers = (done[name].correct() for name in variants if name in done)
+    return min((right.size for right in answers if right is not None), default=None)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.ablation.failures import cause_outside
 from runner.ablation.plan import Plan
 from runner.ablation.statistics import Array
 from runner.errors import UserError
@@ -29,6 +30,9 @@ class Table:
     """For each variant its place in the arrays."""
     states: NDArray[np.str_]
     """`Run.state`; empty for those that have not begun."""
+    failed: NDArray[np.bool_]
+    """Whether a run failed by itself: it diverged, or an exception was raised in it. That is
+    evidence against a trick; what the machine did to a run is none."""
     scores: Array
     """The metric as it is in result.json; NaN where a run is not done."""
     seconds: Array
@@ -48,6 +52,7 @@ def read_table(root: Path, plan: Plan) -> Table:
     shape = len(plan.variants), len(plan.seeds)
     states = np.full(shape, "", dtype="<U16")
     scores, seconds, memory = (np.full(shape, np.nan) for _ in range(3))
+    failed = np.zeros(shape, bool)
     runs, damaged = {}, []
     for row, variant in enumerate(plan.variants):
         digests = plan.digests(variant)
@@ -57,6 +62,7 @@ def read_table(root: Path, plan: Plan) -> Table:
                 continue
             runs[variant, seed] = run
             states[at := (row, column)] = run.state
+            failed[at] = is_evidence(run)
             memory[at] = number(run.status.get("peak_memory"))
             copy = replace(run)  # its lines are not kept, since there may be very many
             problems = find_damage(copy)
@@ -68,11 +74,36 @@ def read_table(root: Path, plan: Plan) -> Table:
                 seconds[at] = _seconds(copy)
             damaged += [f"{variant}/{run.folder.name}: {problem}" for problem in problems]
     rows = {variant: row for row, variant in enumerate(plan.variants)}
-    return Table(runs, rows, states, scores, seconds, memory, tuple(damaged))
+    return Table(runs, rows, states, failed, scores, seconds, memory, tuple(damaged))
 
 
-def warnings(table: Table) -> Iterator[str]:
-    """Say what a reader must know: runs that were not made alike, and damaged files."""
+def is_evidence(run: Run) -> bool:
+    """Whether a run failed by itself: it diverged, or an exception was raised in it."""
+    if run.state == "failed":
+        return cause_outside(run.status.get("error")) is None
+    return run.state == "diverged"
+
+
+SOFTENED = ("label_smoothing", "flooding")
+"""Tricks that change what is trained on, so that the loss rises or falls by definition."""
+
+
+def unfair_metric(plan: Plan) -> Iterator[str]:
+    """Say which of the tricks cannot be judged by a loss."""
+    metric = plan.question.metric
+    keys = {key for changes in plan.changes.values() for key in changes}
+    for name in SOFTENED:
+        if metric.endswith("loss") and any(key.startswith(f"tricks.{name}.") for key in keys):
+            yield (
+                f"{metric} is no fair measure of {name}, which changes what the loss is trained "
+                "towards: the loss moves though the answers may not. "
+                "Take ablation.metric=test/accuracy, under another name."
+            )
+
+
+def warnings(plan: Plan, table: Table) -> Iterator[str]:
+    """Say what a reader must know: an unfair metric, runs not made alike, damaged files."""
+    yield from unfair_metric(plan)
     machines = [run.machine for run in table.runs.values() if run.machine]
     yield from _differing("code", [_part(m, "code").get("commit") for m in machines])
     libraries = [_part(machine, "libraries") for machine in machines]

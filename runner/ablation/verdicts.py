@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from runner.ablation import wording
 from runner.ablation.calibrate import Calibration, calibrate
-from runner.ablation.decide import Verdict
+from runner.ablation.decide import Verdict, adjust
 from runner.ablation.designs import Contrast
+from runner.ablation.effects import judge_effect, known
 from runner.ablation.estimates import Estimate, estimate
 from runner.ablation.outcomes import Outcomes
 from runner.ablation.plan import Plan
-from runner.ablation.sampling import read_answers, samples_interval
-from runner.ablation.statistics import FEWEST_SEEDS
+from runner.ablation.sampling import count_samples, read_answers, samples_interval
 from runner.ablation.table import Table, read_table, warnings
 from runner.store.runs import Run
 
@@ -38,6 +38,8 @@ class Finding:
     """A few plain words, such as `about 6 more seeds`."""
     differences: Mapping[int, float]
     """The contrast's value for each complete seed."""
+    seeds: int = 0
+    """How many seeds it rests on."""
     open: bool = False
     """Whether more seeds, or unfinished runs, may change the verdict."""
     mean: float | None = None
@@ -56,8 +58,13 @@ class Finding:
     """Of the two variants' scores over the seeds, where there are two variants and three seeds."""
     smallest_effect: float | None = None
     """What this many seeds would find 80 times in 100, with the spread that was seen."""
+    within_margin: bool = False
+    """Whether it is smaller than the margin, at the error rate of the verdicts."""
     more_seeds: int | None = None
-    """How many more seeds would probably decide; None if decided, or if 1000 would not."""
+    """How many more seeds would probably decide, if mean and spread are as they seem; None if
+    decided, or if 1000 would not."""
+    more_seeds_range: tuple[int, int | None] | None = None
+    """The fewest and the most that may well be needed; None for more than 1000."""
     time_ratio: float | None = None
     """Training time with it over without it, the geometric mean over the seeds."""
     memory_ratio: float | None = None
@@ -65,7 +72,24 @@ class Finding:
     trick_metrics: Mapping[str, float] = field(default_factory=dict)
     """The numbers that the factor's trick reported, each the mean over its runs."""
     failures: Mapping[str, int] = field(default_factory=dict)
-    """Of the runs with it, how many `failed` or `diverged`; only what is not 0."""
+    """Of the runs with it, how many `failed` (by an exception raised in them) or `diverged`; only
+    what is not 0, and without what the machine ended."""
+    failures_without: Mapping[str, int] = field(default_factory=dict)
+    """The same of the runs without it."""
+    failure_p: float | None = None
+    """Against equal chances to fail, one-sided: Fisher's exact test; with `until=decided` one over
+    the largest e-value."""
+    failure_adjusted: float | None = None
+    """The same, adjusted for the number of effects by Holm's method: BROKEN is at most alpha."""
+    left_out: tuple[int, ...] = ()
+    """The seeds with which a run failed: the scores with them are left out."""
+    ended_outside: Mapping[str, str] = field(default_factory=dict)
+    """What the machine did to its runs and those without it, by `VARIANT/seed=S`."""
+
+    @property
+    def few(self) -> bool:
+        """Whether it is a verdict of so few seeds that it is marked."""
+        return self.verdict in wording.SCORED and 0 < self.seeds < wording.ENOUGH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +124,10 @@ def judge(root: Path, plan: Plan) -> Findings:
         UserError: If a result lacks the metric.
     """
     table = read_table(root, plan)
-    found = _find(plan, table) if plan.contrasts else []
+    samples = None
+    if plan.question.metric == "test/accuracy":
+        samples = count_samples(plan.variants, table.runs)
+    found = _find(plan, table, samples) if plan.contrasts else []
     effects, interactions, shares = (
         tuple(finding for finding in found if finding.contrast.kind == kind)
         for kind in ("effect", "interaction", "share")
@@ -113,45 +140,57 @@ def judge(root: Path, plan: Plan) -> Findings:
         effects=effects,
         interactions=interactions,
         shares=shares,
-        calibration=tuple(calibrate(plan.question, done)) if calibrated else (),
+        calibration=tuple(calibrate(plan.question, done, samples)) if calibrated else (),
         runs=table.runs,
-        warnings=tuple(warnings(table)),
+        warnings=tuple(warnings(plan, table)),
     )
 
 
-def _find(plan: Plan, table: Table) -> list[Finding]:
+def _find(plan: Plan, table: Table, samples: int | None) -> list[Finding]:
     """Judge every contrast."""
     answers: dict[tuple[str, int], NDArray[np.bool_]] = {}
     if plan.question.metric == "test/accuracy" and len(plan.contrasts) <= MOST_WITH_SAMPLES:
         answers = read_answers(table.runs)
-    estimates = zip(plan.contrasts, estimate(plan, table.scores), strict=True)
-    return [_finding(plan, table, contrast, each, answers) for contrast, each in estimates]
+    estimates = estimate(plan, table.scores, table.failed, samples)
+    pairs = [*zip(plan.contrasts, estimates, strict=True)]
+    outcomes = {
+        index: Outcomes(plan, table, contrast, each)
+        for index, (contrast, each) in enumerate(pairs)
+        if contrast.kind == "effect"
+    }
+    p = np.array([each.failure_p for each in outcomes.values()])
+    adjusted = dict(zip(outcomes, adjust(p, p).tolist(), strict=True))
+    found = []
+    for index, (contrast, each) in enumerate(pairs):
+        about: dict[str, Any] = {"verdict": None, "reason": _remark(plan, contrast, each)}
+        if index in outcomes:
+            about = judge_effect(plan, each, outcomes[index], adjusted[index])
+        found.append(_finding(plan, contrast, each, answers, about))
+    return found
 
 
 def _finding(
     plan: Plan,
-    table: Table,
     contrast: Contrast,
     estimated: Estimate,
     answers: Mapping[tuple[str, int], NDArray[np.bool_]],
+    about: Mapping[str, Any],
 ) -> Finding:
     values = dict(zip(plan.seeds, estimated.values.tolist(), strict=True))
     interval = estimated.low, estimated.high
     sign = 1 if plan.question.goal == "maximize" else -1
     weights = {name: sign * weight for name, weight in contrast.weights.items()}
     seeds = [s for s, used in zip(plan.seeds, estimated.used, strict=True) if used]
-    about: dict[str, Any] = {"verdict": None, "reason": _remark(plan, contrast, estimated)}
-    if contrast.kind == "effect":
-        about = _judge(plan, estimated, Outcomes(plan, table, contrast, estimated.used))
     return Finding(
         contrast=contrast,
         differences={seed: value for seed, value in values.items() if np.isfinite(value)},
-        mean=_known(estimated.mean),
+        seeds=int(estimated.used.sum()),
+        mean=known(estimated.mean),
         interval=interval if np.isfinite(interval).all() else None,
         samples_interval=samples_interval(weights, seeds, answers, plan.question.alpha),
-        p_value=_known(estimated.p),
-        adjusted=_known(estimated.adjusted),
-        smallest_effect=_known(estimated.smallest),
+        p_value=known(estimated.p),
+        adjusted=known(estimated.adjusted),
+        smallest_effect=known(estimated.smallest),
         **about,
     )
 
@@ -159,64 +198,10 @@ def _finding(
 def _remark(plan: Plan, contrast: Contrast, estimated: Estimate) -> str:
     """Describe an interaction in words; of other contrasts tell how far their runs are."""
     if not estimated.judged:
-        return wording.seeds_so_far(int(estimated.used.sum()), _planned(plan))
+        planned = len(plan.seeds) if plan.question.until == "fixed" else None
+        return wording.seeds_so_far(int(estimated.used.sum()), planned)
     if contrast.kind != "interaction":
         return ""
     undecided = estimated.verdict is Verdict.UNDECIDED
-    sure = "not distinguishable from 0" if undecided else "surely not 0"
-    return f"{wording.amount(estimated.mean, plan.question)}, {sure}"
-
-
-def _judge(plan: Plan, estimated: Estimate, outcomes: Outcomes) -> dict[str, Any]:
-    """Give back what a finding says of an effect alone: its verdict, and how its runs went."""
-    verdict, reason = _verdict(plan, estimated, outcomes)
-    more = estimated.needed - int(estimated.used.sum())
-    undecided = verdict is Verdict.UNDECIDED
-    return {
-        "verdict": verdict,
-        "reason": reason,
-        "open": undecided or (verdict is Verdict.NONE and not outcomes.baseline_failed),
-        "more_seeds": int(more) if undecided and np.isfinite(more) else None,
-        "correlation": outcomes.correlation(),
-        "time_ratio": outcomes.ratio(outcomes.table.seconds),
-        "memory_ratio": outcomes.ratio(outcomes.table.memory),
-        "trick_metrics": outcomes.trick_metrics,
-        "failures": outcomes.failures,
-    }
-
-
-def _verdict(plan: Plan, estimated: Estimate, outcomes: Outcomes) -> tuple[Verdict, str]:
-    """Judge an effect: first by what failed, then whether there is enough, then by the numbers."""
-    count, planned = int(estimated.used.sum()), _planned(plan)
-    if seeds := outcomes.broken:
-        bad = outcomes.bad_states(outcomes.with_it, seeds)
-        return Verdict.BROKEN, wording.went_wrong(bad, seeds)
-    if seeds := outcomes.baseline_failed:
-        bad = outcomes.bad_states(outcomes.without_it, seeds)
-        return Verdict.NONE, f"{wording.without_it(list(bad))} {wording.went_wrong(bad, seeds)}"
-    if count < (planned or FEWEST_SEEDS):
-        return Verdict.NONE, wording.seeds_so_far(count, planned)
-    if outcomes.same_weights:
-        return Verdict.INACTIVE, "it changed nothing: the weights equal those without it"
-    if outcomes.idle and all(outcomes.idle.values()):
-        return Verdict.INACTIVE, "it never acted, in any run"
-    if count < FEWEST_SEEDS:
-        return Verdict.NONE, wording.seeds_so_far(count, planned)
-    idle = sorted({seed for (_, seed), is_idle in outcomes.idle.items() if is_idle})
-    remark = f"; inactive {wording.with_seeds(idle)}" if idle else ""
-    verdict, mean = estimated.verdict, estimated.mean
-    if verdict is not Verdict.UNDECIDED:
-        sure = wording.sure(verdict, mean, estimated.low, estimated.high, plan.question)
-        return verdict, sure + remark
-    if estimated.sd == 0 and mean != 0:
-        return verdict, f"the same difference with every seed: no spread to judge by{remark}"
-    return verdict, wording.undecided(estimated.needed - count) + remark
-
-
-def _planned(plan: Plan) -> int | None:
-    """The number of seeds that was fixed beforehand; None where seeds are added."""
-    return len(plan.seeds) if plan.question.until == "fixed" else None
-
-
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+    chance = "not distinguishable from 0" if undecided else "more than chance"
+    return f"{wording.amount(estimated.mean, plan.question)}, {chance}"

@@ -7,11 +7,18 @@ from runner.ablation.designs import BASELINE
 from runner.ablation.plan import Question
 
 BAD = ("failed", "diverged")
-"""The states of runs that failed. A damaged run is not one of them: it counts as missing, and is no
-evidence against a trick."""
+"""The states of runs that failed. A damaged run is not one of them: it counts as missing."""
 
 SHARES = ("accuracy", "shift_consistency")
 """Ends of the names of metrics from 0 to 1, which are shown in percentage points."""
+
+SCORED = (Verdict.HELPS, Verdict.HURTS, Verdict.NEGLIGIBLE)
+"""The verdicts that rest on the scores."""
+
+ENOUGH = 5
+"""Seeds; a verdict of fewer rests on the scores being normal, and is marked."""
+
+SAME_WEIGHTS = "it changed nothing: with every seed the weights equal those without it"
 
 LISTED = 5  # seeds listed by name
 
@@ -41,22 +48,36 @@ def amount(mean: float, question: Question) -> str:
     return f"{size} {'lower' if mean > 0 else 'higher'}" if mean else "no difference"
 
 
-def sure(verdict: Verdict, mean: float, low: float, high: float, question: Question) -> str:
-    """Say what is certain, and how large it is."""
-    margin = with_unit(question.margin, question.metric)
-    text, side = amount(mean, question), "above" if verdict is Verdict.HELPS else "below"
+def found(verdict: Verdict, mean: float, within: bool, seeds: int, question: Question) -> str:
+    """Say what HELPS, HURTS or NEGLIGIBLE means here, and what it rests on.
+
+    Args:
+        verdict: The verdict.
+        mean: The mean difference.
+        within: Whether it is smaller than the margin, at the same error rate.
+        seeds: How many seeds it rests on.
+        question: What was settled before.
+    """
+    text, margin = amount(mean, question), with_unit(question.margin, question.metric)
     if verdict is Verdict.NEGLIGIBLE:
-        return f"{text}, surely less than {margin} either way"
-    text += ", surely" + (f" {side} 0" if question.goal == "maximize" else "")
-    small = question.margin > 0 and -question.margin < low and high < question.margin
-    return f"{text}, but less than {margin}" if small else text
+        rare = 100 * (1 - question.alpha ** (1 / seeds))
+        text += f", less than {margin} either way; {seeds} seeds do not exclude collapses in up to "
+        text += f"{rare:.0f} % of runs"
+    else:
+        text += ", more than chance" + (f", but less than {margin}" if within else "")
+    if seeds < ENOUGH:
+        text += f"; {('three', 'four')[seeds - 3]} seeds alone: it rests on normal scores"
+    return text
 
 
-def undecided(more: float) -> str:
-    """Say how many more seeds it would probably take; NaN: more than were considered."""
-    if more != more:
+def undecided(fewest: float, most: float) -> str:
+    """Say how many more seeds it may well take, from the fewest to the most; NaN: over 1000."""
+    if fewest != fewest:
         return "more than 1000 more seeds"
-    return f"about {int(more)} more {'seed' if more == 1 else 'seeds'}"
+    if most != most:
+        return f"{int(fewest)} more seeds or many more" if fewest > 1 else "one more seed or many"
+    ends = sorted({int(fewest), int(most)})
+    return f"about {' to '.join(map(str, ends))} more {'seed' if ends == [1] else 'seeds'}"
 
 
 def seeds_so_far(count: int, planned: int | None) -> str:
@@ -69,6 +90,11 @@ def seeds_so_far(count: int, planned: int | None) -> str:
 _TWO = "two seeds: an interval, no verdict"
 
 
+def seeds_left(count: int) -> str:
+    """Say with how few seeds a difference could be taken."""
+    return ("no seed is left", "one seed is left", "two seeds are left")[count]
+
+
 def with_seeds(seeds: Iterable[int]) -> str:
     """Write `with seed 3`, `with seeds 1, 2` or `with 12 seeds`."""
     named = [str(seed) for seed in seeds]
@@ -77,10 +103,54 @@ def with_seeds(seeds: Iterable[int]) -> str:
     return f"with {'seed' if len(named) == 1 else 'seeds'} {', '.join(named)}"
 
 
-def went_wrong(bad: Mapping[str, set[str]], seeds: Iterable[int]) -> str:
-    """Write `diverged with seed 3`, or `failed or diverged with seeds 1, 2`, of some variants."""
-    said = [state for state in BAD if state in set().union(*bad.values())]
-    return f"{' or '.join(said)} {with_seeds(seeds)}"
+def in_words(states: Iterable[str]) -> str:
+    """Write `diverged`, or `failed or diverged`."""
+    return " or ".join(state for state in BAD if state in states)
+
+
+def failures(
+    with_it: Mapping[str, int], without_it: Mapping[str, int], runs: int, reference: Sequence[str]
+) -> str:
+    """Write `1 of 5 diverged (baseline 0 of 5)`.
+
+    Args:
+        with_it: How many runs failed with it, by state.
+        without_it: How many did without it.
+        runs: How many there are on either side.
+        reference: The variants without it.
+    """
+    other = reference[0] if len(reference) == 1 else "without it"
+    count, others = sum(with_it.values()), sum(without_it.values())
+    return f"{count} of {runs} {in_words(with_it)} ({other} {others} of {runs})"
+
+
+def not_proven(seeds: int, needed: int, effects: int) -> str:
+    """Say that so few seeds can never show that failures are more than chance."""
+    among = f" among {effects} effects" if effects > 1 else ""
+    return f": {seeds} seeds cannot prove it broken{among}, {needed} can if it always fails"
+
+
+def left_out(seeds: Sequence[int], states: Iterable[str], runs: int, who: Sequence[str]) -> str:
+    """Say which seeds were left out, where runs without it failed and none with it did."""
+    there = "there" if len(seeds) == 1 else "with them"
+    none = f"with it none of {runs} runs did"
+    return f"left out {with_seeds(seeds)[5:]}: {without_it(who)} {in_words(states)} {there}, {none}"
+
+
+def ended_outside(causes: Mapping[str, str]) -> str:
+    """Say which run the machine ended, that this is no evidence, and what to do."""
+    (run, cause), more = next(iter(causes.items())), len(causes) - 1
+    others = f", and {more} more runs were ended" if more > 1 else ""
+    others = ", and one more run was ended" if more == 1 else others
+    return f"{run} {cause}{others}, which is no evidence: give the same command again"
+
+
+def idle(seeds: Sequence[int], always: bool, differ: bool) -> str:
+    """Say what the trick reports of itself, where the weights do not bear it out."""
+    if not always:
+        return f"by its own count inactive {with_seeds(seeds)}"
+    known = "but the weights differ" if differ else "but not all weights are there to compare"
+    return f"by its own count it never acted, {known}"
 
 
 def without_it(variants: Sequence[str]) -> str:

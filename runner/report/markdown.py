@@ -46,6 +46,8 @@ def page(findings: Findings) -> str:
     plan = findings.plan
     unit = fmt.unit(plan.question.metric)
     lines = [f"## {escape(plan.name)}", "", begin(sentences.sentence(plan))]
+    if findings.effects:
+        lines += ["", begin(sentences.rules(plan))]
     if (progress := sentences.progress(findings)) is not None:
         lines += ["", f"**{escape(progress)}**"]
     if findings.effects:

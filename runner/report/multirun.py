@@ -89,14 +89,14 @@ def score_table(multirun: Multirun) -> list[list[str]]:
 
 
 def _remarks(runs: Sequence[Run]) -> str:
-    """Say what failed, and which tricks changed nothing."""
+    """Say what failed, and which tricks report that they changed nothing."""
     states = Counter(printable(run.state, 20) for run in runs if run.result is None)
     remarks = [f"{states[state]} {state}" for state in sorted(states)]
     idle: Counter[str] = Counter()
     for run in runs:
         names = (run.result or {}).get("inactive")
         idle.update(printable(name, 40) for name in (names if isinstance(names, list) else ()))
-    remarks += [f"{name} inactive in {idle[name]}" for name in sorted(idle)]
+    remarks += [f"{name} by its own count inactive in {idle[name]}" for name in sorted(idle)]
     return ", ".join(remarks)
 
 

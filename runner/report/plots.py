@@ -97,7 +97,8 @@ def _label(axis: "Axes", row: int, finding: Finding, metric: str) -> None:
     """Write an effect's name and its verdict above its interval, from edge to edge."""
     verdict = finding.verdict or Verdict.NONE
     across = axis.get_yaxis_transform()
-    text = f"{fmt.difference(finding.mean, metric)}  {verdict.value}"
+    few = f" ({finding.seeds} seeds)" if finding.few else ""
+    text = f"{fmt.difference(finding.mean, metric)}  {verdict.value}{few}"
     name = printable(finding.contrast.name, 44)
     for x, words, side in ((0.0, name, "left"), (1.0, text, "right")):
         axis.text(x, row - 0.3, words, ha=side, va="center", fontsize=8.5, transform=across)

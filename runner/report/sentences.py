@@ -77,13 +77,25 @@ def _part(config: Values, group: str) -> str:
 
 
 def rules(plan: Plan) -> str:
-    """Say how reliable a verdict is, and when the number of seeds was chosen."""
-    question = plan.question
-    rate = f"The chance of any false verdict is at most {100 * question.alpha:.3g} %"
-    if question.until == "decided":
-        most = f"Seeds are added until every verdict is final, {question.most_seeds} at most."
-        return f"{most} {rate}, however often one looks."
-    return f"The number of seeds was fixed before the first run. {rate}."
+    """Say which verdicts have an error rate, on what it rests, and when the seeds were chosen."""
+    question, decided = plan.question, plan.question.until == "decided"
+    seeds = "The number of seeds was fixed before the first run."
+    if decided:
+        seeds = f"Seeds are added until every verdict is final, {question.most_seeds} at most."
+    kinds = {contrast.kind for contrast in plan.contrasts}
+    if "effect" not in kinds:
+        return seeds
+    rate, looks = f"{100 * question.alpha:.3g} %", ", however often one looks" if decided else ""
+    test = "" if decided else ", by Fisher's exact test"
+    said = [
+        seeds,
+        f"If scores are roughly normal, the chance that any HELPS, HURTS or NEGLIGIBLE is false is "
+        f"at most {rate}{looks}.",
+        f"For BROKEN it is another {rate}, if runs fail independently of each other{test}.",
+    ]
+    if "interaction" in kinds:
+        said.append(f"Interactions are a family of their own, with a further {rate}.")
+    return " ".join(said)
 
 
 def progress(findings: Findings) -> str | None:
@@ -103,7 +115,9 @@ def summary(findings: Findings) -> str:
     if not findings.effects:
         return printable(findings.plan.question.design)
     counts = Counter(finding.verdict for finding in findings.effects)
-    return ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v])
+    few = sorted({finding.seeds for finding in findings.effects if finding.few})
+    mark = f" (on {' and '.join(map(str, few))} seeds alone)" if few else ""
+    return ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v]) + mark
 
 
 NO_REASON = "No reason was recorded."

@@ -108,5 +108,5 @@ def summary(result: dict[str, Any]) -> str:
     accuracy, consistency = result["test/accuracy"], result["test/shift_consistency"]
     numbers = f"test accuracy {100 * accuracy:.2f} %  loss {result['test/loss']:.4f}"
     names = ", ".join(result["inactive"])
-    inactive = f"  INACTIVE, changed nothing: {names}" if names else ""
+    inactive = f"  by their own count inactive: {names}" if names else ""
     return f"{numbers}  shift consistency {100 * consistency:.2f} %{inactive}"

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from runner.ablation.plan import Plan
 from runner.ablation.statistics import POWER, smallest_effect
+from runner.ablation.wording import ENOUGH
 from runner.build import Bench, build
 from runner.config import check
 from runner.store.runs import read_run
@@ -95,13 +96,16 @@ def _power(plan: Plan) -> list[str]:
     seeds = plan.question.most_seeds if grows else len(plan.seeds)
     found, power = smallest(seeds), f"(power {100 * POWER:.0f} %)"
     unit = "times the seed-to-seed standard deviation of the difference"
+    weak = []
+    if seeds < ENOUGH:
+        weak = ["Verdicts of 3 or 4 seeds rest on normal scores. Better: ablation.seeds=5."]
     if found <= LARGE:
-        return [f"With {seeds} seeds an effect of {found:.1f} {unit} can be found {power}."]
+        return [f"With {seeds} seeds an effect of {found:.1f} {unit} can be found {power}.", *weak]
     enough = next((n for n in range(seeds, MOST_SEEDS) if smallest(n) <= LARGE), MOST_SEEDS)
     which = f"only very large effects can be found: {found:.1f} {unit} {power}"
     if found == float("inf"):
         which = "no effect can be found"
-    return [f"With {seeds} seeds {which}. For {LARGE} times you need about {enough} seeds."]
+    return [f"With {seeds} seeds {which}. For {LARGE} times you need about {enough} seeds.", *weak]
 
 
 def _duration(seconds: float) -> str:

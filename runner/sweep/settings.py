@@ -10,10 +10,14 @@ from pydantic import Field, with_config
 
 from runner.ablation.designs import OFF, Factor
 from runner.ablation.plan import Question
+from runner.ablation.wording import is_share
 from runner.errors import UserError, did_you_mean
 from runner.names import flatten, write_label, write_value
 from runner.quoting import literal
 from runner.validation import STRICT, validate
+
+HALF_A_POINT = 0.005
+"""The margin of a share, where none is given."""
 
 Levels = Mapping[str, tuple[str, ...]]
 """For each level of a factor, by its label, the overrides that it means."""
@@ -36,7 +40,7 @@ class AblationSettings:
         "validation/loss",
     ]
     goal: Literal["auto", "maximize", "minimize"]
-    margin: Annotated[float, Field(ge=0)]
+    margin: Annotated[float, Field(ge=0)] | None
     alpha: Annotated[float, Field(gt=0, lt=1)]
     until: Literal["fixed", "decided"]
     most_seeds: Annotated[int, Field(ge=1)]
@@ -51,7 +55,7 @@ class AblationSettings:
             design=self.design,
             metric=self.metric,
             goal=("minimize" if falls else "maximize") if self.goal == "auto" else self.goal,
-            margin=float(self.margin),
+            margin=HALF_A_POINT if self.margin is None else float(self.margin),
             alpha=float(self.alpha),
             until=self.until,
             most_seeds=len(self.numbers(0)) if fixed else self.most_seeds,
@@ -76,6 +80,12 @@ def check_settings(node: Mapping[str, Any]) -> AblationSettings:
         raise UserError(
             f"ablation.seeds must be different numbers, got {list(seeds)}. "
             "The same seed gives the same run again, and no further evidence."
+        )
+    if settings.margin is None and not is_share(settings.metric):
+        raise UserError(
+            f"ablation.margin must be given with ablation.metric={settings.metric}, which is in "
+            "nats per sample: name the smallest difference that matters to you, such as "
+            "ablation.margin=0.02 (0 if every one does)."
         )
     if settings.until == "decided" and settings.most_seeds < len(seeds):
         raise UserError(

@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from runner.ablation.plan import Plan, load_plan, save_plan
+from runner.ablation.table import unfair_metric
 from runner.ablation.verdicts import Findings, judge
 from runner.config import NOT_IN_CONFIG_HASH, available_cores
 from runner.data.cache import default_folder
@@ -40,7 +41,7 @@ from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.progress import Progress
 from runner.sweep.settings import check_settings
 from runner.sweep.slots import slots, visible_cards
-from runner.texts import same_command
+from runner.texts import same_command, say
 
 
 class AblationSweeper(Sweeper):
@@ -76,6 +77,8 @@ class AblationSweeper(Sweeper):
         plan = make_plan(settings, self.config, loader, arguments, threads, command)
         if before:
             plan = refuse_other(root, before, plan)
+        for warning in unfair_metric(plan):
+            say(f"Note: {warning}")
         if settings.dry_run:
             workers = self._at_once(len(plan.seeds) * len(plan.variants))
             print("\n".join(describe(root, plan, workers)))
@@ -112,14 +115,17 @@ class AblationSweeper(Sweeper):
             if isinstance(launcher, LocalLauncher):
                 launcher.show = progress.line
             findings = judge(root, plan)
+            tried: set[tuple[str, int]] = set()
             while True:
-                needed, left = _open_variants(findings), set(runs_left(root, plan))
+                needed = _open_variants(findings, stuck=not tried)
+                left = set(runs_left(root, plan)) - tried
                 jobs = [
                     (variant, seed)
                     for seed, variant in plan.runs()
                     if seed in first or variant in needed
                     if again or (variant, seed) in left
                 ]
+                tried.update(jobs)
                 progress.begin(plan, jobs)
                 self._launch(launcher, root, plan, jobs)
                 again = frozen.again = False  # once is enough
@@ -127,7 +133,7 @@ class AblationSweeper(Sweeper):
                 # a sequence ends at a run that cannot be read
                 gaps = any(run.state == "damaged" for run in findings.runs.values())
                 full = len(plan.seeds) >= plan.question.most_seeds
-                if not grows or full or gaps or not _open_variants(findings):
+                if not grows or full or gaps or not _open_variants(findings, stuck=False):
                     break
                 plan = dataclasses.replace(plan, seeds=(*plan.seeds, plan.seeds[-1] + 1))
                 refuse_foreign_runs(root, plan)
@@ -201,6 +207,13 @@ def _try(
 DIED = "The worker process died without reporting (out of memory?)."
 
 
-def _open_variants(findings: Findings) -> set[str]:
-    """The variants of the questions that are still open."""
-    return {v for finding in findings.effects if finding.open for v in finding.contrast.weights}
+def _open_variants(findings: Findings, stuck: bool = True) -> set[str]:
+    """The variants of the questions that are still open.
+
+    Args:
+        findings: The findings so far.
+        stuck: Whether to count questions with a run that the machine ended: without that run,
+            which the same command tries again, more seeds would not answer them.
+    """
+    asked = (f for f in findings.effects if f.open and (stuck or not f.ended_outside))
+    return {variant for finding in asked for variant in finding.contrast.weights}

@@ -93,7 +93,7 @@ def test_what_failed_is_told_by_its_last_line_and_in_full_on_the_page(tmp_path, 
     error = "Traceback (most recent call last):\n  File x\nValueError: no room\n"
     write_run(tmp_path, "clipping", 3, status="failed", told={"error": error})
     out = told(capsys, tmp_path)
-    assert "BROKEN" in out
+    assert "1 of 5 failed (baseline 0 of 5)" in " ".join(out.split())
     assert "failed clipping/seed=3: ValueError: no room" in out
     page = (tmp_path / "report.html").read_text()
     assert "<strong>clipping/seed=3</strong> (failed): ValueError: no room" in page
@@ -140,7 +140,7 @@ def test_other_runs_have_mean_and_sample_deviation_the_baseline_first(tmp_path, 
     assert "92.00 ± 2.00" in rows[0]  # the sample's: n - 1
     assert "3.0 ± 1.0" in rows[0]
     assert "93.00 ± 2.00" in rows[2]
-    assert "Note: clipping: clipping inactive in 2" in rows
+    assert "Note: clipping: clipping by its own count inactive in 2" in rows
     assert "99.00" in rows[1]
     assert "±" not in rows[1]  # one value has no spread
     assert "Note: flooding: 1 diverged" in rows

@@ -86,8 +86,8 @@ def test_seeds_are_counted_from_the_first_or_listed():
 
 def test_the_direction_follows_the_metric_unless_it_is_given():
     assert given().question.goal == "maximize"
-    assert given(metric="test/loss").question.goal == "minimize"
-    assert given(metric="test/loss", goal="maximize").question.goal == "maximize"
+    assert given(metric="test/loss", margin=0.02).question.goal == "minimize"
+    assert given(metric="test/loss", goal="maximize", margin=0.0).question.goal == "maximize"
 
 
 MISTAKES = {
@@ -97,6 +97,10 @@ MISTAKES = {
     "a number for values": ({"factors": {"a": 3}}, "ablation.factors.a must be a list"),
     "a seed twice": ({"seeds": [1, 1]}, "must be different numbers"),
     "an unknown metric": ({"metric": "test/accurcy"}, "ablation.metric must be"),
+    "no margin for a loss": (
+        {"metric": "validation/loss"},
+        "ablation.margin must be given with ablation.metric=validation/loss",
+    ),
     "a negative margin": ({"margin": -0.1}, "ablation.margin must be >= 0"),
     "a limit below the start": (
         {"until": "decided", "seeds": 9, "most_seeds": 5},

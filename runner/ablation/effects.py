@@ -1,0 +1,123 @@
+"""The verdict on one effect: by what failed, by the weights, then by the numbers."""
+
+from typing import Any
+
+import numpy as np
+
+from runner.ablation import wording
+from runner.ablation.decide import Verdict
+from runner.ablation.estimates import Estimate
+from runner.ablation.failures import seeds_to_prove
+from runner.ablation.outcomes import Outcomes
+from runner.ablation.plan import Plan
+from runner.ablation.statistics import FEWEST_SEEDS
+
+
+def judge_effect(
+    plan: Plan, estimated: Estimate, outcomes: Outcomes, failure_adjusted: float
+) -> dict[str, Any]:
+    """Give back what a finding says of an effect alone: its verdict, and how its runs went.
+
+    Args:
+        plan: The ablation's.
+        estimated: What the scores say.
+        outcomes: Its runs.
+        failure_adjusted: The p-value against equal chances to fail, for the number of effects.
+    """
+    verdict, reason = _verdict(plan, estimated, outcomes, failure_adjusted)
+    undecided, have = verdict is Verdict.UNDECIDED, int(estimated.used.sum())
+    failed = outcomes.failures(outcomes.with_it)
+    more = [_more(n, have) for n in (estimated.needed, estimated.fewest, estimated.most)]
+    forecast = undecided and not failed and more[1] is not None
+    return {
+        "verdict": verdict,
+        "reason": reason,
+        "open": undecided or verdict is Verdict.NONE,
+        "within_margin": estimated.within and verdict in wording.SCORED,
+        "more_seeds": more[0] if forecast else None,
+        "more_seeds_range": (more[1], more[2]) if forecast else None,
+        "correlation": outcomes.correlation(),
+        "time_ratio": outcomes.ratio(outcomes.table.seconds),
+        "memory_ratio": outcomes.ratio(outcomes.table.memory),
+        "trick_metrics": outcomes.trick_metrics,
+        "failures": failed,
+        "failures_without": outcomes.failures(outcomes.without_it),
+        "failure_p": known(outcomes.failure_p),
+        "failure_adjusted": known(failure_adjusted),
+        "left_out": tuple(outcomes.left_out),
+        "ended_outside": outcomes.outside,
+    }
+
+
+def _verdict(
+    plan: Plan, estimated: Estimate, outcomes: Outcomes, failure_adjusted: float
+) -> tuple[Verdict, str]:
+    """Judge an effect, with the reason in words."""
+    question = plan.question
+    settled, used = int(estimated.settled.sum()), int(estimated.used.sum())
+    planned = len(plan.seeds) if question.until == "fixed" else None
+    failed = bool(outcomes.failures(outcomes.with_it))
+    if failure_adjusted <= question.alpha:
+        return Verdict.BROKEN, _failures(outcomes, settled)
+    same = outcomes.same_weights if settled >= (planned or FEWEST_SEEDS) else None
+    if same:
+        return Verdict.INACTIVE, wording.SAME_WEIGHTS
+    remarks = _remarks(plan, outcomes, settled)
+    if settled < (planned or FEWEST_SEEDS) or settled < FEWEST_SEEDS:
+        return Verdict.NONE, "; ".join([wording.seeds_so_far(settled, planned), *remarks])
+    remarks += _idle(outcomes, differ=same is False)
+    if failed and estimated.verdict is not Verdict.HURTS:  # those that are left may be the better
+        return Verdict.UNDECIDED, "; ".join(remarks)
+    if used < FEWEST_SEEDS:
+        return Verdict.NONE, "; ".join([wording.seeds_left(used), *remarks])
+    return estimated.verdict, "; ".join([_numbers(plan, estimated, used), *remarks])
+
+
+def _numbers(plan: Plan, estimated: Estimate, used: int) -> str:
+    """Say what the scores show."""
+    if estimated.verdict is not Verdict.UNDECIDED:
+        mean, within = estimated.mean, estimated.within
+        return wording.found(estimated.verdict, mean, within, used, plan.question)
+    if estimated.sd == 0 and estimated.mean != 0:
+        return "the same difference with every seed: no spread to judge by"
+    return wording.undecided(estimated.fewest - used, estimated.most - used)
+
+
+def _remarks(plan: Plan, outcomes: Outcomes, settled: int) -> list[str]:
+    """Say what failed, what was left out therefore, and what the machine ended."""
+    found, reference = [], outcomes.without_it
+    own, others = (outcomes.failures(side) for side in (outcomes.with_it, reference))
+    if own:
+        found.append(_failures(outcomes, settled))
+        effects = sum(contrast.kind == "effect" for contrast in plan.contrasts)
+        several = 1 if len(reference) == 1 else 2
+        sequential = plan.question.until == "decided"
+        needed = seeds_to_prove(plan.question.alpha / effects / several, sequential)
+        if settled < needed and sum(own.values()) > sum(others.values()):
+            found[0] += wording.not_proven(settled, needed, effects)
+    elif left := outcomes.left_out:
+        runs = settled * len(outcomes.with_it)
+        found.append(wording.left_out(left, others, runs, reference))
+    if not outcomes.settled.all() and (causes := outcomes.outside):
+        found.append(wording.ended_outside(causes))
+    return found
+
+
+def _failures(outcomes: Outcomes, settled: int) -> str:
+    own, others = (outcomes.failures(s) for s in (outcomes.with_it, outcomes.without_it))
+    return wording.failures(own, others, settled * len(outcomes.with_it), outcomes.without_it)
+
+
+def _idle(outcomes: Outcomes, differ: bool) -> list[str]:
+    """Say what the trick reports of itself, where the weights do not bear it out."""
+    seeds = sorted({seed for (_, seed), is_idle in outcomes.idle.items() if is_idle})
+    return [wording.idle(seeds, all(outcomes.idle.values()), differ)] if seeds else []
+
+
+def _more(needed: float, have: int) -> int | None:
+    return int(needed) - have if np.isfinite(needed) else None
+
+
+def known(value: float) -> float | None:
+    """Give back a finite number, else None."""
+    return float(value) if np.isfinite(value) else None
