@@ -1,6 +1,5 @@
 """A folder of runs without a plan: mean and spread of each setting, and no verdict."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,16 +11,9 @@ from runner.ablation.find import names_of
 from runner.ablation.table import find_damage
 from runner.report import as_json, html, markdown, sentences, text
 from runner.report.curves import curves
-from runner.report.format import SHOWN
-from runner.store.parameters import (
-    MACHINE,
-    Settings,
-    cell,
-    differing,
-    heading,
-    parameters,
-    short_headings,
-)
+from runner.report.format import SHOWN, count
+from runner.report.rows import Row, group, shared_words
+from runner.store.parameters import cell, differing, short_headings
 from runner.store.runs import Run
 from runner.texts import printable
 
@@ -50,19 +42,6 @@ MOST_COLUMNS = 4  # of settings; beyond, a row has its variant's name
 
 
 @dataclass(frozen=True)
-class Row:
-    """The runs of one setting, which differ in their seeds."""
-
-    name: str
-    """The variant; of a variant with several settings also what sets this one apart."""
-    label: str
-    """The same in short: without what all variants have."""
-    runs: Sequence[Run]
-    settings: Settings
-    """Of one of its runs; {} if none is known."""
-
-
-@dataclass(frozen=True)
 class Multirun:
     """Runs of a folder, without a plan."""
 
@@ -87,13 +66,13 @@ class Multirun:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The settings: baseline, then the best."""
+        """The settings, those of a sweep together: baseline, then the best."""
         means = self.summary[self.ranked_by, "mean"].fillna(float("-inf"))
-        return sorted(self._rows, key=lambda row: (not _is_baseline(row), -means[row.name]))
+        return sorted(self._rows, key=lambda r: (r.place, not r.is_baseline, -means[r.name]))
 
     @cached_property
     def _rows(self) -> list[Row]:
-        return _group(self.runs)
+        return group(self.runs)
 
     @cached_property
     def summary(self) -> "pd.DataFrame":
@@ -115,60 +94,14 @@ class Multirun:
     def columns(self) -> list[str]:
         """The keys in which the rows differ, if they tell all rows apart; else none."""
         found = differing([row.settings for row in self.rows])
-        texts = {(_place(row), *(cell(key, row.settings) for key in found)) for row in self.rows}
+        texts = {(row.place, *(cell(key, row.settings) for key in found)) for row in self.rows}
         known = all(row.settings for row in self.rows) and len(texts) == len(self.rows)
         return found if known and len(found) <= MOST_COLUMNS else []
 
     @cached_property
-    def shared(self) -> list[str]:
-        """The settings that every variant has in its name."""
-        return _shared([row.name for row in self.rows])
-
-
-def _group(runs: Sequence[Run]) -> list[Row]:
-    """Group runs by variant and by setting, since a name that was given may hide several."""
-    groups: dict[str, dict[str, tuple[dict[str, Any], list[Run]]]] = {}
-    for run in runs:
-        settings = parameters(run.config)
-        compared = {key: value for key, value in settings.items() if key not in MACHINE}
-        key = json.dumps(compared, sort_keys=True) if settings else ""
-        groups.setdefault(run.variant, {}).setdefault(key, (settings, []))[1].append(run)
-    found: list[tuple[str, str, Sequence[Run], Settings]] = []
-    for variant, parts in groups.items():
-        if len(parts) == 2 and "" in parts:  # of a run whose config cannot be read
-            (_, lost), (settings, kept) = parts.pop(""), *parts.values()
-            kept += lost
-        keys = differing([settings for settings, _ in parts.values()])
-        for settings, some in parts.values():
-            told = [f"{heading(key)}={cell(key, settings)}" for key in keys if key in settings]
-            apart = f" ({', '.join(told) or 'unknown settings'})" if len(parts) > 1 else ""
-            found.append((variant, apart, some, settings))
-    shared = _shared([variant for variant, *_ in found])
-    return [
-        Row(variant + apart, _without(variant, shared) + apart, some, settings)
-        for variant, apart, some, settings in found
-    ]
-
-
-def _shared(names: Sequence[str]) -> list[str]:
-    """Give back the settings that every one of several names has."""
-    words = [name.rpartition("/")[2].split("+") for name in {*names}]
-    first = words[0] if len(words) > 1 else []
-    return [word for word in first if "=" in word and all(word in other[1:] for other in words)]
-
-
-def _without(name: str, words: Sequence[str]) -> str:
-    place, slash, last = name.rpartition("/")
-    return place + slash + "+".join(word for word in last.split("+") if word not in words)
-
-
-def _place(row: Row) -> str:
-    """The folder above the variant's, where the runs of several are listed together."""
-    return row.name.rpartition("/")[0]
-
-
-def _is_baseline(row: Row) -> bool:
-    return row.label.rpartition("/")[2] == "baseline"
+    def shared(self) -> dict[str, list[str]]:
+        """For each sweep the settings that all its variants have in their names."""
+        return shared_words(run.variant for run in self.runs)
 
 
 def measures(multirun: Multirun) -> list[str]:
@@ -179,18 +112,22 @@ def measures(multirun: Multirun) -> list[str]:
 def numbers(multirun: Multirun, row: Row, measure: str) -> str:
     """Write a mean and its spread; one run has no spread."""
     _, scale, decimals = MEASURES[measure]
-    mean, spread, count = multirun.summary.loc[row.name, measure]
+    mean, spread, known = multirun.summary.loc[row.name, measure]
     texts = [f"{scale * number:.{decimals}f}" for number in (mean, spread)]
-    return " ± ".join(texts[: int(count)]) or "-"
+    return " ± ".join(texts[: int(known)]) or "-"
 
 
 def score_table(multirun: Multirun) -> list[list[str]]:
     """Give back the heads, and a row for each setting."""
-    columns, shown, places = multirun.columns, measures(multirun), any(map(_place, multirun.rows))
+    columns, shown, places = (
+        multirun.columns,
+        measures(multirun),
+        any(row.place for row in multirun.rows),
+    )
     rows = []
     for row in multirun.rows:
         cells = [cell(key, row.settings) for key in columns]
-        told = [*([printable(_place(row))] if places else []), *cells] if cells else []
+        told = [*([printable(row.place)] if places else []), *cells] if cells else []
         done = str(sum(run.result is not None for run in row.runs))
         scores = [numbers(multirun, row, measure) for measure in shown]
         rows.append([*(told or [printable(row.label)]), done, *scores, _remarks(row.runs)])
@@ -217,35 +154,43 @@ def called(multirun: Multirun, row: Row) -> str:
     names = short_headings(multirun.columns)
     cells = [cell(key, row.settings) for key in multirun.columns]
     told = [f"{name}={text}" for name, text in zip(names, cells, strict=True) if text]
-    return ", ".join([*([printable(_place(row))] if _place(row) else []), *told])
+    return ", ".join([*([printable(row.place)] if row.place else []), *told])
 
 
-def best(multirun: Multirun) -> str | None:
-    """Say which setting is the best, and where it lies; None if there is nothing to choose from."""
-    measure, rows = multirun.ranked_by, multirun.rows
-    means = multirun.summary[measure, "mean"]
+def best(multirun: Multirun) -> list[str]:
+    """Say of each sweep which setting is the best, and where it lies."""
+    places = dict.fromkeys(row.place for row in multirun.rows)
+    told = [_best(multirun, [row for row in multirun.rows if row.place == p]) for p in places]
+    return [line for line in told if line]
+
+
+def _best(multirun: Multirun, rows: Sequence[Row]) -> str | None:
+    measure, means = multirun.ranked_by, multirun.summary[multirun.ranked_by, "mean"]
     known = [row for row in rows if means[row.name] == means[row.name]]
     if len(known) < 2:
         return None
     first = max(known, key=lambda row: means[row.name])
     ties = sum(means[row.name] == means[first.name] for row in known) - 1
     done = sum(run.result is not None for run in first.runs)
-    over = f"{done} of {len(first.runs)} seeds" if done < len(first.runs) else f"{done} seeds"
-    words = "validation" if measure == VALIDATION else "test"
-    told = f"{numbers(multirun, first, measure)} %, {over if done != 1 else 'one seed'}"
+    seeds = f"{done} of {len(first.runs)} seeds" if done < len(first.runs) else count(done, "seed")
     tested = f"; {numbers(multirun, first, TEST)} % on the test set" if measure != TEST else ""
     same = f" {ties} more {'has' if ties == 1 else 'have'} the same." if ties else ""
-    where = sentences.path(first.runs[0].folder.parent)
     return (
-        f"Best by {words} accuracy: {called(multirun, first)} ({told}{tested}), in {where}.{same}"
+        f"Best by {measure.partition('/')[0]} accuracy: {called(multirun, first)} "
+        f"({numbers(multirun, first, measure)} %, {seeds}{tested}), in "
+        f"{sentences.path(first.runs[0].folder.parent)}.{same}"
     )
 
 
 def remarks(multirun: Multirun) -> Iterator[str]:
     """Say how to read the table."""
-    if multirun.shared and len(multirun.rows) > 1:
-        yield f"All: {printable(', '.join(multirun.shared))}."
+    for place, words in multirun.shared.items():
+        if words:
+            which = f"All of {place}" if place else "All"
+            yield printable(f"{which}: {', '.join(words)}.")
     yield SPREAD
+    if len(multirun.rows) < 2:
+        return
     if multirun.ranked_by == VALIDATION:
         yield "After the baseline, the best by validation accuracy come first."
     else:
@@ -253,12 +198,12 @@ def remarks(multirun: Multirun) -> Iterator[str]:
             "There is no validation accuracy, so the order is by test accuracy. A setting chosen "
             "by the test set looks better there than it is: choose with data.validation > 0."
         )
-    seeds = {
-        row.name: tuple(sorted(run.seed for run in row.runs if run.result is not None))
-        for row in multirun.rows
-    }
-    if len({*seeds.values()} - {()}) > 1:
-        yield "The rows are not means over the same seeds: some have more of them, or others."
+    seeds: dict[str, set[tuple[str, ...]]] = {}
+    for row in multirun.rows:
+        if done := tuple(sorted(run.seed for run in row.runs if run.result is not None)):
+            seeds.setdefault(row.place, set()).add(done)
+    if any(len(several) > 1 for several in seeds.values()):
+        yield "Some rows are means over other seeds than others: compare those with care."
 
 
 def table(multirun: Multirun) -> list[str]:
@@ -274,7 +219,7 @@ def table(multirun: Multirun) -> list[str]:
     notes = [f"{called(multirun, row)}: {remark}" for row, (*_, remark) in pairs if remark]
     said = [*text.problem_lines(multirun.runs), *text.note_lines([*notes, *multirun.warnings])]
     narrow = f"The terminal is too narrow for: {', '.join(hidden)}." if hidden else None
-    last = [best(multirun), narrow, *remarks(multirun), NO_VERDICTS]
+    last = [*best(multirun), narrow, *remarks(multirun), NO_VERDICTS]
     return text.lines(shown, "", *said, *(line for line in last if line))
 
 
@@ -284,8 +229,7 @@ def page(multirun: Multirun) -> str:
     drawn = {called(multirun, row): row.runs for row in rows[: SHOWN + 1]}
     more = f"The first {len(drawn)} variants are drawn." if len(rows) > len(drawn) else None
     first = called(multirun, rows[0])
-    pictures = curves(drawn, first if _is_baseline(rows[0]) else "")
-    notes = [line for line in (best(multirun),) if line]
+    pictures = curves(drawn, first if rows[0].is_baseline else "")
     return html.render(
         title=printable(multirun.name),
         sentence=" ".join(remarks(multirun)),
@@ -293,7 +237,7 @@ def page(multirun: Multirun) -> str:
         folders=[
             [called(multirun, row), sentences.path(row.runs[0].folder.parent)] for row in rows
         ],
-        warnings=[*notes, *multirun.warnings[:SHOWN], NO_VERDICTS],
+        warnings=[*best(multirun), *multirun.warnings[:SHOWN], NO_VERDICTS],
         curves=[picture.svg() for picture in pictures],
         curves_more=more,
         **html.problem_list(multirun.runs),
@@ -305,10 +249,9 @@ def page(multirun: Multirun) -> str:
 def markdown_page(multirun: Multirun) -> str:
     """Write the Markdown."""
     heads, *body = score_table(multirun)
-    told = [*remarks(multirun), NO_VERDICTS, best(multirun)]
     lines = [f"## {markdown.escape(multirun.name)}"]
-    for line in told:
-        lines += ["", markdown.begin(line)] if line else []
+    for line in (*best(multirun), *remarks(multirun), NO_VERDICTS):
+        lines += ["", markdown.begin(line)]
     lines += ["", *markdown.table([head or "remarks" for head in heads], body)]
     lines += markdown.remarks(multirun.runs, multirun.warnings)
     return "\n".join(lines) + "\n"

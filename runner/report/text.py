@@ -32,7 +32,7 @@ RULE = Box("    \n    \n----\n    \n    \n    \n    \n    \n", ascii=True)
 """Nothing but a line below the heads."""
 
 WIDTH = 100  # columns, where there is no terminal
-NARROWEST = 12  # columns that a cell may be broken to
+NARROWEST = 30  # columns that a cell may be broken to
 NAME = 80  # characters of an effect's name
 LISTED = 10  # failed runs, and notes
 

@@ -12,6 +12,9 @@ NAMING = ("format", "name", "variant", "seed", "again")
 MACHINE = ("threads", "device")
 """Settings that `auto` resolves on each machine: seeds that differ in them alone stand together."""
 
+NONE = "none"
+"""What null is called."""
+
 Settings = Mapping[str, Any]
 """By dotted keys."""
 
@@ -76,7 +79,7 @@ def plain(key: str, settings: Settings) -> bool | float | str | None:
         return value
     if isinstance(value, int | float):
         return float(value) if abs(value) < 1e300 else str(value)[:40]
-    text = "none" if value is None else str(value)
+    text = NONE if value is None else str(value)
     return printable(text.rpartition(".")[2] if key.endswith("._target_") else text)
 
 
