@@ -1,15 +1,20 @@
 """The runs of some folders as pandas tables, for questions that the report does not answer."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from runner.ablation.find import find_ablations, find_loose_runs
+from runner.ablation.find import find_ablations, find_loose_runs, find_own_runs, names_of
 from runner.ablation.plan import find_plan
+from runner.ablation.table import planned
 from runner.errors import UserError
-from runner.store.runs import Run, evaluations, find_runs, number
+from runner.names import flatten
+from runner.store.parameters import parameters
+from runner.store.runs import Run, evaluations, number
 
 FIRST = ("name", "variant", "seed")
 
@@ -19,16 +24,32 @@ class Frames(NamedTuple):
 
     runs: pd.DataFrame
     """A row for each run: `state`, a column for each factor of its ablation with the run's level,
-    every number of result.json, `seconds`, `peak_memory` (bytes), `error`."""
+    every number of result.json, `seconds`, `peak_memory` (bytes), `error`, and a column
+    `config.KEY` for each setting, such as `config.tricks.clipping.max_norm`."""
     evaluations: pd.DataFrame
     """A row for each evaluation: `epoch`, `update`, and every number of its line."""
+
+
+class Found(NamedTuple):
+    """A run, and what is known of it."""
+
+    name: str
+    """Of its folder."""
+    run: Run
+    levels: Mapping[str, str]
+    """Of each factor of its ablation."""
+    config: Mapping[str, Any]
+    """By dotted keys; {} if it is not known."""
 
 
 def read_frames(*folders: str | Path) -> Frames:
     """Read the runs below folders into tables; also while they are still being written.
 
-    The `name` of a run is that of its ablation's folder, or of the folder that was given. What a
-    run does not have is NA. Numbers of a damaged file are missing, and `state` says `damaged`.
+    The `name` of a run is that of the folder of its variants: what lies below `outputs`, or else
+    its last part, or more of it where two would have the same name. A run that is found twice has
+    one row. What a run does not have is NA, as are the parameters of tricks
+    that are off. Numbers of a damaged file are missing, and `state` says `damaged`; so it does of a
+    run of another config than its ablation's plan has.
 
     Args:
         folders: As outputs/NAME, or outputs.
@@ -60,48 +81,68 @@ def read_frames(*folders: str | Path) -> Frames:
             f"{' '.join(map(str, folders)) or 'read_frames()'}: no runs there. "
             "Expected a folder that a run wrote into."
         )
-    lines = [
-        {**_numbers(line), **_key(name, run)} for name, run, _ in found for line in evaluations(run)
-    ]
+    lines = [{**_numbers(line), **_key(each)} for each in found for line in evaluations(each.run)]
     return Frames(run_frame(found), _frame(lines, ("epoch", "update")))
 
 
-def run_frame(found: Iterable[tuple[str, Run, Mapping[str, str]]]) -> pd.DataFrame:
-    """Make the table of runs.
-
-    Args:
-        found: For each run the name of its folder, the run, and its level of each factor.
-    """
-    rows = [{**_about(run, levels), **_key(name, run)} for name, run, levels in found]
-    return _frame(rows, ("state",))
+def run_frame(found: Iterable[Found]) -> pd.DataFrame:
+    """Make the table of runs."""
+    return _frame([{**_about(each), **_key(each)} for each in found], ("state",))
 
 
-def _key(name: str, run: Run) -> dict[str, Any]:
-    seed = int(run.seed) if run.seed.isdecimal() and len(run.seed) < 19 else None
-    return {"name": name, "variant": run.variant, "seed": seed}
+def _key(found: Found) -> dict[str, Any]:
+    seed = found.run.seed
+    known = int(seed) if seed.isdecimal() and len(seed) < 19 else None
+    return {"name": found.name, "variant": found.run.variant, "seed": known}
 
 
-def _find(folders: Sequence[str | Path]) -> Iterator[tuple[str, Run, Mapping[str, str]]]:
-    """Iterate over the runs: the name of each one's folder, the run, its level of each factor."""
-    for folder in map(Path, folders):
-        for root in find_ablations(folder):
-            plan = find_plan(root)
-            factors = [factor.name for factor in plan.factors]
-            for run in find_runs(root):
-                levels = plan.variants.get(run.variant, ())
-                yield plan.name, run, dict(zip(factors, levels, strict=False))
-        for run in find_loose_runs(folder):
-            yield folder.resolve().name, run, {}
+def _find(folders: Sequence[str | Path]) -> Iterator[Found]:
+    """Iterate over the runs, each once."""
+    places = [Path(os.path.abspath(folder)) for folder in folders]
+    roots = [root for place in places for root in find_ablations(place)]
+    loose = [run for place in places for run in find_loose_runs(place)]
+    names = names_of({*roots, *(run.folder.parent.parent for run in loose)})
+    seen: set[Path] = set()
+
+    def is_new(run: Run) -> bool:
+        known = len(seen)
+        seen.add(run.folder.resolve())
+        return len(seen) > known
+
+    for root in roots:
+        plan = find_plan(root)
+        factors = [factor.name for factor in plan.factors]
+        settled = {
+            variant: (
+                dict(zip(factors, levels, strict=False)),
+                dict(flatten(plan.config_of(variant, plan.seeds[0]))),
+            )
+            for variant, levels in plan.variants.items()
+        }
+        digests = {variant: plan.digests(variant) for variant in plan.variants}
+        for run in filter(is_new, find_own_runs(root)):
+            seed = int(run.seed) if run.seed.isdecimal() else -1
+            digest = digests.get(run.variant, {}).get(seed)
+            run = planned(run, digest) if digest else run
+            if digest is None or run.foreign:
+                yield Found(names[root], run, {}, run.config)
+            else:
+                yield Found(names[root], run, *settled[run.variant])
+    for run in filter(is_new, loose):
+        run = replace(run, variant=run.folder.parent.name)
+        yield Found(names[run.folder.parent.parent], run, {}, run.config)
 
 
-def _about(run: Run, levels: Mapping[str, str]) -> dict[str, Any]:
+def _about(found: Found) -> dict[str, Any]:
+    run = found.run
     return {
-        **levels,
+        **found.levels,
         **_numbers(run.result or {}),
         "state": run.state,  # also where a level or a number has this name
         "seconds": number(run.status.get("seconds")),
         "peak_memory": number(run.status.get("peak_memory")),
         "error": run.damage or (str(error) if (error := run.status.get("error")) else None),
+        **{f"config.{key}": value for key, value in parameters(found.config).items()},
     }
 
 

@@ -27,9 +27,9 @@ from runner.errors import UserError
 from runner.names import label
 from runner.run.attempt import attempt
 from runner.run.compare import changes, count, differences
-from runner.run.status import CONFIG, command
+from runner.run.status import command
 from runner.store.files import FORMAT, Damaged, checked, digest
-from runner.store.runs import CORRECT, MACHINE, RESULT, STATUS, Run, read_run
+from runner.store.runs import CONFIG, CORRECT, MACHINE, RESULT, STATUS, Run, read_run
 from runner.store.values import Limits, read_values
 from runner.texts import printable
 

@@ -60,21 +60,29 @@ def read_table(root: Path, plan: Plan) -> Table:
             run = read_run(plan.folder(root, variant, seed), variant)
             if not (run.status or run.damage or run.result or lexists(run.folder / STATUS)):
                 continue
-            runs[variant, seed] = run
+            runs[variant, seed] = run = planned(run, digests[seed])
             states[at := (row, column)] = run.state
             failed[at] = is_evidence(run)
-            memory[at] = number(run.status.get("peak_memory"))
+            if run.state != "damaged":
+                memory[at] = number(run.status.get("peak_memory"))
             copy = replace(run)  # its lines are not kept, since there may be very many
             problems = find_damage(copy)
-            if run.result is not None and run.machine.get("config") != digests[seed]:
-                other = ["it is a run of another config"] if run.machine else []
-                problems, states[at] = [*problems, *other], "damaged"
-            elif run.result is not None:
+            if run.result is not None:
                 scores[at] = _score(run, run.result, plan.question.metric)
                 seconds[at] = _seconds(copy)
             damaged += [f"{variant}/{run.folder.name}: {problem}" for problem in problems]
     rows = {variant: row for row, variant in enumerate(plan.variants)}
     return Table(runs, rows, states, failed, scores, seconds, memory, tuple(damaged))
+
+
+def planned(run: Run, config: str) -> Run:
+    """Give back a run as the plan has it: without its result if it is one of another config."""
+    found = run.machine.get("config")
+    if found == config or (found is None and run.result is None):
+        return run
+    missing = read_json(run.folder / MACHINE)[1] or f"{MACHINE} is not there"
+    damage = "it is a run of another config" if run.machine else missing
+    return replace(run, result=None, damage=damage, foreign=bool(run.machine))
 
 
 def is_evidence(run: Run) -> bool:
@@ -154,11 +162,11 @@ def find_damage(run: Run) -> list[str]:
         content, problem = read_json(run.folder / MACHINE)
         if content is None and run.result is not None:
             problem = problem or f"{MACHINE} is not there"
-        found += [problem] if problem else []
+        found += [problem] if problem and problem not in found else []
     try:
         _ = run.metrics
     except Damaged as error:
-        found.append(str(error))
+        found += [str(error)] if str(error) not in found else []
     digests = (run.result or {}).get("digests")
     if isinstance(digests, dict) and CORRECT in digests and run.correct() is None:
         found.append(f"{CORRECT} is damaged or not there")

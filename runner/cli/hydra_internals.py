@@ -35,6 +35,7 @@ from runner import allowed
 from runner.cli import guard
 from runner.cli.plain_yaml import check_yaml
 from runner.cli.plugins import IS_1_3, refuse_older_sweeper
+from runner.cli.sweeps import shown_at_end
 from runner.cli.variant import GROUPS, chosen, write_names
 from runner.errors import UserError
 from runner.names import CONF
@@ -292,7 +293,7 @@ def run_command(
         else:
             mode = loader.find_mode(name, overrides, given.multirun)
             do = app.run if mode is RunMode.RUN else app.multirun
-            with _allow_classes():
+            with _allow_classes(), shown_at_end(loader, name, overrides, mode):
                 do(name, task, [*overrides, f"hydra.mode={mode.name}"])
     finally:
         GlobalHydra.instance().clear()

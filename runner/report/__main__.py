@@ -5,17 +5,19 @@ report.html, report.md and report.json, also while a sweep is still running.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os.path import relpath
 from pathlib import Path
 
-from runner.ablation.find import find_ablations, find_folders, find_loose_runs
+from runner.ablation.find import find_ablations, find_folders, find_loose_runs, names_of
 from runner.ablation.plan import find_plan
 from runner.ablation.verdicts import Findings, judge
 from runner.errors import UserError
-from runner.report import verdict_table, write_report
+from runner.report import verdict_table
+from runner.report.end import say_where
 from runner.report.format import count
 from runner.report.multirun import Multirun, table
 from runner.report.sentences import path
@@ -24,8 +26,6 @@ from runner.store.lock import lock_folder
 from runner.store.runs import read_run
 from runner.texts import printable, say
 
-MOST_RUNS = 1000
-"""With more runs TensorBoard's views are not written; it grows slow from about 250 on."""
 LONGEST = 1000  # characters of an error
 
 
@@ -46,19 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: list[Findings | Multirun] = []
     mistakes: list[str] = []
     given = parser.parse_args(arguments)
-    for folder in given.folders:
+    for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in given.folders):
         if given.rebuild_events:
             mistakes += _rebuild_events(folder)
         roots = list(find_ablations(folder))
         for root in roots:
-            with _noted(mistakes):
-                found.append(judge(root, find_plan(root)))
+            if root not in [each.root for each in found if isinstance(each, Findings)]:
+                with _noted(mistakes):
+                    found.append(judge(root, find_plan(root)))
         if runs := list(find_loose_runs(folder)):
             found.append(Multirun(folder, runs))
         elif not roots:
             what = "no runs there" if folder.is_dir() else "no such folder"
             wanted = "Expected a folder that a run wrote into."
-            mistakes.append(f"{printable(folder)}: {what}. {wanted}")
+            mistakes.append(f"{printable(relpath(folder))}: {what}. {wanted}")
     _show(found, mistakes)
     if mistakes:
         sys.exit("\n".join(mistakes))
@@ -75,7 +76,9 @@ def _noted(mistakes: list[str]) -> Iterator[None]:
 
 def _show(found: Sequence[Findings | Multirun], mistakes: list[str]) -> None:
     """Print and write everything; note what could not be written."""
-    if judged := [each for each in found if isinstance(each, Findings)]:
+    judged = [each for each in found if isinstance(each, Findings)]
+    names = names_of([each.root for each in judged])
+    if judged:
         say(*verdict_table(*judged))
     for each in found:
         if isinstance(each, Multirun):
@@ -83,22 +86,7 @@ def _show(found: Sequence[Findings | Multirun], mistakes: list[str]) -> None:
     say("")
     for each in found:
         with _noted(mistakes):
-            page, *others = write_report(each)
-            names = " and ".join(other.name for other in others)
-            say(f"Report: {path(page)} (also {names})")
-            if isinstance(each, Findings):
-                _show_in_tensorboard(each)
-
-
-def _show_in_tensorboard(found: Findings) -> None:
-    """Write the views, unless there are more runs than TensorBoard can show."""
-    if len(found.runs) > MOST_RUNS:
-        say(f"TensorBoard: not updated, because {len(found.runs):,} runs are too many for it")
-        return
-    from runner.report.tensorboard import write_views  # imports torch, which takes seconds
-
-    write_views(found)
-    say(f"TensorBoard: tensorboard --logdir {path(found.root)}")
+            say_where(each, names.get(each.root) if isinstance(each, Findings) else None)
 
 
 def _rebuild_events(folder: Path) -> list[str]:

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.report import format as fmt
 from runner.report.drawing import Colors, Picture
@@ -49,38 +49,56 @@ def curves(groups: Mapping[str, Sequence[Run]], reference: str) -> list[Picture]
         pictures = -(-len(others) // TOGETHER) or bool(points)
         limits = _limits(points.values(), measure)
         for index in range(pictures):
+            part = f"{title} ({index + 1} of {pictures}, same axes)" if pictures > 1 else title
             size = -(-len(others) // pictures)
             shown = (reference, *others[index * size : (index + 1) * size])
             some = {name: points[name] for name in shown if name in points}
             key = f"curves-{measure.partition('/')[0]}-{index}"
-            figures.append(_picture(some, reference, title, key, limits))
+            figures.append(_picture(some, reference, part, key, limits))
     return figures
 
 
 def _points(runs: Iterable[Run], measure: str) -> Points:
-    """Gather a number of the evaluations over the seeds, by epoch."""
-    points: dict[float, list[float]] = {}
-    for run in runs:
-        for line in evaluations(run):
-            epoch, value = number(line.get("epoch")), number(line.get(measure))
-            if epoch is not None and value is not None:
-                points.setdefault(epoch, []).append(value * fmt.scale(measure))
-    return {epoch: points[epoch] for epoch in sorted(points)}
+    """Gather a number of the evaluations over the seeds, by epoch.
+
+    Of the seeds that are done, if any is, at the epochs that all of them have: a mean over other
+    seeds at each epoch would be the curve of none.
+    """
+    runs = list(runs)
+    done = [run for run in runs if run.state == "done"]
+    curves: list[dict[float, float]] = []
+    for run in done or runs:
+        found = ((number(e.get("epoch")), number(e.get(measure))) for e in evaluations(run))
+        curve = {e: v * fmt.scale(measure) for e, v in found if e is not None and v is not None}
+        curves += [curve] if curve else []
+    shared = sorted(set.intersection(*map(set, curves))) if curves else []
+    return {epoch: [curve[epoch] for curve in curves] for epoch in shared}
 
 
-def _limits(points: Iterable[Points], measure: str) -> tuple[float, float, bool]:
-    """Find the axis that all pictures share: from, to, and whether in powers of ten."""
+class Limits(NamedTuple):
+    """The axes that all pictures of a measure share."""
+
+    low: float
+    high: float
+    powers: bool
+    """Whether in powers of ten."""
+    last: float
+    """The last epoch."""
+
+
+def _limits(points: Iterable[Points], measure: str) -> Limits:
+    """Find the axes that all pictures share."""
     pairs = [(e, value) for found in points for e, seeds in found.items() for value in seeds]
     if not pairs:
-        return 0.0, 1.0, False
+        return Limits(0.0, 1.0, False, 1.0)
+    last = max(epoch for epoch, _ in pairs)
     if measure == "validation/accuracy":  # the steep beginning would flatten all the rest
-        last = max(epoch for epoch, _ in pairs)
         pairs = [pair for pair in pairs if pair[0] > 0.25 * last] or pairs
     low, high = min(v for _, v in pairs), max(v for _, v in pairs)
     if measure == "train/loss" and 0 < low < high / 3:
-        return low / 1.2, high * 1.2, True
+        return Limits(low / 1.2, high * 1.2, True, last)
     gap = 0.04 * (high - low) or 0.5
-    return low - gap, high + gap, False
+    return Limits(low - gap, high + gap, False, last)
 
 
 def _picture(
@@ -88,18 +106,18 @@ def _picture(
     reference: str,
     title: str,
     key: str,
-    limits: tuple[float, float, bool],
+    limits: Limits,
 ) -> Picture:
     def paint(figure: "Figure", colors: Colors) -> None:
         from matplotlib.ticker import LogLocator, MaxNLocator
 
         axis = figure.subplots()
-        low, high, powers = limits
-        if powers:
+        if limits.powers:
             axis.set_yscale("log", subs=[])
             axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_ylim(low, high)
+        axis.set_ylim(limits.low, limits.high)
+        axis.set_xlim(*((0, limits.last * 1.03) if limits.last > 1 else (0.5, 1.5)))
         styles = cycle(STYLES)
         for name, found in points.items():
             _curve(axis, colors, name, found, None if name == reference else next(styles))

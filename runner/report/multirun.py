@@ -1,35 +1,44 @@
-"""A folder of runs without a plan: mean and spread of each variant, and no verdict."""
+"""A folder of runs without a plan: mean and spread of each setting, and no verdict."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.ablation.find import names_of
 from runner.ablation.table import find_damage
 from runner.report import as_json, html, markdown, sentences, text
 from runner.report.curves import curves
-from runner.report.format import SHOWN
+from runner.report.format import SHOWN, count
+from runner.report.rows import Row, group, shared_words
+from runner.store.parameters import cell, differing, short_headings
 from runner.store.runs import Run
 from runner.texts import printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
+VALIDATION, TEST = "validation/accuracy", "test/accuracy"
 MEASURES = {
-    "test/accuracy": ("accuracy %", 100.0, 2),
-    "test/loss": ("loss", 1.0, 4),
+    VALIDATION: ("validation %", 100.0, 2),
+    TEST: ("test %", 100.0, 2),
+    "test/loss": ("test loss", 1.0, 4),
     "test/shift_consistency": ("consistency %", 100.0, 2),
     "seconds": ("seconds", 1.0, 1),
 }
-"""For each column its head, its scale and its decimals."""
+"""For each column its head, its scale and its decimals; a narrow terminal lacks the last ones."""
 
-SPREAD = "Mean ± sample standard deviation over the seeds of each variant, on the test set."
+SPREAD = (
+    "Mean ± sample standard deviation over the seeds that are done: the spread of single runs, no "
+    "interval of the mean."
+)
 NO_VERDICTS = (
     "This is a plain sweep: it is listed, not judged. For verdicts (HELPS, HURTS) use an ablation: "
     "python -m runner ablation=one_at_a_time tricks=core"
 )
+MOST_COLUMNS = 4  # of settings; beyond, a row has its variant's name
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,11 @@ class Multirun:
 
     root: Path
     runs: Sequence[Run]
+
+    @cached_property
+    def name(self) -> str:
+        """What the folder is called."""
+        return names_of([self.root])[self.root]
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -51,41 +65,74 @@ class Multirun:
         ]
 
     @cached_property
-    def summary(self) -> "pd.DataFrame":
-        """`mean`, `std` and `count` of each measure by variant: baseline, then the best."""
-        from runner.frames import run_frame  # pandas takes half a second
-
-        frame = run_frame(("", run, {}) for run in self.runs)
-        numbers = frame.reindex(columns=list(MEASURES)).astype(float)
-        done = numbers.where(frame["state"] == "done")
-        table = done.groupby(frame["variant"], sort=False).agg(["mean", "std", "count"])
-        means = table["test/accuracy", "mean"].fillna(0.0)
-        return table.loc[sorted(table.index, key=lambda v: (not _is_baseline(v), -means[v]))]
+    def rows(self) -> list[Row]:
+        """The settings, those of a sweep together: baseline, then the best."""
+        means = self.summary[self.ranked_by, "mean"].fillna(float("-inf"))
+        return sorted(self._rows, key=lambda r: (r.place, not r.is_baseline, -means[r.name]))
 
     @cached_property
-    def groups(self) -> dict[str, list[Run]]:
-        """The runs of each variant, in the order of `summary`."""
-        groups: dict[str, list[Run]] = {variant: [] for variant in self.summary.index}
-        for run in self.runs:
-            groups[run.variant].append(run)
-        return groups
+    def _rows(self) -> list[Row]:
+        return group(self.runs)
+
+    @cached_property
+    def summary(self) -> "pd.DataFrame":
+        """`mean`, `std` and `count` of each measure by the rows' names, over the runs done."""
+        from runner.frames import Found, run_frame  # pandas takes half a second
+
+        pairs = [(row.name, run) for row in self._rows for run in row.runs]
+        frame = run_frame(Found("", run, {}, {}) for _, run in pairs)
+        numbers = frame.reindex(columns=list(MEASURES)).astype(float)
+        done = numbers.where(frame["state"] == "done")
+        return done.groupby([name for name, _ in pairs], sort=False).agg(["mean", "std", "count"])
+
+    @property
+    def ranked_by(self) -> str:
+        """The measure that the best is chosen by: of the test set only if there is no other."""
+        return VALIDATION if self.summary[VALIDATION, "count"].any() else TEST
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The keys in which the rows differ, if they tell all rows apart; else none."""
+        found = differing([row.settings for row in self.rows])
+        texts = {(row.place, *(cell(key, row.settings) for key in found)) for row in self.rows}
+        known = all(row.settings for row in self.rows) and len(texts) == len(self.rows)
+        return found if known and len(found) <= MOST_COLUMNS else []
+
+    @cached_property
+    def shared(self) -> dict[str, list[str]]:
+        """For each sweep the settings that all its variants have in their names."""
+        return shared_words(run.variant for run in self.runs)
 
 
-def _is_baseline(variant: str) -> bool:
-    return variant.rpartition("/")[2].startswith("baseline")
+def measures(multirun: Multirun) -> list[str]:
+    """Give back what is listed: there may be no validation split."""
+    return [m for m in MEASURES if m != VALIDATION or multirun.ranked_by == VALIDATION]
+
+
+def numbers(multirun: Multirun, row: Row, measure: str) -> str:
+    """Write a mean and its spread; one run has no spread."""
+    _, scale, decimals = MEASURES[measure]
+    mean, spread, known = multirun.summary.loc[row.name, measure]
+    texts = [f"{scale * number:.{decimals}f}" for number in (mean, spread)]
+    return " ± ".join(texts[: int(known)]) or "-"
 
 
 def score_table(multirun: Multirun) -> list[list[str]]:
-    """Give back the heads, and a row for each variant."""
+    """Give back the heads, and a row for each setting."""
+    columns, shown, places = (
+        multirun.columns,
+        measures(multirun),
+        any(row.place for row in multirun.rows),
+    )
     rows = []
-    for variant, runs in multirun.groups.items():
-        cells = [printable(variant), str(sum(run.result is not None for run in runs))]
-        for measure, (_, scale, decimals) in MEASURES.items():
-            mean, spread, count = multirun.summary.loc[variant, measure]
-            texts = [f"{scale * number:.{decimals}f}" for number in (mean, spread)]
-            cells.append(" ± ".join(texts[: int(count)]) or "-")  # one run has no spread
-        rows.append([*cells, _remarks(runs)])
-    return [["variant", "runs", *(head for head, _, _ in MEASURES.values()), ""], *rows]
+    for row in multirun.rows:
+        cells = [cell(key, row.settings) for key in columns]
+        told = [*([printable(row.place)] if places else []), *cells] if cells else []
+        done = str(sum(run.result is not None for run in row.runs))
+        scores = [numbers(multirun, row, measure) for measure in shown]
+        rows.append([*(told or [printable(row.label)]), done, *scores, _remarks(row.runs)])
+    named = [*(["name"] if places else []), *short_headings(columns)] if columns else ["variant"]
+    return [[*named, "runs", *(MEASURES[measure][0] for measure in shown), ""], *rows]
 
 
 def _remarks(runs: Sequence[Run]) -> str:
@@ -100,29 +147,98 @@ def _remarks(runs: Sequence[Run]) -> str:
     return ", ".join(remarks)
 
 
+def called(multirun: Multirun, row: Row) -> str:
+    """Write a setting in a sentence."""
+    if not multirun.columns:
+        return printable(row.label)
+    names = short_headings(multirun.columns)
+    cells = [cell(key, row.settings) for key in multirun.columns]
+    told = [f"{name}={text}" for name, text in zip(names, cells, strict=True) if text]
+    return ", ".join([*([printable(row.place)] if row.place else []), *told])
+
+
+def best(multirun: Multirun) -> list[str]:
+    """Say of each sweep which setting is the best, and where it lies."""
+    places = dict.fromkeys(row.place for row in multirun.rows)
+    told = [_best(multirun, [row for row in multirun.rows if row.place == p]) for p in places]
+    return [line for line in told if line]
+
+
+def _best(multirun: Multirun, rows: Sequence[Row]) -> str | None:
+    measure, means = multirun.ranked_by, multirun.summary[multirun.ranked_by, "mean"]
+    known = [row for row in rows if means[row.name] == means[row.name]]
+    if len(known) < 2:
+        return None
+    first = max(known, key=lambda row: means[row.name])
+    ties = sum(means[row.name] == means[first.name] for row in known) - 1
+    done = sum(run.result is not None for run in first.runs)
+    seeds = f"{done} of {len(first.runs)} seeds" if done < len(first.runs) else count(done, "seed")
+    tested = f"; {numbers(multirun, first, TEST)} % on the test set" if measure != TEST else ""
+    same = f" {ties} more {'has' if ties == 1 else 'have'} the same." if ties else ""
+    return (
+        f"Best by {measure.partition('/')[0]} accuracy: {called(multirun, first)} "
+        f"({numbers(multirun, first, measure)} %, {seeds}{tested}), in "
+        f"{sentences.path(first.runs[0].folder.parent)}.{same}"
+    )
+
+
+def remarks(multirun: Multirun) -> Iterator[str]:
+    """Say how to read the table."""
+    for place, words in multirun.shared.items():
+        if words:
+            which = f"All of {place}" if place else "All"
+            yield printable(f"{which}: {', '.join(words)}.")
+    yield SPREAD
+    if len(multirun.rows) < 2:
+        return
+    if multirun.ranked_by == VALIDATION:
+        yield "After the baseline, the best by validation accuracy come first."
+    else:
+        yield (
+            "There is no validation accuracy, so the order is by test accuracy. A setting chosen "
+            "by the test set looks better there than it is: choose with data.validation > 0."
+        )
+    seeds: dict[str, set[tuple[str, ...]]] = {}
+    for row in multirun.rows:
+        if done := tuple(sorted(run.seed for run in row.runs if run.result is not None)):
+            seeds.setdefault(row.place, set()).add(done)
+    if any(len(several) > 1 for several in seeds.values()):
+        yield "Some rows are means over other seeds than others: compare those with care."
+
+
 def table(multirun: Multirun) -> list[str]:
     """Write the table for the terminal, and why there are no verdicts."""
     (*heads, _), *rows = score_table(multirun)
-    numbers = [row[:-1] for row in rows]
-    shown = text.table(heads, numbers, wide=(0,), right=range(1, len(heads)))
-    remarks = [f"{variant}: {remark}" for variant, *_, remark in rows if remark]
-    notes = text.note_lines([*remarks, *multirun.warnings])
-    return text.lines(shown, "", *text.problem_lines(multirun.runs), *notes, SPREAD, NO_VERDICTS)
+    names = len(heads) - len(measures(multirun)) - 1
+    kept = text.fitting(heads, rows, range(names), droppable=range(len(heads) - 1, names + 2, -1))
+    cells = [[row[column] for column in kept] for row in rows]
+    right = range(names, len(kept))
+    shown = text.table([heads[column] for column in kept], cells, range(names), right)
+    hidden = [head for column, head in enumerate(heads) if column not in kept]
+    pairs = zip(multirun.rows, rows, strict=True)
+    notes = [f"{called(multirun, row)}: {remark}" for row, (*_, remark) in pairs if remark]
+    said = [*text.problem_lines(multirun.runs), *text.note_lines([*notes, *multirun.warnings])]
+    narrow = f"The terminal is too narrow for: {', '.join(hidden)}." if hidden else None
+    last = [*best(multirun), narrow, *remarks(multirun), NO_VERDICTS]
+    return text.lines(shown, "", *said, *(line for line in last if line))
 
 
 def page(multirun: Multirun) -> str:
     """Write the HTML page."""
-    groups = multirun.groups
-    first = next(iter(groups))
-    shown = dict(list(groups.items())[: SHOWN + 1])
-    more = f"The first {len(shown)} variants are drawn." if len(groups) > len(shown) else None
-    drawn = curves(shown, first if _is_baseline(first) else "")
+    rows = multirun.rows
+    drawn = {called(multirun, row): row.runs for row in rows[: SHOWN + 1]}
+    more = f"The first {len(drawn)} variants are drawn." if len(rows) > len(drawn) else None
+    first = called(multirun, rows[0])
+    pictures = curves(drawn, first if rows[0].is_baseline else "")
     return html.render(
-        title=printable(multirun.root.resolve().name),
-        sentence=SPREAD,
+        title=printable(multirun.name),
+        sentence=" ".join(remarks(multirun)),
         scores=score_table(multirun),
-        warnings=[*multirun.warnings[:SHOWN], NO_VERDICTS],
-        curves=[picture.svg() for picture in drawn],
+        folders=[
+            [called(multirun, row), sentences.path(row.runs[0].folder.parent)] for row in rows
+        ],
+        warnings=[*best(multirun), *multirun.warnings[:SHOWN], NO_VERDICTS],
+        curves=[picture.svg() for picture in pictures],
         curves_more=more,
         **html.problem_list(multirun.runs),
         environment=html.environment_table(multirun.runs),
@@ -133,9 +249,10 @@ def page(multirun: Multirun) -> str:
 def markdown_page(multirun: Multirun) -> str:
     """Write the Markdown."""
     heads, *body = score_table(multirun)
-    title = markdown.escape(multirun.root.resolve().name)
-    lines = [f"## {title}", "", SPREAD, "", NO_VERDICTS, ""]
-    lines += markdown.table([head or "remarks" for head in heads], body)
+    lines = [f"## {markdown.escape(multirun.name)}"]
+    for line in (*best(multirun), *remarks(multirun), NO_VERDICTS):
+        lines += ["", markdown.begin(line)]
+    lines += ["", *markdown.table([head or "remarks" for head in heads], body)]
     lines += markdown.remarks(multirun.runs, multirun.warnings)
     return "\n".join(lines) + "\n"
 
@@ -144,13 +261,15 @@ def content(multirun: Multirun) -> dict[str, Any]:
     """Give back the content of report.json."""
     table = multirun.summary.rename(columns={"std": "spread", "count": "runs"})
     variants = {
-        variant: {measure: table.loc[variant, measure].to_dict() for measure in MEASURES}
-        for variant in table.index
+        row.name: {measure: table.loc[row.name, measure].to_dict() for measure in MEASURES}
+        for row in multirun.rows
     }
     return {
         "kind": "multirun",
         "note": NO_VERDICTS,
+        "ranked_by": multirun.ranked_by,
         "warnings": multirun.warnings,
         "variants": as_json.plain(variants),
+        "settings": as_json.plain({row.name: row.settings for row in multirun.rows}),
         "runs": as_json.run_list(multirun.root, multirun.runs),
     }

@@ -1,21 +1,24 @@
-"""TensorBoard as a view of an ablation, which can be rebuilt from its other files at any time.
+"""TensorBoard as a view of an ablation or a sweep, which can be rebuilt from its other files.
 
 Besides the events that each run writes itself, there is one file in each of these folders:
 
-    .                 the experiment of the HParams plugin: the factors and the metrics as columns
-    VARIANT/seed=S/   a run that has ended: its levels, and how it ended; grouped by variant
-    means/            the charts of the means, and the report: its Markdown, and the forest plot
-    means/VARIANT/    mean, lower and upper over the seeds that are done
+    means/                  the charts of the means, and the report: its Markdown, the forest plot
+    means/VARIANT/          mean, lower and upper over the seeds that are done
+    means/VARIANT/hparams/  a row of HParams: the settings, and the mean result of these seeds
+    means/VARIANT/STATE/    a row of HParams for the runs that ended otherwise, such as `diverged`
 
-A run that has not ended has none: a reader that goes through a folder file by file would move on to
-it, and not see what the run writes later. With more than 40 runs TensorBoard's older pages draw
-none of them until asked: `#custom_scalars&regexInput=means`, or `--logdir NAME/means`.
+A row is called NAME/VARIANT, so that a TensorBoard over all of `outputs` mixes no two sweeps. No
+file tells the columns: TensorBoard would take the first that it finds for all that it shows; so it
+gathers the settings and the numbers of all the rows instead. Nothing is written into the folder of
+a run: a reader that goes through it file by file would move on, and not see what the run writes
+later.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from statistics import fmean
 
 from PIL import Image
@@ -27,77 +30,111 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from torch.utils.tensorboard.summary import custom_scalars, text
 
 from runner.ablation.designs import Factor
-from runner.ablation.plan import Plan
+from runner.ablation.find import names_of
 from runner.ablation.statistics import t_test
 from runner.ablation.verdicts import Findings
 from runner.errors import UserError
-from runner.report import markdown
+from runner.names import shorten
+from runner.report import markdown, multirun
 from runner.report.events import VIEWS, Logged, is_step, modified, replace_view
+from runner.report.multirun import Multirun
 from runner.report.plots import forest
+from runner.store.parameters import NONE, differing, heading, plain, tricks_on
 from runner.store.runs import METRICS, STATUS, Run, evaluations, number
 from runner.texts import printable
 
 MEANS = "means"
 CURVES = ("validation/accuracy", "validation/loss", "train/loss")
-MOST_VARIANTS = 100  # with a mean; TensorBoard grows slow with the number of its runs
-COLUMNS = ("test/accuracy", "test/loss", "test/shift_consistency", "validation/accuracy")
-ENDINGS = {"done": STATUS_SUCCESS, "failed": STATUS_FAILURE, "diverged": STATUS_FAILURE}
+MOST_VARIANTS = 100  # with curves of the mean; TensorBoard grows slow with the number of its runs
+USUAL_ALPHA = 0.05  # of the intervals where no question says another
+Values = Mapping[str, bool | float | str]
+"""The settings of a row of HParams, by column."""
+MEASURED = ("test/", "validation/")
+ENDINGS = {
+    "done": STATUS_SUCCESS,
+    "failed": STATUS_FAILURE,
+    "diverged": STATUS_FAILURE,
+    "stopped": STATUS_UNKNOWN,
+}
+"""The states that have a row."""
 
 
-def write_views(findings: Findings) -> None:
-    """Write what TensorBoard shows of an ablation, replacing what an earlier call wrote.
+def write_views(found: Findings | Multirun, name: str | None = None) -> None:
+    """Write what TensorBoard shows of an ablation or a sweep, replacing what an earlier call wrote.
 
-    An open TensorBoard keeps the first ending of a run that it read; that of a second try is shown
-    when it is restarted.
+    Of a folder that holds several sweeps, each gets its own. An open TensorBoard keeps the first
+    ending of a run that it read; that of a second try is shown when it is restarted.
 
     Args:
-        findings: The findings so far.
+        found: The findings so far, or runs without a plan.
+        name: What an ablation is called beside others; the name of its folder if None.
 
     Raises:
         UserError: If the plan or a link leads outside the ablation's folder, or the folder cannot
             be written to.
     """
     try:
-        _write_views(findings)
+        if isinstance(found, Findings):
+            _write(found.root, name, _of_plan(found), found.plan.question.alpha, found)
+        else:
+            for sweep in _sweeps(found):
+                _write(sweep.root, None, _of_sweep(sweep), USUAL_ALPHA, sweep)
     except OSError as error:
         raise UserError(
-            f"TensorBoard's views cannot be written into {findings.root}: {error}. "
+            f"TensorBoard's views cannot be written into {found.root}: {error}. "
             "Remove what is in the way."
         ) from error
 
 
-def _write_views(findings: Findings) -> None:
-    root, plan = findings.root, findings.plan
-    replace_view(root, root, 0.0, [(0, _experiment(plan))])  # always the same, so without a time
-    done: dict[str, list[Run]] = {variant: [] for variant in list(plan.variants)[:MOST_VARIANTS]}
-    for (variant, _), run in findings.runs.items():
-        ended = modified(run.folder / STATUS)
-        session = _session(plan, variant, run, ended) if run.state != "running" else ()
-        replace_view(root, run.folder, ended, [(0, part) for part in session])
-        if run.state == "done" and variant in done:
-            done[variant].append(run)
-    newest = max((modified(run.folder / STATUS) for run in findings.runs.values()), default=0.0)
-    replace_view(root, root / MEANS, newest, _summary(findings), restart=True)
-    for variant, runs in done.items():
-        newest = max((modified(run.folder / METRICS) for run in runs), default=0.0)
-        means = list(_means(runs, plan.question.alpha))
-        replace_view(root, root / MEANS / variant, newest, means, restart=True)
-    kept = [root / MEANS, *(root / MEANS / variant for variant in done)]
+def _write(
+    root: Path,
+    name: str | None,
+    rows: Mapping[str, tuple[Sequence[Run], Values]],
+    alpha: float,
+    found: Findings | Multirun,
+) -> None:
+    """Write the views of one folder: the runs and the values of each row of HParams, the means."""
+    known = name or names_of([root])[root]
+    every = [run for runs, _ in rows.values() for run in runs]
+    for folder in (root, *(run.folder for run in every)):  # where earlier versions wrote some
+        replace_view(root, folder, 0.0, ())
+    newest = max((modified(run.folder / STATUS) for run in every), default=0.0)
+    views = {root / MEANS: (newest, list(_summary(found, every)))}
+    for index, (row, (runs, values)) in enumerate(rows.items()):
+        done = [run for run in runs if run.state == "done"]
+        newest = max((modified(run.folder / METRICS) for run in done), default=0.0)
+        curves = list(_means(done, alpha)) if index < MOST_VARIANTS else []
+        views[root / MEANS / row] = newest, curves
+        for state in dict.fromkeys(run.state for run in runs if run.state in ENDINGS):
+            some = [run for run in runs if run.state == state]
+            newest = max(modified(run.folder / STATUS) for run in some)
+            place = root / MEANS / row / ("hparams" if state == "done" else state)
+            views[place] = newest, [*_session(f"{known}/{row}", values, some)]
+    for folder, (when, logged) in views.items():
+        replace_view(root, folder, when, logged, restart=True)
     for path in list((root / MEANS).rglob(VIEWS)):
-        if path.parent not in kept and not path.is_dir():  # of a variant that no longer exists
+        if path.parent not in views and not path.is_dir():  # of a variant that no longer exists
             path.unlink()
             with suppress(OSError):  # it stays if anything else is in it
                 path.parent.rmdir()
 
 
-def _experiment(plan: Plan) -> Summary:
-    """The columns of HParams, written once; if each run wrote its own, only one would count."""
-    factors = []
-    for f in plan.factors:
-        values = [True, False] if _is_switch(f) else [*map(printable, f.levels)]
-        factors.append(hparams.HParam(printable(f.name), hparams.Discrete(values)))
-    tags = dict.fromkeys((printable(plan.question.metric), *COLUMNS))
-    return hparams.hparams_config_pb(factors, [hparams.Metric(tag) for tag in tags], 0.0)
+def _of_plan(findings: Findings) -> dict[str, tuple[Sequence[Run], Values]]:
+    """The variants of an ablation, each with its level of each factor."""
+    plan = findings.plan
+    settled: dict[str, Values] = {}
+    for variant, levels in plan.variants.items():
+        config = {**plan.config, **plan.changes[variant]}
+        values: dict[str, bool | float | str] = {}
+        for f, level in zip(plan.factors, levels, strict=True):
+            value = plain(f.name, config) if f.name in config else printable(level)
+            if (shown := level == f.name if _is_switch(f) else value) is not None:
+                values[printable(f.name)] = shown
+        settled[variant] = values
+    runs: dict[str, list[Run]] = {variant: [] for variant in settled}
+    for (variant, _), run in findings.runs.items():
+        runs[variant].append(run)
+    return {variant: (runs[variant], values) for variant, values in settled.items()}
 
 
 def _is_switch(factor: Factor) -> bool:
@@ -105,56 +142,93 @@ def _is_switch(factor: Factor) -> bool:
     return len(factor.levels) == 2 and factor.name in factor.levels
 
 
-def _session(plan: Plan, variant: str, run: Run, ended: float) -> Iterator[Summary]:
-    """The levels of a run, and how it ended; without an ending if it may be resumed.
+def _sweeps(multirun: Multirun) -> Iterator[Multirun]:
+    """The sweeps that lie whole in a folder of runs."""
+    places: dict[Path, list[Run]] = {}
+    for run in multirun.runs:
+        own = replace(run, variant=run.folder.parent.name)
+        places.setdefault(run.folder.parent.parent, []).append(own)
+    for place, runs in places.items():
+        if place.is_relative_to(multirun.root):
+            yield Multirun(place, runs)
 
-    The seed is in the run's name only: HParams shows the values of one session for a whole group,
-    so that a column of seeds would show one arbitrary seed for all of them.
-    """
-    levels = zip(plan.factors, plan.variants[variant], strict=True)
-    values = {
-        printable(f.name): level == f.name if _is_switch(f) else printable(level)
-        for f, level in levels
-    }
-    began = ended - (number(run.status.get("seconds")) or 0.0)
-    yield hparams.hparams_pb(values, trial_id=printable(variant), start_time_secs=began)
-    if (status := ENDINGS.get(run.state, STATUS_UNKNOWN)) != STATUS_UNKNOWN:
-        end = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=ended))
-        about, tag = metadata.create_summary_metadata(end), metadata.SESSION_END_INFO_TAG
-        value = Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)
-        yield Summary(value=[value])
+
+def _of_sweep(sweep: Multirun) -> dict[str, tuple[Sequence[Run], Values]]:
+    """The rows of a sweep, each with the settings that differ, and the tricks that are on."""
+    several = [row.settings for row in sweep.rows]
+    keys = dict.fromkeys([*tricks_on(several), *differing(several)])
+    found: dict[str, tuple[Sequence[Run], Values]] = {}
+    with_numbers = {k for k in keys for s in several if isinstance(plain(k, s), float)}
+    for row in sweep.rows:
+        values = {key: plain(key, row.settings) for key in keys}
+        found[shorten(row.name)] = (
+            row.runs,
+            {
+                heading(k): v
+                for k, v in values.items()
+                if v is not None and not (v == NONE and k in with_numbers)
+            },
+        )
+    return found
+
+
+def _session(row: str, values: Values, runs: Sequence[Run]) -> Iterator[Logged]:
+    """The settings of runs that ended alike, how they did, and the means of their results."""
+    state = runs[0].state
+    results = [run.result or {} for run in runs]
+    step = max(int(each["updates"]) if is_step(each.get("updates")) else 0 for each in results)
+    group = printable(row if state == "done" else f"{row} ({state})")
+    yield 0, hparams.hparams_pb(dict(values), trial_id=group, start_time_secs=0.0)
+    end = HParamsPluginData(session_end_info=SessionEndInfo(status=ENDINGS[state]))
+    about, tag = metadata.create_summary_metadata(end), metadata.SESSION_END_INFO_TAG
+    yield 0, Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])
+    for tag in dict.fromkeys(tag for result in results for tag in result):
+        found = [known for each in results if (known := number(each.get(tag))) is not None]
+        if found and tag.startswith(MEASURED):
+            yield (
+                step,
+                Summary(value=[Summary.Value(tag=printable(tag), simple_value=fmean(found))]),
+            )
 
 
 def _means(runs: Iterable[Run], alpha: float) -> Iterator[Logged]:
-    """Mean and t interval of the mean at each evaluation, over the runs with a number there."""
-    found: dict[tuple[int, str], list[float]] = defaultdict(list)
-    for run in runs:
-        for line in evaluations(run):
-            for tag in CURVES:
-                known = number(line.get(tag))
-                if known is not None and is_step(line["update"]):
-                    found[line["update"], tag].append(known)
-    for (update, tag), values in sorted(found.items()):
-        numbers = {"mean": fmean(values)}
-        if len(values) > 1:
-            test = t_test(values, alpha)
-            numbers |= {"lower": float(test.low), "upper": float(test.high)}
-        for name, value in numbers.items():
-            if number(value) is not None:
-                scalar = Summary.Value(tag=f"{MEANS}/{tag}/{name}", simple_value=value)
-                yield update, Summary(value=[scalar])
+    """Mean and t interval of the mean at each evaluation that all the runs with any have."""
+    lines = [found for run in runs if (found := evaluations(run))]
+    for tag in CURVES:
+        curves = [
+            {
+                line["update"]: known
+                for line in each
+                if (known := number(line.get(tag))) is not None and is_step(line["update"])
+            }
+            for each in lines
+        ]
+        curves = [curve for curve in curves if curve]
+        for update in sorted(set.intersection(*map(set, curves))) if curves else ():
+            values = [curve[update] for curve in curves]
+            numbers = {"mean": fmean(values)}
+            if len(values) > 1:
+                test = t_test(values, alpha)
+                numbers |= {"lower": float(test.low), "upper": float(test.high)}
+            for name, value in numbers.items():
+                if number(value) is not None:
+                    scalar = Summary.Value(tag=f"{MEANS}/{tag}/{name}", simple_value=value)
+                    yield update, Summary(value=[scalar])
 
 
-def _summary(findings: Findings) -> Iterator[Logged]:
-    """The charts of the means, and the report: its table and its picture of the effects."""
-    done = sum(run.state == "done" for run in findings.runs.values())
+def _summary(found: Findings | Multirun, runs: Sequence[Run]) -> Iterator[Logged]:
+    """The charts of the means, and the report: its table, and of an ablation the effects."""
+    done = sum(run.state == "done" for run in runs)
     charts = {
         tag: ["Margin", [f"{MEANS}/{tag}/{name}" for name in ("mean", "lower", "upper")]]
         for tag in reversed(CURVES)  # TensorBoard shows the last one first
     }
     yield 0, custom_scalars({"mean and interval over the seeds": charts})
-    yield done, text("verdicts", markdown.page(findings))
-    if picture := forest(findings):
+    if isinstance(found, Multirun):
+        yield done, text("sweep", multirun.markdown_page(found))
+        return
+    yield done, text("verdicts", markdown.page(found))
+    if picture := forest(found):
         content = picture.png()
         width, height = Image.open(BytesIO(content)).size
         size = {"width": width, "height": height, "colorspace": 4}

@@ -32,6 +32,7 @@ RULE = Box("    \n    \n----\n    \n    \n    \n    \n    \n", ascii=True)
 """Nothing but a line below the heads."""
 
 WIDTH = 100  # columns, where there is no terminal
+NARROWEST = 30  # columns that a cell may be broken to
 NAME = 80  # characters of an effect's name
 LISTED = 10  # failed runs, and notes
 
@@ -42,7 +43,7 @@ def lines(*parts: RenderableType) -> list[str]:
     console = Console(
         file=sheet,
         force_terminal=sys.stdout.isatty(),
-        width=shutil.get_terminal_size((WIDTH, 1)).columns,  # COLUMNS comes first
+        width=columns(),
         height=1,
         highlight=False,
         markup=False,
@@ -50,6 +51,36 @@ def lines(*parts: RenderableType) -> list[str]:
     )
     console.print(*parts, sep="\n")
     return [line.rstrip() for line in sheet.getvalue().rstrip("\n").split("\n")]
+
+
+def columns() -> int:
+    """Give back how wide the terminal is; COLUMNS comes first."""
+    return shutil.get_terminal_size((WIDTH, 1)).columns
+
+
+def fitting(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    wide: Collection[int],
+    droppable: Iterable[int],
+) -> list[int]:
+    """Choose the columns of a table that the terminal has room for.
+
+    Args:
+        heads: The head of each column.
+        rows: The cells of each row; those beyond the heads do not count.
+        wide: The columns that can be broken, down to `NARROWEST` each.
+        droppable: Those that may be left out, the first one first.
+    """
+    kept = {
+        column: max(map(cell_len, [head, *(row[column] for row in rows)]))
+        for column, head in enumerate(heads)
+    }
+    kept |= {column: min(kept[column], NARROWEST) for column in wide}
+    for column in droppable:
+        if sum(kept.values()) + 2 * (len(kept) - 1) > columns():
+            del kept[column]
+    return list(kept)
 
 
 def table(

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from runner.errors import UserError
 from runner.names import flatten
 from runner.run import checkpoint
-from runner.run.status import CONFIG
-from runner.store.runs import CORRECT, METRICS, RESULT, Run
+from runner.store.runs import CONFIG, CORRECT, METRICS, RESULT, Run
 from runner.texts import printable
 
 

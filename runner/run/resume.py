@@ -15,9 +15,9 @@ from runner.config import Settings
 from runner.errors import Unfit, UserError
 from runner.names import label
 from runner.run.fingerprint import bits_depend_on, digest_tensors
-from runner.run.status import CONFIG, command
+from runner.run.status import command
 from runner.store.files import Damaged, checked, read_json
-from runner.store.runs import MACHINE
+from runner.store.runs import CONFIG, MACHINE
 from runner.store.values import read_values
 from runner.texts import printable, say
 

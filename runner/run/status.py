@@ -23,12 +23,10 @@ from runner.run.memory import peak, reset_peak
 from runner.signals import Stopped
 from runner.store.files import FORMAT, Damaged, checked, write_json, write_text
 from runner.store.lock import lock_folder
-from runner.store.runs import CORRECT, MACHINE, METRICS, RESULT, STATUS, read_status
+from runner.store.runs import CONFIG, CORRECT, MACHINE, METRICS, RESULT, STATUS, read_status
 from runner.store.values import read_values
 from runner.texts import same_command, say, told
 from runner.train import Diverged
-
-CONFIG = "config.yaml"
 
 
 def is_run_of(folder: Path, settings: Settings) -> bool:

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.names import flatten
 from runner.store.files import Damaged, checked, digest, read_bytes, read_json
+from runner.store.values import read_values
 
 RESULT, STATUS, MACHINE = "result.json", "status.json", "run.json"
+CONFIG = "config.yaml"
 METRICS, CORRECT = "metrics.jsonl", "correct.npy"
 CAUSES = ("exception", "killed", "timeout", "machine")
 """What makes a run fail; the last three are no fault of what is being tried."""
@@ -38,6 +41,8 @@ class Run:
     """None if the run is not done, or result.json is missing or damaged."""
     damage: str | None
     """What could not be read, in words; None if all could."""
+    foreign: bool = False
+    """Whether it is of another config than the plan has; then nothing that it measured counts."""
 
     @property
     def state(self) -> str:
@@ -64,6 +69,8 @@ class Run:
         Raises:
             Damaged: If they cannot be read, or are not those that the run ended with.
         """
+        if self.foreign:
+            raise Damaged(str(self.damage))
         lines = read_metrics(self.folder)
         self._refuse_others(METRICS, digest_metrics(lines))
         return lines
@@ -72,6 +79,19 @@ class Run:
     def machine(self) -> dict[str, Any]:
         """run.json: with what it was made."""
         return read_json(self.folder / MACHINE)[0] or {}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.yaml by dotted keys; {} if it cannot be read, or is not that of the run."""
+        try:
+            content = checked(read_values(self.folder / CONFIG))
+        except (Damaged, FileNotFoundError):
+            return {}
+        content.pop("format", None)
+        try:
+            return dict(flatten(content)) if self.machine.get("config") == digest(content) else {}
+        except (TypeError, ValueError):  # such as a date, which is no JSON
+            return {}
 
     def correct(self) -> NDArray[np.bool_] | None:
         """[N] bool: which test samples were answered right; None if that cannot be read."""
