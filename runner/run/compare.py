@@ -90,7 +90,8 @@ def changes(saved: Run, again: Run, config: str) -> Iterator[str]:
             continue  # the code that trains is the same
         if then.get(key) != now.get(key):
             was, is_ = (printable(facts.get(key), 120) for facts in (then, now))
-            yield f"{NAMES.get(key, key.removeprefix('libraries.'))} was {was}, is now {is_}"
+            name = NAMES.get(key, key.removeprefix("libraries.").replace("flags.", "torch's "))
+            yield f"{name} was {was}, is now {is_}"
     if not same_code and str(then.get("code.commit")).endswith("+"):
         yield "perhaps the code: it had uncommitted changes when the run was made"
 
@@ -105,6 +106,8 @@ NAMES = {
     "code.own": "the hash of your own classes",
     "code.commit": "the commit of the code",
     "code.version": "the version of the code",
+    "variables": "what the environment sets of the libraries below torch (variables)",
+    "used": "the list of libraries that the run is made of",
     "capability": "what torch uses of the processor (capability)",
 }
 
