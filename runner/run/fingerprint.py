@@ -17,7 +17,7 @@ from torch import nn
 
 from runner.config import Settings
 from runner.run.own_code import digest_own
-from runner.run.process import read_flags
+from runner.run.process import unusual_flags
 from runner.store.files import digest
 
 LIBRARIES = (
@@ -54,7 +54,6 @@ def fingerprint(
         model: Its model, whose layers tell which libraries it is from.
     """
     cuda = device.type == "cuda"
-    used = _libraries(settings, model)
     return {
         "config": digest(settings.to_dict()),
         "code": {
@@ -63,10 +62,10 @@ def fingerprint(
             "digest": _digest_code(),
             "own": digest_own(_own_modules(settings)),
         },
-        "libraries": {name: _version(name) for name in (*LIBRARIES, *sorted(used))},
-        "used": sorted(used),
-        "variables": _variables(),
-        "flags": read_flags(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "made of": {name: _version(name) for name in sorted(_libraries(settings, model))},
+        "variables": _variables() or None,
+        "flags": unusual_flags() or None,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": torch.cuda.get_device_name(device) if cuda else _processor(),
@@ -94,15 +93,14 @@ def bits_depend_on(machine: Mapping[str, Any]) -> dict[str, str]:
     The versions of torch and of the libraries that its parts are from count. Those that only the
     data come through do not: the images themselves are compared.
     """
-    libraries, flags = machine["libraries"], machine["flags"]
     found = {
         "device": machine["device"].partition(":")[0],
         **{key: machine[key] for key in ("processor", "capability")},
         "code": machine["code"]["digest"],
         "code of your own": machine["code"]["own"],
-        **{name: libraries[name] for name in ("torch", *machine["used"])},
-        "variables": machine["variables"],
-        **{f"torch's {name}": value for name, value in flags.items()},
+        **machine["made of"],
+        "torch": machine["libraries"]["torch"],
+        **{key: machine[key] for key in ("variables", "flags")},
     }
     return {key: str(value) for key, value in found.items()}
 

@@ -60,8 +60,16 @@ FLAGS: dict[str, Flag] = {
 
 
 def read_flags() -> dict[str, str]:
-    """Give back torch's flags, as run.json records them."""
+    """Give back torch's flags."""
     return {name: str(get()) for name, (get, _) in FLAGS.items()}
+
+
+_USUAL = read_flags()
+
+
+def unusual_flags() -> str:
+    """Write the flags that are not as torch has them."""
+    return " ".join(f"{k}={v}" for k, v in read_flags().items() if _USUAL[k] != v)
 
 
 @contextmanager

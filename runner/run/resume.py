@@ -4,6 +4,7 @@ What must be the same is declared in one place, `bits_depend_on` of runner/run/f
 beside the config and the data. `resume=anywhere` resumes all the same, and run.json records it.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,4 +99,4 @@ def restore(
 
 def _short(value: object) -> str:
     text = str(value)
-    return text if len(text) < 64 else text[:12]
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else printable(text, 200)
