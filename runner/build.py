@@ -75,10 +75,25 @@ def build(settings: Settings) -> Bench:
         seed=settings.seed,
     )
     if settings.compile:
-        model.compile()  # in place: the keys of the state stay
+        _compile(model)
     torch.manual_seed(derive_seed(settings.seed, "training"))
     validation, test = batches(data.validation, size), batches(data.test, size)
     return Bench(data, training, training_batches, validation, test, tuple(notes))
+
+
+def _compile(model: nn.Module) -> None:
+    """Compile a model in place, so that the keys of its state stay; each run from nothing.
+
+    Torch keeps what it compiled for as long as the process lives, and trains uncompiled, with a
+    warning at most, what goes beyond its limit. Each shape gets a graph of its own: one for all
+    shapes would be made when the second shape comes, so a resumed run would make it elsewhere.
+    """
+    import torch._dynamo.config as limits  # takes a second to import
+
+    torch.compiler.reset()
+    limits.recompile_limit, limits.accumulated_recompile_limit = 1024, 2**16
+    limits.fail_on_recompile_limit_hit = True
+    model.compile(dynamic=False)
 
 
 def build_data(settings: Settings) -> DataSet:

@@ -27,6 +27,7 @@ from runner.errors import UserError
 from runner.names import label
 from runner.run.attempt import attempt
 from runner.run.compare import changes, count, differences
+from runner.run.process import isolated
 from runner.run.status import command
 from runner.store.files import FORMAT, Damaged, checked, digest
 from runner.store.runs import CONFIG, CORRECT, MACHINE, RESULT, STATUS, Run, read_run
@@ -76,7 +77,8 @@ def verify(folder: Path) -> list[str]:
     settings = _on_its_device(folder, given, saved.machine)
     with tempfile.TemporaryDirectory(prefix="biscuits-verify-") as name:
         place = Path(name)
-        ended = _do_again(folder, place, settings)
+        with isolated():
+            ended = _do_again(folder, place, settings)
         again = read_run(place, saved.variant)
         difference = ended or next(differences(saved, again), None)
         if difference is None:

@@ -14,6 +14,7 @@ from runner.names import label
 from runner.run import checkpoint
 from runner.run.fingerprint import fingerprint
 from runner.run.log import RunLog
+from runner.run.process import isolated
 from runner.run.result import evaluate_on_test, evaluate_on_validation, finished, write_result
 from runner.run.resume import device_begun_with, environment, restore, threads_begun_with
 from runner.run.status import Status, clear, conclude, recorded, write_config
@@ -40,6 +41,13 @@ def resume_or_run(
     Raises:
         UserError: If the folder belongs to another run, or as `attempt` does.
     """
+    with isolated():
+        return _resume_or_run(folder, settings, quiet, auto_threads)
+
+
+def _resume_or_run(
+    folder: Path, settings: Settings, quiet: bool, auto_threads: bool
+) -> dict[str, Any]:
     threads = threads_begun_with(folder) if auto_threads else None
     given = settings.threads
     settings = dataclasses.replace(settings, threads=threads or given)
@@ -98,8 +106,8 @@ class Attempt:
         self.folder, self.settings, self.bench = folder, settings, bench
         self.status, self.quiet = status, quiet
         self.training, self.updates_per_epoch = bench.training, len(bench.batches)
-        self.machine = fingerprint(settings, self.training.device)
-        self.environment = environment(settings, bench, self.machine)
+        self.machine = fingerprint(settings, self.training.device, self.training.model)
+        self.environment = environment(bench, self.machine)
         self.changes: list[str] = []  # of the environment, since the run began
         self.start, self.first, self.saved = time.perf_counter(), 0, time.monotonic()
         self.seconds, self.images = 0.0, 0  # of training, since the last evaluation

@@ -85,11 +85,14 @@ def changes(saved: Run, again: Run, config: str) -> Iterator[str]:
     for move in moves if isinstance(moves, list) else ():
         yield f"it was resumed elsewhere: {move}"
     for key in then:  # an older run may not record everything
+        name = key.removeprefix("libraries.").removeprefix("made of.")
         if same_code and key in ("code.commit", "code.version"):
             continue  # the code that trains is the same
+        if key == f"made of.{name}" and f"libraries.{name}" in then:
+            continue  # is told of already
         if then.get(key) != now.get(key):
             was, is_ = (printable(facts.get(key), 120) for facts in (then, now))
-            yield f"{NAMES.get(key, key.removeprefix('libraries.'))} was {was}, is now {is_}"
+            yield f"{NAMES.get(key, name)} was {was}, is now {is_}"
     if not same_code and str(then.get("code.commit")).endswith("+"):
         yield "perhaps the code: it had uncommitted changes when the run was made"
 
@@ -104,6 +107,8 @@ NAMES = {
     "code.own": "the hash of your own classes",
     "code.commit": "the commit of the code",
     "code.version": "the version of the code",
+    "variables": "what the environment tells the libraries below torch (variables)",
+    "flags": "what is set of torch for the whole process (flags)",
     "capability": "what torch uses of the processor (capability)",
 }
 

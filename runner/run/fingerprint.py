@@ -1,7 +1,9 @@
 """With what a run was made, as run.json records it: code, libraries, processor, device."""
 
 import hashlib
+import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,11 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from runner.config import Settings
+from runner.run.own_code import digest_own
+from runner.run.process import unusual_flags
 from runner.store.files import digest
 
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf", "tensorboard")
+LIBRARIES = (
+    *("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn"),
+    *("hydra-core", "omegaconf", "tensorboard"),
+)
+VARIABLES = re.compile(
+    "(ONEDNN|DNNL|MKL|OMP|KMP|ATEN|CUBLAS|CUBLASLT|CUDNN|OPENBLAS|TORCH|TORCHINDUCTOR|TORCHDYNAMO)_"
+    "|(NVIDIA_TF32_OVERRIDE|NPY_DISABLE_CPU_FEATURES|GLIBC_TUNABLES)$"
+)
+HARMLESS = re.compile(
+    "VERBOSE|LOG|TRACE|PROFIL|DISPLAY|WARNINGS|SETTINGS|_DIR$|CACHE|_HOME|STACKSIZE"
+    "|^(OMP|MKL|OPENBLAS)_NUM_THREADS$"  # torch is given its threads
+    "|PLACES|PROC_BIND|WAIT_POLICY|AFFINITY|BLOCKTIME|HW_SUBSET|DUPLICATE_LIB|INIT_AT_FORK"
+    "|^TORCH_(NCCL|DISTRIBUTED|SHOW|FORCE_(NO_)?WEIGHTS|CUDA_ARCH_LIST|DISABLE_ADDR2LINE)"
+)
+"""Of the variables, those that move no bit: about printing, files, and where threads run."""
 HERE = Path(__file__).resolve().parent.parent
 TRAINING_CODE = (
     *("build.py", "data/*.py", "evaluate.py", "models.py", "optimizers.py", "schedulers.py"),
@@ -24,8 +43,16 @@ TRAINING_CODE = (
 """The files, seen from `runner/`, that the bits of a run come from."""
 
 
-def fingerprint(settings: Settings, device: torch.device) -> dict[str, Any]:
-    """Give back what `run.json` holds."""
+def fingerprint(
+    settings: Settings, device: torch.device, model: nn.Module | None = None
+) -> dict[str, Any]:
+    """Give back what `run.json` holds.
+
+    Args:
+        settings: The config.
+        device: Where the run trains.
+        model: Its model, whose layers tell which libraries it is from.
+    """
     cuda = device.type == "cuda"
     return {
         "config": digest(settings.to_dict()),
@@ -33,9 +60,12 @@ def fingerprint(settings: Settings, device: torch.device) -> dict[str, Any]:
             "version": _version("biscuits-bench"),
             "commit": _commit(),
             "digest": _digest_code(),
-            "own": _digest_own(settings),
+            "own": digest_own(_own_modules(settings)),
         },
         "libraries": {name: _version(name) for name in LIBRARIES},
+        "made of": {name: _version(name) for name in sorted(_libraries(settings, model))},
+        "variables": _variables() or None,
+        "flags": unusual_flags() or None,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": torch.cuda.get_device_name(device) if cuda else _processor(),
@@ -57,22 +87,20 @@ def digest_tensors(state: dict[str, torch.Tensor]) -> str:
     return total.hexdigest()
 
 
-def bits_depend_on(machine: Mapping[str, Any], model: str) -> dict[str, str]:
+def bits_depend_on(machine: Mapping[str, Any]) -> dict[str, str]:
     """Pick out of a fingerprint what changes the bits of a run.
 
-    Args:
-        machine: The fingerprint.
-        model: The function that makes the model; the version of a library of models counts
-            only if the model is from that library.
+    The versions of torch and of the libraries that its parts are from count. Those that only the
+    data come through do not: the images themselves are compared.
     """
-    libraries = machine["libraries"]
-    used = ["torch", *(name for name in ("torchvision", "timm") if name in model)]
     found = {
         "device": machine["device"].partition(":")[0],
         **{key: machine[key] for key in ("processor", "capability")},
         "code": machine["code"]["digest"],
         "code of your own": machine["code"]["own"],
-        **{name: libraries[name] for name in used},
+        **machine["made of"],
+        "torch": machine["libraries"]["torch"],
+        **{key: machine[key] for key in ("variables", "flags")},
     }
     return {key: str(value) for key, value in found.items()}
 
@@ -85,23 +113,32 @@ def _digest_code() -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _digest_own(settings: Settings) -> str | None:
-    """Hash the files of the user's own classes and functions; None if there are none."""
+def _own_modules(settings: Settings) -> set[str]:
+    """The modules of the classes and functions that a config names."""
     nodes = (settings.data, settings.model, settings.optimizer, settings.scheduler)
     on = [node for node in settings.tricks.values() if node["enabled"]]
-    modules = {str(node["_target_"]).rpartition(".")[0] for node in (*nodes, *on)}
-    own = sorted(n for n in modules if n.partition(".")[0] not in ("runner", "torch", "tricks"))
-    # imported when it was built
-    files = [(name, getattr(sys.modules.get(name), "__file__", None) or "") for name in own]
-    read = [n.encode() + b"\0" + Path(f).read_bytes() for n, f in files if Path(f).is_file()]
-    return hashlib.sha256(b"".join(read)).hexdigest()[:16] if read else None
+    return {str(node["_target_"]).rpartition(".")[0] for node in (*nodes, *on)}
+
+
+def _libraries(settings: Settings, model: nn.Module | None) -> set[str]:
+    """The packages that the parts of a run come from, beside ours and Python's."""
+    named = {type(module).__module__ for module in model.modules()} if model else set()
+    tops = {name.partition(".")[0] for name in (*named, *_own_modules(settings))}
+    return tops - {"runner", "tricks", "torch", "__main__"} - sys.stdlib_module_names
+
+
+def _variables() -> str:
+    """The variables of the environment that change how the libraries below torch compute."""
+    found = {k: v for k, v in os.environ.items() if VARIABLES.match(k) and not HARMLESS.search(k)}
+    return " ".join(f"{name}={found[name]}" for name in sorted(found))
 
 
 def _version(package: str) -> str | None:
     try:
         return version(package)
-    except PackageNotFoundError:
-        return None
+    except PackageNotFoundError:  # the name of a module may differ from that of its package
+        found = getattr(sys.modules.get(package), "__version__", None)
+        return None if found is None else str(found)
 
 
 def _commit() -> str | None:

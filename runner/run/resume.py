@@ -4,6 +4,7 @@ What must be the same is declared in one place, `bits_depend_on` of runner/run/f
 beside the config and the data. `resume=anywhere` resumes all the same, and run.json records it.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,16 @@ def device_begun_with(folder: Path, settings: Settings) -> str:
     return "cpu" if begun == "cpu" and torch.cuda.is_available() else settings.device
 
 
-def environment(settings: Settings, bench: Bench, machine: Mapping[str, Any]) -> dict[str, str]:
+def environment(bench: Bench, machine: Mapping[str, Any]) -> dict[str, str]:
     """Give back what the bits of a run depend on beside its config: data, code, hardware.
 
     Args:
-        settings: The config.
-        bench: Its objects.
+        bench: The objects of the run.
         machine: What `fingerprint` gave.
     """
     splits = (bench.data.train, bench.data.validation, bench.data.test)
     tensors = {f"{i}/{name}": t for i, s in enumerate(splits) for name, t in s._asdict().items()}
-    return {"data": digest_tensors(tensors), **bits_depend_on(machine, settings.model["_target_"])}
+    return {"data": digest_tensors(tensors), **bits_depend_on(machine)}
 
 
 def restore(
@@ -75,7 +75,8 @@ def restore(
         updates, total = state["training"]["updates"], settings.epochs * len(bench.batches)
         if type(updates) is not int or not 0 <= updates <= total:
             raise ValueError(f"it is from update {updates} of {total}")
-        if differing := [key for key in {**saved, **here} if saved.get(key) != here.get(key)]:
+        # an older checkpoint does not tell of everything
+        if differing := [key for key in saved if saved[key] != here.get(key)]:
             pairs = ((key, _short(saved.get(key)), _short(here.get(key))) for key in differing)
             listed = printable("; ".join(f"{key} changed ({a} -> {b})" for key, a, b in pairs))
             if "data" in differing or settings.resume == "exact":
@@ -98,4 +99,4 @@ def restore(
 
 def _short(value: object) -> str:
     text = str(value)
-    return text if len(text) < 64 else text[:12]
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else printable(text, 200)

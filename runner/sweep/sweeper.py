@@ -25,6 +25,7 @@ from runner.ablation.verdicts import Findings, judge
 from runner.config import NOT_IN_CONFIG_HASH, available_cores
 from runner.data.cache import default_folder
 from runner.errors import UserError, cause_of
+from runner.run.process import isolated
 from runner.run.status import conclude
 from runner.store.lock import lock_folder
 from runner.store.runs import read_status
@@ -85,7 +86,8 @@ class AblationSweeper(Sweeper):
             return
         refuse_foreign_runs(root, plan)
         if before is None:
-            refuse_unbuildable(plan)
+            with isolated():
+                refuse_unbuildable(plan)
         root.mkdir(parents=True, exist_ok=True)
         with lock_folder(root):
             first = settings.numbers(int(self.config.seed))
