@@ -90,7 +90,12 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
     """Read the options as Hydra does; those that make no sense, or would unpickle, are refused."""
 
     def refuse(message: str) -> None:
-        raise UserError(f"The options must be those of --help, got others: {message}.")
+        meant = ""
+        if match := re.search(r"unrecognized arguments: -+([a-z][\w./-]*)(?:=(\S*))?", message):
+            rest = [a for a in arguments if "=" not in a and not a.startswith("-")]
+            value = match[2] or (rest[0] if rest else "VALUE")
+            meant = f" Settings have no dashes: {match[1].replace('-', '_')}={value}."
+        raise UserError(f"The options must be those of --help, got others: {message}.{meant}")
 
     parser.error = refuse  # type: ignore[method-assign,assignment]
     given = parser.parse_intermixed_args(arguments)

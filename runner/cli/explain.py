@@ -1,17 +1,19 @@
 """Hydra's and OmegaConf's complaints about a command line, each as one line with the remedy."""
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from runner.errors import UserError, did_you_mean
-from runner.names import CONF
+from runner.cli.suggest import ALL, elsewhere, unknown_key, unknown_option
+from runner.errors import UserError
+from runner.quoting import as_text
 from runner.texts import printable
 
 if TYPE_CHECKING:
@@ -20,133 +22,169 @@ if TYPE_CHECKING:
 LONGEST = 2000  # characters of a line
 
 
-def explain(error: Exception, loader: "Loader | None" = None) -> str | None:
+def explain(
+    error: Exception, loader: "Loader | None" = None, overrides: Sequence[str] = ()
+) -> str | None:
     """Give back one line about a mistake in the configuration; None if the error is another.
 
     Args:
         error: What was raised.
         loader: What composed the config, and knows its keys and options.
+        overrides: What was typed, where there is no loader to tell.
     """
-    line = _explain(error, loader)
-    return line and printable(" ".join(line.split()), LONGEST)
+    given = loader.asked[1] if loader else overrides
+    line = _explain(error, loader, given)
+    return line and printable(re.sub(r"\s*\n\s*", " ", line.strip()), LONGEST)
 
 
-def _explain(error: Exception, loader: "Loader | None") -> str | None:
+def _explain(error: Exception, loader: "Loader | None", overrides: Sequence[str]) -> str | None:
     if "Config group override must be" in str(error):
         return "A group must be given one of its options, not null. Write GROUP=OPTION."
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):
-            return str(cause)
+            return _meant_as_text(str(cause), overrides)
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} cannot be used: {error.strerror}."
     if not isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
         return None
     if isinstance(error, OverrideParseException):
-        return _unreadable(error.override)
+        return _unreadable(error.override, overrides)
     text = "\n".join(str(link) for link in (error, error.__cause__) if link and str(link))
     if loader:
-        if match := re.search(r"Could not override '([^']+)'", text):
-            return _unknown_key(match[1], loader)
-        if match := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
-            return _unknown_option(match[1], match[2], loader)
+        if match := re.search(
+            r"Could not override '([^']+)'|config\. '([^']+)' does not exist", text
+        ):
+            return unknown_key(match[1] or match[2], loader)
+        if match := re.search(r"Could not (?:find|load) '([^']+/[^']+)'", text):
+            return unknown_option(match[1], loader)
+    if line := _interpolation(text, overrides):
+        return line
+    if match := re.search(r"Ambiguous value for argument '([^'=]+)=(.+?)'\n", text):
+        return _several(*match.groups())
     for pattern, answer in PATTERNS.items():
         if match := re.search(pattern, text, re.DOTALL):
             return answer.format(*match.groups())
-    return " ".join(text.split())
+    return " ".join(re.sub(r"\bSee https?://\S+.*|full_key: .*|object_type=.*", "", text).split())
 
 
 PATTERNS = {
-    r"Ambiguous value for argument '([^'=]+)=(.+?)'\n": "{0} must have one value, got {1}. Sweep "
-    "over them with -m; in an ablation make it a factor: 'ablation.factors={{{0}:[{1}]}}'.",
     r"Sweep parameters '(.+?)' requires --multirun": "{0} is several values. Sweep over them "
     "with -m.",
     r"does not support sweep type : INTERVAL_SWEEP": "interval(...) needs a sweeper that draws "
     "from it. Write the values as a,b,c or range(START,STOP,STEP).",
     r"Parent traversal .*\('(.+?)'\)": "{0} must lie in the folder where configs are looked for. "
     "Give its folder with --config-dir, or -cp for a saved config.",
+    r"An item is already at '(.+?)'": "{0} has a value already: give another without the plus.",
     r"Missing mandatory value: (\S+)": "{0} must be given: {0}=VALUE.",
 }
 """What Hydra says, and what is said of it here."""
 
 
-def _unreadable(override: str) -> str:
+def _unreadable(override: str, overrides: Sequence[str]) -> str:
+    """Say what to type for an override that Hydra cannot read."""
+    if joined := _joined(override, overrides):
+        return f"The shell has split an override at its spaces. Write {joined}."
     key, equals, value = override.partition("=")
     if not equals:
         return (
-            f'{key} has no value. Write {key}=VALUE, without spaces around "=". '
-            "(--help shows examples.)"
+            f'{key} has no value. Write KEY=VALUE, without spaces around "=". --help has examples.'
         )
-    if "=" in value and not set(value) & set("[]{}()'\""):
-        return f'The value {value} has a "=" in it. Quote it twice: \'{key}="{value}"\'.'
-    return (
-        "An override must be KEY=VALUE, in quotes where it has brackets or spaces: "
-        f"'tricks=[a,b]'. Cannot read {override}."
-    )
+    if not _readable(f"{key}=1"):
+        return f"{printable(key)} is no name of a setting. {ALL}"
+    if _readable(meant := f"{key}={value.lstrip('= ')}") and value.startswith("="):
+        return f"{override} has a = too many. Write {shlex.quote(meant)}."
+    if _readable(meant := f"{key}={_PAIR.sub(lambda m: m[2] + ':', value)}"):
+        return f"{override}: the keys within {{}} stand without quotes. Write {shlex.quote(meant)}."
+    if re.match(r"[\[{]|(choice|range|interval|glob|sort|shuffle)\(", value):
+        if _readable(meant := f"{override}{_closing(value)}"):
+            return f"A bracket of {override} is open. Write {shlex.quote(meant)}."
+        return (
+            f"Cannot read {override}. A list is '{key}=[a,b]', a mapping '{key}={{a:1,b:2}}', "
+            f"a sweep -m {key}=a,b or -m '{key}=range(START,STOP)'."
+        )
+    meant = elsewhere(key, value) or as_text(key, value)
+    return f"The value {value} needs quotes within the quotes. Write {meant}."
 
 
-def _unknown_key(key: str, loader: "Loader") -> str:
-    if key.partition(".")[0] == "ablation":
-        return _unknown_ablation_key(key)
-    known, choices = _known(loader)
-    group, _, rest = key.partition(".")
-    choice = choices.get(group)
-    if not rest or not isinstance(choice, str):
-        near = _did_you_mean(key, known)
-        return f"{key} is not a setting.{near} See python -m runner --cfg job."
-    within = [name for name in known if name.startswith(f"{group}.")]
-    others = [o for o in loader.get_group_options(group) if _has(loader, f"{group}/{o}", rest)]
-    but = f" ({' or '.join(f'{group}={o}' for o in others[:3])} has)" if others else ""
-    near = "" if others else _did_you_mean(key, within)
-    has = ", ".join(name.removeprefix(f"{group}.") for name in within if "_target_" not in name)
-    return f"{group}={choice} has no setting {rest}{but}.{near} It has: {has}."
+_PAIR = re.compile(r"""(["'])(\w[\w .-]*)\1 *:""")
 
 
-def _known(loader: "Loader") -> tuple[list[str], Mapping[str, Any]]:
-    """The dotted keys of what was asked for without its values, and the choices."""
-    name, overrides = loader.asked
-    listed = loader.compute_defaults_list(name, overrides, RunMode.MULTIRUN)
-    values = [override.input_line for override in listed.overrides.config_overrides]
-    rest = [override for override in overrides if override not in values]
-    config = loader.load_configuration(name, rest, RunMode.MULTIRUN)
-    keys = [str(key) for key in config if key != "hydra"]
-    for key in keys:  # grows as it goes
-        node = OmegaConf.select(config, key, throw_on_resolution_failure=False)
-        if isinstance(node, DictConfig):
-            keys += [f"{key}.{part!s}" for part in node]
-    return [*keys, "experiment"], listed.overrides.known_choices
+def _closing(value: str) -> str:
+    """The brackets that are still open, closed."""
+    still = []
+    for letter in value:
+        if letter in "[{(":
+            still.append("]})"["[{(".index(letter)])
+        elif still and letter == still[-1]:
+            still.pop()
+    return "".join(reversed(still))
 
 
-def _has(loader: "Loader", file: str, key: str) -> bool:
-    loaded = loader.repository.load_config(file)
-    return loaded is not None and OmegaConf.select(loaded.config, key) is not None
+def _joined(override: str, overrides: Sequence[str]) -> str:
+    """Join what a shell took apart at spaces, if that is an override: `epochs = 3`."""
+    if override not in overrides:
+        return ""
+    place = list(overrides).index(override)
+    for start in (place, place - 1):
+        for end in range(place + 1, min(len(overrides), start + 9) + 1):
+            parts = overrides[max(start, 0) : end]
+            if "=" in "".join(parts[1:]) or parts[0][-1:] in "=[,{":
+                text = re.sub(r" *= *", "=", " ".join(parts), count=1)
+                if len(parts) > 1 and text.partition("=")[2] and _readable(text):
+                    return shlex.quote(text)
+    return ""
 
 
-def _did_you_mean(key: str, known: Iterable[str]) -> str:
-    """Propose a key that ends as the given one does, or is spelled much like it."""
-    names = {name.lower(): name for name in known if name != key}
-    ends = [name for low, name in names.items() if low.endswith(f".{key.lower()}")]
-    if 1 <= len(ends) <= 3:
-        return f" Did you mean {' or '.join(ends)}?"
-    near = did_you_mean(key.lower(), names)
-    return near and f" Did you mean {names[near.removeprefix(' Did you mean ')[:-1]]}?"
+def _readable(override: str) -> bool:
+    with suppress(HydraException):
+        OverridesParser.create().parse_override(override)
+        return True
+    return False
 
 
-def _unknown_ablation_key(key: str) -> str:
-    node = OmegaConf.load(CONF / "ablation_settings.yaml").ablation
-    known = [f"ablation.{name}" for name in node]
-    if key in known:
-        designs = ", ".join(sorted(file.stem for file in CONF.glob("ablation/*.yaml")))
-        return f"{key} needs a design, got none. Write ablation=DESIGN, one of {designs}."
-    return f"{key} is not a setting.{_did_you_mean(key, known)} See conf/ablation_settings.yaml."
+def _several(key: str, values: str) -> str:
+    """Say of several values where there may be one how all are tried, and how they are one."""
+    if key == "tricks":
+        return f"To switch on all of them: 'tricks=[{values}]'; to try each alone: add -m."
+    how = f"make it a factor: 'ablation.factors={{{key}:[{values}]}}'"
+    if key == "seed":
+        how = f"'ablation.seeds=[{values}]'"
+    also = "" if key in ("name", "variant") else f"; in an ablation, {how}"
+    text = "" if _NUMBERS.fullmatch(values) else f" If it is one text: {as_text(key, values)}."
+    return f"{key} must have one value, got {values}. Sweep over them with -m{also}.{text}"
 
 
-def _unknown_option(group: str, option: str, loader: "Loader") -> str:
-    options = loader.get_group_options(group)
-    plugin = option.partition("_")[0]
-    if plugin in ("joblib", "submitit") and not any(o.startswith(plugin) for o in options):
-        package = f"hydra-{plugin}-launcher"
-        return f"{group}={option} needs {package}, which is not installed: pip install {package}"
-    listed = f" There are: {', '.join(options)}." if options else ""
-    return f"{group}={option} is not an option.{_did_you_mean(option, options)}{listed}"
+_NUMBERS = re.compile(r"[-+.,\de]+")
+
+
+def _interpolation(text: str, overrides: Sequence[str]) -> str | None:
+    """Say what is wrong with a `${...}`, and how to write one that is meant as it stands."""
+    typed = [override for override in overrides if "${" in override]
+    if re.search("Recursive interpolation|RecursionError", text):
+        return f"{' and '.join(typed) or 'A ${...}'} leads back to itself. Give a value."
+    if match := re.search(r"Environment variable '(.+?)' not found", text):
+        name = match[1]
+        return f"The environment has no variable {name}. Set it, or write ${{oc.env:{name},VALUE}}."
+    if match := re.search(r"Interpolation key '(.+?)' not found", text):
+        what = f"${{{match[1]}}} names no setting. {ALL}"
+    elif match := re.search(r"Unsupported interpolation type (\S+)", text):
+        what = f"${{{match[1]}:...}} is not known here; ${{oc.env:NAME}} is."
+    else:
+        return None
+    if typed:
+        key, _, value = typed[0].partition("=")
+        what += f" If it is meant as it stands: {as_text(key, value)}."
+    return what
+
+
+def _meant_as_text(line: str, overrides: Sequence[str]) -> str:
+    """Add to a line about a value that is no text how it is given as one."""
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if re.match(rf"{re.escape(key)} must be (text|the name)\b", line) and _readable(override):
+            read = OverridesParser.create().parse_override(override).value()
+            if read is not None and not isinstance(read, str):
+                return f"{line} If it is meant as text: {as_text(key, value)}."
+    return line

@@ -8,11 +8,11 @@ a class that the user did not allow.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from omegaconf import OmegaConf
 
 from runner import allowed
@@ -82,6 +82,47 @@ def refuse_hydras(overrides: Sequence[str]) -> None:
                 f"A run of a sweep must leave Hydra alone, got {override.input_line}. "
                 "Give it to the whole sweep."
             )
+
+
+def check_mode(ablation: object, sweeper: object, multirun: bool, one_run: bool) -> None:
+    """Refuse what contradicts itself about how many runs there are to be.
+
+    Args:
+        ablation: The design that was chosen, if any.
+        sweeper: The sweeper that was.
+        multirun: Whether a sweep was asked for.
+        one_run: Whether one run was.
+
+    Raises:
+        UserError: If it does.
+    """
+    if ablation and sweeper != "ablation":
+        raise UserError(f"ablation={ablation} needs its own sweeper. Drop hydra/sweeper={sweeper}.")
+    if (ablation or multirun) and one_run:
+        many = f"ablation={ablation}" if ablation else "-m"
+        raise UserError(f"{many} makes many runs. Drop hydra.mode=RUN.")
+
+
+def check_sweeps(overrides: Sequence[Override], options: Callable[[str], list[str]]) -> None:
+    """Refuse what is to be swept over and gives no value, and so no run.
+
+    Args:
+        overrides: What was typed.
+        options: Lists the options of a group.
+
+    Raises:
+        UserError: If there is such a one.
+    """
+    for override in overrides:
+        key, value = override.key_or_group, cast(object, override.value())
+        if isinstance(value, Glob) and not value.filter(found := options(key)):
+            raise UserError(
+                f"{override.input_line} matches nothing: glob(...) chooses among the options of a "
+                f"group, and {key} has {', '.join(found) or 'none'}."
+            )
+        swept = override.is_discrete_sweep() and not isinstance(value, Glob)
+        if swept and next(override.sweep_iterator(), None) is None:
+            raise UserError(f"{override.input_line} has no values, so there is nothing to run.")
 
 
 def check_addition(config: Any, file: str = "", typed_mode: bool = False) -> None:  # noqa: ANN401

@@ -80,23 +80,17 @@ class Loader(ConfigLoaderImpl):
         Raises:
             UserError: If what was typed contradicts itself.
         """
+        self.asked = config_name, overrides
         parsed = OverridesParser.create().parse_overrides(overrides)
         typed = [o.value() for o in parsed if o.key_or_group == "hydra.mode"]
         self._typed_mode = multirun or bool(typed)
         with _one_line():
             listed = self.compute_defaults_list(config_name, overrides, RunMode.MULTIRUN)
+        guard.check_sweeps(parsed, self.get_group_options)
         choices = listed.overrides.known_choices
         ablation, sweeper = choices.get("ablation"), choices.get("hydra/sweeper")
         refuse_older_sweeper(sweeper)
-        if ablation and sweeper != "ablation":
-            raise UserError(
-                f"ablation={ablation} needs its own sweeper. Drop hydra/sweeper={sweeper}."
-            )
-        if (ablation or multirun) and "RUN" in typed:
-            raise UserError(
-                f"{f'ablation={ablation}' if ablation else '-m'} makes many runs. "
-                "Drop hydra.mode=RUN."
-            )
+        guard.check_mode(ablation, sweeper, multirun, "RUN" in typed)
         return RunMode.MULTIRUN if ablation or multirun or "MULTIRUN" in typed else RunMode.RUN
 
     def load_sweep_config(
@@ -226,7 +220,10 @@ class _Repository(ConfigRepository):
         source = self._find_object_source(config_path, ObjectType.CONFIG)
         if source is None or source.scheme() == "structured":
             return super().load_config(config_path)
-        self._refuse_twice(source, config_path)
+        for other in self.sources if "/" in config_path and source.scheme() == "file" else ():
+            if other is not source and other.scheme() == "file" and other.is_config(config_path):
+                name = f"{other.path}/{config_path.removesuffix('.yaml')}.yaml"
+                raise UserError(f"{name} has the name of a file in {source.path}. Rename it.")
         key = source.path, config_path
         if key not in self.known:
             theirs = source.scheme() == "file" and Path(source.path) != CONF
@@ -239,15 +236,6 @@ class _Repository(ConfigRepository):
                     raise guard.refusal((name,), value, str(file))
             self.known[key] = loaded
         return copy.deepcopy(self.known[key])
-
-    def _refuse_twice(self, source: ConfigSource, config_path: str) -> None:
-        """Refuse an option that two folders have: the other one would be passed over in silence."""
-        for other in self.sources if "/" in config_path and source.scheme() == "file" else ():
-            if other is not source and other.scheme() == "file" and other.is_config(config_path):
-                raise UserError(
-                    f"{other.path}/{config_path.removesuffix('.yaml')}.yaml has the name of a file "
-                    f"in {source.path}. Rename it."
-                )
 
 
 def _search_path(config: DictConfig) -> list[str]:
@@ -294,7 +282,9 @@ def run_command(
             mode = loader.find_mode(name, overrides, given.multirun)
             do = app.run if mode is RunMode.RUN else app.multirun
             with _allow_classes(), shown_at_end(loader, name, overrides, mode):
-                do(name, task, [*overrides, f"hydra.mode={mode.name}"])
+                done = do(name, task, [*overrides, f"hydra.mode={mode.name}"])
+            if isinstance(done, list) and done and not any(done):
+                raise UserError("The sweep has no runs, for what it is over has no values.")
     finally:
         GlobalHydra.instance().clear()
 

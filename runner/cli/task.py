@@ -44,7 +44,9 @@ def task(cfg: DictConfig) -> float:
     except UserError as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise  # a sweep goes on with its other runs
-        sys.exit(explain(error))  # one line; Hydra would add one of its own
+        sys.exit(
+            explain(error, overrides=HydraConfig.get().overrides.task)
+        )  # one line; Hydra would add one of its own
 
 
 def _run(cfg: DictConfig) -> float:

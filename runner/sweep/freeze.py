@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -59,7 +59,7 @@ def make_plan(
     assert isinstance(tricks, dict)
     factors, levels = find_factors(settings, {str(name): node for name, node in tricks.items()})
     laid_out = design(settings.design, factors)
-    base = _base(arguments, levels)
+    base = _base(arguments, levels, OverridesParser.create(cast(Any, loader)))
     if master.threads == "auto":
         base.append(f"threads={threads}")
     rows = {
@@ -89,13 +89,15 @@ def make_plan(
     )
 
 
-def _base(arguments: Sequence[str], levels: Mapping[str, Levels]) -> list[str]:
+def _base(
+    arguments: Sequence[str], levels: Mapping[str, Levels], parser: OverridesParser
+) -> list[str]:
     """Give back the overrides that hold for every variant."""
     overrides = [o for each in levels.values() for level in each.values() for o in level]
     keys = {override.partition("=")[0] for override in overrides}
     varied = {*levels, *(key for key in keys if not key.endswith(".enabled"))}
     kept = []
-    for override in OverridesParser.create().parse_overrides(list(arguments)):
+    for override in parser.parse_overrides(list(arguments)):
         key, line = override.key_or_group, str(override.input_line)
         of_ablation = key == "ablation" or key.startswith("ablation.")
         if of_ablation and not override.is_sweep_override():

@@ -87,7 +87,10 @@ ONE_BY_ONE = [
     ("model=torchvision", f"model.name={'x' * 151}"),
     *((f"model.weights={file}",) for file in ("a/w.pt", "b/w.pt", "w.pt", "'null'", "null")),
     *(("data=npz", f"data.file={file}") for file in ("a.npz", "x/a.npz", "y/a.npz", "X/a.npz")),
-    *(("data=image_folder", f"data.root={folder}") for folder in ("'é'", "'é '", "'è'", "'1'", "1.0")),
+    *(
+        ("data=image_folder", f"data.root={folder}")
+        for folder in ("'é'", "'é '", "'è'", "'1'", "1.0")
+    ),
     ("data=image_folder", "data.root=a", "data.cache=b"),
     ("data=image_folder", "data.root=a", "data.size=32"),
     ("seed=1",),
