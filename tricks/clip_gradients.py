@@ -97,10 +97,15 @@ def clip_(
     """Clip gradients whose total norm is known; give back whether any exceeded its bound."""
     if limit == math.inf or not parameters:
         return False
-    if by == "norm":
-        clip_grads_with_norm_(parameters, limit, norm)
-        return ~(norm <= limit)
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if by == "norm":
+        pairs = zip(parameters, gradients, strict=True)
+        clip_grads_with_norm_([p for p, g in pairs if g.dtype == norm.dtype], limit, norm)
+        factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            if gradient.dtype != norm.dtype:
+                _scale_(gradient, factor.to(gradient.device))
+        return ~(norm <= limit)
     if by == "value":
         largest = get_total_norm(gradients, math.inf)
         clip_grad_value_(parameters, limit)
@@ -119,11 +124,15 @@ def _clip_one_(
         bound: float | Tensor = limit * _unit_norms(weight, dtype).clamp(min=eps)
     else:
         norms, bound = vector_norm(gradient, dtype=dtype), limit
-    factor = (bound / norms).clamp(max=1.0)  # a norm of 0 makes the ratio inf, and so 1
-    if dtype != gradient.dtype:  # a factor without dimensions would be rounded to its type
+    # a norm of 0 makes the ratio inf, and so 1
+    _scale_(gradient, (bound / norms).clamp(max=1.0))
+    return ~(norms <= bound).all()
+
+
+def _scale_(gradient: Tensor, factor: Tensor) -> None:
+    if factor.dtype != gradient.dtype:  # without dimensions it would be rounded to that type
         factor = factor.reshape(factor.shape or (1,) * gradient.ndim)
     gradient.mul_(factor)
-    return ~(norms <= bound).all()
 
 
 def _unit_norms(tensor: Tensor, dtype: torch.dtype) -> Tensor:

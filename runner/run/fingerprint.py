@@ -28,7 +28,7 @@ def fingerprint(settings: Settings, device: torch.device) -> dict[str, Any]:
     """Give back what `run.json` holds."""
     cuda = device.type == "cuda"
     return {
-        "config": digest(settings.to_dict()),
+        "config": digest_config(settings),
         "code": {
             "version": _version("biscuits-bench"),
             "commit": _commit(),
@@ -45,6 +45,18 @@ def fingerprint(settings: Settings, device: torch.device) -> dict[str, Any]:
         "precision": settings.precision,
         "channels_last": settings.channels_last,
     }
+
+
+def digest_config(settings: Settings) -> str:
+    """Give back a hash of a run's config.
+
+    A trick's parameter that is None counts as one that is not there, so that runs made before the
+    trick had it keep their hash.
+    """
+    config = settings.to_dict()
+    nodes = config["tricks"].items()
+    tricks = {name: {k: v for k, v in node.items() if v is not None} for name, node in nodes}
+    return digest({**config, "tricks": tricks})
 
 
 def digest_tensors(state: dict[str, torch.Tensor]) -> str:
