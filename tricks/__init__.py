@@ -3,11 +3,13 @@
 from tricks.anti_aliasing import AntiAliasing, anti_alias
 from tricks.blur_pool import BlurPool2d
 from tricks.centralization import Centralization, centralize_
-from tricks.clipping import Clipping, clip_gradients_
+from tricks.clip_gradients import clip_gradients_
+from tricks.clipping import Clipping
 from tricks.downsampling import Place, find_places
 from tricks.flooding import Flooding, flood
 from tricks.gradients import check_gradients_
 from tricks.label_smoothing import LabelSmoothing, smooth_labels
+from tricks.layers import find_classifier
 from tricks.trick import Batch, Chain, Trick, derive_seed, in_order
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
 
@@ -28,6 +30,7 @@ __all__ = [
     "check_gradients_",
     "clip_gradients_",
     "derive_seed",
+    "find_classifier",
     "find_places",
     "flood",
     "in_order",

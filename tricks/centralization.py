@@ -10,8 +10,8 @@ transposed convolution is an output channel; a unit with one weight is left alon
 would be zero for ever; and `conv_only` takes in one-dimensional convolutions.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final
 from weakref import WeakKeyDictionary
@@ -19,8 +19,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _WeightNorm
 from torch.optim import Optimizer
 
+from tricks.gradients import HALF
+from tricks.layers import CONVOLUTIONS, LAYERS, TRANSPOSED, is_weight, listed, parameters_named
 from tricks.trick import Trick, require_one_of
 
 Where = Literal["gradient", "gradient_and_decay", "update"]
@@ -31,10 +34,12 @@ def centralize_(module: nn.Module, conv_only: bool = False, exclude: Sequence[st
     """Take its mean over each output unit's weights off each weight's gradient, in place.
 
     The gradient g of a unit's M weights becomes g - mean(g). A unit is an output channel of a
-    convolution (of any dimension, grouped, transposed) or an output of a linear layer. Biases,
-    norms, embeddings, and units of one weight (M = 1) keep their gradient. A shared weight counts
-    once. Of a parametrized weight, the parameters under the parametrization count: of weight
-    normalization the direction, whose magnitudes have M = 1.
+    convolution (of any dimension, grouped, transposed), an output of a linear layer, or a query,
+    key or value of `nn.MultiheadAttention`. Biases, norms, embeddings, and units of one weight (M =
+    1) keep their gradient, and so do the weights of all other modules, recurrent ones for example:
+    `Centralization.model` names them. A shared weight counts once. Of a weight that is computed,
+    what it is computed from counts: the parameters under a parametrization, `weight_orig` of
+    pruning and of the old spectral normalization, and of weight normalization the direction alone.
 
     Args:
         module: The model, with its gradients.
@@ -61,10 +66,6 @@ def centralize_(module: nn.Module, conv_only: bool = False, exclude: Sequence[st
             weight.parameter.grad.sub_(weight.means(weight.parameter.grad))
 
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
-
-
 class _Weight(NamedTuple):
     """A weight to centralize."""
 
@@ -79,25 +80,24 @@ class _Weight(NamedTuple):
 
     def means(self, tensor: Tensor) -> Tensor:
         """Average a tensor of the weight's shape over each unit, to broadcast against it."""
+        dtype = torch.float32 if tensor.dtype in HALF else None
         if self.groups is None:
-            return tensor.mean(tuple(range(1, tensor.ndim)), keepdim=True)
+            return tensor.mean(tuple(range(1, tensor.ndim)), keepdim=True, dtype=dtype)
         grouped = tensor.reshape(self.groups, -1, *tensor.shape[1:])
-        means = grouped.mean((1, *range(3, grouped.ndim)), keepdim=True).squeeze(1)
+        means = grouped.mean((1, *range(3, grouped.ndim)), keepdim=True, dtype=dtype).squeeze(1)
         return means.repeat_interleave(grouped.shape[1], dim=0)
 
 
 def _weights(model: nn.Module, conv_only: bool, exclude: Sequence[str]) -> Iterator[_Weight]:
-    kinds = _CONVOLUTIONS if conv_only else (*_CONVOLUTIONS, nn.Linear)
-    if isinstance(exclude, str):
-        raise ValueError(f"exclude must be a list of names, got {exclude!r}. Write ({exclude!r},).")
-    passed = {p for name in exclude for p in _parameters_of(model, name)}
+    passed = set(parameters_named(model, exclude))
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             passed.update(module.parameters())  # also where a linear layer shares them
     for module in model.modules():
-        if not isinstance(module, kinds):
+        kind = _kind(module)
+        if not issubclass(kind, CONVOLUTIONS if conv_only else _KINDS):
             continue
-        groups = int(module.groups) if isinstance(module, _TRANSPOSED) else None
+        groups = getattr(module, "groups", None) if issubclass(kind, TRANSPOSED) else None
         for parameter in _trained(module):
             weight = _Weight(parameter, groups)
             if parameter not in passed and parameter.ndim > 1 and parameter.numel() > weight.units:
@@ -105,23 +105,41 @@ def _weights(model: nn.Module, conv_only: bool, exclude: Sequence[str]) -> Itera
                 yield weight
 
 
+_KINDS = (*LAYERS, nn.MultiheadAttention)
+_NAMES = {"weight", "weight_v", "weight_orig", "weight_v_orig"}  # weight norm, pruning, both
+_NAMES |= {"in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"}  # of attention
+
+
+def _kind(module: nn.Module) -> type:
+    """The class of a module; of a scripted one, that of torch's whose name it had."""
+    if not isinstance(module, torch.jit.ScriptModule):
+        return type(module)
+    kind = getattr(nn, str(module.original_name), nn.Module)
+    readable = not issubclass(kind, TRANSPOSED) or hasattr(module, "groups")  # if not traced
+    return kind if readable else nn.Module
+
+
 def _trained(module: nn.Module) -> Iterator[nn.Parameter]:
     """The parameters that are trained for the module's weight."""
-    if parametrize.is_parametrized(module, "weight"):
-        originals = module.get_submodule("parametrizations.weight")
-        return originals.parameters(recurse=False)
-    return (p for name, p in module.named_parameters(recurse=False) if name == "weight")
+    if not parametrize.is_parametrized(module, "weight"):
+        return (p for name, p in module.named_parameters(recurse=False) if name in _NAMES)
+    parametrizations = module.get_submodule("parametrizations.weight")
+    originals = parametrizations.parameters(recurse=False)
+    if isinstance(parametrizations.get_submodule("0"), _WeightNorm):
+        next(originals)  # the magnitudes
+    return originals
 
 
-def _parameters_of(model: nn.Module, name: str) -> Iterator[nn.Parameter]:
-    with suppress(AttributeError):
-        return model.get_submodule(name).parameters()
-    with suppress(AttributeError):
-        return iter([model.get_parameter(name)])
-    raise ValueError(
-        f"exclude must name modules or parameters of {type(model).__name__}, got {name!r}. "
-        "Take the names from its named_parameters()."
-    )
+def _passed_over(model: nn.Module, conv_only: bool, exclude: Sequence[str]) -> list[str]:
+    """Name the weights of units of several numbers that are left alone though nobody said so."""
+    told = {weight.parameter for weight in _weights(model, conv_only=False, exclude=())}
+    told.update(parameters_named(model, exclude))
+    kinds = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, *(_KINDS if conv_only else ()))
+    for module in model.modules():
+        if issubclass(_kind(module), kinds):
+            told.update(module.parameters())
+    each = ((name, p) for name, p in model.named_parameters() if p not in told)
+    return [name for name, p in each if is_weight(p) and not name.endswith(("_g", ".original0"))]
 
 
 _COUPLED = ("SGD", "ASGD", "Adam", "Adamax", "NAdam", "RAdam", "Adagrad", "Adadelta", "RMSprop")
@@ -182,12 +200,19 @@ class Centralization(Trick):
         return type(self), (self.where, self.conv_only, self.exclude)
 
     def model(self, model: nn.Module) -> nn.Module:
-        """Refuse a model in which there is nothing to centralize."""
+        """Refuse a model in which there is nothing to centralize; warn of weights left alone."""
         if not any(_weights(model, self.conv_only, self.exclude)):
             raise ValueError(
                 f"Centralization found nothing to centralize in {type(model).__name__}: it has no "
                 "convolution or linear layer beside those that conv_only and exclude leave out. "
                 "Change these, or switch the trick off."
+            )
+        if left := _passed_over(model, self.conv_only, self.exclude):
+            warnings.warn(
+                f"Centralization leaves {listed(left)} of {type(model).__name__} alone: of no "
+                "convolution, linear layer or attention. Name them in exclude to say that they "
+                "are meant to be.",
+                stacklevel=2,
             )
         return model
 

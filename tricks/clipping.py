@@ -11,156 +11,23 @@ one), of the last `history` of them, after a warm-up, and without those that are
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
-import torch
 from torch import Tensor, nn
-from torch.linalg import vector_norm
-from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from tricks.gradients import NotFinite, check_gradients_, norm_of, parameters_of, with_gradients
+from tricks.clip_gradients import By, clip_, quantile_of, remember
+from tricks.gradients import norm_of, parameters_of, with_gradients
+from tricks.layers import LAYERS, find_classifier, is_weight, listed, parameters_named
 from tricks.trick import Trick, require_one_of
-
-By = Literal["norm", "value", "parameter", "unit", "quantile"]
-
-
-def clip_gradients_(
-    parameters: Tensor | Iterable[Tensor],
-    limit: float = 1.0,
-    by: By = "norm",
-    *,
-    eps: float = 1e-3,
-    history: MutableSequence[float] | None = None,
-    not_finite: NotFinite = "error",
-) -> Tensor:
-    """Clip the gradients in place and give back their total 2-norm before that, a scalar.
-
-    With g all gradients as one vector, and all norms 2-norms:
-
-    - `norm`: g * min(1, limit / (|g| + 1e-6)), as torch has it: a clipped norm is the limit, to
-      the 1e-6;
-    - `value`: each number of g cut to [-limit, limit];
-    - `parameter`: each tensor's gradient by its own norm, g_p * min(1, limit / |g_p|);
-    - `unit`: each output unit's gradient by the norm of its weights, g_u * min(1, limit *
-      max(|w_u|, eps) / |g_u|); .01 is the paper's limit. A unit is an index of the first
-      dimension; a tensor of one dimension is one unit. Leave the classifier out, as the paper
-      does;
-    - `quantile`: as `norm`, at the `limit`-quantile of the norms in `history`, to which this one
-      is then added; nothing is clipped while it is empty.
-
-    An infinite limit only measures. Otherwise a norm that is not finite, by which torch would make
-    gradients 0 or nan, is handled as in `check_gradients_`, and never enters the history.
-
-    Args:
-        parameters: The parameters, or one; those without a gradient are passed over.
-        limit: The bound, > 0; for `quantile` a share of the norms, from 0 to 1.
-        by: What is bounded.
-        eps: For `unit`: the least norm that weights count as, so that zero ones still learn.
-        history: For `quantile`: the norms so far, to keep between calls and in checkpoints: a list,
-            or a `deque(maxlen=1000)`.
-        not_finite: `error` or `skip`, see `check_gradients_`; with a `GradScaler`, `skip`.
-
-    Raises:
-        ValueError: If the limit is out of its range, or `quantile` comes without a history.
-        FloatingPointError: If the norm is not finite, and that is an error.
-
-    >>> weight = torch.zeros(2, requires_grad=True)
-    >>> weight.grad = torch.tensor([3.0, 4.0])
-    >>> clip_gradients_([weight], limit=1.0)
-    tensor(5.)
-    >>> weight.grad
-    tensor([0.6000, 0.8000])
-    """
-    _check_limit(limit, by, history)
-    parameters = with_gradients(parameters)
-    if limit == math.inf:
-        return norm_of(parameters)
-    norm = check_gradients_(parameters, not_finite)
-    if not with_gradients(parameters):
-        return norm  # there were none, or they were dropped
-    if by == "quantile" and history is not None:
-        limit, by = _quantile(history, limit), "norm"
-        _remember(history, norm)
-    _clip_(parameters, norm, limit, by, eps)
-    return norm
-
-
-def _check_limit(limit: float, by: By, history: MutableSequence[float] | None) -> None:
-    require_one_of("by", by, By)
-    if by == "quantile" and not 0 <= limit <= 1:
-        raise ValueError(f"limit must be from 0 to 1 for by='quantile', got {limit}.")
-    if by == "quantile" and history is None:
-        raise ValueError(
-            "clip_gradients_ by='quantile' needs a history. "
-            "Make one list, history=[], and give it to every call."
-        )
-    if not limit > 0 and by != "quantile":
-        raise ValueError(f"limit must be > 0, got {limit}. Use math.inf to measure only.")
-
-
-@torch.no_grad()
-def _clip_(
-    parameters: Sequence[Tensor], norm: Tensor, limit: float, by: By, eps: float
-) -> Tensor | bool:
-    """Clip gradients whose total norm is known; give back whether any exceeded its bound."""
-    if limit == math.inf or not parameters:
-        return False
-    if by == "norm":
-        clip_grads_with_norm_(parameters, limit, norm)
-        return ~(norm <= limit)
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if by == "value":
-        largest = get_total_norm(gradients, math.inf)
-        clip_grad_value_(parameters, limit)
-        return ~(largest <= limit)
-    pairs = zip(parameters, gradients, strict=True)
-    return torch.stack([_clip_one_(p, g, limit, by, eps, norm.dtype) for p, g in pairs]).any()
-
-
-def _clip_one_(
-    weight: Tensor, gradient: Tensor, limit: float, by: By, eps: float, dtype: torch.dtype
-) -> Tensor:
-    """Clip a gradient, computing in the total norm's type, in which no norm is out of range."""
-    dtype = torch.promote_types(gradient.dtype, dtype)
-    if by == "unit":
-        norms = _unit_norms(gradient, dtype)
-        bound: float | Tensor = limit * _unit_norms(weight, dtype).clamp(min=eps)
-    else:
-        norms, bound = vector_norm(gradient, dtype=dtype), limit
-    factor = (bound / norms).clamp(max=1.0)  # a norm of 0 makes the ratio inf, and so 1
-    if dtype != gradient.dtype:  # a factor without dimensions would be rounded to its type
-        factor = factor.reshape(factor.shape or (1,) * gradient.ndim)
-    gradient.mul_(factor)
-    return ~(norms <= bound).all()
-
-
-def _unit_norms(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    dims = tuple(range(1, tensor.ndim)) or None
-    norms: Tensor = vector_norm(tensor, dim=dims, keepdim=True, dtype=dtype)
-    return norms
-
-
-def _quantile(history: Sequence[float], share: float) -> float:
-    """Give back the quantile, between neighbours by a straight line; infinity for no norms."""
-    norms = torch.tensor(history, dtype=torch.float64)
-    norms = norms[norms.isfinite()]  # a history of others may hold what is not
-    return float(norms.quantile(share)) if len(norms) else math.inf
-
-
-def _remember(history: MutableSequence[float], norm: Tensor) -> None:
-    # one norm that is not finite would make high quantiles infinite for as long as it is kept
-    if math.isfinite(number := norm.item()):
-        history.append(number)
-
 
 _READ_BY: dict[By, tuple[str, ...]] = {
     "norm": ("max_norm",),
     "value": ("max_value",),
     "parameter": ("max_parameter_norm",),
-    "unit": ("factor", "eps"),
+    "unit": ("factor", "eps", "exclude"),
     "quantile": ("quantile", "history", "warmup"),
 }
 
@@ -171,8 +38,8 @@ class Clipping(Trick):
     """Clip the gradients once an update (`gradients`), those of the optimizer's parameters.
 
     Each way to clip has parameters of its own; one that the chosen way would not read must stay
-    at its default. By `unit`, the last `nn.Linear` of the model, the classifier, is left out. By
-    `quantile`, the norms so far are the trick's state.
+    at its default. By `unit`, the classifier is left out, as `find_classifier` finds it and
+    `caveats` tells. By `quantile`, the norms so far are the trick's state.
 
     Reports the `norm` before clipping, `clipped_share` (1 if any gradient exceeded its bound, 0
     if none did), and by `quantile` the `threshold`, as soon as there is one. It clips
@@ -186,12 +53,15 @@ class Clipping(Trick):
         max_parameter_norm: By `parameter`: the bound on the norm of each tensor's gradient, > 0.
         factor: By `unit`: the bound on each unit's norm, as a share of its weights' norm, > 0.
         eps: By `unit`: the least norm that a unit's weights count as, > 0.
+        exclude: By `unit`: names of modules and parameters to leave alone, with all that they hold,
+            instead of the classifier; () for nothing.
         quantile: By `quantile`: the share of the norms that stay below the bound, 0 to 1.
         history: By `quantile`: how many of the last norms count, in updates.
         warmup: By `quantile`: the updates before clipping begins, from 1 to `history`.
 
     Raises:
-        ValueError: If a value is out of its range, or is set and would not be read.
+        ValueError: If a value is out of its range, or is set and would not be read; in `model` and
+            `gradients`, if a name is unknown, or the classifier is and there is no `exclude`.
 
     >>> model = nn.Linear(2, 1)
     >>> optimizer = torch.optim.SGD(model.parameters())
@@ -213,6 +83,7 @@ class Clipping(Trick):
     max_parameter_norm: float = 0.1
     factor: float = 0.01
     eps: float = 1e-3
+    exclude: tuple[str, ...] | None = None
     quantile: float = 0.9
     history: int = 1000
     warmup: int = 20
@@ -231,11 +102,39 @@ class Clipping(Trick):
     def _begin(self) -> None:
         self._norms = deque[float](maxlen=self.history)
         self._last: dict[str, float | Tensor] = {}  # what the last update has to report
+        self._left_out: Sequence[str] | None = None  # by unit, of the model, as soon as it is seen
 
     def model(self, model: nn.Module) -> nn.Module:
         """Begin a training, with no norms so far; the model stays as it is."""
         self._begin()
+        if self.by == "unit":
+            self._excluded(model)
         return model
+
+    def _excluded(self, model: nn.Module) -> set[nn.Parameter]:
+        if self._left_out is None:
+            self._left_out = self._classifier(model) if self.exclude is None else self.exclude
+        return set(parameters_named(model, self._left_out))
+
+    def _classifier(self, model: nn.Module) -> Sequence[str]:
+        try:
+            return find_classifier(model)
+        except ValueError as error:
+            if not any(map(is_weight, model.parameters())):
+                return ()
+            layers = [n for n, module in model.named_modules() if isinstance(module, LAYERS)]
+            raise ValueError(
+                f"Clipping by unit leaves the classifier alone, but cannot find it: {error}. Set "
+                f"exclude to its name, such as ['{layers[-1] if layers else 'fc'}'], or to [] to "
+                "clip every layer."
+            ) from error
+
+    def caveats(self, updates: int, updates_per_epoch: int) -> list[str]:  # noqa: ARG002
+        """Tell which layers are the classifier, and so left alone, by `unit`."""
+        if self.exclude is not None or self._left_out is None:
+            return []
+        left = listed(self._left_out) or "no layer"
+        return [f"{left} is left alone as the classifier; exclude=[...] names others."]
 
     def _require(self, holds: bool, name: str, rule: str, remedy: str = "") -> None:
         if not holds:
@@ -260,20 +159,21 @@ class Clipping(Trick):
             return  # dropped by check_gradients_: no norm, and none to remember
         norm, limit = norm_of(parameters), self._limit()
         if self.by == "unit":
-            linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-            classifier = {p for last in linears[-1:] for p in last.parameters()}
-            parameters = [p for p in parameters if p not in classifier]
+            excluded = self._excluded(model)
+            parameters = [p for p in parameters if p not in excluded]
         way: By = "norm" if self.by == "quantile" else self.by
-        clipped = _clip_(parameters, norm, limit, way, self.eps)
+        clipped = clip_(parameters, norm, limit, way, self.eps)
         self._last = {"norm": norm, "clipped_share": clipped}
         if self.by == "quantile":
             self._last |= {"threshold": limit} if limit < math.inf else {}
-            _remember(self._norms, norm)
+            remember(self._norms, norm)
 
     def _limit(self) -> float:
         if self.by != "quantile":
             return float(getattr(self, _READ_BY[self.by][0]))
-        return math.inf if len(self._norms) < self.warmup else _quantile(self._norms, self.quantile)
+        return (
+            math.inf if len(self._norms) < self.warmup else quantile_of(self._norms, self.quantile)
+        )
 
     def report(self) -> dict[str, float]:
         """Give back the norm before the last clipping, and whether that changed anything."""

@@ -86,13 +86,17 @@ def norm_of(parameters: Sequence[Tensor]) -> Tensor:
     computed in float32, and one that is not finite again in float64.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = get_total_norm([_norm(g, torch.float32) if g.dtype in HALF else g for g in gradients])
+    if halves := [g for g in gradients if g.dtype in HALF]:
+        others = [g for g in gradients if g.dtype not in HALF]
+        norm = get_total_norm([*others, *torch._foreach_norm(halves, 2.0, dtype=torch.float32)])
+    else:
+        norm = get_total_norm(gradients)
     if norm.isfinite():
         return norm
-    wide = get_total_norm([_norm(g, torch.float64) for g in gradients])
+    wide = get_total_norm([_wide_norm(g) for g in gradients])
     return wide if wide.isfinite() else norm
 
 
-def _norm(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    norm: Tensor = vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, dtype))
+def _wide_norm(tensor: Tensor) -> Tensor:
+    norm: Tensor = vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float64))
     return norm

@@ -283,8 +283,8 @@ def run_command(
             do = app.run if mode is RunMode.RUN else app.multirun
             with _allow_classes(), shown_at_end(loader, name, overrides, mode):
                 done = do(name, task, [*overrides, f"hydra.mode={mode.name}"])
-            if isinstance(done, list) and done and not any(done):
-                raise UserError("The sweep has no runs, for what it is over has no values.")
+                if isinstance(done, list) and done and not any(done):
+                    raise UserError("The sweep has no runs, for what it is over has no values.")
     finally:
         GlobalHydra.instance().clear()
 

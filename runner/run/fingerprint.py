@@ -55,7 +55,7 @@ def fingerprint(
     """
     cuda = device.type == "cuda"
     return {
-        "config": digest(settings.to_dict()),
+        "config": digest_config(settings),
         "code": {
             "version": _version("biscuits-bench"),
             "commit": _commit(),
@@ -75,6 +75,18 @@ def fingerprint(
         "precision": settings.precision,
         "channels_last": settings.channels_last,
     }
+
+
+def digest_config(settings: Settings) -> str:
+    """Give back a hash of a run's config.
+
+    A trick's parameter that is None counts as one that is not there, so that runs made before the
+    trick had it keep their hash.
+    """
+    config = settings.to_dict()
+    nodes = config["tricks"].items()
+    tricks = {name: {k: v for k, v in node.items() if v is not None} for name, node in nodes}
+    return digest({**config, "tricks": tricks})
 
 
 def digest_tensors(state: dict[str, torch.Tensor]) -> str:

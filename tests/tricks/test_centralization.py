@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from tests.tricks.centralization import network
 from tricks import Centralization, centralize_
@@ -218,3 +219,129 @@ def test_an_unknown_name_is_refused():
         centralize_(network().parameters())
     with pytest.raises(ValueError, match=r"where must be one of .*, got 'decay'"):
         Centralization("decay")
+
+
+def changed_by(act, model):
+    """Give every parameter a gradient; name those that are changed."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.grad = torch.rand(parameter.shape, generator=generator)
+    before = {name: p.grad.clone() for name, p in model.named_parameters()}
+    act(model)
+    return {n for n, p in model.named_parameters() if not torch.equal(p.grad, before[n])}
+
+
+RENAMED = {
+    "weight_norm": (nn.utils.weight_norm, "weight_v"),
+    "weight_norm of inputs": (lambda layer: nn.utils.weight_norm(layer, dim=1), "weight_v"),
+    "spectral_norm": (nn.utils.spectral_norm, "weight_orig"),
+    "pruned": (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "weight_orig"),
+    "pruned weight_norm": (
+        lambda layer: prune.l1_unstructured(nn.utils.weight_norm(layer), "weight_v", 0.5),
+        "weight_v_orig",
+    ),
+    "parametrized": (parametrizations.weight_norm, "parametrizations.weight.original1"),
+    "parametrized of inputs": (
+        lambda layer: parametrizations.weight_norm(layer, dim=1),
+        "parametrizations.weight.original1",
+    ),
+    "parametrized spectral_norm": (
+        parametrizations.spectral_norm, "parametrizations.weight.original",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+@pytest.mark.parametrize("make", [lambda: nn.Conv2d(3, 4, 3), lambda: nn.Linear(5, 1)])
+@pytest.mark.parametrize("case", RENAMED)
+def test_of_a_computed_weight_what_is_trained_for_it_is_centralized(case, make):
+    rename, name = RENAMED[case]
+    model = nn.Sequential(rename(make()), nn.Linear(2, 2))
+    assert changed_by(centralize_, model) == {f"0.{name}", "1.weight"}
+    gradient = model.get_parameter(f"0.{name}").grad
+    assert gradient.flatten(1).mean(1).abs().max() < 1e-6
+    assert Centralization().model(model) is model  # nothing to warn of
+    kinds = nn.Conv2d if isinstance(model[0], nn.Conv2d) else nn.Linear
+    only = changed_by(lambda m: centralize_(m, conv_only=True), model)
+    assert only == ({f"0.{name}"} if kinds is nn.Conv2d else set())
+
+
+@pytest.mark.parametrize("options", [{}, {"kdim": 3, "vdim": 5}])
+def test_query_key_and_value_of_attention_are_linear_layers(options):
+    model = nn.MultiheadAttention(4, 2, add_bias_kv=True, **options)
+    names = ("q_proj_weight", "k_proj_weight", "v_proj_weight") if options else ("in_proj_weight",)
+    assert changed_by(centralize_, model) == {*names, "out_proj.weight"}
+    for name in names:
+        assert model.get_parameter(name).grad.mean(1).abs().max() < 1e-6
+    assert changed_by(lambda m: centralize_(m, conv_only=True), model) == set()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_scripted_model_is_centralized_as_what_it_was():
+    plain = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 6, 2, groups=2), nn.Flatten(), nn.Linear(6, 2)
+    )
+    scripted = torch.jit.script(copy.deepcopy(plain))
+    for model in (plain, scripted):
+        assert changed_by(centralize_, model) == {"0.weight", "1.weight", "3.weight"}
+    for one, other in zip(plain.parameters(), scripted.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    assert Centralization().model(scripted) is scripted
+    traced = torch.jit.trace(plain[:2], torch.zeros(1, 3, 8, 8))
+    assert changed_by(centralize_, traced) == {"0.weight"}  # which channels are a group is lost
+    with pytest.warns(UserWarning, match=r"leaves 1\.weight of .* alone"):
+        Centralization().model(traced)
+
+
+class Experts(nn.Module):
+    """A convolution of its own kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel, self.scale = nn.Parameter(torch.rand(2, 27)), nn.Parameter(torch.rand(4, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("layer", "names"),
+    [
+        (nn.LSTM(4, 4), ["weight_ih_l0", "weight_hh_l0"]),
+        (nn.Bilinear(3, 4, 5), ["weight"]),
+        (torchvision.ops.DeformConv2d(3, 4, 3), ["weight"]),
+        (Experts(), ["kernel"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_weights_of_other_modules_are_left_alone_and_named_unless_they_are_excluded(layer, names):
+    model = nn.Sequential(layer, nn.Linear(4, 4))
+    assert changed_by(centralize_, model) == {"1.weight"}
+    listed = ", ".join(f"0.{name}" for name in names)
+    with pytest.warns(UserWarning, match=rf"leaves {listed} of Sequential alone"):
+        Centralization().model(model)
+    Centralization(exclude=("0",)).model(model)
+    Centralization(exclude=tuple(f"0.{name}" for name in names)).model(model)
+
+
+def test_what_is_left_alone_by_choice_or_nature_is_not_warned_of():
+    convolution = nn.Conv2d(3, 4, 3)
+    for layer in (nn.Linear(4, 4), nn.MultiheadAttention(4, 2)):
+        Centralization(conv_only=True).model(nn.Sequential(convolution, layer))
+    for layer in (nn.Embedding(4, 3), nn.LayerNorm([3, 4, 5]), nn.BatchNorm2d(3), nn.PReLU(3)):
+        Centralization().model(nn.Sequential(convolution, layer))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layer", [nn.Linear(4096, 2), nn.ConvTranspose1d(512, 4, 3, groups=2)])
+def test_the_means_of_half_precision_are_rounded_once(layer, dtype):
+    layer = copy.deepcopy(layer).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(layer.weight.shape, generator=generator)
+    layer.weight.grad = (1.001 + 0.01 * noise).to(dtype)
+    exact = copy.deepcopy(layer).double()
+    exact.weight.grad = layer.weight.grad.double()
+    centralize_(layer)
+    centralize_(exact)
+    assert layer.weight.grad.dtype == dtype
+    torch.testing.assert_close(
+        layer.weight.grad.double(), exact.weight.grad, rtol=torch.finfo(dtype).eps, atol=1e-6
+    )

@@ -153,6 +153,17 @@ def test_in_float16_a_factor_below_its_range_is_no_zero(by):
     torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 2e-4))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA card")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("by", ["norm", "parameter", "unit", "quantile"])
+def test_on_a_card_too_factors_are_not_rounded_to_float16(by, dtype):
+    parameter = torch.zeros(1, 65536, dtype=dtype, device="cuda", requires_grad=True)
+    parameter.grad = torch.full_like(parameter, 60000)
+    limit = {"quantile": 0.5, "unit": 10.0}.get(by, 1e-2)
+    clip_gradients_(parameter, limit, by, history=[1e-2])
+    torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 1e-2 / 256))
+
+
 def test_by_unit_weights_of_zero_keep_learning_in_float16():
     parameter = torch.zeros(1, 8, dtype=torch.float16, requires_grad=True)
     parameter.grad = torch.full_like(parameter, 1000)

@@ -84,3 +84,120 @@ def test_class_ids_without_a_classifier_are_refused():
 def test_a_share_out_of_its_range_is_refused(smoothing):
     with pytest.raises(ValueError, match=rf"smoothing must be > 0 and < 1, got {smoothing}"):
         LabelSmoothing(smoothing)
+
+
+SHAPES = [(), (6,), (2, 3), (2, 3, 4), (2, 2, 2, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_loss_of_any_ids_is_that_of_torch(shape, dtype):
+    """Also where the maps have as many rows and columns as there are classes."""
+    generator = torch.Generator().manual_seed(0)
+    classes = 3
+    logits = torch.randn(*shape[:1], classes, *shape[1:], generator=generator)
+    ids = torch.randint(classes, shape, generator=generator)
+    smooth = smooth_labels(ids.to(dtype), 0.3, classes)
+    assert smooth.shape == logits.shape
+    for reduction in ("none", "sum", "mean"):
+        expected = F.cross_entropy(logits, ids, label_smoothing=0.3, reduction=reduction)
+        torch.testing.assert_close(F.cross_entropy(logits, smooth, reduction=reduction), expected)
+    trick = LabelSmoothing(0.3, num_classes=classes)
+    assert torch.equal(smoothed(trick, ids).targets, smooth)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (3, 3, 3, 3)], ids=str)
+def test_the_loss_of_any_probabilities_is_that_of_torch(shape):
+    generator = torch.Generator().manual_seed(0)
+    logits, soft = torch.randn(2, *shape, generator=generator)
+    soft = soft.softmax(1)
+    expected = F.cross_entropy(logits, soft, label_smoothing=0.3, reduction="none")
+    ours = F.cross_entropy(logits, smooth_labels(soft, 0.3), reduction="none")
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3), (3, 4, 4)], ids=str)
+def test_what_torch_ignores_has_no_loss_and_no_gradient(shape):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, shape, generator=generator)
+    ids[torch.rand(shape, generator=generator) < 0.4] = -100
+    results = []
+    for targets, options in ((ids, {"label_smoothing": 0.2}), (smooth_labels(ids, 0.2, 5), {})):
+        logits = torch.randn(shape[0], 5, *shape[1:], generator=torch.Generator().manual_seed(1))
+        logits.requires_grad_()
+        losses = F.cross_entropy(logits, targets, reduction="none", **options)
+        losses.sum().backward()
+        results.append((losses.detach(), logits.grad))
+    for ours, its in zip(*results, strict=True):
+        torch.testing.assert_close(ours, its)
+    assert (results[0][0][ids == -100] == 0).all()
+
+
+@pytest.mark.parametrize("number", [255, -1, 5])
+def test_an_id_out_of_range_is_refused_and_the_way_to_ignore_it_named(number):
+    ids = torch.tensor([[0, number], [4, 1]])
+    remedy = rf"targets\.long\(\)\.masked_fill\(targets == {number}, -100\)"
+    with pytest.raises(ValueError, match=rf"from 0 to 4, or -100 .*, got {number}\. .*{remedy}"):
+        smooth_labels(ids, 0.1, 5)
+    void = ids.long().masked_fill(ids == number, -100)
+    assert smooth_labels(void, 0.1, 5)[0, :, 1].abs().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("targets", "kind"),
+    [
+        (torch.tensor([[1.0], [0.0]]), r"float32 of shape \[2, 1\]"),
+        (torch.tensor([1.0, 0.0]), r"float32 of shape \[2\]"),
+        (torch.tensor(1.0), r"float32 of shape \[\]"),
+        (torch.tensor([True, False]), r"bool of shape \[2\]"),
+        ([{"labels": IDS}], "a list"),
+        (None, "a NoneType"),
+    ],
+    ids=str,
+)
+def test_targets_of_no_classes_are_refused_by_name(targets, kind):
+    message = rf"must be a tensor of class ids .* or class probabilities .*, got {kind}"
+    with pytest.raises(ValueError, match=message):
+        smooth_labels(targets, 0.1, 2)
+    for trick in (LabelSmoothing(), LabelSmoothing(num_classes=2)):
+        with pytest.raises(ValueError, match=message):
+            smoothed(trick, targets)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.1, float("nan")])
+def test_the_plain_form_refuses_a_share_out_of_its_range(smoothing):
+    with pytest.raises(ValueError, match=rf"smoothing must be from 0 to 1, got {smoothing}"):
+        smooth_labels(IDS, smoothing, 3)
+
+
+class Gated(nn.Module):
+    """A classifier that is defined first, and a gate that is defined last."""
+
+    def __init__(self, classes=7):
+        super().__init__()
+        self.classifier = nn.Conv2d(8, classes, 1)
+        self.conv, self.gate = nn.Conv2d(3, 8, 3), nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = self.conv(x).relu()
+        gate = self.gate(x.mean((2, 3))).sigmoid()[..., None, None]
+        return self.classifier(x * gate).mean((2, 3))
+
+
+class Twice(Gated):
+    """A network that cannot be traced."""
+
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else x
+
+
+def test_the_classes_are_those_of_the_layer_that_is_last_in_the_computation():
+    trick = LabelSmoothing()
+    for model, classes in ((Gated(), 7), (torch.compile(Gated()), 7), (Twice(), 8)):
+        trick.model(model)
+        torch.testing.assert_close(smoothed(trick, IDS).targets, smooth_labels(IDS, 0.1, classes))
+    trick = LabelSmoothing(num_classes=5)
+    trick.model(Gated())
+    torch.testing.assert_close(smoothed(trick, IDS).targets, smooth_labels(IDS, 0.1, 5))
+    with pytest.raises(ValueError, match=r"num_classes must be >= 2, got 1"):
+        LabelSmoothing(num_classes=1)
