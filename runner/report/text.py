@@ -17,7 +17,7 @@ from runner.ablation.wording import is_share, with_unit
 from runner.report import format as fmt
 from runner.report import sentences
 from runner.store.runs import Run
-from runner.texts import printable
+from runner.texts import printable, typeable
 
 STYLES = {
     Verdict.HELPS: "green",
@@ -97,6 +97,8 @@ def table(
         wide: The columns that are broken where there is no room; the others keep their cells whole.
         right: The columns that end at the same place.
     """
+    heads = [typeable(head) for head in heads]
+    rows = [[typeable(c) if isinstance(c, str) else c for c in row] for row in rows]
     drawn = Table(box=RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
     for number, head in enumerate(heads):
         cells = [head, *(str(row[number]) for row in rows)]
