@@ -4,6 +4,7 @@ A thin shell: help, completion and mistakes in a config never wait for torch.
 """
 
 import argparse
+import errno
 import io
 import os
 import re
@@ -21,6 +22,7 @@ from runner.cli.task import register, task
 from runner.errors import UserError
 from runner.names import CONF
 from runner.signals import stoppable
+from runner.texts import drop_output, prepare_output, say
 
 HELP = """Biscuits: training tricks for convolutional networks, switched on, tuned and judged.
 
@@ -53,12 +55,13 @@ def main() -> None:
     """Run the command line; what a user can mend ends in one line, without a traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us the exceptions; we print them
     loader = None
+    prepare_output()
     try:
         parser = make_parser()
         given = _parse(parser, sys.argv[1:])
         own = [Path(given.config_dir)] if given.config_dir else []
         if given.help or given.version:
-            print(_help(own) if given.help else _version(), flush=True)
+            say(_help(own) if given.help else _version())
             return
         register(own)
         loader = Loader(own, main=Path(given.config_path).resolve() if given.config_path else CONF)
@@ -68,12 +71,15 @@ def main() -> None:
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # as of `| head`; what is still to be printed would fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError as error:  # as of `| head`
+        drop_output(error)
         sys.exit(1)
     except Exception as error:
         if line := explain(error, loader):
             sys.exit(line)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # what Hydra prints
+            drop_output(error)
+            sys.exit(1)
         raise
 
 

@@ -21,7 +21,7 @@ from runner.errors import UserError
 from runner.models import timm_model, torchvision_model
 from runner.names import CONF
 from runner.report.text import lines, table
-from runner.texts import reason
+from runner.texts import prepare_output, reason, say
 from tricks import AntiAliasing, find_places
 from tricks.blur_pool import pair
 
@@ -147,12 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (224)")
     parser.add_argument("--channels", type=int, default=3, help="channels of the images (3)")
     given = parser.parse_args(arguments)
+    prepare_output()
     try:
         trick = AntiAliasing(given.filter_size, given.padding_mode, given.first)
         for name in given.models:
             model = build_model(name, given.channels)
             lines = describe(model, trick, given.channels, given.size)
-            print("\n".join(["", f"{name}, {trick}, images of {given.size}x{given.size}", *lines]))
+            say("", f"{name}, {trick}, images of {given.size}x{given.size}", *lines)
     except (UserError, ValueError) as error:
         sys.exit(str(error))
 

@@ -24,6 +24,7 @@ from runner.cli.task import register
 from runner.config import Settings, check
 from runner.errors import UserError
 from runner.store.files import write_atomically
+from runner.texts import prepare_output, printable, say
 from tricks import Chain, WarmRestarts, scale_learning_rates_
 
 EXAMPLES = """
@@ -183,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("-cd", "--config-dir", type=Path, help="a folder with your own configs")
     given = parser.parse_intermixed_args(arguments)
+    prepare_output()
     own, loader = [given.config_dir] if given.config_dir else [], None
     out, updates = given.out, given.updates_per_epoch
     try:
@@ -196,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         draw(curves, out)
         for curve in curves:
-            print(f"{out}  {summary(curve)}")
+            say(printable(f"{out}  {summary(curve)}"))
     except Exception as error:
         if line := explain(error, loader):
             sys.exit(line)

@@ -1,5 +1,8 @@
 """Strings for a terminal or a page: foreign text is shown as printable text, and lines printed."""
 
+import codecs
+import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -9,15 +12,56 @@ LONGEST = 400  # characters; a path is shorter, nearly always
 LONGEST_TEXT = 4000  # characters of an error or a warning
 
 
-def say(*lines: str) -> None:
-    """Print lines, as far as the terminal knows their characters; a closed pipe is ignored."""
+PLAIN = {"±": "+-", "…": "..", "\u00d7": "x", "\u2013": "-", "\u2018": "'", "\u2019": "'"}
+"""What is written where a terminal does not know the character."""
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Write other characters for those that cannot be encoded."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("plain", _plain)
+
+
+def prepare_output() -> None:
+    """Have whatever is printed be plain where the terminal does not know a character.
+
+    Hydra's lines that cannot be written are dropped, without the traceback of `logging`.
+    """
+    logging.raiseExceptions = False
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="plain")
+
+
+def typeable(text: str) -> str:
+    """Write a text in the characters that the terminal knows."""
     known = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(known, "plain").decode(known)
+
+
+def say(*lines: str) -> None:
+    """Print lines, as far as the terminal knows their characters."""
     try:
         for line in lines:
-            print(line.encode(known, "replace").decode(known), flush=True)
-    except OSError:  # as after `| head`
-        with suppress(OSError, ValueError):  # else Python would complain again as it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(typeable(line), flush=True)
+    except OSError as error:
+        drop_output(error)
+
+
+def drop_output(error: OSError) -> None:
+    """Print nothing more: the reader of a pipe has gone, which is no mistake, or there is no room.
+
+    What runs goes on, since its files are what counts.
+    """
+    with suppress(OSError, ValueError):  # else Python would complain again as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        with suppress(OSError):
+            told = f"The output cannot be written: {error.strerror}. No more of it is printed."
+            print(told, file=sys.stderr)
 
 
 def printable(text: object, most: int | None = None) -> str:

@@ -185,9 +185,8 @@ class Loader(ConfigLoaderImpl):
 
     def _reference(self, config: DictConfig) -> tuple[Mapping[str, Any], DictConfig]:
         """What a config would be without the user's own values: the usual choices, the values."""
-        name = config.hydra.job.config_name
-        experiment = config.hydra.runtime.choices.get("experiment")
-        choices = {group: chosen(config, group) for group in GROUPS}
+        name, node = config.hydra.job.config_name, config.hydra.runtime.choices
+        experiment, choices = node.get("experiment"), {g: chosen(config, g) for g in GROUPS}
         key = name, experiment, *choices.values()
         if key not in self._references:
             given = [*_search_path(config), *([f"experiment={experiment}"] if experiment else [])]

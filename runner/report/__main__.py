@@ -24,7 +24,7 @@ from runner.report.sentences import path
 from runner.store.files import Damaged
 from runner.store.lock import lock_folder
 from runner.store.runs import read_run
-from runner.texts import printable, say
+from runner.texts import prepare_output, printable, say
 
 LONGEST = 1000  # characters of an error
 
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: list[Findings | Multirun] = []
     mistakes: list[str] = []
     given = parser.parse_args(arguments)
+    prepare_output()
     for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in given.folders):
         if given.rebuild_events:
             mistakes += _rebuild_events(folder)

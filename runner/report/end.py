@@ -5,14 +5,13 @@ from pathlib import Path
 from runner.ablation.find import find_loose_runs
 from runner.ablation.verdicts import Findings
 from runner.report import write_report
+from runner.report.html import MEANS_ADDRESS, MOST_IN_TENSORBOARD
 from runner.report.multirun import Multirun, table
 from runner.report.sentences import path
 from runner.texts import say
 
 MOST_RUNS = 1000
 """With more runs TensorBoard's views are not written; it grows slow from about 250 on."""
-MOST_SHOWN = 40
-"""With more runs TensorBoard's older pages open without any."""
 
 
 def say_where(found: Findings | Multirun, name: str | None = None) -> None:
@@ -34,10 +33,10 @@ def say_where(found: Findings | Multirun, name: str | None = None) -> None:
 
     write_views(found, name)
     say(f"TensorBoard: tensorboard --logdir {path(found.root)}")
-    if len(found.runs) > MOST_SHOWN:
+    if len(found.runs) > MOST_IN_TENSORBOARD:
         say(
-            f"  With more than {MOST_SHOWN} runs its pages SCALARS and CUSTOM SCALARS open empty: "
-            "add #custom_scalars&regexInput=means to its address."
+            f"  With more than {MOST_IN_TENSORBOARD} runs its pages SCALARS and CUSTOM SCALARS "
+            f"open empty: add {MEANS_ADDRESS} to its address."
         )
 
 

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 from runner.ablation import wording
 from runner.ablation.decide import Verdict
+from runner.ablation.find import names_of
 from runner.ablation.verdicts import Finding, Findings
 from runner.ablation.wording import is_share
 from runner.texts import printable
 
 SHOWN = 40
 """How many effects are drawn, and listed where a list would grow long: the largest ones."""
+
+
+def name_of(findings: Findings) -> str:
+    """Give back what the folder of an ablation is called, which may have been moved."""
+    return names_of([findings.root])[findings.root]
 
 
 def scale(name: str) -> float:

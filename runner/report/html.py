@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -13,10 +14,14 @@ from runner.ablation.wording import with_unit
 from runner.report import format as fmt
 from runner.report import sentences, tables
 from runner.report.curves import curves
-from runner.report.format import SHOWN, largest, ranked
+from runner.report.format import SHOWN, largest, name_of, ranked
 from runner.report.plots import costs, forest
 from runner.store.runs import Run
 from runner.texts import printable
+
+MOST_IN_TENSORBOARD = 40
+"""With more runs TensorBoard's pages SCALARS and CUSTOM SCALARS open without any."""
+MEANS_ADDRESS = "#custom_scalars&regexInput=means"
 
 SYMBOLS = {
     Verdict.HELPS: "▲",
@@ -65,7 +70,7 @@ def page(findings: Findings) -> str:
     runs, rows = list(findings.runs.values()), fmt.rows(findings)
     matrix, several = tables.matrix(findings), len(findings.interactions)
     return render(
-        title=printable(f"{plan.name}: {sentences.summary(findings)}"),
+        title=printable(f"{name_of(findings)}: {sentences.summary(findings)}"),
         sentence=sentences.sentence(plan),
         rules=sentences.rules(plan),
         progress=sentences.progress(findings),
@@ -89,8 +94,17 @@ def page(findings: Findings) -> str:
         **problem_list(runs),
         environment=environment_table(runs),
         hashes=tables.hashes(findings),
-        commands=sentences.commands(findings.root, plan.command, next(iter(runs), None)),
+        commands=commands(findings.root, plan.command, runs),
     )
+
+
+def commands(root: Path, command: str | None, runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Give back the commands to type, with a word on TensorBoard where it opens empty."""
+    more = f"; with more than {MOST_IN_TENSORBOARD} runs, add {MEANS_ADDRESS} to its address"
+    return [
+        (what + (more if "tensorboard" in typed and len(runs) > MOST_IN_TENSORBOARD else ""), typed)
+        for what, typed in sentences.commands(root, command, next(iter(runs), None))
+    ]
 
 
 def problem_list(runs: Sequence[Run]) -> dict[str, Any]:

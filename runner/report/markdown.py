@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from runner.ablation.verdicts import Findings
 from runner.report import format as fmt
-from runner.report import sentences, tables
+from runner.report import sentences, tables, text
 from runner.store.runs import Run
 from runner.texts import printable
 
@@ -45,7 +45,7 @@ def page(findings: Findings) -> str:
     """Write the Markdown of an ablation."""
     plan = findings.plan
     unit = fmt.unit(plan.question.metric)
-    lines = [f"## {escape(plan.name)}", "", begin(sentences.sentence(plan))]
+    lines = [f"## {escape(fmt.name_of(findings))}", "", begin(sentences.sentence(plan))]
     if findings.effects:
         lines += ["", begin(sentences.rules(plan))]
     if (progress := sentences.progress(findings)) is not None:
@@ -57,6 +57,7 @@ def page(findings: Findings) -> str:
             for r in fmt.rows(findings)
         ]
         lines += ["", *table([*heads, "time", "memory", "reason"], body)]
+        lines += ["", begin(f"{text.interval(findings)}.")]
     for listed in (tables.interactions, tables.shares, tables.calibration):
         if found := listed(findings):
             lines += ["", *table(found[0], found[1:])]

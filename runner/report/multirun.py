@@ -242,7 +242,7 @@ def page(multirun: Multirun) -> str:
         curves_more=more,
         **html.problem_list(multirun.runs),
         environment=html.environment_table(multirun.runs),
-        commands=sentences.commands(multirun.root, None, multirun.runs[0]),
+        commands=html.commands(multirun.root, None, multirun.runs),
     )
 
 

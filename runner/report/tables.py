@@ -82,7 +82,8 @@ def together(findings: Findings) -> float | None:
     if not all(end in names for end in ends):
         return None
     differences = []
-    for seed in findings.plan.seeds:
+    counted = [{*f.differences} for f in findings.shares]
+    for seed in set.intersection(*counted) if counted else findings.plan.seeds:
         runs = [findings.runs.get((names[end], seed)) for end in ends]
         scores = [number((run.result or {}).get(question.metric)) for run in runs if run]
         known = [score for score in scores if score is not None]

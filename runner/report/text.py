@@ -12,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.ablation.decide import Verdict
+from runner.ablation.find import names_of
 from runner.ablation.verdicts import Findings
 from runner.ablation.wording import is_share, with_unit
 from runner.report import format as fmt
-from runner.report import sentences
+from runner.report import sentences, tables
 from runner.store.runs import Run
-from runner.texts import printable
+from runner.texts import printable, typeable
 
 STYLES = {
     Verdict.HELPS: "green",
@@ -32,9 +33,10 @@ RULE = Box("    \n    \n----\n    \n    \n    \n    \n    \n", ascii=True)
 """Nothing but a line below the heads."""
 
 WIDTH = 100  # columns, where there is no terminal
+WORD = 16  # columns of a word that is not broken
 NARROWEST = 30  # columns that a cell may be broken to
 NAME = 80  # characters of an effect's name
-LISTED = 10  # failed runs, and notes
+LISTED = 10  # failed runs, notes, and rows of the tables below the verdicts
 
 
 def lines(*parts: RenderableType) -> list[str]:
@@ -97,14 +99,23 @@ def table(
         wide: The columns that are broken where there is no room; the others keep their cells whole.
         right: The columns that end at the same place.
     """
+    heads = [typeable(head) for head in heads]
+    rows = [[typeable(c) if isinstance(c, str) else c for c in row] for row in rows]
     drawn = Table(box=RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
-    for number, head in enumerate(heads):
-        cells = [head, *(str(row[number]) for row in rows)]
+    by_column = [[head, *(str(row[n]) for row in rows)] for n, head in enumerate(heads)]
+    widths = [max(map(cell_len, cells)) for cells in by_column]
+    words = {
+        n: min(WORD, max(cell_len(word) for cell in by_column[n] for word in [*cell.split(), ""]))
+        for n in wide
+    }
+    needed = sum(words.get(n, width) for n, width in enumerate(widths)) + 2 * len(heads) - 2
+    for n, head in enumerate(heads):
         drawn.add_column(
             Text(head),
-            justify="right" if number in right else "left",
+            justify="right" if n in right else "left",
             overflow="fold",
-            width=None if number in wide else max(map(cell_len, cells), default=0),
+            width=None if n in wide else widths[n],
+            min_width=words.get(n) if needed <= columns() else None,
         )
     for row in rows:
         drawn.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
@@ -117,16 +128,20 @@ def verdicts(*several: Findings) -> Group:
     Args:
         several: One ablation, or several, which share a table.
     """
-    named = len(several) > 1
-    parts: list[RenderableType] = [line for f in several for line in _introduction(f)]
-    rows = [_cells(f, row, named) for f in several for row in fmt.rows(f) if row.shown]
+    known = names_of([f.root for f in several])
+    named = [(printable(known[f.root], NAME), f) for f in several]
+    parts: list[RenderableType] = [Text(line) for line in _introductions(named)]
+    shown = [name if len(several) > 1 else "" for name, _ in named]
+    pairs = list(zip(shown, several, strict=True))
+    rows = [_cells(row, name) for name, f in pairs for row in fmt.rows(f) if row.shown]
     if rows:
-        heads = ["verdict", *(["ablation"] if named else []), "effect"]
+        heads = ["verdict", *(["ablation"] if len(several) > 1 else []), "effect"]
         first = len(heads)
         heads += ["difference", "better", "time", "reason"]
         wide, right = (*range(1, first), first + 3), range(first, first + 3)
         parts += [Text(), table(heads, rows, wide, right)]
-    remarks = [line for f in several for line in _remarks(f, named)]
+    parts += [part for name, f in pairs for part in _more_tables(f, name)]
+    remarks = [line for name, f in pairs for line in _remarks(f, name)]
     return Group(*parts, *([Text(), *remarks] if remarks else []))
 
 
@@ -135,32 +150,59 @@ def verdict_table(*several: Findings) -> list[str]:
     return lines(verdicts(*several))
 
 
-def _cells(findings: Findings, row: fmt.Row, named: bool) -> list[str | Text]:
+def _cells(row: fmt.Row, name: str) -> list[str | Text]:
     verdict = Text(row.verdict.value, STYLES.get(row.verdict, ""))
-    name = [_name(findings)] if named else []
     effect = printable(row.effect, NAME)
-    return [verdict, *name, effect, row.plus_minus, row.better, row.time, row.reason]
+    numbers = [row.plus_minus, row.better, row.time, row.reason]
+    return [verdict, *([name] if name else []), effect, *numbers]
 
 
-def _name(findings: Findings) -> str:
-    return printable(findings.plan.name, NAME)
+def _introductions(named: Sequence[tuple[str, Findings]]) -> Iterator[str]:
+    """Say of each ablation what a difference is, and how many runs are done.
+
+    Those of which the same is said share a line.
+    """
+    said: dict[str, list[str]] = {}
+    for name, findings in named:
+        question = findings.plan.question
+        text = (
+            f"difference in {fmt.spaced(question.metric)}"
+            + (" in points" if is_share(question.metric) else "")
+            + f", + is better{'' if question.goal == 'maximize' else ' (lower)'}; "
+            + f"below {with_unit(question.margin, question.metric)} it does not matter; "
+            + interval(findings)
+        )
+        said.setdefault(text, []).append(name)
+    yield from (f"{', '.join(names)}: {text}" for text, names in said.items())
+    several = sum(map(len, said.values())) > 1
+    for name, findings in named:
+        if progress := sentences.progress(findings):
+            yield f"{name}: {progress}" if several else progress
 
 
-def _introduction(findings: Findings) -> list[Text]:
-    """Say which ablation it is, what a difference is, and how many runs are done."""
+def interval(findings: Findings) -> str:
+    """Say what stands after a mean."""
     question = findings.plan.question
-    text = (
-        f"{_name(findings)}: difference in {fmt.spaced(question.metric)}"
-        + (" in points" if is_share(question.metric) else "")
-        + f", + is better{'' if question.goal == 'maximize' else ' (lower)'}; "
-        + f"below {with_unit(question.margin, question.metric)} it does not matter; "
-        + f"± is its {100 * (1 - question.alpha):.3g} % interval"
-    )
-    progress = sentences.progress(findings)
-    return [Text(text), *([Text(progress)] if progress else [])]
+    level = f"{100 * (1 - question.alpha):.3g} %"
+    if question.until == "decided":
+        return f"± is its {level} confidence sequence, which holds at every look"
+    alone = "; a verdict allows for the number of effects, and takes more than 0 outside of it"
+    return f"± is its own {level} interval{alone if len(findings.effects) > 1 else ''}"
 
 
-def _remarks(findings: Findings, named: bool) -> Iterator[Text]:
+def _more_tables(findings: Findings, name: str) -> Iterator[RenderableType]:
+    """Lay out the interactions, and the shares of the gain."""
+    for listed in (tables.interactions, tables.shares):
+        if found := listed(findings):
+            heads, *rows = found
+            yield Text()
+            yield from [Text(name)] if name else []
+            yield table(heads, rows[:LISTED], wide=(0, *range(2, len(heads))), right=(1,))
+            if (more := len(rows) - LISTED) > 0:
+                yield Text(f"These are the first {LISTED}; report.md has {more:,} more.")
+
+
+def _remarks(findings: Findings, name: str) -> Iterator[Text]:
     """Say what was left out, what failed, and what else a reader must know."""
     found = []
     if (more := len(findings.effects) - fmt.SHOWN) > 0:
@@ -172,7 +214,7 @@ def _remarks(findings: Findings, named: bool) -> Iterator[Text]:
             f"{100 * calibration.negligible:.1f} % NEGLIGIBLE, which is true."
         )
     found += [*problem_lines(findings.runs.values()), *note_lines(sentences.notes(findings))]
-    prefix = f"{_name(findings)}: " if named else ""
+    prefix = f"{name}: " if name else ""
     yield from (Text(prefix + line) for line in found)
 
 

@@ -21,7 +21,7 @@ from runner.run.status import Status, clear, conclude, recorded, write_config
 from runner.signals import defer_signals, raise_if_stopping, stop_requested
 from runner.store.files import remove_leftovers, write_json
 from runner.store.lock import lock_folder
-from runner.store.runs import MACHINE
+from runner.store.runs import MACHINE, STATUS
 from runner.texts import say
 
 
@@ -139,8 +139,10 @@ class Attempt:
     def train(self) -> None:
         """Train the epochs that are left; evaluate when that is due, save after each of them."""
         training, epochs = self.training, self.settings.epochs
-        for caveat in training.trick.caveats(self.status.total, self.updates_per_epoch):
-            say(f"{label(self.folder)}  note: {caveat}")
+        others = (path.parent for path in self.folder.parent.glob(f"seed=*/{STATUS}"))
+        if not self.quiet or {*others} <= {self.folder}:  # once for the seeds of a sweep
+            for caveat in training.trick.caveats(self.status.total, self.updates_per_epoch):
+                say(f"{label(self.folder)}  note: {caveat}")
         try:
             with defer_signals():
                 for epoch in range(training.updates // self.updates_per_epoch, epochs):

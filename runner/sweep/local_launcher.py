@@ -29,7 +29,7 @@ from runner.signals import announce_stop, stoppable
 from runner.store.runs import read_status
 from runner.sweep.slots import slots, visible_cards
 from runner.sweep.worker import Worker, cause_of_death
-from runner.texts import same_command
+from runner.texts import same_command, say
 
 GRACE = 20.0  # seconds to save in when all are stopped; schedulers kill after 30
 
@@ -53,7 +53,11 @@ class LocalLauncher(Launcher):
             raise UserError(f"hydra.launcher.timeout must be null or > 0 (seconds), got {timeout}.")
         self.workers, self.per_card, self.timeout = workers, per_card, timeout
         self.prepare = prepare
-        self.show: Callable[[str], None] = lambda text: print(text, end="", flush=True)
+        self.show: Callable[[str], None] = self._say
+
+    def _say(self, text: str) -> None:
+        """Print what a run told at its end, and how many have ended."""
+        say(f"[{self.ended}/{len(self.configs)}] {text.rstrip()}")
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -72,6 +76,7 @@ class LocalLauncher(Launcher):
         with stoppable():
             numbered = enumerate(job_overrides, initial_job_idx)
             self.configs = [self._compose(list(overrides), n) for n, overrides in numbered]
+            self.ended = 0
             return self._launch()
 
     def _launch(self) -> Sequence[JobReturn]:
@@ -130,6 +135,7 @@ class LocalLauncher(Launcher):
 
     def _end(self, job: Job, future: "Future[Any]") -> JobReturn:
         """Give back what became of a run, and record it where the run itself could not."""
+        self.ended += 1
         overrides = list(self.configs[job.number].hydra.overrides.task)
         end = JobReturn(overrides=overrides, status=JobStatus.FAILED)
         printed, replaces = "", ["running"]

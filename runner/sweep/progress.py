@@ -19,12 +19,12 @@ from rich.text import Text
 
 from runner.ablation.plan import Plan
 from runner.ablation.verdicts import Findings, judge
-from runner.report import verdict_table, verdicts, write_report
+from runner.report import verdict_table, verdicts
+from runner.report.end import say_where
 from runner.report.events import modified
-from runner.report.tensorboard import write_views
 from runner.signals import Stopped
 from runner.store.runs import STATUS, Run, read_metrics, read_run
-from runner.texts import printable, printable_lines, say
+from runner.texts import printable, printable_lines, say, typeable
 
 REFRESH = 1.0  # seconds between two looks at the files
 ENDED = ("done", "failed", "diverged", "damaged")
@@ -65,7 +65,7 @@ class Progress:
         if self.live:
             self.live.stop()
         if kind is not None and issubclass(kind, KeyboardInterrupt | Stopped):
-            self.console.print(f"\n{self.root} is stopped. Give {self.command} to go on.")
+            say(f"\n{self.root} is stopped. Give {self.command} to go on.")
 
     def begin(self, plan: Plan, jobs: Sequence[tuple[str, int]]) -> None:
         """Print what will be done."""
@@ -75,9 +75,7 @@ class Progress:
         kept = f", {total - len(jobs)} of {total} are done already" if len(jobs) < total else ""
         seeds = f"{len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "one seed"
         if jobs:
-            self.console.print(
-                f"{self.root}: {len(plan.variants)} variants, {seeds}: {len(jobs)} runs{kept}"
-            )
+            say(f"{self.root}: {len(plan.variants)} variants, {seeds}: {len(jobs)} runs{kept}")
 
     def line(self, text: str) -> None:
         """Print the line of a run that has ended."""
@@ -85,17 +83,17 @@ class Progress:
             self._look()
             left = self._left()
             text = f"[{len(self.ended)}/{len(self.jobs)}{left and ', '}{left}] {text}"
-        self.console.print(Text("\n".join(printable_lines(text))))
+        if self.live:  # which is drawn below
+            self.console.print(Text("\n".join(map(typeable, printable_lines(text)))))
+        else:
+            say(*printable_lines(text))
 
     def end(self, findings: Findings) -> None:
         """Show the verdicts, and write the reports and TensorBoard's views."""
         if self.live:
             self.live.stop()
         say("", *verdict_table(findings), "")
-        page, *others = write_report(findings)
-        write_views(findings)
-        say(f"Report: {page} (also {' and '.join(other.name for other in others)})")
-        say(f"TensorBoard: tensorboard --logdir {self.root}")
+        say_where(findings)
 
     def _watch(self) -> None:
         """Look at the files until all is over; judge again when a run has ended."""

@@ -82,7 +82,7 @@ class AblationSweeper(Sweeper):
             say(f"Note: {warning}")
         if settings.dry_run:
             workers = self._at_once(len(plan.seeds) * len(plan.variants))
-            print("\n".join(describe(root, plan, workers)))
+            say(*describe(root, plan, workers))
             return
         refuse_foreign_runs(root, plan)
         if before is None:
