@@ -21,6 +21,7 @@ from runner.cli.task import register, task
 from runner.errors import UserError
 from runner.names import CONF
 from runner.signals import stoppable
+from runner.terminal import terminal
 
 HELP = """Biscuits: training tricks for convolutional networks, switched on, tuned and judged.
 
@@ -49,6 +50,7 @@ Your own classes: BISCUITS_ALLOW=package.Class,... in the environment.
 """
 
 
+@terminal()
 def main() -> None:
     """Run the command line; what a user can mend ends in one line, without a traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us the exceptions; we print them
@@ -65,12 +67,8 @@ def main() -> None:
         query = given.shell_completion and any(o.startswith("query") for o in given.overrides)
         with stoppable(), _plain_words() if query else nullcontext():
             run_command(given, parser, loader, task)
-        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # as of `| head`; what is still to be printed would fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except Exception as error:
         if line := explain(error, loader):
             sys.exit(line)

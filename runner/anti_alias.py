@@ -21,7 +21,8 @@ from runner.errors import UserError
 from runner.models import timm_model, torchvision_model
 from runner.names import CONF
 from runner.report.text import lines, table
-from runner.texts import reason
+from runner.terminal import terminal
+from runner.texts import printable, reason, say
 from tricks import AntiAliasing, find_places
 from tricks.blur_pool import pair
 
@@ -131,6 +132,7 @@ def count_multiply_adds(model: nn.Module, images: Tensor) -> int:
     return int(sum(n for operation, n in flops.items() if "conv" in str(operation))) // 2
 
 
+@terminal()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of each model."""
     parser = argparse.ArgumentParser(prog="python -m runner.anti_alias", description=__doc__)
@@ -152,9 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in given.models:
             model = build_model(name, given.channels)
             lines = describe(model, trick, given.channels, given.size)
-            print("\n".join(["", f"{name}, {trick}, images of {given.size}x{given.size}", *lines]))
+            say("", f"{name}, {trick}, images of {given.size}x{given.size}", *lines)
     except (UserError, ValueError) as error:
-        sys.exit(str(error))
+        sys.exit(printable(error))
 
 
 if __name__ == "__main__":

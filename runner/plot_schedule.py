@@ -24,6 +24,8 @@ from runner.cli.task import register
 from runner.config import Settings, check
 from runner.errors import UserError
 from runner.store.files import write_atomically
+from runner.terminal import terminal
+from runner.texts import say
 from tricks import Chain, WarmRestarts, scale_learning_rates_
 
 EXAMPLES = """
@@ -166,6 +168,7 @@ def summary(curve: Curve) -> str:
     return "  ".join([curve.label, numbers, *(f"note: {caveat}" for caveat in curve.caveats)])
 
 
+@terminal()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw the schedules of the command line; exit with one line if an argument is wrong."""
     parser = argparse.ArgumentParser(
@@ -196,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         draw(curves, out)
         for curve in curves:
-            print(f"{out}  {summary(curve)}")
+            say(f"{out}  {summary(curve)}")
     except Exception as error:
         if line := explain(error, loader):
             sys.exit(line)

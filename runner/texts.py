@@ -1,23 +1,69 @@
 """Strings for a terminal or a page: foreign text is shown as printable text, and lines printed."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TextIO
 
 LONGEST = 400  # characters; a path is shorter, nearly always
 LONGEST_TEXT = 4000  # characters of an error or a warning
 
 
-def say(*lines: str) -> None:
-    """Print lines, as far as the terminal knows their characters; a closed pipe is ignored."""
-    known = getattr(sys.stdout, "encoding", None) or "utf-8"
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+
+
+class _Lost:
+    """Whether something printed was lost, because there is no room where it goes."""
+
+    is_true = False
+
+
+def output_was_lost() -> bool:
+    """Whether something printed was lost; a closed pipe, as of `| head`, does not count."""
+    return _Lost.is_true
+
+
+def say(*lines: str, coloured: bool = False) -> None:
+    """Print lines as text alone, as far as the terminal knows their characters.
+
+    Where they cannot be printed, the program goes on: training is worth more.
+
+    Args:
+        lines: What to print.
+        coloured: Whether to leave colours as they are, in what rich laid out.
+    """
+    for line in lines:
+        parts = _COLOUR.split(line) if coloured else [line]
+        plain = (
+            part if n % 2 else "\n".join(map(printable, part.expandtabs().split("\n")))
+            for n, part in enumerate(parts)
+        )
+        _write(sys.stdout, "".join(plain))
+
+
+def complain(line: str) -> None:
+    """Print a line where errors are printed."""
+    _write(sys.stderr, printable(line))
+
+
+def _write(stream: TextIO | None, line: str) -> None:
+    known = getattr(stream, "encoding", None) or "utf-8"
     try:
-        for line in lines:
-            print(line.encode(known, "replace").decode(known), flush=True)
-    except OSError:  # as after `| head`
-        with suppress(OSError, ValueError):  # else Python would complain again as it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(line.encode(known, "replace").decode(known), file=stream, flush=True)
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        drop(stream, error)
+
+
+def drop(stream: TextIO | None, error: Exception) -> None:
+    """Print nothing more into a stream that failed; Python would complain again as it ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        _Lost.is_true = True
+        if stream is not sys.stderr:
+            complain(f"What is printed cannot be written: {reason(error)}.")
 
 
 def printable(text: object, most: int | None = None) -> str:

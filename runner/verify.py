@@ -32,9 +32,11 @@ from runner.run.status import CONFIG, command
 from runner.store.files import FORMAT, Damaged, checked, digest
 from runner.store.runs import CORRECT, MACHINE, RESULT, STATUS, Run, read_run
 from runner.store.values import Limits, read_values
-from runner.texts import printable
+from runner.terminal import terminal
+from runner.texts import printable, say
 
 
+@terminal()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Verify each run, and exit with 1 if one is not the same, or cannot be verified."""
     parser = argparse.ArgumentParser(
@@ -82,7 +84,7 @@ def verify(folder: Path) -> list[str]:
         again = read_run(place, saved.variant)
         difference = ended or next(differences(saved, again), None)
         if difference is None:
-            print(printable(f"{label(folder)} is bit-identical: {count(saved)}"), flush=True)
+            say(f"{label(folder)} is bit-identical: {count(saved)}")
             return []
         # the config as it was given, without the device that was filled in
         reasons = [*changes(saved, again, digest(given.to_dict()))][:MOST] or [UNKNOWN]

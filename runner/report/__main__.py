@@ -22,6 +22,7 @@ from runner.report.sentences import path
 from runner.store.files import Damaged
 from runner.store.lock import lock_folder
 from runner.store.runs import read_run
+from runner.terminal import terminal
 from runner.texts import printable, say
 
 MOST_RUNS = 1000
@@ -29,6 +30,7 @@ MOST_RUNS = 1000
 LONGEST = 1000  # characters of an error
 
 
+@terminal()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables, and write the reports into the folders."""
     parser = argparse.ArgumentParser(
@@ -76,10 +78,10 @@ def _noted(mistakes: list[str]) -> Iterator[None]:
 def _show(found: Sequence[Findings | Multirun], mistakes: list[str]) -> None:
     """Print and write everything; note what could not be written."""
     if judged := [each for each in found if isinstance(each, Findings)]:
-        say(*verdict_table(*judged))
+        say(*verdict_table(*judged), coloured=True)
     for each in found:
         if isinstance(each, Multirun):
-            say("", path(each.root), *table(each))
+            say("", path(each.root), *table(each), coloured=True)
     say("")
     for each in found:
         with _noted(mistakes):

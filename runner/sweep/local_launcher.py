@@ -29,7 +29,7 @@ from runner.signals import announce_stop, stoppable
 from runner.store.runs import read_status
 from runner.sweep.slots import slots, visible_cards
 from runner.sweep.worker import Worker, cause_of_death
-from runner.texts import same_command
+from runner.texts import same_command, say
 
 GRACE = 20.0  # seconds to save in when all are stopped; schedulers kill after 30
 
@@ -53,7 +53,7 @@ class LocalLauncher(Launcher):
             raise UserError(f"hydra.launcher.timeout must be null or > 0 (seconds), got {timeout}.")
         self.workers, self.per_card, self.timeout = workers, per_card, timeout
         self.prepare = prepare
-        self.show: Callable[[str], None] = lambda text: print(text, end="", flush=True)
+        self.show: Callable[[str], None] = lambda text: say(text.removesuffix("\n"))
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig

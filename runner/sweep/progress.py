@@ -65,7 +65,7 @@ class Progress:
         if self.live:
             self.live.stop()
         if kind is not None and issubclass(kind, KeyboardInterrupt | Stopped):
-            self.console.print(f"\n{self.root} is stopped. Give {self.command} to go on.")
+            say(f"\n{self.root} is stopped. Give {self.command} to go on.")
 
     def begin(self, plan: Plan, jobs: Sequence[tuple[str, int]]) -> None:
         """Print what will be done."""
@@ -75,7 +75,7 @@ class Progress:
         kept = f", {total - len(jobs)} of {total} are done already" if len(jobs) < total else ""
         seeds = f"{len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "one seed"
         if jobs:
-            self.console.print(
+            self._say(
                 f"{self.root}: {len(plan.variants)} variants, {seeds}: {len(jobs)} runs{kept}"
             )
 
@@ -85,13 +85,20 @@ class Progress:
             self._look()
             left = self._left()
             text = f"[{len(self.ended)}/{len(self.jobs)}{left and ', '}{left}] {text}"
-        self.console.print(Text("\n".join(printable_lines(text))))
+        self._say("\n".join(printable_lines(text)))
+
+    def _say(self, text: str) -> None:
+        """Print above the live display, if there is one."""
+        if self.live:
+            self.console.print(Text("\n".join(map(printable, text.split("\n")))))
+        else:
+            say(text)
 
     def end(self, findings: Findings) -> None:
         """Show the verdicts, and write the reports and TensorBoard's views."""
         if self.live:
             self.live.stop()
-        say("", *verdict_table(findings), "")
+        say("", *verdict_table(findings), "", coloured=True)
         page, *others = write_report(findings)
         write_views(findings)
         say(f"Report: {page} (also {' and '.join(other.name for other in others)})")

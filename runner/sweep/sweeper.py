@@ -41,7 +41,7 @@ from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.progress import Progress
 from runner.sweep.settings import check_settings
 from runner.sweep.slots import slots, visible_cards
-from runner.texts import same_command
+from runner.texts import same_command, say
 
 
 class AblationSweeper(Sweeper):
@@ -79,7 +79,7 @@ class AblationSweeper(Sweeper):
             plan = refuse_other(root, before, plan)
         if settings.dry_run:
             workers = self._at_once(len(plan.seeds) * len(plan.variants))
-            print("\n".join(describe(root, plan, workers)))
+            say(*describe(root, plan, workers))
             return
         refuse_foreign_runs(root, plan)
         if before is None:
