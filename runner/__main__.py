@@ -4,7 +4,6 @@ A thin shell: help, completion and mistakes in a config never wait for torch.
 """
 
 import argparse
-import errno
 import io
 import os
 import re
@@ -22,7 +21,8 @@ from runner.cli.task import register, task
 from runner.errors import UserError
 from runner.names import CONF
 from runner.signals import stoppable
-from runner.texts import drop_output, prepare_output, say
+from runner.terminal import terminal
+from runner.texts import say
 
 HELP = """Biscuits: training tricks for convolutional networks, switched on, tuned and judged.
 
@@ -51,11 +51,11 @@ Your own classes: BISCUITS_ALLOW=package.Class,... in the environment.
 """
 
 
+@terminal()
 def main() -> None:
     """Run the command line; what a user can mend ends in one line, without a traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us the exceptions; we print them
     loader = None
-    prepare_output()
     try:
         parser = make_parser()
         given = _parse(parser, sys.argv[1:])
@@ -68,18 +68,11 @@ def main() -> None:
         query = given.shell_completion and any(o.startswith("query") for o in given.overrides)
         with stoppable(), _plain_words() if query else nullcontext():
             run_command(given, parser, loader, task)
-        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError as error:  # as of `| head`
-        drop_output(error)
-        sys.exit(1)
     except Exception as error:
         if line := explain(error, loader):
             sys.exit(line)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # what Hydra prints
-            drop_output(error)
-            sys.exit(1)
         raise
 
 

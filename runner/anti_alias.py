@@ -21,7 +21,8 @@ from runner.errors import UserError
 from runner.models import timm_model, torchvision_model
 from runner.names import CONF
 from runner.report.text import lines, table
-from runner.texts import prepare_output, reason, say
+from runner.terminal import terminal
+from runner.texts import printable, reason, say
 from tricks import AntiAliasing, find_places
 from tricks.blur_pool import pair
 
@@ -131,6 +132,7 @@ def count_multiply_adds(model: nn.Module, images: Tensor) -> int:
     return int(sum(n for operation, n in flops.items() if "conv" in str(operation))) // 2
 
 
+@terminal()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of each model."""
     parser = argparse.ArgumentParser(prog="python -m runner.anti_alias", description=__doc__)
@@ -147,7 +149,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (224)")
     parser.add_argument("--channels", type=int, default=3, help="channels of the images (3)")
     given = parser.parse_args(arguments)
-    prepare_output()
     try:
         trick = AntiAliasing(given.filter_size, given.padding_mode, given.first)
         for name in given.models:
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lines = describe(model, trick, given.channels, given.size)
             say("", f"{name}, {trick}, images of {given.size}x{given.size}", *lines)
     except (UserError, ValueError) as error:
-        sys.exit(str(error))
+        sys.exit(printable(error))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from runner.cli.task import register
 from runner.config import Settings, check
 from runner.errors import UserError
 from runner.store.files import write_atomically
-from runner.texts import prepare_output, printable, say
+from runner.terminal import terminal
+from runner.texts import say
 from tricks import Chain, WarmRestarts, scale_learning_rates_
 
 EXAMPLES = """
@@ -167,6 +168,7 @@ def summary(curve: Curve) -> str:
     return "  ".join([curve.label, numbers, *(f"note: {caveat}" for caveat in curve.caveats)])
 
 
+@terminal()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw the schedules of the command line; exit with one line if an argument is wrong."""
     parser = argparse.ArgumentParser(
@@ -184,7 +186,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("-cd", "--config-dir", type=Path, help="a folder with your own configs")
     given = parser.parse_intermixed_args(arguments)
-    prepare_output()
     own, loader = [given.config_dir] if given.config_dir else [], None
     out, updates = given.out, given.updates_per_epoch
     try:
@@ -198,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         draw(curves, out)
         for curve in curves:
-            say(printable(f"{out}  {summary(curve)}"))
+            say(f"{out}  {summary(curve)}")
     except Exception as error:
         if line := explain(error, loader):
             sys.exit(line)

@@ -1,12 +1,12 @@
 """Strings for a terminal or a page: foreign text is shown as printable text, and lines printed."""
 
 import codecs
-import io
-import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TextIO
 
 LONGEST = 400  # characters; a path is shorter, nearly always
 LONGEST_TEXT = 4000  # characters of an error or a warning
@@ -26,42 +26,65 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("plain", _plain)
 
 
-def prepare_output() -> None:
-    """Have whatever is printed be plain where the terminal does not know a character.
-
-    Hydra's lines that cannot be written are dropped, without the traceback of `logging`.
-    """
-    logging.raiseExceptions = False
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="plain")
-
-
 def typeable(text: str) -> str:
     """Write a text in the characters that the terminal knows."""
     known = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(known, "plain").decode(known)
 
 
-def say(*lines: str) -> None:
-    """Print lines, as far as the terminal knows their characters."""
-    try:
-        for line in lines:
-            print(typeable(line), flush=True)
-    except OSError as error:
-        drop_output(error)
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
-def drop_output(error: OSError) -> None:
-    """Print nothing more: the reader of a pipe has gone, which is no mistake, or there is no room.
+class _Lost:
+    """Whether something printed was lost, because there is no room where it goes."""
 
-    What runs goes on, since its files are what counts.
+    is_true = False
+
+
+def output_was_lost() -> bool:
+    """Whether something printed was lost; a closed pipe, as of `| head`, does not count."""
+    return _Lost.is_true
+
+
+def say(*lines: str, coloured: bool = False) -> None:
+    """Print lines as text alone, as far as the terminal knows their characters.
+
+    Where they cannot be printed, the program goes on: training is worth more.
+
+    Args:
+        lines: What to print.
+        coloured: Whether to leave colours as they are, in what rich laid out.
     """
-    with suppress(OSError, ValueError):  # else Python would complain again as it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if not isinstance(error, BrokenPipeError):
-        with suppress(OSError):
-            told = f"The output cannot be written: {error.strerror}. No more of it is printed."
-            print(told, file=sys.stderr)
+    for line in lines:
+        parts = _COLOUR.split(line) if coloured else [line]
+        plain = (
+            part if n % 2 else "\n".join(map(printable, part.expandtabs().split("\n")))
+            for n, part in enumerate(parts)
+        )
+        _write(sys.stdout, "".join(plain))
+
+
+def complain(line: str) -> None:
+    """Print a line where errors are printed."""
+    _write(sys.stderr, printable(line))
+
+
+def _write(stream: TextIO | None, line: str) -> None:
+    known = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        print(line.encode(known, "plain").decode(known), file=stream, flush=True)
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        drop(stream, error)
+
+
+def drop(stream: TextIO | None, error: Exception) -> None:
+    """Print nothing more into a stream that failed; Python would complain again as it ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        _Lost.is_true = True
+        if stream is not sys.stderr:
+            complain(f"What is printed cannot be written: {reason(error)}.")
 
 
 def printable(text: object, most: int | None = None) -> str:

@@ -33,9 +33,11 @@ from runner.run.status import command
 from runner.store.files import FORMAT, Damaged, checked
 from runner.store.runs import CONFIG, CORRECT, MACHINE, RESULT, STATUS, Run, read_run
 from runner.store.values import Limits, read_values
-from runner.texts import prepare_output, printable, say
+from runner.terminal import terminal
+from runner.texts import printable, say
 
 
+@terminal()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Verify each run, and exit with 1 if one is not the same, or cannot be verified."""
     parser = argparse.ArgumentParser(
@@ -45,7 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="NAME/VARIANT/seed=S")
     mistakes: list[str] = []
-    prepare_output()
     for folder in parser.parse_args(arguments).runs:
         try:
             mistakes += verify(folder)
@@ -84,7 +85,7 @@ def verify(folder: Path) -> list[str]:
         again = read_run(place, saved.variant)
         difference = ended or next(differences(saved, again), None)
         if difference is None:
-            say(printable(f"{label(folder)} is bit-identical: {count(saved)}"))
+            say(f"{label(folder)} is bit-identical: {count(saved)}")
             return []
         # the config as it was given, without the device that was filled in
         reasons = [*changes(saved, again, digest_config(given))][:MOST] or [UNKNOWN]

@@ -24,11 +24,13 @@ from runner.report.sentences import path
 from runner.store.files import Damaged
 from runner.store.lock import lock_folder
 from runner.store.runs import read_run
-from runner.texts import prepare_output, printable, say
+from runner.terminal import terminal
+from runner.texts import printable, say
 
 LONGEST = 1000  # characters of an error
 
 
+@terminal()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables, and write the reports into the folders."""
     parser = argparse.ArgumentParser(
@@ -46,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: list[Findings | Multirun] = []
     mistakes: list[str] = []
     given = parser.parse_args(arguments)
-    prepare_output()
     for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in given.folders):
         if given.rebuild_events:
             mistakes += _rebuild_events(folder)
@@ -80,10 +81,10 @@ def _show(found: Sequence[Findings | Multirun], mistakes: list[str]) -> None:
     judged = [each for each in found if isinstance(each, Findings)]
     names = names_of([each.root for each in judged])
     if judged:
-        say(*verdict_table(*judged))
+        say(*verdict_table(*judged), coloured=True)
     for each in found:
         if isinstance(each, Multirun):
-            say("", path(each.root), *table(each))
+            say("", path(each.root), *table(each), coloured=True)
     say("")
     for each in found:
         with _noted(mistakes):

@@ -75,7 +75,9 @@ class Progress:
         kept = f", {total - len(jobs)} of {total} are done already" if len(jobs) < total else ""
         seeds = f"{len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "one seed"
         if jobs:
-            say(f"{self.root}: {len(plan.variants)} variants, {seeds}: {len(jobs)} runs{kept}")
+            self._say(
+                f"{self.root}: {len(plan.variants)} variants, {seeds}: {len(jobs)} runs{kept}"
+            )
 
     def line(self, text: str) -> None:
         """Print the line of a run that has ended."""
@@ -83,16 +85,20 @@ class Progress:
             self._look()
             left = self._left()
             text = f"[{len(self.ended)}/{len(self.jobs)}{left and ', '}{left}] {text}"
-        if self.live:  # which is drawn below
-            self.console.print(Text("\n".join(map(typeable, printable_lines(text)))))
+        self._say("\n".join(printable_lines(text)))
+
+    def _say(self, text: str) -> None:
+        """Print above the live display, if there is one."""
+        if self.live:
+            self.console.print(Text(typeable("\n".join(map(printable, text.split("\n"))))))
         else:
-            say(*printable_lines(text))
+            say(text)
 
     def end(self, findings: Findings) -> None:
         """Show the verdicts, and write the reports and TensorBoard's views."""
         if self.live:
             self.live.stop()
-        say("", *verdict_table(findings), "")
+        say("", *verdict_table(findings), "", coloured=True)
         say_where(findings)
 
     def _watch(self) -> None:

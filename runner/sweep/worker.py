@@ -24,6 +24,7 @@ from pebble import ProcessPool
 from runner.errors import UserError, cause_of
 from runner.signals import Stopped
 from runner.sweep.slots import Slot
+from runner.terminal import show_as_text
 from runner.texts import same_command
 
 STOPPED = "Stopped from outside. Give {} to go on."
@@ -89,6 +90,7 @@ def _do(prepare: Callable[[], None], job: bytes, slot: Slot) -> tuple[str | None
     """Do one job, in the worker: why it failed, its value or its error, and what it printed."""
     _settle(slot)  # Pebble may have put a new process in the place of one that died warming up
     prepare()
+    show_as_text()
     context, config, task, state = pickle.loads(job)  # from our own parent, through a pipe
     setup_globals()
     Singleton.set_state(state)

@@ -1,0 +1,113 @@
+"""What every command does about the terminal: nothing foreign acts on it, and it may be gone.
+
+Lines of our own are printed by `say` of runner/texts.py; here is what Python and libraries print.
+"""
+
+import errno
+import io
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any
+
+from runner.texts import complain, drop, output_was_lost, printable_lines, reason
+
+
+@contextmanager
+def terminal() -> Iterator[None]:
+    """Do a command: what is printed is text alone, and what fails outside of it is one line.
+
+    Raises:
+        SystemExit: With 1, if there is too little memory, or what was printed could not be
+            written; without a word if its reader closed the pipe, as `head` does.
+    """
+    _open_closed_streams()
+    show_as_text()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="plain")  # of runner/texts.py
+    try:
+        yield
+        if sys.stdout:
+            sys.stdout.flush()
+    except (OSError, MemoryError, ImportError, RuntimeError) as error:
+        if not _is_ours(error):
+            raise
+        sys.exit(1)
+    if output_was_lost():
+        sys.exit(1)
+
+
+TOO_LITTLE = ("map segment", "allocate memory", "can't start new thread")
+"""What the linker, torch and Python say where there is too little memory."""
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it is about memory or what is printed, not about a file; then it is told."""
+    code = error.errno if isinstance(error, OSError) else None
+    words = ("map segment", "allocate memory", "can't start new thread")
+    if (
+        isinstance(error, MemoryError)
+        or code == errno.ENOMEM
+        or any(w in str(error) for w in words)
+    ):
+        complain(f"There is too little memory: {reason(error)}. Free some, or raise its limit.")
+        return True
+    if (
+        isinstance(error, OSError)
+        and error.filename is None
+        and code in (errno.EPIPE, errno.ENOSPC)
+    ):
+        drop(sys.stdout, error)
+        return True
+    return False
+
+
+def show_as_text() -> None:
+    """Show warnings, logs and tracebacks as text; needed once in every process."""
+    if warnings.formatwarning is not _format_warning:
+        warnings.formatwarning = _format_warning
+        sys.excepthook = _show_traceback
+        logging.setLogRecordFactory(_Record)
+        logging.raiseExceptions = False  # a closed pipe would print a traceback for each line
+
+
+_plain_format = warnings.formatwarning
+
+
+def _format_warning(*arguments: Any, **named: Any) -> str:  # noqa: ANN401
+    return "\n".join(printable_lines(_plain_format(*arguments, **named))) + "\n"
+
+
+def _show_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    for line in printable_lines("".join(traceback.format_exception(kind, error, trace))):
+        complain(line)
+
+
+class _Record(logging.LogRecord):
+    """A record of a log, whose message is printable."""
+
+    def getMessage(self) -> str:
+        return "\n".join(printable_lines(super().getMessage()))
+
+
+def _open_closed_streams() -> None:
+    """Where the terminal is closed (`>&-`), put nothing: else a file would get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            with suppress(OSError):
+                opened = os.open(os.devnull, os.O_RDWR)
+                if opened != number:
+                    os.dup2(opened, number)
+                    os.close(opened)
+                if getattr(sys, name) is None:
+                    mode = "r" if number == 0 else "w"
+                    setattr(sys, name, os.fdopen(number, mode, closefd=False))
