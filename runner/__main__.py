@@ -59,7 +59,7 @@ def main() -> None:
     try:
         parser = make_parser()
         given = _parse(parser, sys.argv[1:])
-        own = [Path(given.config_dir)] if given.config_dir else []
+        own = [Path(given.config_dir).expanduser()] if given.config_dir else []
         if given.help or given.version:
             say(_help(own) if given.help else _version())
             return

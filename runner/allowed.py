@@ -6,6 +6,7 @@ A config file, also one from somebody else, can name only what is here. The list
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -78,6 +79,8 @@ def refuse_foreign(targets: Mapping[str, tuple[object, str]]) -> None:
 
 def _import(module: str, name: str, where: str, group: str) -> Any:  # noqa: ANN401
     """Import what the user trusts; a scheduler and a trick have to be of their kind."""
+    if not {"", os.getcwd()} & {*sys.path}:
+        sys.path.append(os.getcwd())  # the command finds what `python -m runner` finds
     try:
         thing = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:

@@ -215,6 +215,7 @@ def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[s
                 f"{where} must have the name of its class, {classes[name].name}, got {name}. "
                 f"Write tricks.{classes[name].name}."
             )
+        _refuse_forgetful(where, classes[name])
         if not node["enabled"]:
             _refuse_idle(name, nodes, overrides)
             node = _defaults(node, classes[name])
@@ -223,6 +224,18 @@ def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[s
         checked[name] = {"enabled": node["enabled"], **node}
     ordered = in_order([classes[name] for name in checked])
     return dict(sorted(checked.items(), key=lambda item: ordered.index(classes[item[0]])))
+
+
+def _refuse_forgetful(where: str, trick: type[Trick]) -> None:
+    """Refuse a trick whose state no checkpoint would have."""
+    frozen = getattr(getattr(trick, "__dataclass_params__", None), "frozen", False)
+    ours = trick.__module__.partition(".")[0] == "tricks"
+    if not frozen and not ours and trick.state_dict is Trick.state_dict:
+        raise UserError(
+            f"{where}: {trick.__name__} is not frozen and has no state_dict, so a run that resumes "
+            "would forget its state. Write @dataclass(frozen=True), or state_dict and "
+            "load_state_dict; a state_dict that gives back {} says that there is none to keep."
+        )
 
 
 def _refuse_idle(name: str, nodes: Mapping[str, Node], overrides: Sequence[str]) -> None:

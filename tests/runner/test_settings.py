@@ -1,12 +1,15 @@
 """What a config says of an ablation: the factors that it means, and mistakes in one line."""
 
+import re
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from runner.errors import UserError
 from runner.names import CONF
-from runner.sweep.settings import check_settings, find_factors, literal
+from runner.quoting import literal
+from runner.sweep.settings import check_settings, find_factors
 
 TRICKS = {
     "clipping": {"enabled": True, "max_norm": 1.0},
@@ -51,6 +54,16 @@ def test_levels_can_have_names_and_several_settings():
     found, levels = factors(tricks=[], factors={"size": sizes})
     assert found == {"size": ("small", "large")}
     assert levels["size"]["large"] == ("model=resnet20", "optimizer.lr=0.05")
+
+
+def test_levels_stay_apart_however_they_are_called():
+    names = ("a b", "a_b", "a+b", "", "é", "..")
+    found, levels = factors(
+        tricks=[], factors={"x": {n: {"y": n} for n in names}, "z": [names, "a,b"]}
+    )
+    assert len(levels["x"]) == len(set(found["x"])) == len(names)
+    assert all(re.fullmatch(r"[\w.,=-]+", label) for label in (*found["x"], *found["z"]))
+    assert not any("+" in label for label in found["x"])
 
 
 @pytest.mark.parametrize(
