@@ -1,7 +1,7 @@
 """Config to objects: the only place that instantiates, behind the allow-list."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +15,10 @@ from runner.allowed import locate
 from runner.config import OWN_KEYS, Node, Settings
 from runner.data import Augmentation, Batches, DataSet, check_source, split_source
 from runner.errors import Unfit, UserError
-from runner.optimizers import parameter_groups
+from runner.fit import Fit
+from runner.optimizers import parameter_groups, refuse_unusable
 from runner.schedulers import Scheduler, tabulate
+from runner.texts import tell
 from runner.train import Training
 from runner.weights import load_weights
 from tricks import Chain, derive_seed
@@ -35,8 +37,12 @@ class Bench:
     """What a user should know before reading its numbers."""
 
 
-def build(settings: Settings) -> Bench:
+def build(settings: Settings, data: DataSet | None = None) -> Bench:
     """Build a run.
+
+    Args:
+        settings: The config.
+        data: What `build_data` gives for it; None to read it.
 
     Raises:
         UserError: If a part cannot be built from its config.
@@ -49,7 +55,7 @@ def build(settings: Settings) -> Bench:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
     _refuse_emulated(settings, device)
-    data = build_data(settings).to(device)
+    data = (data or build_data(settings)).to(device)
     chain = build_tricks(settings)
     notes = [*data.notes]
     model = build_model(settings, data, chain, notes.append).to(device)
@@ -74,10 +80,12 @@ def build(settings: Settings) -> Bench:
         not_finite=settings.not_finite,
         seed=settings.seed,
     )
-    if settings.compile:
-        _compile(model)
     torch.manual_seed(derive_seed(settings.seed, "training"))
     validation, test = batches(data.validation, size), batches(data.test, size)
+    evaluated = [each for each in (validation, test) if len(each)]
+    refuse_unfit(settings, training, training_batches, evaluated, len(data.classes))
+    if settings.compile:
+        _compile(model)
     return Bench(data, training, training_batches, validation, test, tuple(notes))
 
 
@@ -134,8 +142,14 @@ def build_model(
 def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     """Build the optimizer for the model's parameters."""
     groups = parameter_groups(model, settings.optimizer["decay_norms_and_biases"])
-    optimizer = _call(settings.optimizer, "optimizer", "optimizer", params=groups)
-    assert isinstance(optimizer, Optimizer)
+
+    def make(params: list[Any]) -> Optimizer:
+        optimizer = _call(settings.optimizer, "optimizer", "optimizer", params=params)
+        assert isinstance(optimizer, Optimizer)
+        return optimizer
+
+    optimizer = make(groups)
+    refuse_unusable(optimizer, make)
     return optimizer
 
 
@@ -151,6 +165,39 @@ def build_scheduler(
         return tabulate(target, node["unit"], taken, lr=optimizer.param_groups[0]["lr"], **times)
     scheduler = _call(node, "scheduler", "scheduler")
     return lambda update: float(scheduler.factor(update, updates_per_epoch, epochs))
+
+
+def refuse_unfit(
+    settings: Settings,
+    training: Training,
+    batches: Batches,
+    evaluated: Sequence[Batches],
+    classes: int,
+) -> None:
+    """Refuse a model that does not take the images, or a single one that is left for a batch.
+
+    A model that cannot be copied is not tried.
+    """
+    try:
+        fit = Fit(training.model, title(settings.model, "model"), classes, training.autocast)
+    except Exception:  # copying may fail in any way
+        return
+    resizable = "size" in settings.data
+    fit.check(batches, evaluated, settings.micro_batch_size, resizable=resizable)
+
+
+def title(node: Node, group: str) -> str:
+    """Write what a node of the config makes: its name, or its function with its settings.
+
+    >>> title({"_target_": "runner.models.cifar_resnet", "depth": 8, "weights": None}, "model")
+    'cifar_resnet(depth=8)'
+    """
+    if "name" in node:
+        return tell(node["name"])
+    own = {"_target_", *OWN_KEYS[group]}
+    given = [f"{k}={v}" for k, v in node.items() if k not in own and v is not None]
+    name = node["_target_"].rpartition(".")[2]
+    return tell(f"{name}({', '.join(given)})" if given else name)
 
 
 def find_device(name: str) -> torch.device:

@@ -1,9 +1,16 @@
-"""The parameter groups of an optimizer: which parameters decay."""
+"""The parameter groups of an optimizer, and whether the training loop can use it."""
 
+from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import Optimizer
+
+from runner.errors import UserError
+from runner.texts import reason
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 """The normalisation layers; `_NormBase` covers every batch and instance norm."""
@@ -43,3 +50,40 @@ def parameter_groups(model: nn.Module, decay_norms_and_biases: bool) -> list[dic
         {"params": [p for p in parameters if p in exempt], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def refuse_unusable(optimizer: Optimizer, make: Callable[[list[Tensor]], Optimizer]) -> None:
+    """Refuse an optimizer that could not make an update, before the first one.
+
+    Args:
+        optimizer: The optimizer.
+        make: Makes another one like it, for other parameters.
+
+    Raises:
+        UserError: If its step needs an argument, such as the closure of LBFGS; a group has no
+            learning rate; or a class of torch fails at a step with a dense gradient.
+    """
+    name, instead = type(optimizer).__name__, "Use optimizer=sgd, optimizer=adamw or another class."
+    starred = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    for argument in signature(optimizer.step).parameters.values():
+        if argument.default is Parameter.empty and argument.kind not in starred:
+            raise UserError(
+                f"optimizer: {name} cannot be used, because its step needs a {argument.name}: the "
+                f"loop computes each gradient once, and calls step(). {instead}"
+            )
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise UserError(
+            f"optimizer: {name} cannot be used, because it has no learning rate, `lr`, for the "
+            f"scheduler to set. {instead}"
+        )
+    if type(optimizer).__module__.startswith("torch."):
+        like = optimizer.param_groups[0]["params"][0]
+        weight = nn.Parameter(torch.zeros(2, 2, dtype=like.dtype, device=like.device))
+        weight.grad = torch.ones_like(weight)
+        try:
+            make([weight]).step()
+        except Exception as error:  # an option may not be for this device, or for this loop
+            raise UserError(
+                f"optimizer: {name} with these options cannot make a step: {reason(error)}. "
+                f"{instead}"
+            ) from error

@@ -19,7 +19,7 @@ FLOORS = [
     ["report"],
     ["frames"],
     ["ablation"],
-    ["allowed", "evaluate"],
+    ["allowed", "evaluate", "fit"],
     ["data", "models", "optimizers", "schedulers", "train", "weights"],
     ["store"],
     ["names", "signals", "validation"],

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,14 +81,28 @@ def _open(dataset: Any, folder: Path, splits: list[dict[str, Any]], download: bo
     except Exception:
         if not download:
             raise
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{dataset.__name__}.lock"):
+    lock = folder / f".{dataset.__name__}.lock"
+    with FileLock(lock):
         before = socket.getdefaulttimeout()
         socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision sets none: a connection may hang
         try:
             return [dataset(folder, **split, download=True) for split in splits]
+        except Exception:
+            lock.unlink(missing_ok=True)
+            _remove_empty(_archives(dataset, folder)[0], folder, is_new)
+            raise
         finally:
             socket.setdefaulttimeout(before)
+
+
+def _remove_empty(below: Path, folder: Path, is_new: bool) -> None:
+    """Remove the empty folders of a download that failed, and the uppermost one if it is new."""
+    inner = [path for path in (below, *below.parents) if folder in path.parents]
+    for path in (*inner, *([folder] if is_new else [])):
+        with suppress(OSError):
+            path.rmdir()
 
 
 def _split(dataset: Any) -> Split:  # noqa: ANN401

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from runner.build import Bench, build
+from runner.build import Bench, build, title
 from runner.config import Settings
 from runner.names import label
 from runner.run import checkpoint
@@ -22,7 +22,7 @@ from runner.signals import defer_signals, raise_if_stopping, stop_requested
 from runner.store.files import remove_leftovers, write_json
 from runner.store.lock import lock_folder
 from runner.store.runs import MACHINE, STATUS
-from runner.texts import say
+from runner.texts import printable, say
 
 
 def resume_or_run(
@@ -130,18 +130,38 @@ class Attempt:
             self.changes = restore(self.folder, self.settings, self.bench, state, self.environment)
             lines = str(state.get("metrics", "")).splitlines(keepends=True)
             self.first = self.status.update = self.status.checkpoint = self.training.updates
-            say(f"{label(self.folder)}  resuming at update {self.first} of {self.status.total}")
+        self.tell_start(resumed=state is not None)
         write_config(self.folder, self.settings)
         changes = {"moves": self.changes} if self.changes else {}
         write_json(self.folder / MACHINE, {**self.machine, **changes})
         return lines
+
+    def tell_start(self, resumed: bool) -> None:
+        """Print what the run is about to do, in one line; in a sweep only where it resumes."""
+        data, settings, machine = self.bench.data, self.settings, self.machine
+        splits = {"train": data.train, "validation": data.validation, "test": data.test}
+        numbers = [f"{len(s.labels):,} {name}" for name, s in splits.items() if len(s.labels)]
+        parameters = sum(parameter.numel() for parameter in self.training.model.parameters())
+        words = [
+            f"{title(settings.model, 'model')} ({parameters:,} parameters)",
+            f"{title(settings.data, 'data')}: {' / '.join(numbers)} images",
+            machine["device"],
+            f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}",
+            f"tricks: {', '.join(self.training.trick.names) or 'none'}",
+        ]
+        line = label(self.folder) if self.quiet else f"{', '.join(words)} -> {label(self.folder)}"
+        if resumed:
+            line += f"  resuming at update {self.first} of {self.status.total}"
+        if resumed or not self.quiet:
+            say(printable(line))
 
     def train(self) -> None:
         """Train the epochs that are left; evaluate when that is due, save after each of them."""
         training, epochs = self.training, self.settings.epochs
         others = (path.parent for path in self.folder.parent.glob(f"seed=*/{STATUS}"))
         if not self.quiet or {*others} <= {self.folder}:  # once for the seeds of a sweep
-            for caveat in training.trick.caveats(self.status.total, self.updates_per_epoch):
+            caveats = training.trick.caveats(self.status.total, self.updates_per_epoch)
+            for caveat in (*self.bench.notes, *caveats):
                 say(f"{label(self.folder)}  note: {caveat}")
         try:
             with defer_signals():

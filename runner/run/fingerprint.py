@@ -37,8 +37,9 @@ HARMLESS = re.compile(
 """Of the variables, those that move no bit: about printing, files, and where threads run."""
 HERE = Path(__file__).resolve().parent.parent
 TRAINING_CODE = (
-    *("build.py", "data/*.py", "evaluate.py", "models.py", "optimizers.py", "schedulers.py"),
-    *("train.py", "weights.py", "run/attempt.py", "run/result.py", "../tricks/*.py"),
+    *("build.py", "data/*.py", "evaluate.py", "fit.py", "models.py", "optimizers.py"),
+    *("schedulers.py", "train.py", "weights.py"),
+    *("run/attempt.py", "run/result.py", "../tricks/*.py"),
 )
 """The files, seen from `runner/`, that the bits of a run come from."""
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.ablation.designs import design
 from runner.ablation.plan import Plan
-from runner.build import build_data, build_model, build_optimizer, build_tricks
+from runner.build import build, build_data, build_model, build_optimizer, build_tricks
 from runner.config import Settings, check
 from runner.errors import UserError
 from runner.names import OUTPUTS, flatten, inside
@@ -198,7 +198,13 @@ def refuse_unbuildable(plan: Plan) -> None:
         try:
             if data is None or settings.data != data[0]:
                 data = settings.data, build_data(settings)
-            build_optimizer(settings, build_model(settings, data[1], build_tricks(settings)))
+            if settings.model["_target_"].startswith("runner."):
+                here = dataclasses.replace(
+                    settings, device="cpu", precision="float32", channels_last=False
+                )
+                build(here, data[1])
+            else:  # a user's own model may need the device of the runs, which need not be here
+                build_optimizer(settings, build_model(settings, data[1], build_tricks(settings)))
         except UserError as error:
             raise UserError(f"{variant} cannot be built: {error}") from error
         if time.monotonic() - start > BUILDING:

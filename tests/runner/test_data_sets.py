@@ -110,10 +110,13 @@ def gateway(monkeypatch):
 
 @pytest.mark.usefixtures("gateway")
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_without_a_network_a_download_fails_in_one_line(tmp_path, name):
-    with pytest.raises(UserError, match=r"the download failed: .*refused") as caught:
-        torchvision_set(name=name, root=str(tmp_path))
-    assert "\n" not in str(caught.value)
+def test_without_a_network_a_download_fails_in_one_line_and_leaves_nothing(tmp_path, name):
+    (tmp_path / "there").mkdir()
+    for root in ("new", "there"):
+        with pytest.raises(UserError, match=r"the download failed: .*refused") as caught:
+            torchvision_set(name=name, root=str(tmp_path / root))
+        assert "\n" not in str(caught.value)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["there"]
 
 
 def test_a_download_that_hangs_times_out(tmp_path, gateway, monkeypatch):

@@ -1,5 +1,7 @@
 """Norms and biases can be exempt from weight decay; every optimizer of the config is built."""
 
+import dataclasses
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from runner.build import build, build_optimizer
+from runner.errors import UserError
 from runner.models import cifar_resnet
-from runner.optimizers import parameter_groups
+from runner.optimizers import parameter_groups, refuse_unusable
+from tests.conftest import settings
 
 CONF = Path(__file__).parents[2] / "conf" / "optimizer"
 
@@ -113,3 +118,65 @@ def test_every_optimizer_of_the_config_is_built_from_its_keys_and_steps(file, de
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     assert not torch.equal(model.weight, before)
+
+
+TORCH = [
+    name
+    for name, thing in vars(torch.optim).items()
+    if isinstance(thing, type) and issubclass(thing, torch.optim.Optimizer)
+    if name not in ("Optimizer", "LBFGS", "SparseAdam", "Muon")  # Muon refuses convolutions itself
+]
+
+
+USUAL = cache(lambda: settings("optimizer=torch", "model.width=2", "device=cpu"))
+
+
+def of_torch(name, **options):
+    """Give back a run with an optimizer of torch."""
+    target = f"torch.optim.{name}"
+    node = {"_target_": target, "lr": 1e-3, "decay_norms_and_biases": True, **options}
+    return dataclasses.replace(USUAL(), optimizer=node)
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_every_other_optimizer_of_torch_makes_the_loops_steps(name):
+    model = cifar_resnet(depth=8, width=2, channels=1, classes=3)
+    optimizer = build_optimizer(of_torch(name), model)
+    model(torch.randn(2, 1, 8, 8)).square().sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("LBFGS", {}, "LBFGS cannot be used, because its step needs a closure: the loop computes "),
+        ("SparseAdam", {}, "cannot make a step: SparseAdam does not support dense gradients"),
+        ("Adam", {"capturable": True}, "Adam with these options cannot make a step: If"),
+        ("SGD", {"differentiable": True}, "SGD with these options cannot make a step: "),
+    ],
+)
+def test_an_optimizer_that_the_loop_cannot_step_is_refused_before_the_run(name, options, told):
+    with pytest.raises(UserError, match=r"^optimizer: .*\. Use optimizer=sgd") as refusal:
+        build(of_torch(name, **options))
+    assert told in str(refusal.value)
+
+
+class Searching(torch.optim.SGD):
+    def step(self, closure):
+        raise AssertionError(closure)
+
+
+class Rateless(torch.optim.Optimizer):
+    def __init__(self, params):
+        super().__init__(params, {"rate": 0.1})
+
+    def step(self, closure=None):
+        raise AssertionError(closure)
+
+
+def test_an_optimizer_of_ones_own_is_asked_and_not_tried():
+    weights = [nn.Parameter(torch.zeros(2))]
+    with pytest.raises(UserError, match="Searching cannot be used, because its step needs a clos"):
+        refuse_unusable(Searching(weights), Searching)
+    with pytest.raises(UserError, match="Rateless cannot be used, because it has no learning rate"):
+        refuse_unusable(Rateless(weights), Rateless)

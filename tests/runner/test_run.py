@@ -24,6 +24,7 @@ from runner.store.runs import read_metrics, read_run
 from runner.train import Training
 from tests.builders import read_status, write_status
 from tests.conftest import composed, settings
+from tests.faults.images import make_folder
 
 SHORT = ("epochs=3", "batch_size=256", "model.width=4")
 
@@ -53,6 +54,37 @@ def test_a_run_writes_its_files_and_the_same_config_gives_the_same_bits(do, tmp_
     correct = np.load(tmp_path / "run" / "correct.npy")
     assert correct.mean() == pytest.approx(result["test/accuracy"])
     assert read_status(tmp_path / "run")["status"] == "done"
+
+
+def test_a_run_begins_with_a_line_of_what_it_does_but_for_a_sweep(do, tmp_path, capsys):
+    given = settings("epochs=1", "batch_size=256", "model.width=3", "tricks=[clipping,flooding]")
+    folder = tmp_path / "r\x1b[31m"
+    folder.mkdir()
+    count = sum(p.numel() for p in build(given).training.model.parameters())
+    for end in ("", "  resuming at update 6 of 6"):
+        attempt(folder, given, build(given), quiet=False)
+        first = capsys.readouterr().out.splitlines()[0]
+        assert first == (
+            f"cifar_resnet(depth=8, width=3) ({count:,} parameters), digits: 1,294 train / "
+            "144 validation / 359 test images, cpu, 1 thread, tricks: clipping, flooding -> "
+            rf"{tmp_path}/r\x1b[31m{end}"
+        )
+        (folder / "result.json").unlink()
+    do("epochs=1", "batch_size=2000", "model.width=2", "data.validation=0")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_tells_what_its_numbers_leave_out(tmp_path, capsys):
+    make_folder(tmp_path / "images")
+    (tmp_path / "images/test/dog/y.png").unlink()
+    given = settings(
+        *("data=image_folder", f"data.root='{tmp_path}/images'", f"data.cache='{tmp_path}'"),
+        *("data.validation=0", "epochs=1"),
+    )
+    (tmp_path / "run").mkdir()
+    attempt(tmp_path / "run", given, build(given), quiet=True)
+    note = "note: the test split has no images of dog: the test accuracy is over 1 of 2 classes\n"
+    assert note in capsys.readouterr().out
 
 
 def test_tensorboard_shows_what_metrics_jsonl_holds(do, tmp_path):

@@ -1,0 +1,164 @@
+"""Whether a model takes the images and the batch sizes of a run, tried before its first update."""
+
+import copy
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runner.data import Batches
+from runner.errors import UserError
+from runner.texts import reason
+
+SIDES = (32, 48, 64, 75, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
+"""Sides of images, in pixels, that are tried to find one that a model takes."""
+
+HERE = Path(__file__).resolve().parent
+OTHERS = ("site-packages", "dist-packages", str(HERE), str(HERE.parent / "tricks"))
+"""Parts of the paths of code that is not the user's."""
+
+
+class Fit:
+    """A copy of a model, on which it is tried what the model takes.
+
+    Args:
+        model: The model; its weights, its statistics and the random numbers stay as they are.
+        name: What it is called.
+        classes: Number of classes.
+        autocast: Gives the context in which it computes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        classes: int,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self.model = copy.deepcopy(model)
+        self.name, self.classes, self.autocast = name, classes, autocast
+
+    def problem(self, inputs: Tensor, training: bool = True) -> str | None:
+        """Pass inputs [n, C, H, W]; give back why that fails, if it does."""
+        try:
+            devices = [inputs.device] if inputs.is_cuda else []
+            with torch.random.fork_rng(devices), torch.no_grad(), self.autocast():
+                outputs = self.model.train(training)(inputs)
+        except Exception as error:  # a model may raise anything
+            return f"{reason(error).rstrip('!')}{_place(error)}"
+        if not isinstance(outputs, Tensor):
+            return f"it returns a {type(outputs).__name__}, not logits"
+        expected, found = [len(inputs), self.classes], list(outputs.shape)
+        if len(found) != 2 or found[0] != expected[0] or found[1] < expected[1]:
+            return f"it returns {found}, not logits {expected}"
+        return None
+
+    def check(
+        self,
+        training: Batches,
+        evaluated: Sequence[Batches],
+        micro: int | None,
+        *,
+        resizable: bool,
+    ) -> None:
+        """Refuse a run that would fail at its first batch, or at a last one of a single image.
+
+        Args:
+            training: The batches of the training split.
+            evaluated: Those of the other splits, as far as they have images.
+            micro: Images passed at once in training; None for a whole batch.
+            resizable: Whether the data set has a setting `data.size`.
+
+        Raises:
+            UserError: If the model does not take the images, or a single one where one is left.
+        """
+        whole = replace(training, shuffle=False)
+        two = next(replace(whole, batch_size=2).epoch(0)).inputs
+        count, size = len(training.split.labels), training.batch_size
+        sizes = passed(count, size, micro)
+        alone = self.problem(two[:1]) if 1 in sizes else None
+        if (alone or 1 not in sizes) and (problem := self.problem(two)):
+            batch = next(whole.epoch(0)).inputs  # perhaps it takes no two, but as many as there are
+            if all(self.problem(batch[:number]) for number in sizes - {1}):
+                raise UserError(self._unfit(two, problem, resizable))
+        if alone:
+            what = f"which {self.name} cannot be trained on: {alone}"
+            raise UserError(_one_left(what, [count], size, micro))
+        counts = [len(batches.split.labels) for batches in evaluated]
+        if any(1 in passed(number, size, None) for number in counts) and (
+            problem := self.problem(two[:1], training=False)
+        ):
+            what = f"which {self.name} cannot be evaluated on: {problem}"
+            raise UserError(_one_left(what, [count, *counts], size, micro))
+
+    def _unfit(self, images: Tensor, problem: str, resizable: bool) -> str:
+        """Write which images the model takes instead, if some are found."""
+        own, *sides = images.shape[1:]
+        sizes = (images.new_zeros(2, own, side, side) for side in (*SIDES, *_declared(self.model)))
+        taken = next((tried.shape[-1] for tried in sizes if not self.problem(tried)), None)
+        remedy = "Correct the model, or choose another"
+        if taken:
+            resize = f"It takes {taken} x {taken}: resize the images, or choose another model"
+            remedy = f"Set data.size={taken}" if resizable else resize
+        shape = " x ".join(map(str, (own, *sides)))
+        return f"model: {self.name} does not take images of {shape}: {problem}. {remedy}."
+
+
+def _declared(model: nn.Module) -> Iterator[int]:
+    """Find the side of images that a model of torchvision or timm says it is for."""
+    config = getattr(model, "default_cfg", None)
+    sizes = config.get("input_size", ()) if isinstance(config, dict) else ()
+    for side in (getattr(model, "image_size", None), *sizes[-1:]):
+        if isinstance(side, int) and side > 0:
+            yield side
+
+
+def _place(error: Exception) -> str:
+    """Write where in the user's code an error was raised; "" if it was not there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(part in frame.filename for part in OTHERS)]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+
+
+def passed(count: int, size: int, micro: int | None) -> set[int]:
+    """Give back how many images are passed at once, in an epoch over so many.
+
+    >>> sorted(passed(450, 64, 9))
+    [1, 2, 9]
+    """
+    batches = {min(count, size), count % size} - {0}
+    return {n for b in batches for n in (min(b, micro or b), b % (micro or b))} - {0}
+
+
+def _one_left(what: str, counts: Sequence[int], size: int, micro: int | None) -> str:
+    """Write which setting leaves one image by itself, and the nearest values that do not.
+
+    Args:
+        what: What that does.
+        counts: Images of the training split, and of others.
+        size: Images of a batch.
+        micro: Images passed at once in training; None for a whole batch.
+    """
+
+    def is_good(size: int, micro: int | None) -> bool:
+        parts = [passed(counts[0], size, micro), *(passed(n, size, None) for n in counts[1:])]
+        return size > 1 and micro != 1 and not any(1 in part for part in parts)
+
+    def near(value: int, is_good: Callable[[int], bool]) -> list[int]:
+        lower = next((v for v in range(value - 1, 1, -1) if is_good(v)), None)
+        higher = next((v for v in range(value + 1, value + max(counts) + 2) if is_good(v)), None)
+        return [v for v in (lower, higher) if v]
+
+    key, value = "batch_size", size
+    values = near(size, lambda size: is_good(size, micro))
+    if micro and is_good(size, None):
+        key, value = "micro_batch_size", micro
+        values = near(micro, lambda micro: is_good(size, micro))
+    choices = " or ".join(f"{key}={value}" for value in values)
+    remedy = f"Set {choices}" if choices else "Choose another model, or give each split more images"
+    return f"{key}={value} passes one image by itself, {what}. {remedy}."
