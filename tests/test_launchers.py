@@ -41,7 +41,9 @@ def test_each_way_to_die_is_recorded_and_every_other_run_is_done(tmp_path):
     assert found == {"raise": "exception", "exit": "exception", "kill": "killed", "hang": "timeout"}
     for how in errors:
         assert f"dying.how={how}" in out
-    assert out.count("BROKEN") >= 4
+    said = " ".join(out.split())
+    assert said.count("NO VERDICT") >= 4  # one seed proves nothing
+    assert "BROKEN" not in said
 
     mercy.touch()  # the same command tries the failed ones again, and those alone
     done = {path: path.stat().st_mtime_ns for path in root.rglob("result.json")}

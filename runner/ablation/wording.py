@@ -127,7 +127,8 @@ def failures(
 def not_proven(seeds: int, needed: int, effects: int) -> str:
     """Say that so few seeds can never show that failures are more than chance."""
     among = f" among {effects} effects" if effects > 1 else ""
-    return f": {seeds} seeds cannot prove it broken{among}, {needed} can if it always fails"
+    had = "one seed" if seeds == 1 else f"{seeds} seeds"
+    return f": {had} cannot prove it broken{among}, {needed} can if it always fails"
 
 
 def left_out(seeds: Sequence[int], states: Iterable[str], runs: int, who: Sequence[str]) -> str:

@@ -1,5 +1,7 @@
 """Each rule by files as runs write them, for a plan as the designs lay it out."""
 
+import dataclasses
+import html
 from math import sqrt
 
 import numpy as np
@@ -11,6 +13,8 @@ from runner.ablation.statistics import seeds_needed
 from runner.ablation.verdicts import Verdict, judge
 from runner.ablation.wording import SAME_WEIGHTS
 from runner.errors import UserError
+from runner.report import verdict_table, write_report
+from runner.report.sentences import rules
 from tests import builders
 from tests.builders import NOISE, Runs
 
@@ -93,6 +97,69 @@ def test_an_effect_that_is_sure_and_small_says_both(tmp_path):
     found = effects(tmp_path, plan)["clipping"]
     assert found.verdict is Verdict.HELPS
     assert found.reason == "+2.92 points, more than chance, but less than 5 points"
+
+
+def test_less_than_the_margin_is_said_only_where_the_rule_rejects_it(tmp_path):
+    # p against the margin is .0062, where one effect of ten needs .005
+    names = tuple(f"trick_{n}" for n in range(10))
+    plan = make_plan(tricks=names)
+    Runs(tmp_path, plan).fill(trick_0=(0.0035, 0.0042, 0.0030, 0.0046, 0.0037))
+    found = effects(tmp_path, plan)["trick_0"]
+    assert found.verdict is Verdict.HELPS
+    assert (found.reason, found.within_margin) == ("+0.38 points, more than chance", False)
+    assert found.interval[1] < 0.005  # its own interval alone would say so
+
+
+@pytest.mark.parametrize(("seeds", "few"), [(3, "three"), (4, "four"), (5, None)])
+def test_verdicts_of_three_and_four_seeds_are_marked_in_every_output(tmp_path, seeds, few):
+    plan = make_plan(seeds=seeds)
+    Runs(tmp_path, plan).fill(clipping=[d + 0.1 for d in TINY], flooding=[d / 100 for d in NOISE])
+    findings = judge(tmp_path, plan)
+    assert [f.verdict for f in findings.effects] == [Verdict.HELPS, Verdict.NEGLIGIBLE]
+    mark = f"{few} seeds alone: it rests on normal scores"
+    rare = (
+        f"{seeds} seeds do not exclude collapses in up to {100 * (1 - 0.05 ** (1 / seeds)):.0f} %"
+    )
+    shown = [" ".join(verdict_table(findings)), *(f.read_text() for f in write_report(findings))]
+    for text in shown:
+        words = " ".join(text.replace("&#37;", "%").split())
+        assert words.count(mark) == (2 if few else 0)
+        assert rare in words
+    assert (f"({seeds} seeds)" in shown[1]) == (few is not None)  # in the picture
+    assert ("on 3 seeds alone" in shown[1]) == (seeds == 3)  # in the heading
+
+
+def test_no_more_is_promised_than_the_rule_holds(tmp_path):
+    plan = make_plan("pairs")
+    Runs(tmp_path, plan).fill()
+    findings = judge(tmp_path, plan)
+    for text in (path.read_text() for path in write_report(findings)[:2]):
+        words = " ".join(html.unescape(text).split())
+        assert (
+            "If scores are roughly normal, the chance that any HELPS, HURTS or NEGLIGIBLE is "
+            "false is at most 5 %. For BROKEN it is another 5 %, if runs fail independently of "
+            "each other, by Fisher's exact test. Interactions are a family of their own, with a "
+            "further 5 %."
+        ) in words
+        assert "surely" not in words
+    assert "family" not in rules(make_plan())
+    grows = rules(make_plan(until="decided"))
+    assert "at most 5 %, however often one looks." in grows
+    assert "Fisher" not in grows
+    assert rules(make_plan("calibration", ())).count("%") == 0
+
+
+def test_a_loss_is_no_fair_measure_of_a_trick_that_changes_it(tmp_path):
+    for name, metric, warned in (
+        ("label_smoothing", "test/loss", True),
+        ("label_smoothing", "test/accuracy", False),
+        ("clipping", "test/loss", False),
+    ):
+        plan = make_plan(tricks=(name,), metric=metric, margin=0.02)
+        changes = {**plan.changes, name: {f"tricks.{name}.enabled": True}}
+        plan = dataclasses.replace(plan, changes=changes)
+        warnings = judge(tmp_path, plan).warnings
+        assert any(f"no fair measure of {name}" in text for text in warnings) == warned
 
 
 def test_of_a_loss_less_is_better(tmp_path):
@@ -259,6 +326,20 @@ def test_of_accuracies_the_rounding_to_whole_samples_is_reckoned_with(tmp_path):
     error = sqrt(1 / 6) / sqrt(3) / 359
     assert found.p_value == pytest.approx(2 * stats.t.sf(2 / 359 / error, 2))
     assert found.interval[0] == pytest.approx(2 / 359 - stats.t.isf(0.025, 2) * error)
+
+
+def test_the_number_of_test_samples_is_that_of_the_answers(tmp_path):
+    # were every score 1.0, nothing else would tell the step
+    plan = make_plan(seeds=3)
+    runs = Runs(tmp_path, plan)
+    for seed, variant in plan.runs():
+        runs.write(variant, seed, 1.0, correct=np.ones(359, bool))
+    found = effects(tmp_path, plan)["clipping"]
+    assert found.verdict is Verdict.UNDECIDED
+    assert found.interval[1] == pytest.approx(stats.t.isf(0.025, 2) * sqrt(1 / 6) / sqrt(3) / 359)
+    for folder in tmp_path.glob("*/*/correct.npy"):
+        folder.unlink()
+    assert effects(tmp_path, plan)["clipping"].verdict is Verdict.UNDECIDED  # not known: careful
 
 
 def sequence(tmp_path, seeds, scores, missing=()):
