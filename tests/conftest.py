@@ -5,17 +5,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 from runner.build import build
 from runner.cli.hydra_internals import Loader
 from runner.cli.task import register
 from runner.config import Settings, check
+from runner.report.drawing import Picture
 from runner.run.attempt import attempt
 
 ROOT = Path(__file__).parent.parent
@@ -105,3 +108,12 @@ def do(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         return run_in(tmp_path / folder, *overrides)
 
     return do
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing, which takes nearly all of the time."""
+    sheet = BytesIO()
+    Image.new("RGBA", (1, 1)).save(sheet, "png")
+    monkeypatch.setattr(Picture, "svg", lambda _: "")
+    monkeypatch.setattr(Picture, "png", lambda _: sheet.getvalue())

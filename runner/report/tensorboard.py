@@ -112,11 +112,13 @@ def _write(
             views[place] = newest, [*_session(f"{known}/{row}", values, some)]
     for folder, (when, logged) in views.items():
         replace_view(root, folder, when, logged, restart=True)
-    for path in list((root / MEANS).rglob(VIEWS)):
+    deepest_first = sorted((root / MEANS).rglob(VIEWS), key=lambda path: -len(path.parts))
+    for path in deepest_first:
         if path.parent not in views and not path.is_dir():  # of a variant that no longer exists
             path.unlink()
-            with suppress(OSError):  # it stays if anything else is in it
-                path.parent.rmdir()
+            with suppress(OSError):  # they stay if anything else is in them
+                for place in path.parents[: len(path.relative_to(root / MEANS).parts) - 1]:
+                    place.rmdir()
 
 
 def _of_plan(findings: Findings) -> dict[str, tuple[Sequence[Run], Values]]:
@@ -124,7 +126,7 @@ def _of_plan(findings: Findings) -> dict[str, tuple[Sequence[Run], Values]]:
     plan = findings.plan
     settled: dict[str, Values] = {}
     for variant, levels in plan.variants.items():
-        config = {**plan.config, **plan.changes[variant]}
+        config = {**plan.config, **plan.changes.get(variant, {})}
         values: dict[str, bool | float | str] = {}
         for f, level in zip(plan.factors, levels, strict=True):
             value = plain(f.name, config) if f.name in config else printable(level)

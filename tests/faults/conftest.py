@@ -6,19 +6,16 @@ import pickle
 import shutil
 import sys
 import tempfile
-from io import BytesIO
 from pathlib import Path
 
 import joblib
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 from runner import verify
 from runner.__main__ import main
 from runner.data import image_folder
-from runner.report.drawing import Picture
 from runner.run import attempt as run_module
 from runner.train import Training
 from tests.builders import tricks, write_ablation
@@ -154,15 +151,6 @@ def folders(whole, tmp_path, capsys, monkeypatch):
     assert {path.name: path.read_bytes() for path in folders.outside.iterdir()} == {
         "secret": b"the user's own"
     }
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Draw nothing, which takes nearly all of the time."""
-    sheet = BytesIO()
-    Image.new("RGBA", (1, 1)).save(sheet, "png")
-    monkeypatch.setattr(Picture, "svg", lambda _: "")
-    monkeypatch.setattr(Picture, "png", lambda _: sheet.getvalue())
 
 
 @pytest.fixture

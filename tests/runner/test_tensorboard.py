@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
-from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, metadata
+from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
 from runner.ablation.calibrate import Calibration
@@ -151,16 +151,14 @@ def sessions(root):
     return {group.name: group for group in groups}
 
 
-def status(root, variant):
-    found = sessions(root)[variant].sessions
-    return {s.name: api_pb2.Status.Name(s.status).removeprefix("STATUS_") for s in found}
+def status(root, row):
+    (session,) = sessions(root)[f"{root.name}/{row}"].sessions
+    return api_pb2.Status.Name(session.status).removeprefix("STATUS_")
 
 
 def test_hparams_has_the_factors_as_columns_and_switches_among_them_are_booleans(ablation):
     write_views(ablation)
     _, context = served(ablation.root)
-    told = context.hparams_metadata(RequestContext(), "")
-    assert [run for run, tags in told.items() if metadata.EXPERIMENT_TAG in tags] == ["."]
     request = api_pb2.GetExperimentRequest()
     experiment = get_experiment.Handler(RequestContext(), context, "", request).run()
     columns = {info.name: info for info in experiment.hparam_infos}
@@ -169,47 +167,30 @@ def test_hparams_has_the_factors_as_columns_and_switches_among_them_are_booleans
     assert set(columns["clipping"].domain_discrete) == {True, False}
     assert columns["optimizer"].type == api_pb2.DATA_TYPE_STRING
     assert sorted(columns["optimizer"].domain_discrete) == sorted(FACTORS[1].levels)
-    assert [info.name.tag for info in experiment.metric_infos] == [
-        "test/accuracy",
-        "test/loss",
-        "test/shift_consistency",
-        "validation/accuracy",
-    ]
+    assert [i.name.tag for i in experiment.metric_infos] == ["test/accuracy", "test/loss"]
 
 
-def test_the_primary_metric_is_the_first_column_of_metrics(tmp_path):
-    write_views(find(tmp_path, make_plan(metric="train/loss")))
-    request = api_pb2.GetExperimentRequest()
-    found = get_experiment.Handler(RequestContext(), served(tmp_path)[1], "", request).run()
-    assert [info.name.tag for info in found.metric_infos][:2] == ["train/loss", "test/accuracy"]
-
-
-def test_the_seeds_of_a_variant_are_a_group_with_the_mean_and_the_endings(ablation):
+def test_a_row_is_a_variant_with_the_mean_result_of_its_seeds_and_how_they_ended(ablation):
     write_views(ablation)
-    groups = sessions(ablation.root)
-    assert set(groups) == set(VARIANTS)
-    values = {name: dict(group.hparams) for name, group in groups.items()}
-    for name in VARIANTS:
-        assert values[name]["clipping"].WhichOneof("kind") == "bool_value"
-        assert values[name]["clipping"].bool_value is (name == "clipping")
-    levels = {name: found["optimizer"].string_value for name, found in values.items()}
-    assert levels == {
+    groups, name = sessions(ablation.root), ablation.root.name
+    done = {"baseline", "clipping", "optimizer=adam"}
+    assert set(groups) == {f"{name}/{v}" for v in (*done, "optimizer=lion (diverged)")}
+    values = {row.partition("/")[2]: dict(group.hparams) for row, group in groups.items()}
+    for row, found in values.items():
+        assert found["clipping"].WhichOneof("kind") == "bool_value"
+        assert found["clipping"].bool_value is (row == "clipping")
+    assert {row: found["optimizer"].string_value for row, found in values.items()} == {
         "baseline": "optimizer=sgd",
         "clipping": "optimizer=sgd",
         "optimizer=adam": "optimizer=adam",
-        "optimizer=lion": "optimizer=lion",
+        "optimizer=lion (diverged)": "optimizer=lion",
     }
-    (accuracy,) = (m for m in groups["clipping"].metric_values if m.name.tag == "test/accuracy")
-    assert accuracy.value == pytest.approx((score("clipping", 0, 0) + score("clipping", 1, 0)) / 2)
-    assert status(ablation.root, "clipping") == {
-        "clipping/seed=0": "SUCCESS",
-        "clipping/seed=1": "SUCCESS",
-    }
-    assert status(ablation.root, "optimizer=lion") == {"optimizer=lion/seed=0": "FAILURE"}
-    began, ended = (
-        getattr(groups["clipping"].sessions[0], f"{k}_time_secs") for k in ("start", "end")
-    )
-    assert ended - began == pytest.approx(30)
+    numbers = {m.name.tag: m.value for m in groups[f"{name}/clipping"].metric_values}
+    mean = (score("clipping", 0, 0) + score("clipping", 1, 0)) / 2
+    assert numbers == pytest.approx({"test/accuracy": mean, "test/loss": 0.25})
+    assert not groups[f"{name}/optimizer=lion (diverged)"].metric_values
+    assert status(ablation.root, "clipping") == "SUCCESS"
+    assert status(ablation.root, "optimizer=lion (diverged)") == "FAILURE"
 
 
 def test_there_are_no_runs_but_the_runs_and_the_means(ablation):
@@ -217,7 +198,8 @@ def test_there_are_no_runs_but_the_runs_and_the_means(ablation):
     runs, _ = served(ablation.root)
     own = {f"{variant}/seed={seed}" for variant in VARIANTS for seed in (0, 1)}
     means = {f"means/{variant}" for variant in VARIANTS[:3]}  # of the fourth none is done
-    assert runs == {".", "means"} | means | own
+    rows = {f"{mean}/hparams" for mean in means} | {"means/optimizer=lion/diverged"}
+    assert runs == {"means"} | means | own | rows
 
 
 def test_done_again_it_leaves_every_file_as_it_was(ablation):
@@ -238,10 +220,10 @@ def test_views_that_changed_do_not_pile_up(tmp_path):
         os.utime(tmp_path / f"clipping/seed={seed}/metrics.jsonl", (START + 60 * seed,) * 2)
         make_run(tmp_path, "baseline", 0, "failed", minute=seed)
         write_views(find(tmp_path, make_plan(5)))
-        counts.append(len(list(tmp_path.rglob("*.view"))) - seed)
+        counts.append(len(list(tmp_path.rglob("*.view"))))
     assert counts[1:] == [counts[1]] * 4
-    # one each of the root, means, means/clipping, the five runs with clipping, the failed run
-    assert len(views(tmp_path)) == 1 + 1 + 1 + 5 + 1
+    # one each of means, means/clipping and its row, the row of the failed run
+    assert len(views(tmp_path)) == 1 + 1 + 1 + 1
 
 
 def test_a_view_that_was_lost_or_spoiled_is_as_it_was(ablation):
@@ -275,22 +257,31 @@ def test_a_run_that_goes_on_stays_in_sight_of_a_tensorboard_that_is_open(tmp_pat
 def test_a_run_that_is_gone_on_with_shows_its_numbers_and_its_new_ending(tmp_path, ending, shown):
     folder = make_run(tmp_path, "clipping", 0, ending)
     write_views(find(tmp_path, make_plan()))
-    assert status(tmp_path, "clipping") == {"clipping/seed=0": shown}
+    assert status(tmp_path, f"clipping ({ending})") == shown
     reader = events_of(folder)
 
     set_state(folder, "running")
     write_views(find(tmp_path, make_plan()))
-    assert views(folder) == []
+    assert sessions(tmp_path) == {}
     make_run(tmp_path, "clipping", 0, "running", epochs=(2, 3), began=10, minute=1)
     expected = [(10 * e, 1 - score("clipping", 0, e)) for e in (1, 2, 3)]
     assert points(reader.Reload(), "train/loss") == expected
     set_state(folder, "done", minute=1)
     write_files(folder, result={})
     write_views(find(tmp_path, make_plan()))
-    assert status(tmp_path, "clipping") == {"clipping/seed=0": "SUCCESS"}
-    assert len(views(folder)) == 1
+    assert set(sessions(tmp_path)) == {f"{tmp_path.name}/clipping"}
+    assert status(tmp_path, "clipping") == "SUCCESS"
+    assert views(folder) == []
     assert points(events_of(folder), "train/loss") == expected
-    assert metadata.SESSION_END_INFO_TAG in reader.Reload().Tags()["tensors"]
+
+
+def test_what_earlier_versions_wrote_beside_a_run_and_at_the_root_is_emptied(ablation):
+    folder = ablation.root / "clipping/seed=0"
+    for place in (ablation.root, folder):
+        (place / "events.out.tfevents.0000000000.000000.view").write_bytes(b"old")
+    write_views(ablation)
+    assert not {ablation.root, folder} & {path.parent for path in views(ablation.root)}
+    assert set(sessions(ablation.root)) >= {f"{ablation.root.name}/clipping"}
 
 
 def test_the_means_are_those_of_the_seeds_that_are_done_with_the_t_interval(tmp_path):
@@ -322,8 +313,8 @@ def test_numbers_that_are_not_finite_are_left_out_and_a_damaged_log_is_passed_ov
     (make_run(tmp_path, "clipping", 4) / "metrics.jsonl").write_text('["update"]\n')
     write_views(find(tmp_path, make_plan(5)))
     shown = events_of(tmp_path / "means" / "clipping")
-    assert points(shown, "means/train/loss/mean")[-1] == (30, 0.5)
-    assert [event.step for event in shown.Scalars("means/train/loss/upper")] == [10, 20]
+    for name in ("mean", "upper"):  # of the third evaluation one seed alone has a number
+        assert [event.step for event in shown.Scalars(f"means/train/loss/{name}")] == [10, 20]
 
 
 def test_a_reader_that_is_open_sees_the_new_means_in_the_place_of_the_old(tmp_path):
@@ -334,7 +325,7 @@ def test_a_reader_that_is_open_sees_the_new_means_in_the_place_of_the_old(tmp_pa
     time.sleep(0.01)
     make_run(tmp_path, "clipping", 1)
     write_views(find(tmp_path, plan))
-    assert len(views(tmp_path)) == count + 1  # the session of the second run
+    assert len(views(tmp_path)) == count
     both = [(score("clipping", 0, e) + score("clipping", 1, e)) / 2 for e in (1, 2)]
     reader.Reload()
     assert points(reader, "means/validation/accuracy/mean") == [(10, both[0]), (20, both[1])]
@@ -414,7 +405,8 @@ def test_only_so_many_variants_have_means(ablation, monkeypatch):
     monkeypatch.setattr(tensorboard, "MOST_VARIANTS", 2)
     write_views(ablation)
     found = {path.parent.name for path in views(ablation.root / "means")}
-    assert found == {"means", "baseline", "clipping"}
+    assert found == {"means", "baseline", "clipping", "hparams", "diverged"}
+    assert len(sessions(ablation.root)) == 4  # all of them have a row
 
 
 @pytest.mark.parametrize("way", ["name", "link"])
@@ -509,8 +501,8 @@ def test_a_run_that_is_being_done_or_has_damaged_metrics_keeps_its_events(real, 
 
 def test_a_rebuilt_file_shows_what_is_not_finite_as_no_number_and_spares_the_view(tmp_path):
     folder = make_run(tmp_path, "clipping", 0)
-    write_views(find(tmp_path, make_plan()))
-    (view,) = views(folder)
+    view = folder / "events.out.tfevents.0000000000.000000.view"
+    view.write_bytes(b"")
     with go_on(folder, 20) as log:
         log.write(3, 30, {"train/loss": float("nan"), "x": 1e39, "y" * 500: 1.0})
     with open(folder / "metrics.jsonl", "a") as file:
