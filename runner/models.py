@@ -225,7 +225,7 @@ def _read_state(file: Path) -> Mapping[str, Any]:
     """Read the names and tensors in a file."""
     data = b""
     try:
-        data = read_bytes(file, most=2**34)
+        data = read_bytes(file, most=2**34, follow=True)
         with warnings.catch_warnings(action="ignore"):  # about formats that are refused below
             content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
         state = content.get("model", content) if isinstance(content, Mapping) else content
