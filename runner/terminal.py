@@ -11,7 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -103,11 +103,9 @@ def _open_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            with suppress(OSError):
-                opened = os.open(os.devnull, os.O_RDWR)
-                if opened != number:
-                    os.dup2(opened, number)
-                    os.close(opened)
-                if getattr(sys, name) is None:
-                    mode = "r" if number == 0 else "w"
-                    setattr(sys, name, os.fdopen(number, mode, closefd=False))
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))

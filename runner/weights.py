@@ -140,7 +140,7 @@ def _read(file: Path) -> State:
     """Read the names and tensors in a file."""
     data = b""
     try:
-        data = read_bytes(file, most=2**34)
+        data = read_bytes(file, most=2**34, follow=True)
         if data[8:9] == b"{":
             return _read_safetensors(data)
         _refuse_packed(data)

@@ -25,6 +25,7 @@ PLUGINS = (
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
     "hydra_plugins.biscuits.LocalLauncher",
+    "hydra_plugins.biscuits.PlainSweeper",
     "hydra_plugins.biscuits.AblationSweeper",
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",

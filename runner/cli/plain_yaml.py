@@ -13,8 +13,8 @@ from runner.store.files import Damaged, read_bytes
 from runner.store.values import Limits, read_values
 
 LARGEST = 200_000  # bytes of a file
-OWN = Limits(bytes=LARGEST, values=10_000, longest=1000, aliases=True)
-SAVED = replace(OWN, aliases=False, interpolations=False)
+OWN = Limits(bytes=LARGEST, values=10_000, longest=1000, aliases=True, links=True)
+SAVED = replace(OWN, aliases=False, links=False, interpolations=False)
 """What may be in a user's own file, and in the config of a run."""
 
 

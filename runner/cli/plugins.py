@@ -17,6 +17,7 @@ import hydra
 from hydra import version
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.plugin import Plugin
 from hydra.plugins.sweeper import Sweeper
@@ -49,6 +50,10 @@ LOCAL = {
 """The settings of `hydra/launcher=local`."""
 
 
+PLAIN = {"_target_": f"{MODULE}.PlainSweeper", "max_batch_size": None, "params": None}
+"""The settings of the sweeper of plain sweeps; they are Hydra's."""
+
+
 def refuse_older_sweeper(sweeper: object) -> None:
     """Refuse, under Hydra 1.4, the release of a sweeper that is made for 1.3.
 
@@ -72,6 +77,9 @@ def register_plugins(prepare: Callable[[], None]) -> None:
     Args:
         prepare: What a worker process of the launcher calls before it does a job.
     """
+    # Hydra's would print a line of its own, and the error follows
+    setter = vars(JobReturn)["return_value"].fset
+    JobReturn.return_value = property(_value, setter)  # type: ignore[method-assign,assignment]
     plugins = Plugins.instance()  # first, since it imports what it scans, and some of it twice
     if MODULE not in sys.modules:
         package = sys.modules.get("hydra_plugins")
@@ -82,13 +90,22 @@ def register_plugins(prepare: Callable[[], None]) -> None:
         package.biscuits = module  # type: ignore[attr-defined]
         for name, base, make in (
             ("AblationSweeper", Sweeper, _make_sweeper),
+            ("PlainSweeper", Sweeper, _make_plain_sweeper),
             ("LocalLauncher", Launcher, partial(_make_launcher, prepare)),
         ):
             stand_in = _stand_in(name, base, make)
             setattr(module, name, stand_in)
             plugins.register(stand_in)
+    store("basic", PLAIN, group="hydra/sweeper")
     store("ablation", {"_target_": f"{MODULE}.AblationSweeper"}, group="hydra/sweeper")
     store("local", LOCAL, group="hydra/launcher")
+
+
+def _value(end: JobReturn) -> Any:  # noqa: ANN401
+    """Give back what a job gave, or raise what it raised."""
+    if end.status is JobStatus.COMPLETED:
+        return end._return_value
+    raise end._return_value
 
 
 def _stand_in(name: str, base: type[Plugin], make: Callable[..., Plugin]) -> type[Plugin]:
@@ -107,6 +124,12 @@ def _make_sweeper() -> Plugin:
     from runner.sweep.sweeper import AblationSweeper  # imports torch
 
     return AblationSweeper()
+
+
+def _make_plain_sweeper(**settings: Any) -> Plugin:  # noqa: ANN401
+    from runner.sweep.plain_sweeper import PlainSweeper
+
+    return PlainSweeper(**settings)
 
 
 def _make_launcher(prepare: Callable[[], None], **settings: Any) -> Plugin:  # noqa: ANN401

@@ -21,7 +21,7 @@ from runner.names import flatten, label
 from runner.run import checkpoint
 from runner.run.memory import peak, reset_peak
 from runner.signals import Stopped
-from runner.store.files import FORMAT, Damaged, checked, write_json, write_text
+from runner.store.files import FORMAT, Damaged, checked, remove_leftovers, write_json, write_text
 from runner.store.lock import lock_folder
 from runner.store.runs import CONFIG, CORRECT, MACHINE, METRICS, RESULT, STATUS, read_status
 from runner.store.values import read_values
@@ -180,6 +180,7 @@ def conclude(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(UserError), lock_folder(folder):
+        remove_leftovers(folder)
         found = read_status(folder)
         state = found.get("status", "running")
         if state not in ("done", "diverged") and (state in replaces or found == before):

@@ -67,6 +67,8 @@ def writing(path: Path) -> Iterator[None]:
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
+        if cause.errno == errno.ELOOP and path.is_symlink():
+            raise Unfit(f"{path} is a link, which is not written through. Remove it.") from error
         raise Unfit(
             f"{path} cannot be written: {cause.strerror or cause}. What was there is kept. "
             "Make room or correct that, and repeat the command."
@@ -103,16 +105,22 @@ def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
         return None, f"{path.name} is damaged ({error})"
 
 
-def read_bytes(path: Path, most: int = MOST) -> bytes:
+def read_bytes(path: Path, most: int = MOST, follow: bool = False) -> bytes:
     """Read a whole file, if it is one: a pipe or a device would never end.
+
+    Args:
+        path: The file.
+        most: The bytes that it may have.
+        follow: Whether it may be a link: where the user named it, and not in a folder of runs.
 
     Raises:
         FileNotFoundError: If it is not there.
-        Damaged: If it is no file, is larger than `most` bytes, or cannot be read.
+        Damaged: If it is no file, a link, is larger than `most` bytes, or cannot be read.
     """
+    flags = os.O_NONBLOCK if follow else os.O_NONBLOCK | os.O_NOFOLLOW
     try:
         # without waiting, as for who writes into a pipe
-        with open(path, "rb", opener=lambda name, how: os.open(name, how | os.O_NONBLOCK)) as file:
+        with open(path, "rb", opener=lambda name, how: os.open(name, how | flags)) as file:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
                 raise Damaged("is no file")
@@ -122,6 +130,8 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if error.errno == errno.ELOOP and not follow:
+            raise Damaged("is a link, which is not followed") from error
         raise Damaged(f"cannot be read ({error.strerror or error})") from error
 
 

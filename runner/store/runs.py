@@ -43,6 +43,8 @@ class Run:
     """What could not be read, in words; None if all could."""
     foreign: bool = False
     """Whether it is of another config than the plan has; then nothing that it measured counts."""
+    elsewhere: bool = False
+    """Whether its folder is a link out of the sweep's; nothing of it is read."""
 
     @property
     def state(self) -> str:
@@ -71,6 +73,8 @@ class Run:
         """
         if self.foreign:
             raise Damaged(str(self.damage))
+        if self.elsewhere:
+            return []
         lines = read_metrics(self.folder)
         self._refuse_others(METRICS, digest_metrics(lines))
         return lines
@@ -78,11 +82,13 @@ class Run:
     @cached_property
     def machine(self) -> dict[str, Any]:
         """run.json: with what it was made."""
-        return read_json(self.folder / MACHINE)[0] or {}
+        return {} if self.elsewhere else read_json(self.folder / MACHINE)[0] or {}
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.yaml by dotted keys; {} if it cannot be read, or is not that of the run."""
+        if self.elsewhere:
+            return {}
         try:
             content = checked(read_values(self.folder / CONFIG))
         except (Damaged, FileNotFoundError):
@@ -95,6 +101,8 @@ class Run:
 
     def correct(self) -> NDArray[np.bool_] | None:
         """[N] bool: which test samples were answered right; None if that cannot be read."""
+        if self.elsewhere:
+            return None
         try:
             content = read_bytes(self.folder / CORRECT, MOST_BYTES)
             with warnings.catch_warnings(action="ignore"):
@@ -125,10 +133,23 @@ def digest_answers(correct: NDArray[np.bool_]) -> str:
 
 def read_run(folder: Path, variant: str) -> Run:
     """Read a run's folder; whatever is missing or damaged is told, not raised."""
+    seed = folder.name.partition("=")[2]
+    if _leads_out(folder):
+        return Run(folder, variant, seed, {}, None, "its folder is a link out of here", True)
     status, broken = read_json(folder / STATUS)
     result, cut = read_json(folder / RESULT)
     damage = "; ".join(text for text in (broken, cut) if text) or None
-    return Run(folder, variant, folder.name.partition("=")[2], status or {}, result, damage)
+    return Run(folder, variant, seed, status or {}, result, damage)
+
+
+def _leads_out(folder: Path) -> bool:
+    """Whether the folder of a run, or of its variant, is a link to what is not of its sweep."""
+    if not folder.is_symlink() and not folder.parent.is_symlink():
+        return False
+    try:
+        return not folder.resolve().is_relative_to(folder.parent.parent.resolve())
+    except (OSError, RuntimeError):  # a link to itself
+        return True
 
 
 def find_runs(folder: Path) -> Iterator[Run]:

@@ -29,6 +29,8 @@ class Limits:
     longest: float = math.inf
     """Characters of a value without quotes, of which a number may be made."""
     aliases: bool = False
+    links: bool = False
+    """Whether the file may be one."""
     interpolations: bool = True
     """Texts with `${`, which OmegaConf would follow."""
 
@@ -41,7 +43,7 @@ def read_values(path: Path, limits: Limits = Limits()) -> object:
         Damaged: If it is beyond the limits, has a tag, or is no YAML; the text follows its name.
     """
     try:
-        text = read_bytes(path, limits.bytes).decode()
+        text = read_bytes(path, limits.bytes, follow=limits.links).decode()
         _judge(yaml.parse(text, Loader=LOADER), limits)
         return yaml.load(text, Loader=LOADER)
     except Damaged:

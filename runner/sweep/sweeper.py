@@ -25,11 +25,13 @@ from runner.ablation.verdicts import Findings, judge
 from runner.config import NOT_IN_CONFIG_HASH, available_cores
 from runner.data.cache import default_folder
 from runner.errors import UserError, cause_of
+from runner.names import label
 from runner.run.process import isolated
 from runner.run.status import conclude
 from runner.store.lock import lock_folder
-from runner.store.runs import read_status
+from runner.store.runs import Run, read_status
 from runner.sweep.dry_run import describe, runs_left
+from runner.sweep.failures import cause_in_words, exit_with_failures
 from runner.sweep.freeze import (
     Composer,
     Frozen,
@@ -93,13 +95,8 @@ class AblationSweeper(Sweeper):
             first = settings.numbers(int(self.config.seed))
             findings = self._run(root, plan, first, again=bool(self.config.again))
         bad = [run for run in findings.runs.values() if run.state not in ("done", "diverged")]
-        if bad:
-            reasons = {"stopped": "it was stopped", "running": "its process has not ended yet"}
-            why = bad[0].damage or reasons.get(bad[0].state, "its status.json has the error")
-            sys.exit(
-                f"{len(bad)} of {len(findings.runs)} runs failed or were stopped, such as "
-                f"{bad[0].folder}: {why}. The same command tries them again."
-            )
+        causes = [f"{label(run.folder)}: {_why(run)}" for run in bad]
+        exit_with_failures(causes, len(findings.runs), bool(self.config.again))
 
     def _run(self, root: Path, plan: Plan, first: Sequence[int], again: bool) -> Findings:
         """Do what is left of the plan, and add seeds to it as long as questions are open.
@@ -204,6 +201,13 @@ def _try(
     failed = [end._return_value if end.status is JobStatus.FAILED else None for end in ends]
     reasons = [(str(e), cause_of(e)) if e is not None else (DIED, "killed") for e in failed]
     return dict(zip(jobs, reasons, strict=True)), False
+
+
+def _why(run: Run) -> str:
+    """Write why a run is not done."""
+    reasons = {"stopped": "it was stopped", "running": "its process has not ended yet"}
+    error = run.status.get("error")
+    return run.damage or reasons.get(run.state) or cause_in_words("" if error is None else error)
 
 
 DIED = "The worker process died without reporting (out of memory?)."

@@ -1,0 +1,57 @@
+"""The end of a sweep in which runs failed: how many of how many, and each cause once."""
+
+import re
+import sys
+from collections.abc import Sequence
+
+from runner.errors import UserError
+from runner.names import OUTPUTS
+from runner.texts import LONGEST_TEXT, printable, same_command, told
+
+MOST = 20  # causes that are listed
+_FOLDER = re.compile(rf"{OUTPUTS}/.+?/seed=\d+")
+
+
+def exit_with_failures(causes: Sequence[str], total: int, again: bool) -> None:
+    """End the command, if runs failed.
+
+    Args:
+        causes: Why each of them failed, in a line; the folder of the run may stand in it.
+        total: The runs of the sweep.
+        again: Whether the command says `again=true`.
+
+    Raises:
+        SystemExit: With a line on how many failed, and one for each cause.
+    """
+    if not causes:
+        return
+    found: dict[str, list[str]] = {}
+    for cause in causes:
+        line = " ".join(cause.split())
+        folder = _FOLDER.search(line)
+        alone = re.sub(r" \(?\S+/status\.json has the traceback\.\)", "", line)
+        text = alone.replace(folder[0], "") if folder else alone
+        found.setdefault(" ".join(text.split()).removeprefix(": "), []).append(
+            folder[0] if folder else ""
+        )
+    lines = [_line(text, folders) for text, folders in found.items()]
+    rest = [f"  and {len(lines) - MOST} causes more"] if len(lines) > MOST else []
+    head = f"{len(causes)} of {total} runs failed or were stopped."
+    head += f" To try them again, give {same_command(again)}."
+    sys.exit("\n".join([head, *lines[:MOST], *rest]))
+
+
+def _line(text: str, folders: Sequence[str]) -> str:
+    such = f"{folders[0]}: " if folders[0] else ""
+    more = f" (and {len(folders) - 1} more)" if len(folders) > 1 else ""
+    return "  " + printable(f"{such}{text}{more}", LONGEST_TEXT)
+
+
+def cause_in_words(error: object) -> str:
+    """Give back what an error says, of a traceback its last line."""
+    text = str(error).strip()
+    if text.startswith("Traceback"):
+        return text.splitlines()[-1]
+    if isinstance(error, Exception) and not isinstance(error, UserError):
+        return told(error)
+    return text.splitlines()[-1] if text else "no reason is recorded"

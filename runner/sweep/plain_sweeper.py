@@ -1,0 +1,48 @@
+"""Hydra's sweeper of plain sweeps, which ends with how many runs failed, and why."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from runner.sweep.failures import cause_in_words, exit_with_failures
+
+
+class PlainSweeper(BasicSweeper):
+    """Chosen by `-m`, where no other sweeper is."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what Hydra hands to a sweeper, with a launcher that tells of failures itself."""
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        assert self.launcher is not None
+        self.launcher = _Telling(self.launcher, config)
+
+
+class _Telling(Launcher):
+    """A launcher that ends the sweep with all that failed; Hydra shows the first error alone."""
+
+    def __init__(self, launcher: Launcher, config: DictConfig) -> None:
+        self.launcher, self.config = launcher, config
+
+    def setup(self, **_: Any) -> None:  # noqa: ANN401
+        """Nothing: it is."""
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Launch the jobs.
+
+        Raises:
+            SystemExit: With how many failed and why, if some did.
+        """
+        ends = self.launcher.launch(job_overrides, initial_job_idx)
+        failed = [e for e in ends if e.status is JobStatus.FAILED]
+        causes = [cause_in_words(end._return_value) for end in failed]
+        exit_with_failures(causes, len(ends), bool(self.config.again))
+        return ends
