@@ -225,3 +225,18 @@ def test_a_users_own_trick_model_data_and_optimizer_need_no_change_of_ours(tmp_p
     assert code != 0
     assert "set BISCUITS_ALLOW=own_parts" in complaint
     assert len(complaint.strip().splitlines()) == 1
+
+
+def test_a_plain_sweep_ends_with_its_table_the_best_and_what_to_type(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweep = ["-m", "optimizer.lr=0.05,0.1,-1", "epochs=1", "threads=1", "model.width=4"]
+    monkeypatch.setattr(sys, "argv", ["biscuits", *sweep, "name=lr"])
+    with pytest.raises(SystemExit, match="Invalid learning rate"):  # one of them is refused
+        main()
+    out = capsys.readouterr().out
+    rows = [line.split()[:2] for line in out.splitlines() if line.startswith("0.")]
+    assert sorted(rows) == [["0.05", "1"], ["0.1", "1"]]
+    assert "Best by validation accuracy: lr=0." in out
+    assert "The same again: python -m runner.report outputs/lr" in out
+    assert (tmp_path / "outputs/lr/report.html").exists()
+    assert len(list(tmp_path.glob("outputs/lr/means/*/hparams"))) == 2

@@ -117,7 +117,7 @@ def _picture(
             axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_ylim(limits.low, limits.high)
-        axis.set_xlim(*((0, limits.last * 1.03) if limits.last > 1 else (0.5, 1.5)))
+        axis.set_xlim(0, max(2.0, limits.last * 1.03))
         styles = cycle(STYLES)
         for name, found in points.items():
             _curve(axis, colors, name, found, None if name == reference else next(styles))

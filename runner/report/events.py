@@ -20,7 +20,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from runner.errors import UserError
-from runner.store.runs import METRICS, Run, number
+from runner.store.runs import CONFIG, METRICS, Run, number
 from runner.texts import printable
 
 EVENTS = "events.out.tfevents.*"
@@ -84,6 +84,9 @@ def rebuild(run: Run) -> None:
     tested = {tag: value for tag, value in result.items() if tag.startswith("test/")}
     old = [file for file in run.folder.glob(EVENTS) if file.suffix != ".view" and not file.is_dir()]
     with SummaryWriter(str(run.folder)) as writer:
+        if run.config:
+            shown = (run.folder / CONFIG).read_text().splitlines()
+            writer.add_text("config", "\n".join(f"    {line}" for line in shown), 0)
         for when, step, numbers in [*logged, (end, result.get("updates"), tested)]:
             for tag, value in numbers.items() if is_step(step) else ():
                 known = nan if value is None else number(value)  # null was not finite

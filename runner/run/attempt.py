@@ -21,7 +21,7 @@ from runner.run.status import Status, clear, conclude, recorded, write_config
 from runner.signals import defer_signals, raise_if_stopping, stop_requested
 from runner.store.files import remove_leftovers, write_json
 from runner.store.lock import lock_folder
-from runner.store.runs import MACHINE, STATUS
+from runner.store.runs import CONFIG, MACHINE, STATUS
 from runner.texts import printable, say
 
 
@@ -116,6 +116,8 @@ class Attempt:
         """Resume or start, train, and evaluate on the test set, this once."""
         lines = self.resume()
         with RunLog(self.folder, lines, self.training.updates) as self.log:
+            if not self.quiet and not lines:  # of a sweep it would be a page for each run
+                self.log.text("config", (self.folder / CONFIG).read_text())
             self.train()
             result, correct = evaluate_on_test(self.bench, self.settings)
             tested = {key: value for key, value in result.items() if key.startswith("test/")}

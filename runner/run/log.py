@@ -65,3 +65,13 @@ class RunLog:
             for name, number in numbers.items():
                 self.tensorboard.add_scalar(name, number, update)
             self.tensorboard.flush()
+
+    def text(self, name: str, text: str) -> None:
+        """Show lines in TensorBoard alone, as they are.
+
+        Raises:
+            UserError: If there is no room for them.
+        """
+        with writing(self.events):
+            code = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown's own
+            self.tensorboard.add_text(name, code, 0)

@@ -1,8 +1,12 @@
 """The command `python -m runner.report`: on ablations, on other runs, and on what is half there."""
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from runner.ablation.verdicts import judge
 from runner.report import html, markdown
 from runner.report.__main__ import main
 from tests.builders import trick, tricks, write_ablation, write_plan, write_run
+from tests.conftest import ROOT
 
 REPORTS = ("report.html", "report.md", "report.json")
 
@@ -205,3 +210,35 @@ def test_nothing_found_in_a_folder_is_executed(tmp_path, capsys):
         main([str(tmp_path / "run")])
     assert not mark.exists()
     assert load_plan(tmp_path) is None
+
+
+def test_a_terminal_without_the_characters_gets_others_in_straight_columns(tmp_path):
+    write_ablation(tmp_path, tricks(clipping=0.03, flooding=-0.03), seeds=3)
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "runner.report", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, env=plain, check=True)
+    rows = [line for line in done.stdout.decode("ascii").splitlines() if " +- " in line]
+    assert len({row.index(" +- ") for row in rows if "of 3" in row}) == 1
+    assert not done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_an_output_that_is_full_is_one_line_and_the_files_are_written(tmp_path):
+    write_run(tmp_path, "baseline", 0, 0.9)
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "runner.report", str(tmp_path)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, check=True)
+    (line,) = done.stderr.decode().splitlines()
+    assert "No space left on device" in line
+    assert (tmp_path / "report.json").exists()
+
+
+def test_interactions_and_shares_are_told_everywhere_with_what_their_interval_is(tmp_path, capsys):
+    write_ablation(tmp_path, tricks(clipping=0.01, flooding=-0.01), "both", seeds=3)
+    out = " ".join(told(capsys, tmp_path).split())
+    for text in (out, (tmp_path / "report.md").read_text()):
+        assert "clipping x the others" in text
+        assert "Sum of the shares" in text
+        assert "± is its own 95 % interval; a verdict allows for the number of effects" in text
+    page = (tmp_path / "report.html").read_text()
+    assert "clipping x the others" in page.partition(">Interactions<")[2].partition("<h2>")[0]
