@@ -10,10 +10,13 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from tricks.blur_pool import PaddingMode, blur_pool, check_filter, is_too_small, pair
+from tricks.blur_pool import PaddingMode, blur_pool, check_filter, is_known, is_too_small, pair
 from tricks.downsampling import Place, Rounding, Strided, find_places
 from tricks.trick import Trick
+
+Pool = nn.MaxPool2d | nn.AvgPool2d
 
 
 def anti_alias(
@@ -119,27 +122,17 @@ class _Blur:
     rounding: Rounding
     warned: bool = False
 
-    def __call__(
-        self, module: nn.Module, inputs: tuple[Tensor], output: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor | None = None) -> Tensor:
         x = inputs[0] if output is None else output
-        if not self.warned and not torch.compiler.is_compiling():
+        if not self.warned and is_known(x.shape) and not torch.compiler.is_compiling():
             self._warn_if_small(x.shape)
-        size = self._size(module, x.shape, 0), self._size(module, x.shape, 1)
+        size = self._size(x.shape[-2], 0), self._size(x.shape[-1], 1)
         return blur_pool(x, self.filter_size, self.stride, self.padding_mode, size)
 
-    def _size(self, module: nn.Module, shape: torch.Size, side: int) -> int:
+    def _size(self, pixels: int, side: int) -> int:
         """Give back how many rows (side 0) or columns the plain layer would give."""
-        pixels, stride = shape[side - 2], self.stride[side]
-        if self.rounding == "down":
-            return pixels // stride
-        size = (pixels - 1) // stride + 1
-        if self.rounding == "ceil_mode" and (pixels - 1) % stride:
-            # one more window, not whole: it counts if it begins before the padding on the far side
-            names = "kernel_size", "padding", "dilation"
-            kernel, padding, dilation = (pair(getattr(module, name, 1))[side] for name in names)
-            size += size * stride < pixels + dilation * (kernel - 1) - padding
-        return size
+        stride = self.stride[side]
+        return pixels // stride if self.rounding == "down" else (pixels - 1) // stride + 1
 
     def _warn_if_small(self, shape: torch.Size) -> None:
         pairs = zip(shape[-2:], self.filter_size, strict=True)
@@ -152,6 +145,49 @@ class _Blur:
                 "larger images, or ignore this.",
                 stacklevel=2,
             )
+
+
+@dataclass
+class _Overhang:
+    """A hook on a pool in ceil_mode: the windows that hang over the map's far side, at stride 1.
+
+    Of a max-pool it pads the input; of an average-pool, where such a window has a smaller divisor,
+    it gives the output.
+    """
+
+    stride: tuple[int, int]
+
+    def __call__(
+        self, pool: Pool, inputs: tuple[Tensor], output: Tensor | None = None
+    ) -> Tensor | None:
+        x = inputs[0]
+        down, across = (self._rows(pool, x.shape[side - 2], side) for side in (0, 1))
+        if is_known(x.shape) and down == across == 0:
+            return output
+        if isinstance(pool, nn.MaxPool2d):
+            return F.pad(x, (0, across, 0, down), value=-torch.inf)
+        kernel, padding = pair(pool.kernel_size), pair(pool.padding)
+        border = (padding[1], padding[1], padding[0], padding[0])
+        counts = F.pad(
+            torch.ones_like(x[..., :1, :, :]), border, value=float(pool.count_include_pad)
+        )
+        total, count = (
+            F.avg_pool2d(F.pad(z, (0, across, 0, down)), kernel, 1, divisor_override=1)
+            for z in (F.pad(x, border), counts)
+        )
+        return total / (pool.divisor_override or count)
+
+    def _rows(self, pool: Pool, pixels: int, side: int) -> int:
+        """Give back by how many rows the last window at the stride ends beyond that at stride 1.
+
+        No window may begin beyond the map; without a branch, for maps of any size.
+        """
+        settings = pool.kernel_size, pool.padding, getattr(pool, "dilation", 1)
+        kernel, padding, dilation = (pair(value)[side] for value in settings)
+        stride, reach = self.stride[side], dilation * (kernel - 1)
+        rows = (reach + 1 - pixels - 2 * padding) % stride
+        within: int = rows * ((min(reach - padding, stride - 1) - rows) // stride + 1)
+        return within
 
 
 def _change(model: nn.Module, place: Place, filter_size: int, padding_mode: PaddingMode) -> None:
@@ -168,6 +204,11 @@ def _change(model: nn.Module, place: Place, filter_size: int, padding_mode: Padd
         layer.kernel_size, layer.padding = (1, 1), (0, 0)
     for module in map(model.get_submodule, place.at):
         if place.side == "after":
-            module.register_forward_hook(blur)
+            module.register_forward_hook(blur, prepend=True)  # so others see what flows on
         else:
-            module.register_forward_pre_hook(blur)
+            module.register_forward_pre_hook(blur, prepend=place.at != (place.layer,))
+    if place.rounding == "ceil_mode":
+        if isinstance(layer, nn.MaxPool2d):
+            layer.register_forward_pre_hook(_Overhang(place.stride))
+        else:
+            layer.register_forward_hook(_Overhang(place.stride), prepend=True)

@@ -55,12 +55,14 @@ def blur_pool(
     height, width = x.shape[-2:]
     filters, strides = pair(filter_size), pair(stride)
     sizes = size or ((height - 1) // strides[0] + 1, (width - 1) // strides[1] + 1)
+    down, across = zip((height, width), sizes, filters, strides, strict=True)
+    if not is_known(x.shape):
+        return _blur_matrix(*down, padding_mode, x) @ x @ _blur_matrix(*across, padding_mode, x).T
     innermost = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     channels_last = innermost and not x.is_contiguous()  # else either may be meant
     halves = filters == strides == (2, 2) and (height, width) == (2 * sizes[0], 2 * sizes[1])
     if halves and channels_last:
         return F.avg_pool2d(x, 2)  # the same by the fastest way; in other memory formats it is not
-    down, across = zip((height, width), sizes, filters, strides, strict=True)
     rows = _blur_matrix(*down, padding_mode, x)
     columns = rows if across == down else _blur_matrix(*across, padding_mode, x)
     if channels_last:
@@ -141,6 +143,11 @@ def is_too_small(pixels: int, filter_size: int, padding_mode: PaddingMode) -> bo
     return filter_size // 2 > most
 
 
+def is_known(shape: torch.Size) -> bool:
+    """Whether branches may depend on height and width: not in a graph recorded for any size."""
+    return not torch.compiler.is_exporting() and type(shape[-2]) is type(shape[-1]) is int
+
+
 def pair(value: Any) -> tuple[Any, Any]:  # noqa: ANN401
     """Give back a setting of a layer as (down, across): torch takes one number, or a pair."""
     return (value[0], value[-1]) if isinstance(value, tuple | list) else (value, value)
@@ -156,18 +163,17 @@ def _blur_matrix(
     """
     before, last = (filter_size - 1) // 2, stride * (size - 1)
     padded = torch.arange(-before, last + filter_size - before, device=like.device)
-    shown = _source(padded, pixels, padding_mode)
-    lines = (shown[:, None] == torch.arange(pixels, device=like.device)).to(like.dtype)
+    line = torch.arange(pixels, device=like.device)
+    lines = (_source(padded, line[-1:], padding_mode)[:, None] == line).to(like.dtype)
     for _ in range(filter_size - 1):
         lines = lines[:-1] + lines[1:]
     return lines[::stride] / 2.0 ** (filter_size - 1)
 
 
-def _source(position: Tensor, size: int, padding_mode: PaddingMode) -> Tensor:
-    """Give back which pixel of a line of `size` a position within or beyond its ends shows."""
+def _source(position: Tensor, last: Tensor, padding_mode: PaddingMode) -> Tensor:
+    """Give back which pixel of a line up to `last` a position within or beyond its ends shows."""
     if padding_mode == "reflect":
-        period = max(2 * size - 2, 1)
-        return (size - 1) - (position % period - (size - 1)).abs()
+        return last - (position % (2 * last).clamp(min=1) - last).abs()
     if padding_mode == "circular":
-        return position % size
-    return position.clamp(0, size - 1) if padding_mode == "replicate" else position
+        return position % (last + 1)
+    return position.clamp(min=0).minimum(last) if padding_mode == "replicate" else position

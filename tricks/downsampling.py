@@ -1,19 +1,20 @@
 """Where a model downsamples, and where the blur of each place belongs; read with `torch.fx`."""
 
-import copy
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import islice
+from typing import Literal
 
-import torch
 from torch import fx, nn
 from torch.nn.modules import activation
 
 from tricks.blur_pool import pair
+from tricks.tracing import STRIDE_ARGUMENT, function_stride, leaves_out, takes_its_stride, trace
 
 Strided = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
 UPSAMPLING = (nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d, nn.Fold)
+OF_LINES = (nn.Conv1d, nn.MaxPool1d, nn.AvgPool1d, nn.LPPool1d)  # no map: [N, C, L], as of tokens
 Kind = Literal[
     "convolution", "pointwise", "linear", "max-pool", "average-pool", "other average-pool"
 ]
@@ -26,7 +27,7 @@ POINTWISE = {  # what may stand between a convolution and its activation
     "stochasticdepth", "sub", "syncbatchnorm", "truediv",
 }  # fmt: skip
 FLATTENING = {"flatten", "getattr", "mean", "reshape", "size", "squeeze", "view"}
-STRIDE_ARGUMENT = {"avgpool2d": 2, "conv2d": 3, "lppool2d": 3, "maxpool2d": 2}  # its position
+ABOUT = {"dim", "getattr", "ndimension", "numel", "size"}  # what a tensor is, not what is in it
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Place:
     """The names of the modules whose input or output is blurred."""
     rounding: Rounding = "up"
     """How many rows the smaller map has: ceil(H / stride) or floor(H / stride), of a dense map of H
-    rows, or one more than the first where the layer's own ceil_mode has it so."""
+    rows; under `ceil_mode` the dense map first grows by the windows that hang over its far side."""
 
 
 def find_places(model: nn.Module, first: bool = False) -> list[Place]:
@@ -66,7 +67,32 @@ def find_places(model: nn.Module, first: bool = False) -> list[Place]:
     [Place(layer='2', kind='max-pool', stride=(2, 2), side='after', at=('2',),
     rounding='up')]
     """
-    return _Plan(model, first).places
+    try:
+        return _Plan(model, first).places
+    except ValueError as error:
+        if not (parts := list(islice(_parts(model, first), 6))):
+            raise
+        raise ValueError(f"{error} Or change only what can be: {'; '.join(parts)}.") from error
+
+
+def _parts(model: nn.Module, first: bool, name: str = "model") -> Iterator[str]:
+    """Give the calls of `anti_alias` that change the largest parts of a model that can be.
+
+    A part that does not begin the network has no first convolution to leave alone.
+    """
+    begins = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    for key, child in model.named_children():
+        part = f"{name}[{key}]" if key.isdecimal() else f"{name}.{key}"
+        own = first or begins not in list(child.modules())
+        if not any(isinstance(module, Strided) for module in child.modules()):
+            continue
+        try:
+            found = _Plan(child, own).places
+        except ValueError:
+            yield from _parts(child, own, part)
+        else:
+            if found:
+                yield f"anti_alias({part}{', first=True' * own})"
 
 
 class _Plan:
@@ -75,28 +101,43 @@ class _Plan:
     def __init__(self, model: nn.Module, first: bool) -> None:
         self.owner = type(model).__name__
         self.modules = dict(model.named_modules())
-        graph = _trace(model)
-        self.varying = set[fx.Node]()
+        graph = trace(model)
+        self.varying, self.filled = set[fx.Node](), set[fx.Node]()
+        """The nodes that depend on the input, and of them those that depend on its pixels."""
         self.calls = defaultdict[str, list[fx.Node]](list)
         for node in graph.nodes:
             if node.op == "placeholder" or self.varying.intersection(node.all_input_nodes):
                 self.varying.add(node)
+            if node.op == "placeholder" or (
+                self.filled.intersection(node.all_input_nodes)
+                and self._operation(node) not in ABOUT
+            ):
+                self.filled.add(node)
             if node.op == "call_module":
                 self.calls[str(node.target)].append(node)
-            else:
+        kept = set[fx.Node]() if first else self._first_convolutions(graph)
+        for node in graph.nodes:
+            if node.op in ("call_function", "call_method") and node not in kept:
                 self._refuse_unless_dense(node)
-        kept = set() if first else self._first_convolutions()
         self.places = [
             place
-            for name in self.calls
-            if name not in kept and self._is_strided(name) and (place := self._place(name))
+            for name, calls in self.calls.items()
+            if calls[0] not in kept and self._is_strided(name) and (place := self._place(name))
         ]
 
-    def _first_convolutions(self) -> set[str]:
-        """Name the first convolution, and those beside it that read the same map."""
-        convolutions = [n for n in self.calls if isinstance(self.modules[n], nn.Conv2d)]
-        inputs = {name: self.calls[name][0].all_input_nodes for name in convolutions}
-        return {name for name in convolutions if inputs[name] == inputs[convolutions[0]]}
+    def _first_convolutions(self, graph: fx.Graph) -> set[fx.Node]:
+        """List the calls of the first convolution, and of those beside it that read the same map.
+
+        A function counts if it strides: one that does not may be a fixed filter.
+        """
+        convolutions = [
+            node
+            for node in graph.nodes
+            if isinstance(self.modules.get(str(node.target)), nn.Conv2d)
+            or (self._operation(node) == "conv2d" and function_stride(node, "conv2d") != (1, 1))
+        ]
+        sources = [node.all_input_nodes[:1] for node in convolutions]
+        return {n for n, source in zip(convolutions, sources, strict=True) if source == sources[0]}
 
     def _operation(self, node: fx.Node) -> str:
         """Name what a node does, alike for a module, a function and a method: `leakyrelu`."""
@@ -107,7 +148,9 @@ class _Plan:
     def _is_strided(self, name: str) -> bool:
         module = self.modules[name]
         upsamples = getattr(module, "transposed", False) or isinstance(module, UPSAMPLING)
-        return not upsamples and any(side != 1 for side in pair(getattr(module, "stride", 1)))
+        if upsamples or isinstance(module, OF_LINES) or _keeps_each_pixel(module):
+            return False
+        return any(side != 1 for side in pair(getattr(module, "stride", 1)))
 
     def _place(self, name: str) -> Place | None:
         """Give back the place of a strided layer, if it has one, or refuse the layer."""
@@ -119,11 +162,16 @@ class _Plan:
             )
         if isinstance(layer, nn.MaxPool2d) and layer.return_indices:
             raise ValueError(f"{where}.return_indices must be False, got True. Set it to False.")
+        if isinstance(layer, nn.AvgPool2d) and all(map(self._is_flattened, self.calls[name])):
+            return None
+        if not takes_its_stride(layer):
+            raise ValueError(
+                f"{where} is a {type(layer).__name__} with a forward of its own, which may need "
+                "its stride. Replace it by a plain nn.Conv2d, nn.MaxPool2d or nn.AvgPool2d."
+            )
         stride = pair(layer.stride)
         if isinstance(layer, nn.Conv2d):
             return self._convolution(name, layer, stride)
-        if isinstance(layer, nn.AvgPool2d) and all(map(self._is_flattened, self.calls[name])):
-            return None
         kind: Kind = "max-pool"
         rounding: Rounding = "ceil_mode" if layer.ceil_mode else "up"
         if isinstance(layer, nn.AvgPool2d):
@@ -136,6 +184,11 @@ class _Plan:
         activations = [self._activation_after(call) for call in self.calls[name]]
         found = [node for node in activations if node is not None]
         if len(found) < len(activations):
+            if any(not call.args for call in self.calls[name]):
+                raise ValueError(
+                    f"{self.owner}.{name} must be called with its input as a positional argument, "
+                    f"which a hook sees. Write {name}(x)."
+                )
             pointwise = pair(layer.kernel_size) == (1, 1) and pair(layer.padding) == (0, 0)
             return Place(name, "pointwise" if pointwise else "linear", stride, "before", (name,))
         if all(node.op == "call_module" for node in found) and self._are_all_calls(found):
@@ -174,63 +227,21 @@ class _Plan:
         operation = self._operation(node)
         if operation == "avgpool2d" and self._is_flattened(node):
             return
-        if operation == "getitem" and _has_step(node.args[1]):
+        if operation == "getitem" and node in self.filled and leaves_out(node):
             got = "a slice with a step"
-        elif operation in STRIDE_ARGUMENT and _function_stride(node, operation) != (1, 1):
+        elif operation in STRIDE_ARGUMENT and function_stride(node, operation) != (1, 1):
             got = f"the function {operation}"
         else:
             return
-        inside = [self.owner, *list(node.meta.get("nn_module_stack", {}))[-1:]]
+        stack = node.meta.get("nn_module_stack", {})
+        where = ".".join([self.owner, *list(stack)[-1:]])
+        blurs = [kind for _, kind in stack.values() if "blur" in str(kind).lower()]
         raise ValueError(
-            f"{'.'.join(inside)} must downsample by modules, got {got} (node {node.name}). "
+            f"{where} blurs already: it is a {blurs[-1].__name__}. Use a model without it."
+            if blurs
+            else f"{where} must downsample by modules, got {got} (node {node.name}). "
             "Write it as nn.MaxPool2d, nn.AvgPool2d or nn.Conv2d."
         )
-
-
-class _Tracer(fx.Tracer):
-    """Stops at a subclass that computes as its base does, too."""
-
-    failed = ""
-    """The name of the module within which the tracing failed."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Give back whether a module's call is one node of the graph."""
-        bases = (nn.Conv2d.forward, nn.MaxPool2d.forward, nn.AvgPool2d.forward)
-        return super().is_leaf_module(m, module_qualified_name) or type(m).forward in bases
-
-    def call_module(self, m: nn.Module, *call: Any, **options: Any) -> Any:  # noqa: ANN401
-        """Trace a module's call, and remember the innermost one that fails."""
-        try:
-            return super().call_module(m, *call, **options)
-        except Exception:
-            self.failed = self.failed or self.path_of_module(m)
-            raise
-
-
-def _trace(model: nn.Module) -> fx.Graph:
-    """Read the graph from a copy: what tracing runs may change buffers and draw numbers."""
-    if hasattr(model, "_orig_mod"):
-        raise ValueError(
-            "A compiled model cannot be anti-aliased. Write torch.compile(anti_alias(model))."
-        )
-    try:
-        copied = copy.deepcopy(model).eval()
-    except Exception as error:  # whatever its parts raise
-        raise ValueError(
-            f"{type(model).__name__} cannot be copied by copy.deepcopy, to read the graph of the "
-            f"copy: {type(error).__name__}: {error}. If it uses the old weight_norm, use "
-            "torch.nn.utils.parametrizations.weight_norm."
-        ) from error
-    tracer = _Tracer()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return tracer.trace(copied)
-    except Exception as error:  # whatever the model's own code raises
-        inside = ".".join(filter(None, (type(model).__name__, tracer.failed)))
-        raise ValueError(
-            f"{inside} cannot be traced by torch.fx: {type(error).__name__}: {error}. "
-            "Move control flow that depends on the input out of its forward."
-        ) from error
 
 
 def _users(node: fx.Node) -> list[fx.Node]:
@@ -244,21 +255,12 @@ def _names(nodes: Iterable[fx.Node]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(node.target) for node in nodes))
 
 
-def _has_step(index: object) -> bool:
-    """Whether an index leaves out rows or columns of a map [..., H, W]."""
-    if not isinstance(index, tuple):
+def _keeps_each_pixel(module: nn.Module) -> bool:
+    """Whether a layer only rearranges pixels: its windows leave out none."""
+    if not isinstance(module, nn.Unfold) or pair(module.dilation) != (1, 1):
         return False
-    sides = index[-2:] if Ellipsis in index[:1] else index[2:]
-    return any(isinstance(side, slice) and side.step not in (None, 1) for side in sides)
-
-
-def _function_stride(node: fx.Node, operation: str) -> tuple[Any, Any]:
-    """Give back the stride of a functional convolution or pool: a pool's default is its kernel."""
-    position, args = STRIDE_ARGUMENT[operation], dict(enumerate(node.args))
-    stride = node.kwargs.get("stride", args.get(position))
-    if stride is None and operation != "conv2d":
-        stride = node.kwargs.get("kernel_size", args.get(position - 1))
-    return pair(1 if stride is None else stride)
+    sides = zip(pair(module.kernel_size), pair(module.stride), strict=True)
+    return all(kernel >= stride for kernel, stride in sides)
 
 
 def _rounding_of_blur(pool: nn.AvgPool2d) -> Rounding | None:

@@ -104,14 +104,33 @@ def test_where_a_layer_strides_across_only_the_blur_does_too():
         same(y, expected)
 
 
-def test_beyond_a_ceil_mode_window_the_map_is_padded_like_its_border():
+def test_a_ceil_mode_window_that_hangs_over_the_border_sees_the_pixels_that_are_there():
     y, x, _ = both([nn.MaxPool2d(2, 2, ceil_mode=True)], noise(2, 3, 9, 12))
-    dense = F.max_pool2d(x, 2, 1)  # 8 rows for windows at 0, 2, 4, 6 and, in part, 8
-    padded = F.pad(dense, (1, 2, 1, 3), "reflect")
-    taps = torch.tensor([1, 3, 3, 1], dtype=x.dtype) / 8
-    weight = torch.outer(taps, taps).expand(8, 1, 4, 4)
+    dense = F.max_pool2d(F.pad(x, (0, 0, 0, 1), value=-torch.inf), 2, 1)  # windows at 0 to 8
     assert y.shape[2:] == (5, 6)
-    same(y, F.conv2d(padded, weight, None, 2, 0, 1, 8)[:, :, :5, :6])
+    same(y, BlurPool2d(8)(dense))
+
+
+@pytest.mark.parametrize("kind", ["max-pool", "average-pool", "average-pool without border"])
+def test_a_pool_under_filter_size_one_is_the_plain_pool(kind):
+    """In full, since few sizes tell the terms of the formula apart."""
+    sizes = [noise(1, 2, size, size + 2) for size in (7, 8, 9)]
+    for kernel, stride, padding, dilation, ceil in itertools.product(
+        (1, 2, 3, 4), ((2, 2), (3, 3), (1, 2), (3, 2)), (0, 1), (1, 2), (False, True)
+    ):
+        if padding > kernel // 2 or (dilation > 1 and kind != "max-pool"):
+            continue
+        if kind == "max-pool":
+            pool = nn.MaxPool2d(kernel, stride, padding, dilation, ceil_mode=ceil)
+        else:
+            pool = nn.AvgPool2d(kernel, stride, padding, ceil, kind == "average-pool")
+        model = nn.Sequential(nn.Conv2d(2, 2, 1).double(), pool, nn.ReLU())
+        plain = [model(x) for x in sizes]
+        (place,) = find_places(model)
+        if place.kind != "average-pool":  # which the blur stands for
+            anti_alias(model, 1)
+            for x, expected in zip(sizes, plain, strict=True):
+                same(model(x), expected)
 
 
 sides = st.integers(1, 3)
@@ -143,18 +162,6 @@ def test_every_map_keeps_its_size(kind, kernel, stride, padding, dilation, ceil,
     rows = model(x).shape
     with warnings.catch_warnings(action="ignore"):  # small maps are not the matter here
         assert anti_alias(model, taps)(x).shape == rows
-
-
-def test_every_map_of_a_max_pool_in_ceil_mode_keeps_its_size():
-    """In full, since few sizes tell the terms of the formula apart."""
-    for kernel, padding, stride, dilation in itertools.product((1, 2, 3), (0, 1), (2, 3), (1, 2)):
-        if padding > kernel // 2:
-            continue
-        pool = nn.MaxPool2d([kernel, kernel], stride, padding, dilation, ceil_mode=True)
-        sizes = [torch.ones(1, 8, size, size) for size in range(5, 14)]
-        plain = [pool(x).shape for x in sizes]
-        model = anti_alias(nn.Sequential(nn.Conv2d(8, 8, 1), pool), 2, "replicate")
-        assert [model(x).shape for x in sizes] == plain
 
 
 @pytest.mark.parametrize(

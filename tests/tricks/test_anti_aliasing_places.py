@@ -1,5 +1,7 @@
 """Anti-aliasing: which layers are places, and where their hooks stand."""
 
+import threading
+
 import pytest
 import torch
 import torchvision
@@ -118,3 +120,170 @@ def test_a_subclass_that_computes_as_its_base_is_a_place_too():
 
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Convolution(4, 4, 3, 2), nn.ReLU())
     assert find_places(model) == [Place("1", "convolution", (2, 2), "after", ("2",))]
+
+
+class Standardized(nn.Conv2d):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class SamePadded(nn.Conv2d):
+    def forward(self, x):
+        rows = -(-x.shape[2] // self.stride[0])
+        missing = max((rows - 1) * self.stride[0] + 3 - x.shape[2], 0)
+        return super().forward(F.pad(x, (0, 1, 0, missing)))
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight, stride=2)
+
+
+@pytest.mark.parametrize("stem", [Standardized(3, 4, 3, 2), SamePadded(3, 4, 3, 2), Functional()])
+def test_a_first_convolution_with_its_own_forward_is_left_alone(stem):
+    model = nn.Sequential(nn.Sequential(stem), nn.ReLU(), nn.Conv2d(4, 4, 3, 2), nn.ReLU())
+    assert [place.layer for place in find_places(model)] == ["2"]
+
+
+def test_a_convolution_that_standardizes_its_weight_is_a_place_and_one_that_pads_is_refused():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Standardized(4, 4, 3, 2), nn.ReLU()).double()
+    x = noise(2, 3, 12, 15)
+    dense = nn.Sequential(*model)
+    plain = model(x)
+    same(anti_alias(nn.Sequential(*dense), 1)(x), plain)
+    model[1] = SamePadded(4, 4, 3, 2)
+    with pytest.raises(
+        ValueError, match=r"Sequential\.1 is a SamePadded with a forward of its own"
+    ):
+        find_places(model)
+
+
+class Slices(nn.Module):
+    """A convolution, a function that takes its map apart, a pool."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.conv, self.pool = function, nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)
+
+    def forward(self, x):
+        return self.pool(self.function(self.conv(x)))
+
+
+def space_to_depth(x):
+    rows = [x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]]
+    return torch.cat(rows, 1)
+
+
+def rotated(x):
+    return torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
+
+
+def coded(x):
+    angles = torch.arange(x.shape[3]) / 10 ** torch.arange(4)[:, None]
+    return x + (angles * x.shape[2])[None, :, None, ::2].repeat_interleave(2, 3)
+
+
+@pytest.mark.parametrize("function", [space_to_depth, rotated, coded])
+def test_slices_that_leave_no_pixel_of_the_map_out_are_no_downsampling(function):
+    assert [place.layer for place in find_places(Slices(function))] == ["pool"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[..., ::2, ::2],
+        lambda x: torch.cat([x[..., ::2, ::2], x[..., 1::2, 1::2]], 1),  # a half of the pixels
+        lambda x: torch.cat([x[..., ::3], x[..., 1::3]], 1),
+        lambda x: torch.cat([x[..., ::2], x[..., 1:9:2]], 1),
+    ],
+)
+def test_slices_that_leave_pixels_out_are_refused(function):
+    with pytest.raises(ValueError, match="got a slice with a step"):
+        find_places(Slices(function))
+
+
+def test_layers_of_lines_and_windows_that_leave_nothing_out_are_no_places():
+    class Tokens(Slices):
+        def __init__(self, layer):
+            super().__init__(layer)
+
+        def forward(self, x):
+            x = self.pool(self.conv(x))
+            return self.function(x.flatten(2) if "1d" in type(self.function).__name__ else x)
+
+    for layer in (nn.AvgPool1d(2), nn.MaxPool1d(3), nn.Conv1d(4, 4, 2, 2), nn.Unfold(3, stride=2)):
+        assert [place.layer for place in find_places(Tokens(layer))] == ["pool"]
+    with pytest.raises(ValueError, match=r"Tokens\.function must be a Conv2d.* got a Unfold"):
+        find_places(Tokens(nn.Unfold(1, stride=2)))
+
+
+def test_of_a_model_that_cannot_be_read_the_parts_that_can_be_are_named():
+    class Branches(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    torch.manual_seed(0)
+    stem, last = (nn.Sequential(nn.Conv2d(3, 3, 3), nn.MaxPool2d(2)) for _ in range(2))
+    model = nn.Sequential(nn.ModuleDict({"body": stem}), Branches(), last)
+    with pytest.raises(ValueError, match="cannot be traced") as refusal:
+        anti_alias(model)
+    calls = str(refusal.value).rpartition("only what can be: ")[2].removesuffix(".").split("; ")
+    assert calls == ["anti_alias(model[0].body)", "anti_alias(model[2], first=True)"]
+    for call in calls:
+        eval(call, {"anti_alias": anti_alias, "model": model})
+    assert stem[1].stride == last[1].stride == (1, 1)
+
+
+def test_a_wrapped_model_is_to_be_changed_before_it_is_wrapped():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2))
+    with pytest.raises(
+        ValueError, match=r"DataParallel is a DataParallel\. Anti-alias the model be"
+    ):
+        anti_alias(nn.DataParallel(net))
+    net.compile(backend="eager")
+    with pytest.raises(ValueError, match=r"Write torch\.compile\(anti_alias\(model\)\)"):
+        anti_alias(net)
+
+
+def test_the_hooks_of_others_are_never_traced_nor_copied_and_see_maps_of_the_plain_sizes():
+    def recorded():
+        model = nn.Sequential(Shared(F.relu), nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))).double()
+        calls, lock = [], threading.Lock()  # a lock cannot be copied
+
+        def note(module, inputs, output=None):
+            with lock:
+                seen = inputs[0] if output is None else output
+                float(seen.detach().max())  # cannot be traced
+                calls.append((type(module).__name__, output is None, *seen.shape))
+
+        for module in model.modules():
+            module.register_forward_hook(note)
+            module.register_forward_pre_hook(note)
+            module.register_full_backward_hook(lambda *_: calls.append("backward"))
+        return model, calls
+
+    (plain, expected), (model, calls) = recorded(), recorded()
+    everywhere = nn.modules.module.register_module_forward_hook(lambda *call: float(call[2].detach().sum()))
+    anti_alias(model)
+    everywhere.remove()
+    assert calls == []
+    for net in (plain, model):
+        net(noise(2, 3, 12, 16)).sum().backward()
+    different = [pair for pair in zip(expected, calls, strict=True) if pair[0] != pair[1]]
+    assert different == [(("Conv2d", False, 2, 8, 6, 8), ("Conv2d", False, 2, 8, 12, 16))]
+
+
+def test_a_hook_of_others_gets_the_blurred_map_whenever_it_was_registered():
+    model, seen = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), []
+    model[1].register_forward_hook(lambda _m, _i, output: seen.append(output.shape))
+    anti_alias(model)
+    model[1].register_forward_hook(
+        lambda _m, _a, _k, output: seen.append(output.shape), with_kwargs=True
+    )
+    output = model(torch.ones(1, 3, 10, 10))
+    assert seen == [output.shape] * 2
