@@ -127,7 +127,7 @@ class Trick:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave; call it after `model`, which resets it.
+        """Take back what `state_dict` gave: at a resume, after `model`; or of a skipped update.
 
         Here the keys are checked; a trick with a state calls this, and then takes the values.
         """

@@ -101,7 +101,7 @@ def test_dropped_gradients_are_not_reported():
 
 @pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
 def test_a_loss_that_is_not_finite_is_stopped_though_its_gradients_are(number):
-    for loss in (number, torch.tensor(number)):
+    for loss in (number, torch.tensor(number), torch.tensor(number, requires_grad=True)):
         parameters = weights([3.0, 4.0])
         with pytest.raises(FloatingPointError, match=rf"The loss is {number}, not finite"):
             check_gradients_(parameters, loss=loss)
