@@ -53,8 +53,9 @@ def check_gradients_(
     parameters = with_gradients(parameters)
     norm = value = norm_of(parameters)
     what = "norm of the gradients"
-    if loss is not None and not math.isfinite(loss):
-        what, value, norm = "loss", torch.as_tensor(loss), norm * math.nan
+    mean = torch.as_tensor(0.0 if loss is None else loss).detach()
+    if not mean.isfinite():
+        what, value, norm = "loss", mean, norm * math.nan
     if not norm.isfinite():
         if not_finite == "error":
             raise FloatingPointError(

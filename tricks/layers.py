@@ -59,9 +59,10 @@ def parameters_named(model: nn.Module, names: Sequence[str]) -> Iterator[nn.Para
         elif isinstance(found, nn.Parameter):
             yield found
         else:
+            parts = listed([part for part, _ in model.named_children()], 8) or "no modules"
             raise ValueError(
                 f"exclude must name modules or parameters of {type(model).__name__}, got {name!r}. "
-                "Take the names from its named_parameters()."
+                f"Take the names from its named_parameters(); its parts are {parts}."
             )
 
 

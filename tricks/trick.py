@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     inputs: Tensor
     """[N, C, H, W], float."""
     targets: Tensor
-    """[N] class ids, or [N, K] class probabilities."""
+    """[N, ...] class ids, or [N, K, ...] class probabilities."""
 
 
 class Trick:
@@ -115,7 +115,7 @@ class Trick:
         """Change the weights in place; once an update, just after the step."""
 
     def caveats(self, updates: int, updates_per_epoch: int) -> list[str]:
-        """List what a training of so many updates would do against the trick's purpose."""
+        """List what to know before a training of so many updates, once `model` was called."""
         return []
 
     def report(self) -> dict[str, float]:
@@ -127,7 +127,7 @@ class Trick:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave; call it after `model`, which resets it.
+        """Take back what `state_dict` gave: at a resume, after `model`; or of a skipped update.
 
         Here the keys are checked; a trick with a state calls this, and then takes the values.
         """

@@ -101,7 +101,7 @@ def test_dropped_gradients_are_not_reported():
 
 @pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
 def test_a_loss_that_is_not_finite_is_stopped_though_its_gradients_are(number):
-    for loss in (number, torch.tensor(number)):
+    for loss in (number, torch.tensor(number), torch.tensor(number, requires_grad=True)):
         parameters = weights([3.0, 4.0])
         with pytest.raises(FloatingPointError, match=rf"The loss is {number}, not finite"):
             check_gradients_(parameters, loss=loss)
@@ -161,14 +161,16 @@ def test_on_a_card_too_factors_are_not_rounded_to_float16(by, dtype):
     parameter.grad = torch.full_like(parameter, 60000)
     limit = {"quantile": 0.5, "unit": 10.0}.get(by, 1e-2)
     clip_gradients_(parameter, limit, by, history=[1e-2])
-    torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 1e-2 / 256))
+    expected = torch.full_like(parameter, 1e-2 / 256)
+    torch.testing.assert_close(parameter.grad, expected, rtol=0.01, atol=0)
 
 
 def test_by_unit_weights_of_zero_keep_learning_in_float16():
     parameter = torch.zeros(1, 8, dtype=torch.float16, requires_grad=True)
     parameter.grad = torch.full_like(parameter, 1000)
     clip_gradients_(parameter, 0.01, "unit")
-    torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 1e-5 / 8**0.5))
+    expected = torch.full_like(parameter, 1e-5 / 8**0.5)
+    torch.testing.assert_close(parameter.grad, expected, rtol=0.02, atol=0)
 
 
 def test_the_norm_of_many_tensors_and_of_several_types_is_that_of_the_vector():

@@ -56,6 +56,12 @@ class OneOfThree(TwoHeads):
         return {"features": features, "logits": self.head(features), "shape": x}
 
 
+class FeaturesToo(Body):
+    def forward(self, x):
+        x = self.conv(x).mean((2, 3))
+        return x, self.head(x)
+
+
 class Functional(Body):
     def __init__(self):
         super().__init__()
@@ -107,7 +113,8 @@ class Normalized(Body):
 
 CASES = {
     Body: ("head",), ConvolutionalHead: ("head",), TwoHeads: ("head", "second"),
-    OneOfThree: ("head",), Functional: ("bias", "weight"), Cosine: ("weight",),
+    OneOfThree: ("head",),
+    FeaturesToo: ("head",), Functional: ("bias", "weight"), Cosine: ("weight",),
     ScaledAndShifted: ("head",), Upsampled: ("up",), OwnHead: ("head",), Normalized: ("head",),
 }  # fmt: skip
 
