@@ -22,7 +22,7 @@ from runner.ablation.statistics import (
 MOST_MORE = 1000
 """So many additional seeds are considered."""
 
-UNLIKELY, LIKELY = 0.1, 0.9
+UNLIKELY, LIKELY = 0.2, 0.8
 """Between these lies what a mean or a spread may well be."""
 
 NOTHING = 1e-13
@@ -165,8 +165,8 @@ def _more_seeds(
 ) -> dict[str, Array]:
     """Find the seeds that would probably decide; and the fewest and the most that may be needed.
 
-    These are the extremes over the ends of the 80 % intervals of mean and spread. In simulations
-    the number for the true ones lies between them in 74 to 100 of 100 ablations.
+    These are the extremes over the ends of the 60 % intervals of mean and spread. In simulations
+    with 3, 5 and 10 seeds the number for the true ones lay between them in 64 to 98 of 100.
 
     Returns:
         `needed`, `fewest` and `most`, [C]; NaN for more than `MOST_MORE` seeds beyond those that

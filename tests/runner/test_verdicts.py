@@ -86,9 +86,9 @@ def test_where_seeds_would_not_do_none_are_named(tmp_path):
     plan = make_plan(margin=0.0)
     Runs(tmp_path, plan).fill(flooding=(0.02, -0.02, 0.01, -0.01, 1e-6))
     found = effects(tmp_path, plan)["flooding"]
-    assert found.reason == "9 more seeds or many more"
+    assert found.reason == "34 more seeds or many more"
     assert found.more_seeds is None
-    assert found.more_seeds_range == (9, None)
+    assert found.more_seeds_range == (34, None)
 
 
 def test_an_effect_that_is_sure_and_small_says_both(tmp_path):
