@@ -268,7 +268,9 @@ def test_the_hooks_of_others_are_never_traced_nor_copied_and_see_maps_of_the_pla
         return model, calls
 
     (plain, expected), (model, calls) = recorded(), recorded()
-    everywhere = nn.modules.module.register_module_forward_hook(lambda *call: float(call[2].detach().sum()))
+    everywhere = nn.modules.module.register_module_forward_hook(
+        lambda *call: float(call[2].detach().sum())
+    )
     anti_alias(model)
     everywhere.remove()
     assert calls == []
