@@ -1,6 +1,6 @@
 """The error that a user can correct, and the nearest known word to a mistyped one."""
 
-import errno
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -16,20 +16,23 @@ class Unfit(UserError):
     """The machine does not let a run go on: no card, no room, or another library than before."""
 
 
-_LACKING = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
-    *(errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT),
-}
+_LACKED = re.compile(
+    "allocate memory|out of memory|No space left|map segment|can't start new thread|ECC error|"
+    "DataLoader worker|device.*(?:busy|unavailable|lost)",
+    re.IGNORECASE,
+)
+"""What torch says, as a RuntimeError, of a machine without memory or with a card that is gone."""
 
 
 def cause_of(error: BaseException) -> str:
-    """Tell what ended a run: `machine`, if it lacked memory, room or a fit, else `exception`."""
+    """Tell what ended a run: `machine`, if it lacked memory, room, a file or a device.
+
+    Anything else is an `exception`, of its own code or about its config.
+    """
     link: BaseException | None = error
     while link is not None:
-        lacking = isinstance(link, OSError) and link.errno in _LACKING
-        # torch's are of its own types
-        memory = isinstance(link, MemoryError) or type(link).__name__ == "OutOfMemoryError"
-        if lacking or memory or isinstance(link, Unfit) or "can't allocate memory" in str(link):
+        lacking = isinstance(link, OSError | MemoryError | Unfit)
+        if lacking or (isinstance(link, RuntimeError) and _LACKED.search(str(link))):
             return "machine"
         link = link.__cause__ or link.__context__
     return "exception"

@@ -210,7 +210,8 @@ class Runs:
         machine |= {"config": self.digest(variant, seed), **more.pop("machine", {})}
         lines = [{"epoch": i, "update": i, "time/seconds": s} for i, s in enumerate(seconds)]
         write_files(folder, lines, run={"processor": "a", **machine})
-        told = {"peak_memory": more.pop("memory", None), "error": more.pop("error", None)}
+        told = {"peak_memory": more.pop("memory", None)}
+        told |= {key: more.pop(key, None) for key in ("error", "cause")}
         write_status(folder, state, **told)
         correct = more.pop("correct", None)
         if correct is not None:
@@ -227,7 +228,7 @@ class Runs:
             more = 0 if variant == "baseline" else differences.get(variant, NOISE)[seed]
             self.write(variant, seed, base + more)
 
-    def fail(self, variant, seed, state="diverged", error=None):
-        """Write a run that failed: it diverged, or as its error says."""
+    def fail(self, variant, seed, state="diverged", error=None, cause=None):
+        """Write a run that failed: it diverged, or as its error and cause say."""
         self.plan.folder(self.root, variant, seed).joinpath("result.json").unlink(missing_ok=True)
-        self.write(variant, seed, state=state, error=error)
+        self.write(variant, seed, state=state, error=error, cause=cause)

@@ -1,6 +1,5 @@
 """Runs that failed: which of them are evidence against a trick, and when they are enough of it."""
 
-import builtins
 import re
 from itertools import count
 
@@ -9,54 +8,29 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from runner.ablation.statistics import FEWEST_SEEDS, Array
+from runner.store.runs import Run
 
-OF_THE_SYSTEM = [
-    name
-    for name, kind in vars(builtins).items()
-    if isinstance(kind, type) and issubclass(kind, OSError)
-]
-TRACEBACK = "Traceback (most recent call last)"
-
-RECORDED = {
-    r"(?:killed|ended) by (SIG[A-Z]+)": r"was killed by \1",
-    r"took longer than .*timeout": "was ended at the time limit",
-    r"without reporting": "ended without a word",
-    r"cannot be written": "could not write its files",
+OUTSIDE = {
+    "killed": "was killed",
+    "timeout": "was ended at the time limit",
+    "machine": "lacked memory, room, a file or a device",
 }
-"""What a launcher, or the run itself, records when the machine ends a run; and that in words."""
-
-RAISED = {
-    r"[Oo]ut of memory|allocate memory|not enough memory: you tried": "ran out of memory",
-    r"^(?:[\w.]+\.)?\w*(?:MemoryError|OutOfMemoryError)\b": "ran out of memory",
-    r"No space left|[Dd]isk quota exceeded": "could not write its files",
-    r"DataLoader worker|BrokenProcessPool|ProcessExpired": "lost one of its processes",
-    r"uncorrectable ECC|busy or unavailable|GPU is lost|fallen off the bus": "lost its device",
-    rf"^(?:{'|'.join(OF_THE_SYSTEM)})\b": "was refused a file or a device",
-}
-"""What an exception says, or is called, that the machine caused; and that in words."""
+"""The causes in status.json that are no evidence, in words."""
 
 
-def cause_outside(error: object) -> str | None:
+def cause_outside(run: Run) -> str | None:
     """Say what ended a failed run from outside; None if an exception inside it did.
 
     Only an exception that was raised in the run is evidence against a trick: not a signal, a time
     limit, a process that left no word, a machine without memory or room, or a mistake to correct.
-
-    Args:
-        error: What its status.json tells.
     """
-    text = error if isinstance(error, str) else ""
-    raised = TRACEBACK in text
-    # of each exception in the chain its own lines, not the code that led to it
-    lines = "\n".join(line for line in text.splitlines() if not (raised and line[:1].isspace()))
-    if not raised or "without reporting" in lines:
-        lines, patterns = text, {**RECORDED, **RAISED}
-    else:
-        patterns = RAISED
-    for pattern, words in patterns.items():
-        if found := re.search(pattern, lines, re.MULTILINE):
-            return found.expand(words)
-    return None if raised else "could not be done" if text.strip() else "ended without a word"
+    error = str(run.status.get("error") or "")
+    if run.cause in OUTSIDE:
+        signal = re.search(r"\bSIG[A-Z]+", error) if run.cause == "killed" else None
+        return OUTSIDE[run.cause] + (f" by {signal.group()}" if signal else "")
+    if "Traceback (most recent call last)" in error:
+        return None
+    return "could not be done" if error.strip() else "ended without a word"
 
 
 BETS = ((0.9, 0.1), (0.5, 0.05), (0.2, 0.02))

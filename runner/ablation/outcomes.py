@@ -59,8 +59,7 @@ class Outcomes:
         found = {}
         for name, seed in product((*self.with_it, *self.without_it), self.plan.seeds):
             run = self.table.runs.get((name, seed))
-            cause = cause_outside(run.status.get("error")) if run else None
-            if run and run.state == "failed" and cause:
+            if run and run.state == "failed" and (cause := cause_outside(run)):
                 found[f"{name}/seed={seed}"] = cause
         return found
 

@@ -88,7 +88,7 @@ def planned(run: Run, config: str) -> Run:
 def is_evidence(run: Run) -> bool:
     """Whether a run failed by itself: it diverged, or an exception was raised in it."""
     if run.state == "failed":
-        return cause_outside(run.status.get("error")) is None
+        return cause_outside(run) is None
     return run.state == "diverged"
 
 

@@ -170,7 +170,9 @@ def test_the_advice_after_divergence_leaves_out_what_is_on(do, overrides, advice
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "machine"),
         (torch.OutOfMemoryError("CUDA out of memory."), "machine"),
         (OSError(errno.ENOSPC, "No space left on device"), "machine"),
-        (FileNotFoundError(errno.ENOENT, "No such file"), "exception"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), "machine"),
+        (RuntimeError("DataLoader worker (pid 3) is killed"), "machine"),
+        (RuntimeError("sizes must match"), "exception"),
     ],
 )
 def test_whatever_a_run_raises_is_one_line_and_its_cause_is_recorded(
