@@ -39,10 +39,17 @@ def anti_alias(
     The model's first convolution, with those beside it that read the same map, stays as it is,
     unless asked for, and so does an average-pool whose result is flattened (a global one). Where a
     layer strides down or across only, the blur does too. The graph is read once, in evaluation
-    mode; the blurs are hooks. The model stays an ordinary module with the same parameters and
-    `state_dict` keys, and every map but those within a changed place keeps its size.
-    `torch.compile` it with `dynamic=False`: inductor (torch 2.14) cannot order the strides of maps
-    of variable size.
+    mode, from a copy without hooks; the blurs are hooks. The model stays an ordinary module with
+    the same parameters and `state_dict` keys, and every map but those within a changed place keeps
+    its size: hooks of others see maps of the plain network's size there. It can be exported, and
+    traced, for any number, height and width of images. To train it under `torch.compile`, take
+    `dynamic=False`: inductor (torch 2.14) cannot order the strides of maps of variable size.
+
+    Change a model before it is wrapped (`DistributedDataParallel`, FSDP) or compiled. Of a model
+    that cannot be read, parts can be changed, as `anti_alias(model.backbone)`. A part has a first
+    convolution of its own: take `first=True` where the part does not begin the network.
+
+    Under `filter_size=1` the model is the plain one, but for the average-pools that become a blur.
 
     A map too small to be reflected (or wrapped) but once, as one of 2x2 under a filter of 4, is
     reflected as often as needed; one warning names its layer, except in a compiled model.

@@ -49,9 +49,17 @@ def blur_pool(
     Returns:
         [..., H', W'], by default [..., ceil(H / s), ceil(W / s)].
 
+    Raises:
+        ValueError: If the map is quantized.
+
     >>> blur_pool(torch.tensor([[0.0, 4.0, 0.0, 4.0]]), filter_size=3)
     tensor([[2., 2.]])
     """
+    if x.is_quantized:
+        raise ValueError(
+            "A blur takes no quantized map, and convert_fx loses the blurs of layers that it "
+            "fuses. Quantize the program that torch.export.export gives instead."
+        )
     height, width = x.shape[-2:]
     filters, strides = pair(filter_size), pair(stride)
     sizes = size or ((height - 1) // strides[0] + 1, (width - 1) // strides[1] + 1)
@@ -164,16 +172,21 @@ def _blur_matrix(
     before, last = (filter_size - 1) // 2, stride * (size - 1)
     padded = torch.arange(-before, last + filter_size - before, device=like.device)
     line = torch.arange(pixels, device=like.device)
-    lines = (_source(padded, line[-1:], padding_mode)[:, None] == line).to(like.dtype)
+    end: Any = (
+        pixels - 1 if is_known(like.shape) else line[-1:]
+    )  # ONNX takes no remainder by a size
+    lines = (_source(padded, end, padding_mode)[:, None] == line).to(like.dtype)
     for _ in range(filter_size - 1):
         lines = lines[:-1] + lines[1:]
     return lines[::stride] / 2.0 ** (filter_size - 1)
 
 
-def _source(position: Tensor, last: Tensor, padding_mode: PaddingMode) -> Tensor:
-    """Give back which pixel of a line up to `last` a position within or beyond its ends shows."""
+def _source(position: Tensor, end: Tensor, padding_mode: PaddingMode) -> Tensor:
+    """Give back which pixel of a line from 0 to `end` a position within or beyond it shows."""
     if padding_mode == "reflect":
-        return last - (position % (2 * last).clamp(min=1) - last).abs()
+        return end - (position % (2 * end + (end == 0)) - end).abs()
     if padding_mode == "circular":
-        return position % (last + 1)
-    return position.clamp(min=0).minimum(last) if padding_mode == "replicate" else position
+        return position % (end + 1)
+    if padding_mode == "replicate":
+        return end - (end - position.clamp(min=0)).clamp(min=0)
+    return position

@@ -164,6 +164,14 @@ def test_an_argument_out_of_range_is_refused(arguments, message):
         BlurPool2d(**arguments)
 
 
+@pytest.mark.filterwarnings("ignore:.*quantize:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")
+def test_a_quantized_map_is_refused():
+    x = torch.quantize_per_tensor(double(*LARGE).float(), 0.1, 0, torch.qint8)
+    with pytest.raises(ValueError, match="takes no quantized map, and convert_fx loses"):
+        blur_pool(x)
+
+
 def test_a_map_with_other_channels_is_refused():
     with pytest.raises(ValueError, match="must have 4 channels, got 3"):
         BlurPool2d(4)(double(*LARGE))
