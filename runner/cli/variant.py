@@ -52,9 +52,7 @@ def write_names(
             _clear_way(Path(folder, "multirun.yaml"))
         return
     if config.get("variant") == AUTO:
-        usual, plain = reference(config)
-        _write_as_usual(config, plain)
-        config.variant = variant(config, usual, plain)
+        config.variant = variant(config, *reference(config))
     seed = config.get("seed")
     if type(seed) is not int or seed < 0:
         raise UserError(f"seed must be a whole number >= 0, got {seed}.")
@@ -77,7 +75,7 @@ def default_name(config: DictConfig) -> str:
 
 
 def variant(config: DictConfig, usual: Mapping[str, Any], reference: DictConfig) -> str:
-    """Give back what sets a run apart from the default one.
+    """Give back what sets a run apart from the default one; a 1 for 1.0 is no difference.
 
     The tricks that are on, each with the parameters that differ from those in its file; then
     every other setting that differs from the defaults or from the chosen experiment's:
@@ -92,7 +90,8 @@ def variant(config: DictConfig, usual: Mapping[str, Any], reference: DictConfig)
     """
     named = GROUPS[:2] if config.name == default_name(config) else ()
     groups = {group: chosen(config, group) for group in GROUPS}
-    values, defaults = _values(config), _values(reference)
+    defaults = _values(reference)
+    values = _write_as_usual(config, _values(config), defaults)
     words = [
         *_trick_words(config.tricks),
         *(f"{g}={c}" for g, c in groups.items() if c != usual[g] and g not in named),
@@ -132,13 +131,15 @@ def _flat(node: DictConfig) -> dict[str, Any]:
     return dict(flatten(OmegaConf.to_container(node, resolve=True)))
 
 
-def _write_as_usual(config: DictConfig, reference: DictConfig) -> None:
+def _write_as_usual(
+    node: DictConfig, values: dict[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     """Write whole numbers as floats where these are usual: 1 and 1.0 are one config."""
-    tricks = OmegaConf.masked_copy(config, "tricks")
-    usual = _values(reference) | _flat(ConfigStore.instance().load("all_tricks.yaml").node)
-    for key, value in (_values(config) | _flat(tricks)).items():
-        if json.dumps(value) != json.dumps(new := _as_usual(value, usual.get(key))):
-            OmegaConf.update(config, key, new)
+    for key, value in values.items():
+        if json.dumps(value) != json.dumps(new := _as_usual(value, defaults.get(key))):
+            OmegaConf.update(node, key, new)
+            values[key] = new
+    return values
 
 
 def _as_usual(value: Any, usual: Any) -> Any:  # noqa: ANN401
@@ -156,7 +157,8 @@ def _trick_words(tricks: DictConfig) -> Iterator[str]:
         yield preset or "baseline"
     for name in on:
         defaults = {**(_flat(stored[name]) if name in stored else {}), "enabled": True}
-        changed = [*_changes(_flat(tricks[name]), defaults)]
+        values = _write_as_usual(tricks[name], _flat(tricks[name]), defaults)
+        changed = [*_changes(values, defaults)]
         if changed or not preset:
             yield "-".join([name, *changed])
 

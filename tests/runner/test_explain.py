@@ -97,6 +97,7 @@ def refused():
     def refused(*overrides):
         loader = Loader()
         try:
+            loader.find_mode("config", list(overrides), multirun=False)
             config = loader.compose(overrides)
             check(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), overrides)
         except (HydraException, OmegaConfBaseException, UserError) as error:
