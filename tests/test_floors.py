@@ -22,7 +22,7 @@ FLOORS = [
     ["allowed", "evaluate"],
     ["data", "models", "optimizers", "schedulers", "train"],
     ["store"],
-    ["names", "signals", "validation"],
+    ["names", "signals", "terminal", "validation"],
     ["texts"],
     ["errors"],
 ]
