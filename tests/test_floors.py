@@ -22,7 +22,7 @@ FLOORS = [
     ["allowed", "evaluate", "fit"],
     ["data", "models", "optimizers", "schedulers", "train", "weights"],
     ["store"],
-    ["names", "signals", "validation"],
+    ["names", "signals", "terminal", "validation"],
     ["quoting", "texts"],
     ["errors"],
 ]

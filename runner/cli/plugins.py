@@ -127,7 +127,7 @@ def _make_sweeper() -> Plugin:
 
 
 def _make_plain_sweeper(**settings: Any) -> Plugin:  # noqa: ANN401
-    from runner.sweep.plain_sweeper import PlainSweeper
+    from runner.sweep.plain_sweeper import PlainSweeper  # as the others: when it is needed
 
     return PlainSweeper(**settings)
 
