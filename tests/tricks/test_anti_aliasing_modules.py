@@ -112,7 +112,8 @@ SIZES = [(64, 96), (71, 130), (96, 96), (20, 22)]
 
 @pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_exported_program_gives_the_same_for_any_height_and_width(strict):
-    model, free = two_places(), dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    model = anti_alias(after_stem(nn.MaxPool2d(2)).double())  # each further place takes seconds
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     program = torch.export.export(
         model, (noise(2, 3, 96, 96),), dynamic_shapes=(free,), strict=strict
     ).module()
