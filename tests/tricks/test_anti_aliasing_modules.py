@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from runner.models import cifar_resnet
-from tests.tricks.anti_aliasing import noise, same, seeded, small_resnet
+from tests.tricks.anti_aliasing import after_stem, noise, same, seeded, small_resnet
 from tricks import anti_alias
 
 
@@ -101,61 +101,35 @@ def test_an_exported_program_gives_the_same_for_any_number_of_images():
     assert program.state_dict.keys() == model.state_dict().keys()
 
 
-def forms_of_a_blur():
-    """A stem, then each kind of place; also filters, borders and strides of which one would do."""
-    layers = [
-        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True),
-        nn.Conv2d(4, 4, 3, 2, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 1, (1, 2)), nn.AvgPool2d(2),
-        nn.AvgPool2d(3, 2, ceil_mode=True), nn.Conv2d(4, 4, 2, 2),
-    ]  # fmt: skip
-    return nn.Sequential(*layers).double().eval()
+def two_places():
+    """A pool and a convolution; on small images their maps are multiplied in another order."""
+    layers = nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(4, 4, 3, 2), nn.ReLU()
+    return anti_alias(after_stem(*layers).double().eval(), 3)
 
 
-ANY_SIZE = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
-SIZES = [(64, 96), (71, 130), (96, 96), (160, 128)]
+SIZES = [(64, 96), (71, 130), (96, 96), (20, 22)]
 
 
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("example", [(64, 96), (96, 96)])
-def test_an_exported_program_gives_the_same_for_any_height_and_width(example, strict):
-    model = anti_alias(small_resnet())
-    free = {0: torch.export.Dim.AUTO, **ANY_SIZE}
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_exported_program_gives_the_same_for_any_height_and_width(strict):
+    model = anti_alias(after_stem(nn.MaxPool2d(2)).double())  # each further place takes seconds
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     program = torch.export.export(
-        model, (noise(2, 3, *example),), dynamic_shapes=(free,), strict=strict
+        model, (noise(2, 3, 96, 96),), dynamic_shapes=(free,), strict=strict
     ).module()
     for count, size in enumerate(SIZES):
         x = noise(2 + count, 3, *size)
         same(program(x), model(x))
 
 
-@pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "replicate", "circular"])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_each_kind_of_place_is_exported_for_any_size(padding_mode, memory_format):
-    taps = {"zeros": 2, "reflect": 4, "replicate": 7, "circular": 1}[padding_mode]
-    model = anti_alias(forms_of_a_blur(), taps, padding_mode, first=True)
-    example = noise(1, 3, 96, 96).contiguous(memory_format=memory_format)
-    program = torch.export.export(model, (example,), dynamic_shapes=(ANY_SIZE,)).module()
-    for size in SIZES:
-        same(program(noise(1, 3, *size)), model(noise(1, 3, *size)))
-
-
-def test_named_sides_are_exported_without_a_constraint():
-    height, width = (torch.export.Dim(name, min=32, max=512) for name in ("height", "width"))
-    model = anti_alias(small_resnet())
-    program = torch.export.export(
-        model, (noise(1, 3, 64, 48),), dynamic_shapes=({2: height, 3: width},)
-    )
-    same(program.module()(noise(1, 3, 40, 77)), model(noise(1, 3, 40, 77)))
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
 def test_a_traced_model_gives_the_same_at_other_sizes_and_warns_of_no_branch():
-    for model in (anti_alias(small_resnet()), anti_alias(forms_of_a_blur(), 3)):
-        traced = torch.jit.trace(model, noise(1, 3, 96, 96))
-        assert "aten::kron" not in str(traced.inlined_graph)  # which ONNX has not
-        for size in SIZES:
-            same(traced(noise(2, 3, *size)), model(noise(2, 3, *size)))
+    model = two_places()
+    traced = torch.jit.trace(model, noise(1, 3, 96, 96))
+    assert "aten::kron" not in str(traced.inlined_graph)  # which ONNX has not
+    for size in SIZES:
+        same(traced(noise(2, 3, *size)), model(noise(2, 3, *size)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
