@@ -27,11 +27,19 @@ from runner.errors import UserError
 from runner.names import label
 from runner.run.attempt import attempt
 from runner.run.compare import changes, count, differences
-from runner.run.fingerprint import digest_config
 from runner.run.process import isolated
 from runner.run.status import command
 from runner.store.files import FORMAT, Damaged, checked
-from runner.store.runs import CONFIG, CORRECT, MACHINE, RESULT, STATUS, Run, read_run
+from runner.store.runs import (
+    CONFIG,
+    CORRECT,
+    MACHINE,
+    RESULT,
+    STATUS,
+    Run,
+    digest_config,
+    read_run,
+)
 from runner.store.values import Limits, read_values
 from runner.terminal import terminal
 from runner.texts import printable, say
@@ -88,7 +96,7 @@ def verify(folder: Path) -> list[str]:
             say(f"{label(folder)} is bit-identical: {count(saved)}")
             return []
         # the config as it was given, without the device that was filled in
-        reasons = [*changes(saved, again, digest_config(given))][:MOST] or [UNKNOWN]
+        reasons = [*changes(saved, again, digest_config(given.to_dict()))][:MOST] or [UNKNOWN]
         lines = (f"{label(folder)} differs: {difference}", *(f"  changed: {r}" for r in reasons))
         return [printable(line, LONGEST) for line in lines]
 

@@ -15,6 +15,7 @@ from pydantic import Field, with_config
 from runner.ablation.designs import Contrast, Factor
 from runner.errors import UserError
 from runner.store.files import DEEPEST, FORMAT, Damaged, checked, digest, write_text
+from runner.store.runs import digest_config
 from runner.store.values import read_values
 from runner.validation import STRICT, validate
 
@@ -93,7 +94,7 @@ class Plan:
     def digests(self, variant: str) -> dict[int, str]:
         """Give back for each seed the hash of the run's config, as its run.json holds it."""
         config = self.config_of(variant, self.seeds[0])
-        return {seed: digest({**config, "seed": seed}) for seed in self.seeds}
+        return {seed: digest_config({**config, "seed": seed}) for seed in self.seeds}
 
 
 def save_plan(root: Path, plan: Plan) -> None:

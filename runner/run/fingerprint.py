@@ -18,7 +18,7 @@ from torch import nn
 from runner.config import Settings
 from runner.run.own_code import digest_own
 from runner.run.process import unusual_flags
-from runner.store.files import digest
+from runner.store.runs import digest_config
 
 LIBRARIES = (
     *("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn"),
@@ -56,7 +56,7 @@ def fingerprint(
     """
     cuda = device.type == "cuda"
     return {
-        "config": digest_config(settings),
+        "config": digest_config(settings.to_dict()),
         "code": {
             "version": _version("biscuits-bench"),
             "commit": _commit(),
@@ -76,18 +76,6 @@ def fingerprint(
         "precision": settings.precision,
         "channels_last": settings.channels_last,
     }
-
-
-def digest_config(settings: Settings) -> str:
-    """Give back a hash of a run's config.
-
-    A trick's parameter that is None counts as one that is not there, so that runs made before the
-    trick had it keep their hash.
-    """
-    config = settings.to_dict()
-    nodes = config["tricks"].items()
-    tricks = {name: {k: v for k, v in node.items() if v is not None} for name, node in nodes}
-    return digest({**config, "tricks": tricks})
 
 
 def digest_tensors(state: dict[str, torch.Tensor]) -> str:

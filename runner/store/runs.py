@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -25,6 +25,24 @@ CAUSES = ("exception", "killed", "timeout", "machine")
 """What makes a run fail; the last three are no fault of what is being tried."""
 MOST_BYTES = 2**28  # that are read of either
 LARGEST = 3e38  # about what a 32-bit float holds; a larger number is no measurement
+
+
+def digest_config(config: Mapping[str, Any]) -> str:
+    """Give back the hash of a run's config, as run.json holds it.
+
+    A trick's parameter that is None counts as one that is not there, so that runs made before the
+    trick had it keep their hash.
+    """
+    tricks = config.get("tricks")
+    if isinstance(tricks, dict):
+        present = {
+            name: {key: value for key, value in node.items() if value is not None}
+            if isinstance(node, dict)
+            else node
+            for name, node in tricks.items()
+        }
+        config = {**config, "tricks": present}
+    return digest(dict(config))
 
 
 @dataclass(frozen=True)
@@ -95,7 +113,8 @@ class Run:
             return {}
         content.pop("format", None)
         try:
-            return dict(flatten(content)) if self.machine.get("config") == digest(content) else {}
+            is_own = self.machine.get("config") == digest_config(content)
+            return dict(flatten(content)) if is_own else {}
         except (TypeError, ValueError):  # such as a date, which is no JSON
             return {}
 
