@@ -11,8 +11,11 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
+from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
@@ -158,3 +161,18 @@ def raise_if_stopping() -> None:
     if _signals.requested is not None:
         _signals.stopping = True
         raise Stopped(_signals.requested)
+
+
+@lru_cache
+def die_with_parent() -> None:
+    """Have this worker of a sweep end when its parent is killed: it would keep its run locked."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_watch, args=(parent.sentinel, os.getppid()), daemon=True).start()
+
+
+def _watch(sentinel: int | None, parent: int) -> None:
+    if sentinel is not None:
+        wait([sentinel])
+    while sentinel is None and os.getppid() == parent:  # a worker of joblib
+        time.sleep(1)
+    os._exit(1)

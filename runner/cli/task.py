@@ -18,7 +18,7 @@ from runner.cli.plain_yaml import check_yaml
 from runner.cli.plugins import register_plugins, set_version_base, store
 from runner.errors import UserError
 from runner.names import CONF, OUTPUTS, label
-from runner.signals import Stopped, raise_if_stopping, stoppable
+from runner.signals import Stopped, die_with_parent, raise_if_stopping, stoppable
 from runner.texts import say
 
 RUN_FOLDER = "${variant}/seed=${seed}"
@@ -31,6 +31,8 @@ def task(cfg: DictConfig) -> float:
         The accuracy on the validation split, for a sweep that searches; on the test set where
         there is no validation split.
     """
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        die_with_parent()
     try:
         with stoppable():
             raise_if_stopping()  # a signal may have come while the run before failed

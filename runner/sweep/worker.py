@@ -8,13 +8,11 @@ import multiprocessing
 import os
 import pickle
 import signal
-import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import redirect_stdout
 from functools import lru_cache
-from multiprocessing.connection import wait
 from typing import Any
 
 from hydra.core.singleton import Singleton
@@ -22,7 +20,7 @@ from hydra.core.utils import JobStatus, run_job, setup_globals
 from pebble import ProcessPool
 
 from runner.errors import UserError, cause_of
-from runner.signals import Stopped
+from runner.signals import Stopped, die_with_parent
 from runner.sweep.slots import Slot
 from runner.terminal import show_as_text
 from runner.texts import same_command
@@ -83,7 +81,7 @@ def _settle(slot: Slot) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.card
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, slot.cores)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
 
 
 def _do(prepare: Callable[[], None], job: bytes, slot: Slot) -> tuple[str | None, Any, str]:
@@ -112,10 +110,3 @@ def _do(prepare: Callable[[], None], job: bytes, slot: Slot) -> tuple[str | None
 
 def _trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)).strip()
-
-
-def _die_with_parent() -> None:
-    """A sweep that is killed leaves no run behind that would keep its folder locked."""
-    if (parent := multiprocessing.parent_process()) is not None:
-        wait([parent.sentinel])
-        os._exit(1)
