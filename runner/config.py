@@ -24,6 +24,7 @@ from runner.errors import UserError, did_you_mean
 from runner.names import CONF, check_name
 from runner.schedulers import Scheduler, refuse_impure
 from runner.store.files import FORMAT
+from runner.store.runs import NOT_IN_CONFIG_HASH
 from runner.validation import STRICT, make_fields, validate
 from tricks import Trick, in_order
 
@@ -65,9 +66,6 @@ class Settings:
         whole = {**dataclasses.asdict(self), "again": False}
         return {key: value for key, value in whole.items() if key not in NOT_IN_CONFIG_HASH}
 
-
-NOT_IN_CONFIG_HASH = ("checkpoint_seconds", "resume")
-"""Settings that change no bit of a run, and so are no part of what it is."""
 
 OWN_KEYS: dict[str, dict[str, tuple[Any, Any]]] = {
     "data": {

@@ -88,7 +88,7 @@ def test_all_names_that_are_missing_are_told_at_once(project, commands, monkeypa
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert str(ended.value) == "data.validation must be < 1, got 2.0."
+    assert str(ended.value) == "data.validation must be < 1 or auto, got 2.0."
     register()
 
 

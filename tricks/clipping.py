@@ -63,6 +63,7 @@ class Clipping(Trick):
         ValueError: If a value is out of its range, or is set and would not be read; in `model` and
             `gradients`, if a name is unknown, or the classifier is and there is no `exclude`.
 
+    >>> import torch
     >>> model = nn.Linear(2, 1)
     >>> optimizer = torch.optim.SGD(model.parameters())
     >>> loss = model(torch.tensor([[3.0, 4.0]])).sum()

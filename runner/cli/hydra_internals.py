@@ -35,7 +35,6 @@ from runner import allowed
 from runner.cli import guard
 from runner.cli.plain_yaml import check_yaml
 from runner.cli.plugins import IS_1_3, refuse_older_sweeper
-from runner.cli.sweeps import shown_at_end
 from runner.cli.variant import GROUPS, chosen, write_names
 from runner.errors import UserError
 from runner.names import CONF
@@ -280,7 +279,7 @@ def run_command(
         else:
             mode = loader.find_mode(name, overrides, given.multirun)
             do = app.run if mode is RunMode.RUN else app.multirun
-            with _allow_classes(), shown_at_end(loader, name, overrides, mode):
+            with _allow_classes():
                 done = do(name, task, [*overrides, f"hydra.mode={mode.name}"])
                 if isinstance(done, list) and done and not any(done):
                     raise UserError("The sweep has no runs, for what it is over has no values.")

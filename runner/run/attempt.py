@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 from tqdm import tqdm
 
 from runner.build import Bench, build, title
@@ -143,9 +144,12 @@ class Attempt:
         data, settings, machine = self.bench.data, self.settings, self.machine
         splits = {"train": data.train, "validation": data.validation, "test": data.test}
         numbers = [f"{len(s.labels):,} {name}" for name, s in splits.items() if len(s.labels)]
-        parameters = sum(parameter.numel() for parameter in self.training.model.parameters())
+        parameters = [*self.training.model.parameters()]
+        count = (
+            f"{sum(p.numel() for p in parameters):,}" if not any(map(is_lazy, parameters)) else "?"
+        )
         words = [
-            f"{title(settings.model, 'model')} ({parameters:,} parameters)",
+            f"{title(settings.model, 'model')} ({count} parameters)",
             f"{title(settings.data, 'data')}: {' / '.join(numbers)} images",
             machine["device"],
             f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}",

@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 from runner.build import Bench
-from runner.config import NOT_IN_CONFIG_HASH, Settings
+from runner.config import Settings
 from runner.errors import UserError, cause_of
 from runner.names import flatten, label
 from runner.run import checkpoint
@@ -23,7 +23,16 @@ from runner.run.memory import peak, reset_peak
 from runner.signals import Stopped
 from runner.store.files import FORMAT, Damaged, checked, remove_leftovers, write_json, write_text
 from runner.store.lock import lock_folder
-from runner.store.runs import CONFIG, CORRECT, MACHINE, METRICS, RESULT, STATUS, read_status
+from runner.store.runs import (
+    CONFIG,
+    CORRECT,
+    MACHINE,
+    METRICS,
+    NOT_IN_CONFIG_HASH,
+    RESULT,
+    STATUS,
+    read_status,
+)
 from runner.store.values import read_values
 from runner.texts import same_command, say, told
 from runner.train import Diverged

@@ -27,12 +27,17 @@ MOST_BYTES = 2**28  # that are read of either
 LARGEST = 3e38  # about what a 32-bit float holds; a larger number is no measurement
 
 
+NOT_IN_CONFIG_HASH = ("checkpoint_seconds", "resume")
+"""Settings that change no bit of a run, and so are no part of what it is."""
+
+
 def digest_config(config: Mapping[str, Any]) -> str:
     """Give back the hash of a run's config, as run.json holds it.
 
-    A trick's parameter that is None counts as one that is not there, so that runs made before the
-    trick had it keep their hash.
+    Settings that change no bit are left out. A trick's parameter that is None counts as one that is
+    not there, so that runs made before the trick had it keep their hash.
     """
+    config = {k: v for k, v in config.items() if k not in ("format", *NOT_IN_CONFIG_HASH)}
     tricks = config.get("tricks")
     if isinstance(tricks, dict):
         present = {
@@ -41,8 +46,8 @@ def digest_config(config: Mapping[str, Any]) -> str:
             else node
             for name, node in tricks.items()
         }
-        config = {**config, "tricks": present}
-    return digest(dict(config))
+        config["tricks"] = present
+    return digest(config)
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,8 @@ def read_run(folder: Path, variant: str) -> Run:
     """Read a run's folder; whatever is missing or damaged is told, not raised."""
     seed = folder.name.partition("=")[2]
     if _leads_out(folder):
-        return Run(folder, variant, seed, {}, None, "its folder is a link out of here", True)
+        outside = "its folder is a link out of here"
+        return Run(folder, variant, seed, {}, None, outside, elsewhere=True)
     status, broken = read_json(folder / STATUS)
     result, cut = read_json(folder / RESULT)
     damage = "; ".join(text for text in (broken, cut) if text) or None

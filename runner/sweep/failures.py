@@ -25,26 +25,24 @@ def exit_with_failures(causes: Sequence[str], total: int, again: bool) -> None:
     """
     if not causes:
         return
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[tuple[str, str]]] = {}
     for cause in causes:
-        line = " ".join(cause.split())
-        folder = _FOLDER.search(line)
-        alone = re.sub(r" \(?\S+/status\.json has the traceback\.\)", "", line)
-        text = alone.replace(folder[0], "") if folder else alone
-        found.setdefault(" ".join(text.split()).removeprefix(": "), []).append(
-            folder[0] if folder else ""
-        )
-    lines = [_line(text, folders) for text, folders in found.items()]
+        line = re.sub(r" \(?\S+/status\.json has the traceback\.\)", "", " ".join(cause.split()))
+        match = _FOLDER.search(line)
+        folder = match[0] if match else ""
+        text = line.removeprefix(folder).removeprefix(":").strip()
+        found.setdefault(text.replace(folder, "") if folder else text, []).append((folder, text))
+    lines = [_line(*runs[0], len(runs) - 1) for runs in found.values()]
     rest = [f"  and {len(lines) - MOST} causes more"] if len(lines) > MOST else []
     head = f"{len(causes)} of {total} runs failed or were stopped."
     head += f" To try them again, give {same_command(again)}."
     sys.exit("\n".join([head, *lines[:MOST], *rest]))
 
 
-def _line(text: str, folders: Sequence[str]) -> str:
-    such = f"{folders[0]}: " if folders[0] else ""
-    more = f" (and {len(folders) - 1} more)" if len(folders) > 1 else ""
-    return "  " + printable(f"{such}{text}{more}", LONGEST_TEXT)
+def _line(folder: str, text: str, others: int) -> str:
+    run = f"{folder}: " if folder else ""
+    more = f" (and {others} more)" if others else ""
+    return "  " + printable(f"{run}{text}{more}", LONGEST_TEXT)
 
 
 def cause_in_words(error: object) -> str:

@@ -136,10 +136,11 @@ class LocalLauncher(Launcher):
     def _end(self, job: Job, future: "Future[Any]") -> JobReturn:
         """Give back what became of a run, and record it where the run itself could not."""
         self.ended += 1
-        overrides = list(self.configs[job.number].hydra.overrides.task)
-        end = JobReturn(overrides=overrides, status=JobStatus.FAILED)
+        config = self.configs[job.number]
+        overrides = list(config.hydra.overrides.task)
+        end = JobReturn(overrides=overrides, cfg=config, status=JobStatus.FAILED)
         printed, replaces = "", ["running"]
-        again = bool(self.configs[job.number].get("again"))
+        again = bool(config.get("again"))
         try:
             cause, value, printed = future.result()
             if printed:

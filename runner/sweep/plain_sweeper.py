@@ -1,6 +1,7 @@
-"""Hydra's sweeper of plain sweeps, which ends with how many runs failed, and why."""
+"""Hydra's sweeper of plain sweeps, which ends with their table, how many runs failed, and why."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -9,6 +10,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from runner.names import OUTPUTS
+from runner.report.end import show_sweep
 from runner.sweep.failures import cause_in_words, exit_with_failures
 
 
@@ -25,7 +28,7 @@ class PlainSweeper(BasicSweeper):
 
 
 class _Telling(Launcher):
-    """A launcher that ends the sweep with all that failed; Hydra shows the first error alone."""
+    """A launcher that ends the sweep with its table and all that failed; Hydra shows one error."""
 
     def __init__(self, launcher: Launcher, config: DictConfig) -> None:
         self.launcher, self.config = launcher, config
@@ -36,12 +39,14 @@ class _Telling(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Launch the jobs.
+        """Launch the jobs, and show what they gave.
 
         Raises:
             SystemExit: With how many failed and why, if some did.
         """
         ends = self.launcher.launch(job_overrides, initial_job_idx)
+        for name in dict.fromkeys(str((end.cfg or self.config).name) for end in ends):
+            show_sweep(Path(OUTPUTS, name))
         failed = [e for e in ends if e.status is JobStatus.FAILED]
         causes = [cause_in_words(end._return_value) for end in failed]
         exit_with_failures(causes, len(ends), bool(self.config.again))

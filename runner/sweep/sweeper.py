@@ -22,14 +22,14 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from runner.ablation.plan import Plan, load_plan, save_plan
 from runner.ablation.table import unfair_metric
 from runner.ablation.verdicts import Findings, judge
-from runner.config import NOT_IN_CONFIG_HASH, available_cores
+from runner.config import available_cores
 from runner.data.cache import default_folder
 from runner.errors import UserError, cause_of
 from runner.names import label
 from runner.run.process import isolated
 from runner.run.status import conclude
 from runner.store.lock import lock_folder
-from runner.store.runs import Run, read_status
+from runner.store.runs import NOT_IN_CONFIG_HASH, Run, read_status
 from runner.sweep.dry_run import describe, runs_left
 from runner.sweep.failures import cause_in_words, exit_with_failures
 from runner.sweep.freeze import (

@@ -170,10 +170,12 @@ def test_a_sweep_ends_with_how_many_runs_failed_and_each_cause_once(tmp_path, mo
     code = exit_code(main)
     head, diverged, refused = code.split("\n")
     assert head == "3 of 4 runs failed or were stopped. To try them again, give the same command."
-    assert diverged.startswith("  outputs/f/clipping+model.width=2+optimizer.lr=10000000000.0")
+    assert diverged.startswith("  outputs/f/clipping+model.width=2+optimizer.lr=1e10")
     assert "diverged: the loss is not finite" in diverged
     assert "tricks=[clipping]" not in diverged  # it is on
-    assert refused.endswith("max_norm must be > 0, got -1. Use .inf to measure only. (and 1 more)")
+    assert refused.endswith(
+        "max_norm must be > 0, got -1.0. Use .inf to measure only. (and 1 more)"
+    )
     out, err = capsys.readouterr()
     assert "Error executing job" not in out + err
     assert len([*tmp_path.glob("outputs/f/*/seed=0/result.json")]) == 1
