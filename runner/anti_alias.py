@@ -98,7 +98,7 @@ def describe(model: nn.Module, trick: AntiAliasing, channels: int, size: int) ->
     return [
         *lines(table(["layer", "is a", "stride", "becomes", "map"], rows, wide=(0, 3))),
         "",
-        f"Left alone: {', '.join(kept) or 'no strided layer'}.",
+        f"Unchanged: {', '.join(kept) or 'no strided layer'}.",
         f"Multiply-adds of the convolutions: {plain / 1e6:.1f} million, anti-aliased "
         f"{dense / 1e6:.1f} million, {dense / max(plain, 1):.2f} times as many, without the blurs.",
     ]

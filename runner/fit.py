@@ -138,11 +138,7 @@ def passed(count: int, size: int, micro: int | None) -> set[int]:
 def _one_left(what: str, counts: Sequence[int], size: int, micro: int | None) -> str:
     """Write which setting leaves one image by itself, and the nearest values that do not.
 
-    Args:
-        what: What that does.
-        counts: Images of the training split, and of others.
-        size: Images of a batch.
-        micro: Images passed at once in training; None for a whole batch.
+    `counts` are the images of the training split, then of the others.
     """
 
     def is_good(size: int, micro: int | None) -> bool:

@@ -33,7 +33,7 @@ def load_weights(model: nn.Module, file: str, classes: int) -> str | None:
     The file is what `torch.save(model.state_dict(), file)` writes, or a checkpoint that has such a
     dictionary under "model", "state_dict" or "model_state_dict", as a run's own `checkpoint.pt`
     has, or a safetensors file. What DataParallel, torch.compile or a Lightning module put before
-    the names is passed over. Nothing in it is executed.
+    the names is ignored. Nothing in it is executed.
 
     A classifier for another number of classes is not loaded, and stays as it is.
 
@@ -141,8 +141,10 @@ def _read(file: Path) -> State:
     data = b""
     try:
         data = read_bytes(file, most=2**34, follow=True)
-        if data[8:9] == b"{":
-            return _read_safetensors(data)
+        if data[8:9] == b"{":  # safetensors: the length of a JSON object, and that object
+            from safetensors.torch import load  # timm brings it
+
+            return load(data)
         _refuse_packed(data)
         with warnings.catch_warnings(action="ignore"):  # about formats that are refused below
             content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
@@ -167,13 +169,6 @@ def _read(file: Path) -> State:
             problem = "holds more than tensors, and loading that could run any code"
     expected = "Expected a file written by torch.save(model.state_dict(), file)."
     raise UserError(f"model.weights: {tell(file)} {problem}. {expected}")
-
-
-def _read_safetensors(data: bytes) -> State:
-    """Read a safetensors file, which begins with the length of a JSON object, and that."""
-    from safetensors.torch import load  # timm brings it
-
-    return load(data)
 
 
 def _refuse_packed(data: bytes) -> None:

@@ -79,12 +79,10 @@ class Outcomes:
             for pair in self._pairs()
             for seed in self._seeds(self.settled)
         ]
-        if any(one is not None and other is not None and one != other for one, other in digests):
+        known = [pair for pair in digests if None not in pair]
+        if any(one != other for one, other in known):
             return False
-        known = bool(digests) and all(
-            one is not None and other is not None for one, other in digests
-        )
-        return True if known else None
+        return True if digests and len(known) == len(digests) else None
 
     @cached_property
     def idle(self) -> dict[tuple[str, int], bool]:

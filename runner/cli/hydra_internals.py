@@ -75,7 +75,7 @@ class Loader(ConfigLoaderImpl):
     def find_mode(self, config_name: str, overrides: list[str], multirun: bool) -> RunMode:
         """Find out whether a command does one run or many: by what was typed, or an ablation.
 
-        The defaults lists of the chosen files tell; nothing is composed for it.
+        The defaults lists of the chosen files are read; nothing is composed.
 
         Raises:
             UserError: If what was typed contradicts itself.
@@ -290,11 +290,12 @@ def run_command(
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """Tell as one line what breaks Hydra, and there are many ways."""
+    """Report whatever breaks Hydra in one line."""
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError):
         raise
     except Exception as error:
-        told = f"{type(error).__name__} {error}"
-        raise UserError(f"The config cannot be composed: {told}.") from error
+        raise UserError(
+            f"The config cannot be composed: {type(error).__name__} {error}."
+        ) from error

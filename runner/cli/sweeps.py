@@ -26,22 +26,21 @@ def shown_at_end(
     """
 
     def show() -> None:
-        for folder in _folders(loader, config_name, list(overrides)):
+        if mode is RunMode.MULTIRUN:
             from runner.report.end import show_sweep  # imports torch
 
-            show_sweep(folder)
+            for folder in _folders(loader, config_name, list(overrides)):
+                show_sweep(folder)
 
     try:
         yield
     except (KeyboardInterrupt, Stopped):
         raise
     except Exception:
-        with suppress(Exception):  # the error of the runs is told
-            if mode is RunMode.MULTIRUN:
-                show()
+        with suppress(Exception):  # the error of the runs is what matters
+            show()
         raise
-    if mode is RunMode.MULTIRUN:
-        show()
+    show()
 
 
 def _folders(loader: ConfigLoader, config_name: str, overrides: list[str]) -> list[Path]:

@@ -26,7 +26,7 @@ def image_folder(root: str, size: Side | None = None, cache: str | None = None) 
     Those of `root/val/<class>/` (or `valid/`, or `validation/`) are the validation split, where
     there is such a folder. The classes are the folders of `train`, sorted by name. The images are
     those that torchvision's ImageFolder lists, in its order, without hidden files; what else is
-    there is told once, before they are decoded.
+    there is reported once, before they are decoded.
 
     The images become RGB, or grey where all of them are. Of an animation the first frame is read;
     transparency, a fourth band that is marked as such, is dropped; the EXIF orientation is
@@ -62,7 +62,7 @@ def _load(root: Path, listing: Listing, size: int | None, folder: str | None) ->
     cached.remove_leftovers(file.parent)
     if (images := cached.load(file, key, len(files), size)) is not None:
         return images
-    rest = f" Left alone: {listing.left_alone}." if listing.left_alone else ""
+    rest = f" Ignored: {listing.ignored}." if listing.ignored else ""
     _log(f"Decoding the {len(files):,} images of {tell(root)} once, into {tell(file)}.{rest}")
     images = decode(root, [file.path for file in files], size)
     now = scan(root).files

@@ -96,12 +96,14 @@ def bits_depend_on(machine: Mapping[str, Any]) -> dict[str, str]:
     """
     found = {
         "device": machine["device"].partition(":")[0],
-        **{key: machine[key] for key in ("processor", "capability")},
+        "processor": machine["processor"],
+        "capability": machine["capability"],
         "code": machine["code"]["digest"],
         "code of your own": machine["code"]["own"],
         **machine["made of"],
         "torch": machine["libraries"]["torch"],
-        **{key: machine[key] for key in ("variables", "flags")},
+        "variables": machine["variables"],
+        "flags": machine["flags"],
     }
     return {key: str(value) for key, value in found.items()}
 

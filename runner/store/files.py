@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runner.errors import Unfit
+from runner.errors import Unfit, causes
 
 FORMAT = 1
 """The number of the format of every file of a run; raised when an older reader would misread."""
@@ -62,9 +62,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch wraps the system's error in one of its own
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
+        cause = next((link for link in causes(error) if isinstance(link, OSError)), None)
         if cause is None:
             raise
         if cause.errno == errno.ELOOP and path.is_symlink():

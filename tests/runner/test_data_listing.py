@@ -88,7 +88,7 @@ def test_what_is_left_alone_is_told_once(folder, tmp_path, capfd):
         err = capfd.readouterr().err
         assert (err.count("\n") == 1) == told
         line = (
-            " Left alone: 3 hidden, 2 .gif, 1 .avif, 1 without a suffix, "
+            " Ignored: 3 hidden, 2 .gif, 1 .avif, 1 without a suffix, "
             r"1 beside the classes of test/, the folder unlabelled\x1b[31m/."
         )
         assert (line in err) == told
