@@ -24,14 +24,7 @@ OTHERS = ("site-packages", "dist-packages", str(HERE), str(HERE.parent / "tricks
 
 
 class Fit:
-    """A copy of a model, on which it is tried what the model takes.
-
-    Args:
-        model: The model; its weights, its statistics and the random numbers stay as they are.
-        name: What it is called.
-        classes: Number of classes.
-        autocast: Gives the context in which it computes.
-    """
+    """A copy of a model, to try which inputs it takes; the model itself does not change."""
 
     def __init__(
         self,

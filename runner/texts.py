@@ -114,7 +114,7 @@ def printable_lines(text: object) -> list[str]:
     return [printable(line.expandtabs()) for line in str(text)[-LONGEST_TEXT:].splitlines()]
 
 
-def tell(thing: object) -> str:
+def short(thing: object) -> str:
     """Write the name of something as one printable line of a usual length."""
     return printable(thing, LONGEST)
 
@@ -122,7 +122,7 @@ def tell(thing: object) -> str:
 def reason(error: BaseException) -> str:
     """Write why something failed; of a system's error without the path, which messages add."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return tell(" ".join(text.split()).rstrip(".") or type(error).__name__)
+    return short(" ".join(text.split()).rstrip(".") or type(error).__name__)
 
 
 def told(error: BaseException) -> str:
@@ -141,4 +141,4 @@ def same_command(again: bool) -> str:
 def listed(names: Sequence[str], most: int = 10) -> str:
     """List the first names, and count the rest."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(tell, names[:most])) + rest
+    return ", ".join(map(short, names[:most])) + rest

@@ -20,14 +20,7 @@ from runner.store.runs import number
 
 
 class Outcomes:
-    """The runs of an effect: with it, those of positive weight, and without it.
-
-    Args:
-        plan: The ablation's.
-        table: Its runs.
-        contrast: The effect.
-        estimated: What the scores say about it: which seeds are settled, and which count.
-    """
+    """The runs of an effect: with it, those of positive weight, and without it."""
 
     def __init__(self, plan: Plan, table: Table, contrast: Contrast, estimated: Estimate) -> None:
         self.plan, self.table, self.contrast = plan, table, contrast

@@ -25,13 +25,7 @@ LONGEST = 2000  # characters of a line
 def explain(
     error: Exception, loader: "Loader | None" = None, overrides: Sequence[str] = ()
 ) -> str | None:
-    """Give back one line about a mistake in the configuration; None if the error is another.
-
-    Args:
-        error: What was raised.
-        loader: What composed the config, and knows its keys and options.
-        overrides: What was typed, where there is no loader.
-    """
+    """Give back one line about a mistake in the configuration; None if the error is another."""
     given = loader.asked[1] if loader else overrides
     line = _explain(error, loader, given)
     return line and printable(re.sub(r"\s*\n\s*", " ", line.strip()), LONGEST)
@@ -76,7 +70,7 @@ PATTERNS = {
     r"An item is already at '(.+?)'": "{0} has a value already: give another without the plus.",
     r"Missing mandatory value: (\S+)": "{0} must be given: {0}=VALUE.",
 }
-"""What Hydra says, and what is said of it here."""
+"""What Hydra's message matches, and ours instead."""
 
 
 def _unreadable(override: str, overrides: Sequence[str]) -> str:

@@ -111,14 +111,6 @@ class Loader(ConfigLoaderImpl):
 
         The base is composed once; a variant that chooses no other file is a copy of it, with the
         variant's own values.
-
-        Args:
-            master: The config of the ablation, with Hydra's own node.
-            base: The overrides that hold for all of them.
-            variants: The overrides of each.
-
-        Raises:
-            UserError: If one says anything of Hydra.
         """
         name, given = master.hydra.job.config_name, [*_search_path(master), *base, "++variant='-'"]
         first = self.load_configuration(name, given, RunMode.RUN)
@@ -257,14 +249,7 @@ def run_command(
     loader: Loader,
     task: Callable[[DictConfig], Any],
 ) -> None:
-    """Do what Hydra's `main` does, with our loader, and with the mode that it finds.
-
-    Args:
-        given: The options.
-        parser: What read them.
-        loader: Composes the configs.
-        task: Does a run.
-    """
+    """Do what Hydra's `main` does, with our loader, and with the mode that it finds."""
     app = Hydra(task_name="biscuits", config_loader=loader)
     GlobalHydra.instance().initialize(app)
     name, overrides = given.config_name or "config", list(given.overrides)

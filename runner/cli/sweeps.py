@@ -16,14 +16,7 @@ from runner.signals import Stopped
 def shown_at_end(
     loader: ConfigLoader, config_name: str, overrides: Sequence[str], mode: RunMode
 ) -> Iterator[None]:
-    """Show the runs of a plain sweep at its end, also where some of them failed.
-
-    Args:
-        loader: Composes the config of the whole sweep, which has its name.
-        config_name: The config's.
-        overrides: What was typed.
-        mode: Nothing is shown of one run.
-    """
+    """Show the runs of a plain sweep at its end, also where some of them failed."""
 
     def show() -> None:
         if mode is RunMode.MULTIRUN:

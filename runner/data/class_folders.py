@@ -15,7 +15,7 @@ from runner.data.decode import decode
 from runner.data.listing import Listing, scan
 from runner.data.source import Source, Split
 from runner.errors import UserError
-from runner.texts import listed, reason, tell
+from runner.texts import listed, reason, short
 
 Side = Annotated[int, Field(ge=1)]  # pixels
 
@@ -63,20 +63,20 @@ def _load(root: Path, listing: Listing, size: int | None, folder: str | None) ->
     if (images := cached.load(file, key, len(files), size)) is not None:
         return images
     rest = f" Ignored: {listing.ignored}." if listing.ignored else ""
-    _log(f"Decoding the {len(files):,} images of {tell(root)} once, into {tell(file)}.{rest}")
+    _log(f"Decoding the {len(files):,} images of {short(root)} once, into {short(file)}.{rest}")
     images = decode(root, [file.path for file in files], size)
     now = scan(root).files
     if now != files:
         changed = sorted({file.path for file in {*files} ^ {*now}})
         raise UserError(
-            f"data.root: {tell(root)} changed while it was being read: {listed(changed)}. "
+            f"data.root: {short(root)} changed while it was being read: {listed(changed)}. "
             "Run the command again when nothing writes there."
         )
     try:
         cached.save(file, key, images)
     except (OSError, UserError) as error:
         _log(
-            f"The decoded images are not cached: cannot write {tell(file)}: "
+            f"The decoded images are not cached: cannot write {short(file)}: "
             f"{reason(error.__cause__ or error)}. Set data.cache to another folder."
         )
     return images

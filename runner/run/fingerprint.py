@@ -47,13 +47,7 @@ TRAINING_CODE = (
 def fingerprint(
     settings: Settings, device: torch.device, model: nn.Module | None = None
 ) -> dict[str, Any]:
-    """Give back what `run.json` holds.
-
-    Args:
-        settings: The config.
-        device: Where the run trains.
-        model: Its model, whose layers tell which libraries it is from.
-    """
+    """Give back what `run.json` holds."""
     cuda = device.type == "cuda"
     return {
         "config": digest_config(settings.to_dict()),

@@ -29,10 +29,6 @@ class Damaged(ValueError):
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that a reader, or a crash, finds the old one or the new one, never half.
 
-    Args:
-        path: Where it shall be; its folder exists.
-        write: Writes the content into an open binary file.
-
     Raises:
         Unfit: If the disk is full, or the system refuses it for another reason. What was
             there is as it was, and nothing is left of the attempt.

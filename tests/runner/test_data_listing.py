@@ -61,7 +61,7 @@ def test_a_folder_for_validation_is_the_validation_split(folder, tmp_path, name,
     share = split_source(source, 0.4, seed=0)
     assert len(share.train.labels) == 2
     assert share.notes == (
-        "the 4 images of the data set's own validation split are left alone, as "
+        "the 4 images of the data set's own validation split are not used, as "
         "data.validation=0.4; auto uses them",
     )
 
