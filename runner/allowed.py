@@ -51,9 +51,6 @@ def refuse_foreign(targets: Mapping[str, tuple[object, str]]) -> None:
 
     Args:
         targets: For each place in the config what it names, and its group.
-
-    Raises:
-        UserError: If there is any.
     """
     foreign = {
         where: (target, group)

@@ -38,11 +38,6 @@ BECOMES = {
 def build_model(name: str, channels: int, classes: int = 10) -> nn.Module:
     """Build a network: by name, of conf/model, torchvision or `timm/NAME`, or from a YAML file.
 
-    Args:
-        name: Name or file of the network.
-        channels: Channels of the images.
-        classes: Number of classes.
-
     Raises:
         UserError: If there is no such network or file.
     """
@@ -63,12 +58,6 @@ def build_model(name: str, channels: int, classes: int = 10) -> nn.Module:
 
 def describe(model: nn.Module, trick: AntiAliasing, channels: int, size: int) -> list[str]:
     """Anti-alias a model, and return the lines of the table.
-
-    Args:
-        model: The model; it is changed.
-        trick: The trick with its parameters.
-        channels: Channels of the images.
-        size: Height and width of the images, in pixels.
 
     Raises:
         ValueError: If the model cannot be anti-aliased; it is unchanged then.
@@ -98,7 +87,7 @@ def describe(model: nn.Module, trick: AntiAliasing, channels: int, size: int) ->
     return [
         *lines(table(["layer", "is a", "stride", "becomes", "map"], rows, wide=(0, 3))),
         "",
-        f"Left alone: {', '.join(kept) or 'no strided layer'}.",
+        f"Unchanged: {', '.join(kept) or 'no strided layer'}.",
         f"Multiply-adds of the convolutions: {plain / 1e6:.1f} million, anti-aliased "
         f"{dense / 1e6:.1f} million, {dense / max(plain, 1):.2f} times as many, without the blurs.",
     ]

@@ -18,7 +18,7 @@ from runner.errors import Unfit, UserError
 from runner.fit import Fit
 from runner.optimizers import parameter_groups, refuse_unusable
 from runner.schedulers import Scheduler, tabulate
-from runner.texts import tell
+from runner.texts import short
 from runner.train import Training
 from runner.weights import load_weights
 from tricks import Chain, derive_seed
@@ -38,11 +38,7 @@ class Bench:
 
 
 def build(settings: Settings, data: DataSet | None = None) -> Bench:
-    """Build a run.
-
-    Args:
-        settings: The config.
-        data: What `build_data` gives for it; None to read it.
+    """Build a run; `data` is what `build_data` gives for it, None to read it here.
 
     Raises:
         UserError: If a part cannot be built from its config.
@@ -121,14 +117,7 @@ def build_tricks(settings: Settings) -> Chain:
 def build_model(
     settings: Settings, data: DataSet, chain: Chain, note: Callable[[str], object] = lambda _: None
 ) -> nn.Module:
-    """Build the model for the data; its weights depend on the seed alone.
-
-    Args:
-        settings: The config.
-        data: The data set.
-        chain: The tricks that are on.
-        note: Called with what a user should know of the weights that were loaded.
-    """
+    """Build the model; random weights depend on the seed alone, loaded ones may have a note."""
     torch.manual_seed(derive_seed(settings.seed, "weights"))
     channels, classes = data.train.images.shape[1], len(data.classes)
     model = _call(settings.model, "model", "model", channels=channels, classes=classes)
@@ -193,11 +182,11 @@ def title(node: Node, group: str) -> str:
     'cifar_resnet(depth=8)'
     """
     if "name" in node:
-        return tell(node["name"])
+        return short(node["name"])
     own = {"_target_", *OWN_KEYS[group]}
     given = [f"{k}={v}" for k, v in node.items() if k not in own and v is not None]
     name = node["_target_"].rpartition(".")[2]
-    return tell(f"{name}({', '.join(given)})" if given else name)
+    return short(f"{name}({', '.join(given)})" if given else name)
 
 
 def find_device(name: str) -> torch.device:

@@ -1,7 +1,7 @@
 """The error that a user can correct, and the nearest known word to a mistyped one."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 
@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 class Unfit(UserError):
-    """The machine does not let a run go on: no card, no room, or another library than before."""
+    """This machine cannot do the run: no card, no room, or another library than before."""
 
 
 _LACKED = re.compile(
@@ -25,17 +25,22 @@ _LACKED = re.compile(
 
 
 def cause_of(error: BaseException) -> str:
-    """Tell what ended a run: `machine`, if it lacked memory, room, a file or a device.
+    """Give back what ended a run: `machine`, if it lacked memory, room, a file or a device.
 
     Anything else is an `exception`, of its own code or about its config.
     """
-    link: BaseException | None = error
-    while link is not None:
+    for link in causes(error):
         lacking = isinstance(link, OSError | MemoryError | Unfit)
         if lacking or (isinstance(link, RuntimeError) and _LACKED.search(str(link))):
             return "machine"
-        link = link.__cause__ or link.__context__
     return "exception"
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Run through an error and what it was raised from, or while handling."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -24,14 +24,7 @@ OTHERS = ("site-packages", "dist-packages", str(HERE), str(HERE.parent / "tricks
 
 
 class Fit:
-    """A copy of a model, on which it is tried what the model takes.
-
-    Args:
-        model: The model; its weights, its statistics and the random numbers stay as they are.
-        name: What it is called.
-        classes: Number of classes.
-        autocast: Gives the context in which it computes.
-    """
+    """A copy of a model, to try which inputs it takes; the model itself does not change."""
 
     def __init__(
         self,
@@ -138,11 +131,7 @@ def passed(count: int, size: int, micro: int | None) -> set[int]:
 def _one_left(what: str, counts: Sequence[int], size: int, micro: int | None) -> str:
     """Write which setting leaves one image by itself, and the nearest values that do not.
 
-    Args:
-        what: What that does.
-        counts: Images of the training split, and of others.
-        size: Images of a batch.
-        micro: Images passed at once in training; None for a whole batch.
+    `counts` are the images of the training split, then of the others.
     """
 
     def is_good(size: int, micro: int | None) -> bool:

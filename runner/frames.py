@@ -75,7 +75,10 @@ def read_frames(*folders: str | Path) -> Frames:
     clipping    0.93
     Name: test/accuracy, dtype: float64
     """
-    found = list(_find(folders))
+    unique: dict[Path, Found] = {}
+    for each in _find(folders):
+        unique.setdefault(each.run.folder.resolve(), each)
+    found = list(unique.values())
     if not found:
         raise UserError(
             f"{' '.join(map(str, folders)) or 'read_frames()'}: no runs there. "
@@ -97,18 +100,11 @@ def _key(found: Found) -> dict[str, Any]:
 
 
 def _find(folders: Sequence[str | Path]) -> Iterator[Found]:
-    """Iterate over the runs, each once."""
+    """Iterate over the runs; one that lies below several folders comes again."""
     places = [Path(os.path.abspath(folder)) for folder in folders]
     roots = [root for place in places for root in find_ablations(place)]
     loose = [run for place in places for run in find_loose_runs(place)]
     names = names_of({*roots, *(run.folder.parent.parent for run in loose)})
-    seen: set[Path] = set()
-
-    def is_new(run: Run) -> bool:
-        known = len(seen)
-        seen.add(run.folder.resolve())
-        return len(seen) > known
-
     for root in roots:
         plan = find_plan(root)
         factors = [factor.name for factor in plan.factors]
@@ -120,7 +116,7 @@ def _find(folders: Sequence[str | Path]) -> Iterator[Found]:
             for variant, levels in plan.variants.items()
         }
         digests = {variant: plan.digests(variant) for variant in plan.variants}
-        for run in filter(is_new, find_own_runs(root)):
+        for run in find_own_runs(root):
             seed = int(run.seed) if run.seed.isdecimal() else -1
             digest = digests.get(run.variant, {}).get(seed)
             run = planned(run, digest) if digest else run
@@ -128,7 +124,7 @@ def _find(folders: Sequence[str | Path]) -> Iterator[Found]:
                 yield Found(names[root], run, {}, run.config)
             else:
                 yield Found(names[root], run, *settled[run.variant])
-    for run in filter(is_new, loose):
+    for run in loose:
         run = replace(run, variant=run.folder.parent.name)
         yield Found(names[run.folder.parent.parent], run, {}, run.config)
 

@@ -127,7 +127,7 @@ def check_name(key: str, text: object) -> None:
 
 
 def label(folder: Path) -> str:
-    """Write a run's folder as short as it can be told: from here, if it lies below."""
+    """Write a run's folder relative to the current one, if it lies below that."""
     return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 

@@ -55,10 +55,6 @@ def parameter_groups(model: nn.Module, decay_norms_and_biases: bool) -> list[dic
 def refuse_unusable(optimizer: Optimizer, make: Callable[[list[Tensor]], Optimizer]) -> None:
     """Refuse an optimizer that could not make an update, before the first one.
 
-    Args:
-        optimizer: The optimizer.
-        make: Makes another one like it, for other parameters.
-
     Raises:
         UserError: If its step needs an argument, such as the closure of LBFGS; a group has no
             learning rate; or a class of torch fails at a step with a dense gradient.

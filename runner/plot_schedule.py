@@ -52,16 +52,9 @@ class Curve(NamedTuple):
 def configs(loader: Loader, overrides: Sequence[str]) -> dict[str, Settings]:
     """Compose and check a config for each combination of the values given with commas.
 
-    Args:
-        loader: Composes them.
-        overrides: As on the command line.
-
     Returns:
         Settings by label: the variant of a single config, the values that differ among several.
         Among several, a setting that only some of them use is accepted.
-
-    Raises:
-        UserError: If a config is wrong.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     choices = [

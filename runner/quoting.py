@@ -6,6 +6,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
+_WORDS = {"true", "false", "null", "inf", "nan", "yes", "no", "on", "off"}
+
 
 def literal(value: Any) -> str:  # noqa: ANN401
     """Write a value in the grammar of Hydra's overrides.
@@ -21,21 +25,7 @@ def literal(value: Any) -> str:  # noqa: ANN401
         return json.dumps(value)
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) and value.lower() not in _WORDS:
         return value
-    return in_quotes(value, "'")
-
-
-_WORDS = {"true", "false", "null", "inf", "nan", "yes", "no", "on", "off"}
-
-
-def in_quotes(text: str, mark: str = '"') -> str:
-    r"""Quote a text for Hydra.
-
-    >>> print(in_quotes('a "b" c\\'))
-    "a \"b\" c\\"
-    """
-    # a backslash stands for itself unless a quote follows
-    escaped = re.sub(rf"(\\*)({mark}|$)", lambda m: 2 * m[1] + (f"\\{mark}" if m[2] else ""), text)
-    return f"{mark}{escaped}{mark}"
+    return QuotedString(value, Quote.single).with_quotes()
 
 
 def as_text(key: str, text: str) -> str:
@@ -45,4 +35,4 @@ def as_text(key: str, text: str) -> str:
     'data.root="my photos (2)"'
     """
     dollar = re.sub(r"(\\*)\$\{", lambda m: 2 * m[1] + r"\${", text)  # else OmegaConf follows it
-    return shlex.quote(f"{key}={in_quotes(dollar)}")
+    return shlex.quote(f"{key}={QuotedString(dollar, Quote.double).with_quotes()}")

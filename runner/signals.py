@@ -77,11 +77,7 @@ _signals = _Signals()
 
 
 def announce_stop(ctrl_c: bool) -> None:
-    """Say that the process is about to stop; a handler of signals may call it.
-
-    Args:
-        ctrl_c: Whether to say what a second Ctrl-C does.
-    """
+    """Say that the process is about to stop; a handler of signals may call it."""
     more = " Ctrl-C again stops at once." if ctrl_c else ""
     with suppress(OSError):  # the reader may be gone, as `tee` is at Ctrl-C
         # not print, which must not be entered twice

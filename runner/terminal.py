@@ -47,21 +47,13 @@ TOO_LITTLE = ("map segment", "allocate memory", "can't start new thread")
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether it is about memory or what is printed, not about a file; then it is told."""
+    """Report an error about memory or the terminal; False for any other, as about a file."""
     code = error.errno if isinstance(error, OSError) else None
-    words = ("map segment", "allocate memory", "can't start new thread")
-    if (
-        isinstance(error, MemoryError)
-        or code == errno.ENOMEM
-        or any(w in str(error) for w in words)
-    ):
+    lacking = code == errno.ENOMEM or any(words in str(error) for words in TOO_LITTLE)
+    if lacking or isinstance(error, MemoryError):
         complain(f"There is too little memory: {reason(error)}. Free some, or raise its limit.")
         return True
-    if (
-        isinstance(error, OSError)
-        and error.filename is None
-        and code in (errno.EPIPE, errno.ENOSPC)
-    ):
+    if code in (errno.EPIPE, errno.ENOSPC) and getattr(error, "filename", None) is None:
         drop(sys.stdout, error)
         return True
     return False

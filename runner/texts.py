@@ -26,9 +26,9 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("plain", _plain)
 
 
-def typeable(text: str) -> str:
-    """Write a text in the characters that the terminal knows."""
-    known = getattr(sys.stdout, "encoding", None) or "utf-8"
+def typeable(text: str, stream: TextIO | None = None) -> str:
+    """Write a text in the characters that the terminal, or another stream, can show."""
+    known = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
     return text.encode(known, "plain").decode(known)
 
 
@@ -47,9 +47,9 @@ def output_was_lost() -> bool:
 
 
 def say(*lines: str, coloured: bool = False) -> None:
-    """Print lines as text alone, as far as the terminal knows their characters.
+    """Print lines as plain text, in characters that the terminal can show.
 
-    Where they cannot be printed, the program goes on: training is worth more.
+    Where printing fails the program continues: training is worth more.
 
     Args:
         lines: What to print.
@@ -70,9 +70,8 @@ def complain(line: str) -> None:
 
 
 def _write(stream: TextIO | None, line: str) -> None:
-    known = getattr(stream, "encoding", None) or "utf-8"
     try:
-        print(line.encode(known, "plain").decode(known), file=stream, flush=True)
+        print(typeable(line, stream), file=stream, flush=True)
     except (OSError, ValueError) as error:  # ValueError: it is closed
         drop(stream, error)
 
@@ -115,15 +114,15 @@ def printable_lines(text: object) -> list[str]:
     return [printable(line.expandtabs()) for line in str(text)[-LONGEST_TEXT:].splitlines()]
 
 
-def tell(thing: object) -> str:
+def short(thing: object) -> str:
     """Write the name of something as one printable line of a usual length."""
     return printable(thing, LONGEST)
 
 
 def reason(error: BaseException) -> str:
-    """Write why something failed; of the system's errors without the path, which is told beside."""
+    """Write why something failed; of a system's error without the path, which messages add."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return tell(" ".join(text.split()).rstrip(".") or type(error).__name__)
+    return short(" ".join(text.split()).rstrip(".") or type(error).__name__)
 
 
 def told(error: BaseException) -> str:
@@ -135,11 +134,11 @@ def told(error: BaseException) -> str:
 
 
 def same_command(again: bool) -> str:
-    """Write which command goes on with what was begun: with `again=true` it would begin again."""
+    """Write which command resumes what was begun; with `again=true` it would restart."""
     return "the same command without again=true" if again else "the same command"
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
     """List the first names, and count the rest."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(tell, names[:most])) + rest
+    return ", ".join(map(short, names[:most])) + rest

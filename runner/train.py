@@ -181,7 +181,7 @@ class Training:
         overflow = self.scaler.is_enabled() and what == "a gradient"
         if before is None or (self.not_finite == "error" and not overflow):
             raise Diverged(f"{what} is not finite ({numbers[what]}) at update {self.updates}")
-        self.scaler.update()  # which `unscale_` has told of an overflow
+        self.scaler.update()  # `unscale_` has recorded the overflow
         buffers, states = before
         for buffer, saved in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(saved)

@@ -1,6 +1,6 @@
 """Plain values of a config or a file, checked against the fields of a dataclass.
 
-Pydantic checks them all in one call; what it finds is told in our words, by the type of its error.
+Pydantic checks them all in one call; its errors are reworded here, by their types.
 """
 
 import json

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from runner.errors import UserError
 from runner.store.files import Damaged, read_bytes
-from runner.texts import listed, tell
+from runner.texts import listed, short
 
 PLACES = (("training", "model"), ("model",), ("state_dict",), ("model_state_dict",))
 """The keys under which checkpoints keep the weights: a run's own, torch's tutorials, Lightning."""
@@ -33,14 +33,9 @@ def load_weights(model: nn.Module, file: str, classes: int) -> str | None:
     The file is what `torch.save(model.state_dict(), file)` writes, or a checkpoint that has such a
     dictionary under "model", "state_dict" or "model_state_dict", as a run's own `checkpoint.pt`
     has, or a safetensors file. What DataParallel, torch.compile or a Lightning module put before
-    the names is passed over. Nothing in it is executed.
+    the names is ignored. Nothing in it is executed.
 
     A classifier for another number of classes is not loaded, and stays as it is.
-
-    Args:
-        model: The model.
-        file: Path of the file.
-        classes: Number of classes of the model.
 
     Returns:
         What was not loaded, in words, for the user to know; None if all was.
@@ -54,7 +49,7 @@ def load_weights(model: nn.Module, file: str, classes: int) -> str | None:
     forms = {name: max(_forms(s), key=lambda s: _fit(s, own)) for name, s in _states(content)}
     if len(whole := [name for name, state in forms.items() if state.keys() == own.keys()]) > 1:
         raise UserError(
-            f"model.weights: {tell(path)} has weights of this model under {listed(whole)}. "
+            f"model.weights: {short(path)} has weights of this model under {listed(whole)}. "
             "Save those that you want by themselves."
         )
     state = max(forms.values(), key=lambda state: _fit(state, own))
@@ -72,14 +67,14 @@ def load_weights(model: nn.Module, file: str, classes: int) -> str | None:
     if problems["missing"] or problems["unexpected"] or (wrong and not head_alone):
         found = "; ".join(f"{what}: {listed(keys, 5)}" for what, keys in problems.items() if keys)
         raise UserError(
-            f"model.weights: {tell(path)} does not fit the {type(model).__name__}; {found}. "
+            f"model.weights: {short(path)} does not fit the {type(model).__name__}; {found}. "
             "Choose the model that was saved."
         )
     model.load_state_dict({**state, **{key: own[key] for key in wrong}})
     if not wrong:
         return None
     return (
-        f"{tell(path)} is for {others.pop()} classes, not {classes}: {listed(list(wrong))} "
+        f"{short(path)} is for {others.pop()} classes, not {classes}: {listed(list(wrong))} "
         "were not loaded, and start at random"
     )
 
@@ -141,8 +136,10 @@ def _read(file: Path) -> State:
     data = b""
     try:
         data = read_bytes(file, most=2**34, follow=True)
-        if data[8:9] == b"{":
-            return _read_safetensors(data)
+        if data[8:9] == b"{":  # safetensors: the length of a JSON object, and that object
+            from safetensors.torch import load  # timm brings it
+
+            return load(data)
         _refuse_packed(data)
         with warnings.catch_warnings(action="ignore"):  # about formats that are refused below
             content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
@@ -155,8 +152,8 @@ def _read(file: Path) -> State:
         problem = "does not exist"
     except ImportError:
         raise UserError(
-            f"model.weights: {tell(file)} is a safetensors file, and safetensors is not installed. "
-            "Run pip install safetensors."
+            f"model.weights: {short(file)} is a safetensors file, and safetensors is not "
+            "installed. Run pip install safetensors."
         ) from None
     except Exception as error:  # torch raises many types for damaged files
         is_pickle = data.startswith((b"PK", b"\x80"))  # in a zip archive, or by itself
@@ -166,14 +163,7 @@ def _read(file: Path) -> State:
         elif is_pickle and isinstance(error, pickle.UnpicklingError):
             problem = "holds more than tensors, and loading that could run any code"
     expected = "Expected a file written by torch.save(model.state_dict(), file)."
-    raise UserError(f"model.weights: {tell(file)} {problem}. {expected}")
-
-
-def _read_safetensors(data: bytes) -> State:
-    """Read a safetensors file, which begins with the length of a JSON object, and that."""
-    from safetensors.torch import load  # timm brings it
-
-    return load(data)
+    raise UserError(f"model.weights: {short(file)} {problem}. {expected}")
 
 
 def _refuse_packed(data: bytes) -> None:

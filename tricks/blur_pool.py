@@ -172,9 +172,8 @@ def _blur_matrix(
     before, last = (filter_size - 1) // 2, stride * (size - 1)
     padded = torch.arange(-before, last + filter_size - before, device=like.device)
     line = torch.arange(pixels, device=like.device)
-    end: Any = (
-        pixels - 1 if is_known(like.shape) else line[-1:]
-    )  # ONNX takes no remainder by a size
+    # ONNX takes no remainder by a size
+    end: Any = pixels - 1 if is_known(like.shape) else line[-1:]
     lines = (_source(padded, end, padding_mode)[:, None] == line).to(like.dtype)
     for _ in range(filter_size - 1):
         lines = lines[:-1] + lines[1:]

@@ -6,7 +6,7 @@ https://github.com/Yonghongwei/Gradient-Centralization.
 
 Where we differ from the authors' code: weights are chosen by the module that holds them, not by
 their number of dimensions, so embeddings, norms and scales are never touched; a unit of a
-transposed convolution is an output channel; a unit with one weight is left alone, as its gradient
+transposed convolution is an output channel; a unit with one weight is skipped, as its gradient
 would be zero for ever; and `conv_only` takes in one-dimensional convolutions.
 """
 
@@ -43,8 +43,8 @@ def centralize_(module: nn.Module, conv_only: bool = False, exclude: Sequence[st
 
     Args:
         module: The model, with its gradients.
-        conv_only: Leave linear layers alone.
-        exclude: Names of modules and parameters to leave alone, with all that they hold.
+        conv_only: Skip linear layers.
+        exclude: Names of modules and parameters to skip, with all that they hold.
 
     Raises:
         ValueError: If a name in `exclude` is that of nothing in the module.
@@ -131,14 +131,14 @@ def _trained(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _passed_over(model: nn.Module, conv_only: bool, exclude: Sequence[str]) -> list[str]:
-    """Name the weights of units of several numbers that are left alone though nobody said so."""
-    told = {weight.parameter for weight in _weights(model, conv_only=False, exclude=())}
-    told.update(parameters_named(model, exclude))
+    """Name the weights of units of several numbers that are skipped without being excluded."""
+    known = {weight.parameter for weight in _weights(model, conv_only=False, exclude=())}
+    known.update(parameters_named(model, exclude))
     kinds = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, *(_KINDS if conv_only else ()))
     for module in model.modules():
         if issubclass(_kind(module), kinds):
-            told.update(module.parameters())
-    each = ((name, p) for name, p in model.named_parameters() if p not in told)
+            known.update(module.parameters())
+    each = ((name, p) for name, p in model.named_parameters() if p not in known)
     return [name for name, p in each if is_weight(p) and not name.endswith(("_g", ".original0"))]
 
 
@@ -167,8 +167,8 @@ class Centralization(Trick):
 
     Attributes:
         where: What is centralized.
-        conv_only: Leave linear layers alone.
-        exclude: Names of modules and parameters to leave alone, with all that they hold.
+        conv_only: Skip linear layers.
+        exclude: Names of modules and parameters to skip, with all that they hold.
 
     Raises:
         ValueError: If `where` is none of these; in `model`, if there is nothing to centralize or
@@ -200,7 +200,7 @@ class Centralization(Trick):
         return type(self), (self.where, self.conv_only, self.exclude)
 
     def model(self, model: nn.Module) -> nn.Module:
-        """Refuse a model in which there is nothing to centralize; warn of weights left alone."""
+        """Refuse a model in which there is nothing to centralize; warn of skipped weights."""
         if not any(_weights(model, self.conv_only, self.exclude)):
             raise ValueError(
                 f"Centralization found nothing to centralize in {type(model).__name__}: it has no "
@@ -209,9 +209,8 @@ class Centralization(Trick):
             )
         if left := _passed_over(model, self.conv_only, self.exclude):
             warnings.warn(
-                f"Centralization leaves {listed(left)} of {type(model).__name__} alone: of no "
-                "convolution, linear layer or attention. Name them in exclude to say that they "
-                "are meant to be.",
+                f"Centralization skips {listed(left)} of {type(model).__name__}: of no "
+                "convolution, linear layer or attention. Name them in exclude if that is meant.",
                 stacklevel=2,
             )
         return model

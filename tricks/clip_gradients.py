@@ -44,7 +44,7 @@ def clip_gradients_(
     factors of float16 and bfloat16 are computed in float32.
 
     Args:
-        parameters: The parameters, or one; those without a gradient are passed over.
+        parameters: The parameters, or one; those without a gradient are skipped.
         limit: The bound, > 0; for `quantile` a share of the norms, from 0 to 1.
         by: What is bounded.
         eps: For `unit`: the least norm that weights count as, so that zero ones still learn.

@@ -39,7 +39,7 @@ class Clipping(Trick):
 
     Each way to clip has parameters of its own; one that the chosen way would not read must stay
     at its default. By `unit`, the classifier is left out, as `find_classifier` finds it and
-    `caveats` tells. By `quantile`, the norms so far are the trick's state.
+    `caveats` says. By `quantile`, the norms so far are the trick's state.
 
     Reports the `norm` before clipping, `clipped_share` (1 if any gradient exceeded its bound, 0
     if none did), and by `quantile` the `threshold`, as soon as there is one. It clips
@@ -53,7 +53,7 @@ class Clipping(Trick):
         max_parameter_norm: By `parameter`: the bound on the norm of each tensor's gradient, > 0.
         factor: By `unit`: the bound on each unit's norm, as a share of its weights' norm, > 0.
         eps: By `unit`: the least norm that a unit's weights count as, > 0.
-        exclude: By `unit`: names of modules and parameters to leave alone, with all that they hold,
+        exclude: By `unit`: names of modules and parameters to skip, with all that they hold,
             instead of the classifier; () for nothing.
         quantile: By `quantile`: the share of the norms that stay below the bound, 0 to 1.
         history: By `quantile`: how many of the last norms count, in updates.
@@ -125,17 +125,17 @@ class Clipping(Trick):
                 return ()
             layers = [n for n, module in model.named_modules() if isinstance(module, LAYERS)]
             raise ValueError(
-                f"Clipping by unit leaves the classifier alone, but cannot find it: {error}. Set "
+                f"Clipping by unit excludes the classifier, but cannot find it: {error}. Set "
                 f"exclude to its name, such as ['{layers[-1] if layers else 'fc'}'], or to [] to "
                 "clip every layer."
             ) from error
 
     def caveats(self, updates: int, updates_per_epoch: int) -> list[str]:  # noqa: ARG002
-        """Tell which layers are the classifier, and so left alone, by `unit`."""
+        """Name the layers that are excluded as the classifier, by `unit`."""
         if self.exclude is not None or self._left_out is None:
             return []
         left = listed(self._left_out) or "no layer"
-        return [f"{left} is left alone as the classifier; exclude=[...] names others."]
+        return [f"{left} is excluded as the classifier; exclude=[...] names others."]
 
     def _require(self, holds: bool, name: str, rule: str, remedy: str = "") -> None:
         if not holds:
@@ -172,9 +172,8 @@ class Clipping(Trick):
     def _limit(self) -> float:
         if self.by != "quantile":
             return float(getattr(self, _READ_BY[self.by][0]))
-        return (
-            math.inf if len(self._norms) < self.warmup else quantile_of(self._norms, self.quantile)
-        )
+        begun = len(self._norms) >= self.warmup
+        return quantile_of(self._norms, self.quantile) if begun else math.inf
 
     def report(self) -> dict[str, float]:
         """Give back the norm before the last clipping, and whether that changed anything."""

@@ -57,7 +57,7 @@ def find_places(model: nn.Module, first: bool = False) -> list[Place]:
     """List the places where `anti_alias` would change a model, in the order of the computation.
 
     Args:
-        model: Any module that `torch.fx` can trace; it is read in evaluation mode, and left alone.
+        model: Any module that `torch.fx` can trace; it is read in evaluation mode, and not changed.
         first: Whether the model's first convolution counts.
 
     Raises:
@@ -106,12 +106,11 @@ class _Plan:
         """The nodes that depend on the input, and of them those that depend on its pixels."""
         self.calls = defaultdict[str, list[fx.Node]](list)
         for node in graph.nodes:
-            if node.op == "placeholder" or self.varying.intersection(node.all_input_nodes):
+            begins, inputs = node.op == "placeholder", node.all_input_nodes
+            if begins or self.varying.intersection(inputs):
                 self.varying.add(node)
-            if node.op == "placeholder" or (
-                self.filled.intersection(node.all_input_nodes)
-                and self._operation(node) not in ABOUT
-            ):
+            reads = self.filled.intersection(inputs) and self._operation(node) not in ABOUT
+            if begins or reads:
                 self.filled.add(node)
             if node.op == "call_module":
                 self.calls[str(node.target)].append(node)

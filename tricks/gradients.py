@@ -30,7 +30,7 @@ def check_gradients_(
     image whose labels are all ignored, whose gradients are 0. The norm given back is then nan.
 
     Args:
-        parameters: The parameters, or one; those without a gradient are passed over.
+        parameters: The parameters, or one; those without a gradient are skipped.
         not_finite: `error` or `skip`.
         loss: The mean loss of the whole update.
 

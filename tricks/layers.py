@@ -1,11 +1,13 @@
 """Which layers of a model are meant: those that are named, and the classifier, by `torch.fx`."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from tricks.tracing import Tracer
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
@@ -91,8 +93,10 @@ def listed(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
-class _Graph(fx.Tracer):
-    """The graph of a model, traced without the hooks of others: they would be given no tensors."""
+class _Graph(Tracer):
+    """The graph of a model; every layer is one node."""
+
+    leaves = LAYERS
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -118,16 +122,6 @@ class _Graph(fx.Tracer):
                 module.__dict__.clear()
                 module.__dict__.update(attributes)
         self.outputs = next(iter(reversed(nodes))).all_input_nodes
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Give back whether a module's call is one node, as that of every layer is."""
-        return isinstance(m, LAYERS) or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
-        """Trace a module's call."""
-        if self.is_leaf_module(m, self.path_of_module(m)):
-            return super().call_module(m, forward, args, kwargs)
-        return m.forward(*args, **kwargs)
 
     def last_weights(self, output: fx.Node) -> set[fx.Node]:
         """Find the nodes on the way to an output that no other weight lies behind."""

@@ -19,15 +19,16 @@ STRIDE_ARGUMENT = {"avgpool2d": 2, "conv2d": 3, "lppool2d": 3, "maxpool2d": 2}  
 HOOKS = [name for name in vars(nn.Module()) if "hooks" in name]
 
 
-class _Tracer(fx.Tracer):
-    """Stops at convolutions and pools, whatever their forward, and runs no hook."""
+class Tracer(fx.Tracer):
+    """Stops at some layers, whatever their forward, and runs no hook: it would get no tensors."""
 
+    leaves: tuple[type[nn.Module], ...] = LAYERS
     failed = ""
     """The name of the module within which the tracing failed."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Give back whether a module's call is one node of the graph."""
-        return super().is_leaf_module(m, module_qualified_name) or isinstance(m, LAYERS)
+        return super().is_leaf_module(m, module_qualified_name) or isinstance(m, self.leaves)
 
     def call_module(self, m: nn.Module, forward: Any, *call: Any) -> Any:  # noqa: ANN401, ARG002
         """Trace a module's forward without its hooks; remember the innermost that fails."""
@@ -70,7 +71,7 @@ def trace(model: nn.Module) -> fx.Graph:
             f"copy: {type(error).__name__}: {error}. If it uses the old weight_norm, use "
             "torch.nn.utils.parametrizations.weight_norm."
         ) from error
-    tracer = _Tracer()
+    tracer = Tracer()
     try:
         with torch.random.fork_rng(devices=[]):
             return tracer.trace(copied)

@@ -271,8 +271,8 @@ class WarmRestarts(Trick):
         if before == length:
             return []
         ends = f"cycles end after {before:g} and" if before else "the first ends after"
-        told = f"{length:g} {self.unit}{'' if length == 1 else 's'}"
-        return [f"training ends within a cycle, after {told}; {ends} {after:g}."]
+        done = f"{length:g} {self.unit}{'' if length == 1 else 's'}"
+        return [f"training ends within a cycle, after {done}; {ends} {after:g}."]
 
     def _schedule(self) -> _Schedule:
         return _schedule(

@@ -43,7 +43,7 @@ class Contrast:
     name: str
     """What it asks about, as the report shows it."""
     kind: Kind
-    """`effect` gets a verdict; `interaction` and `share` (Shapley's) are told beside it."""
+    """`effect` gets a verdict; `interaction` and `share` (Shapley's) are listed below it."""
     factors: tuple[str, ...]
     """The factors that it is about."""
     weights: Mapping[str, float]

@@ -16,14 +16,7 @@ from runner.ablation.statistics import FEWEST_SEEDS
 def judge_effect(
     plan: Plan, estimated: Estimate, outcomes: Outcomes, failure_adjusted: float
 ) -> dict[str, Any]:
-    """Give back what a finding says of an effect alone: its verdict, and how its runs went.
-
-    Args:
-        plan: The ablation's.
-        estimated: What the scores say.
-        outcomes: Its runs.
-        failure_adjusted: The p-value against equal chances to fail, for the number of effects.
-    """
+    """Give back what a finding says of an effect alone: its verdict, and how its runs went."""
     verdict, reason = _verdict(plan, estimated, outcomes, failure_adjusted)
     undecided, have = verdict is Verdict.UNDECIDED, int(estimated.used.sum())
     failed = outcomes.failures(outcomes.with_it)

@@ -102,8 +102,7 @@ def estimate(
                 found[name][some] = column
         if kind != "share" and of_kind.any():
             margin = question.margin if kind == "effect" else 0.0
-            counted = np.where(used & judged[:, None], values, np.nan)[of_kind]
-            packed = _packed(counted)
+            packed = _packed(np.where(used & judged[:, None], values, np.nan)[of_kind])
             decision = decide(packed, margin, question.alpha, sequential, step[of_kind])
             verdicts[of_kind], found["p"][of_kind], found["adjusted"][of_kind], *_ = decision
             within[of_kind] = decision.within
@@ -123,10 +122,7 @@ def estimate(
     ]
 
 
-NUMBERS = (
-    *("p", "adjusted", "mean", "sd", "low", "high", "smallest"),
-    *("needed", "fewest", "most"),
-)
+NUMBERS = ("p", "adjusted", "mean", "sd", "low", "high", "smallest", "needed", "fewest", "most")
 
 
 def _packed(values: Array) -> Array:

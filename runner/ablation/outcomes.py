@@ -20,14 +20,7 @@ from runner.store.runs import number
 
 
 class Outcomes:
-    """The runs of an effect: with it, those of positive weight, and without it.
-
-    Args:
-        plan: The ablation's.
-        table: Its runs.
-        contrast: The effect.
-        estimated: What the scores say about it: which seeds are settled, and which count.
-    """
+    """The runs of an effect: with it, those of positive weight, and without it."""
 
     def __init__(self, plan: Plan, table: Table, contrast: Contrast, estimated: Estimate) -> None:
         self.plan, self.table, self.contrast = plan, table, contrast
@@ -79,12 +72,10 @@ class Outcomes:
             for pair in self._pairs()
             for seed in self._seeds(self.settled)
         ]
-        if any(one is not None and other is not None and one != other for one, other in digests):
+        known = [pair for pair in digests if None not in pair]
+        if any(one != other for one, other in known):
             return False
-        known = bool(digests) and all(
-            one is not None and other is not None for one, other in digests
-        )
-        return True if known else None
+        return True if digests and len(known) == len(digests) else None
 
     @cached_property
     def idle(self) -> dict[tuple[str, int], bool]:

@@ -146,7 +146,7 @@ def find_plan(root: Path) -> Plan:
 
 
 def _mistakes(plan: Plan) -> Iterator[str]:
-    """Tell what does not fit together, or would lead out of the ablation's folder."""
+    """Find what does not fit together, or would lead out of the ablation's folder."""
     names = [factor.name for factor in plan.factors]
     texts = [*names, *(c.name for c in plan.contrasts), *chain(*(f.levels for f in plan.factors))]
     if max(map(len, texts), default=0) > LONGEST:

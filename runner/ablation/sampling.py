@@ -72,7 +72,7 @@ def samples_interval(
     answers: Mapping[tuple[str, int], NDArray[np.bool_]],
     alpha: float,
 ) -> tuple[float, float] | None:
-    """Give a contrast's interval over seeds and test samples; None if it cannot be told.
+    """Give a contrast's interval over seeds and test samples; None if it is not known.
 
     Args:
         weights: For each variant that counts its weight.

@@ -153,7 +153,7 @@ def _score(run: Run, result: dict[str, Any], metric: str) -> float:
 
 def find_damage(run: Run) -> list[str]:
     """Name the files of a run which are damaged, or missing after its end, each with what is."""
-    found = [run.damage] if run.damage else []
+    found = [run.damage]
     if not run.status and STATUS not in (run.damage or ""):
         found.append(f"{STATUS} is not there, or empty")
     elif run.status.get("status") == "done" and run.result is None and not run.damage:
@@ -162,15 +162,15 @@ def find_damage(run: Run) -> list[str]:
         content, problem = read_json(run.folder / MACHINE)
         if content is None and run.result is not None:
             problem = problem or f"{MACHINE} is not there"
-        found += [problem] if problem and problem not in found else []
+        found.append(problem)
     try:
         _ = run.metrics
     except Damaged as error:
-        found += [str(error)] if str(error) not in found else []
+        found.append(str(error))
     digests = (run.result or {}).get("digests")
     if isinstance(digests, dict) and CORRECT in digests and run.correct() is None:
         found.append(f"{CORRECT} is damaged or not there")
-    return found
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def _seconds(run: Run) -> float:

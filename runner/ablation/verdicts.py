@@ -116,10 +116,6 @@ class Findings:
 def judge(root: Path, plan: Plan) -> Findings:
     """Judge an ablation by the runs in its folder, finished or not.
 
-    Args:
-        root: The ablation's folder.
-        plan: Its plan; anything else in the folder is ignored.
-
     Raises:
         UserError: If a result lacks the metric.
     """
@@ -196,7 +192,7 @@ def _finding(
 
 
 def _remark(plan: Plan, contrast: Contrast, estimated: Estimate) -> str:
-    """Describe an interaction in words; of other contrasts tell how far their runs are."""
+    """Describe an interaction in words; of other contrasts, how many seeds are complete."""
     if not estimated.judged:
         planned = len(plan.seeds) if plan.question.until == "fixed" else None
         return wording.seeds_so_far(int(estimated.used.sum()), planned)

@@ -24,7 +24,7 @@ LISTED = 5  # seeds listed by name
 
 
 def is_share(metric: str) -> bool:
-    """Tell whether a metric is a share, such as an accuracy, and shown in percent."""
+    """Whether a metric is a share, such as an accuracy, and shown in percent."""
     return metric.endswith(SHARES)
 
 
@@ -49,15 +49,7 @@ def amount(mean: float, question: Question) -> str:
 
 
 def found(verdict: Verdict, mean: float, within: bool, seeds: int, question: Question) -> str:
-    """Say what HELPS, HURTS or NEGLIGIBLE means here, and what it rests on.
-
-    Args:
-        verdict: The verdict.
-        mean: The mean difference.
-        within: Whether it is smaller than the margin, at the same error rate.
-        seeds: How many seeds it rests on.
-        question: What was settled before.
-    """
+    """Say what HELPS, HURTS or NEGLIGIBLE means here, and what it rests on."""
     text, margin = amount(mean, question), with_unit(question.margin, question.metric)
     if verdict is Verdict.NEGLIGIBLE:
         rare = 100 * (1 - question.alpha ** (1 / seeds))
@@ -83,11 +75,12 @@ def undecided(fewest: float, most: float) -> str:
 def seeds_so_far(count: int, planned: int | None) -> str:
     """Say how many seeds are complete; `planned` is None for a sequence."""
     if planned is None or count == planned:
-        return ("no seeds so far", "one seed: no interval, no verdict", _TWO)[count]
+        return (
+            "no seeds so far",
+            "one seed: no interval, no verdict",
+            "two seeds: an interval, no verdict",
+        )[count]
     return f"{count} of {planned} seeds so far"
-
-
-_TWO = "two seeds: an interval, no verdict"
 
 
 def seeds_left(count: int) -> str:
@@ -111,14 +104,7 @@ def in_words(states: Iterable[str]) -> str:
 def failures(
     with_it: Mapping[str, int], without_it: Mapping[str, int], runs: int, reference: Sequence[str]
 ) -> str:
-    """Write `1 of 5 diverged (baseline 0 of 5)`.
-
-    Args:
-        with_it: How many runs failed with it, by state.
-        without_it: How many did without it.
-        runs: How many there are on either side.
-        reference: The variants without it.
-    """
+    """Write `1 of 5 diverged (baseline 0 of 5)`."""
     other = reference[0] if len(reference) == 1 else "without it"
     count, others = sum(with_it.values()), sum(without_it.values())
     return f"{count} of {runs} {in_words(with_it)} ({other} {others} of {runs})"
@@ -139,7 +125,7 @@ def left_out(seeds: Sequence[int], states: Iterable[str], runs: int, who: Sequen
 
 
 def ended_outside(causes: Mapping[str, str]) -> str:
-    """Say which run the machine ended, that this is no evidence, and what to do."""
+    """Write which run the machine ended, that this is no evidence, and what to do."""
     (run, cause), more = next(iter(causes.items())), len(causes) - 1
     others = f", and {more} more runs were ended" if more > 1 else ""
     others = ", and one more run was ended" if more == 1 else others

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from runner.cli.suggest import ALL, elsewhere, unknown_key, unknown_option
-from runner.errors import UserError
+from runner.errors import UserError, causes
 from runner.quoting import as_text
 from runner.texts import printable
 
@@ -25,13 +25,7 @@ LONGEST = 2000  # characters of a line
 def explain(
     error: Exception, loader: "Loader | None" = None, overrides: Sequence[str] = ()
 ) -> str | None:
-    """Give back one line about a mistake in the configuration; None if the error is another.
-
-    Args:
-        error: What was raised.
-        loader: What composed the config, and knows its keys and options.
-        overrides: What was typed, where there is no loader to tell.
-    """
+    """Give back one line about a mistake in the configuration; None if the error is another."""
     given = loader.asked[1] if loader else overrides
     line = _explain(error, loader, given)
     return line and printable(re.sub(r"\s*\n\s*", " ", line.strip()), LONGEST)
@@ -40,11 +34,8 @@ def explain(
 def _explain(error: Exception, loader: "Loader | None", overrides: Sequence[str]) -> str | None:
     if "Config group override must be" in str(error):
         return "A group must be given one of its options, not null. Write GROUP=OPTION."
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return _meant_as_text(str(cause), overrides)
-        cause = cause.__cause__ or cause.__context__
+    if ours := next((link for link in causes(error) if isinstance(link, UserError)), None):
+        return _meant_as_text(str(ours), overrides)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} cannot be used: {error.strerror}."
     if not isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
@@ -79,7 +70,7 @@ PATTERNS = {
     r"An item is already at '(.+?)'": "{0} has a value already: give another without the plus.",
     r"Missing mandatory value: (\S+)": "{0} must be given: {0}=VALUE.",
 }
-"""What Hydra says, and what is said of it here."""
+"""What Hydra's message matches, and ours instead."""
 
 
 def _unreadable(override: str, overrides: Sequence[str]) -> str:

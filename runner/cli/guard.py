@@ -55,11 +55,7 @@ ADVICE: dict[str | int, str] = {
 
 
 def check_override(override: Override) -> None:
-    """Refuse what may not be typed; a group's option is judged as the file that it is.
-
-    Raises:
-        UserError: If it may not be.
-    """
+    """Refuse what may not be typed; a group's option is judged as the file that it is."""
     key = override.key_or_group
     if "hydra" not in str(override.input_line) or override.is_sweep_override():
         return  # Hydra lets no sweep be over its own node
@@ -71,11 +67,7 @@ def check_override(override: Override) -> None:
 
 
 def refuse_hydras(overrides: Sequence[str]) -> None:
-    """Refuse overrides of a run in a sweep that are of Hydra's node or groups.
-
-    Raises:
-        UserError: If one is.
-    """
+    """Refuse overrides of a run in a sweep that are of Hydra's node or groups."""
     lines = [line for line in overrides if "hydra" in line]
     for override in OverridesParser.create().parse_overrides(lines):
         if re.match(r"hydra([./@\[]|$)", override.key_or_group):
@@ -86,17 +78,7 @@ def refuse_hydras(overrides: Sequence[str]) -> None:
 
 
 def check_mode(ablation: object, sweeper: object, multirun: bool, one_run: bool) -> None:
-    """Refuse what contradicts itself about how many runs there are to be.
-
-    Args:
-        ablation: The design that was chosen, if any.
-        sweeper: The sweeper that was.
-        multirun: Whether a sweep was asked for.
-        one_run: Whether one run was.
-
-    Raises:
-        UserError: If it does.
-    """
+    """Refuse what contradicts itself about how many runs there are to be."""
     if ablation and sweeper != "ablation":
         raise UserError(f"ablation={ablation} needs its own sweeper. Drop hydra/sweeper={sweeper}.")
     if (ablation or multirun) and one_run:
@@ -105,15 +87,7 @@ def check_mode(ablation: object, sweeper: object, multirun: bool, one_run: bool)
 
 
 def check_sweeps(overrides: Sequence[Override], options: Callable[[str], list[str]]) -> None:
-    """Refuse what is to be swept over and gives no value, and so no run.
-
-    Args:
-        overrides: What was typed.
-        options: Lists the options of a group.
-
-    Raises:
-        UserError: If there is such a one.
-    """
+    """Refuse what is to be swept over and gives no value, and so no run."""
     for override in overrides:
         key, value = override.key_or_group, cast(object, override.value())
         if isinstance(value, Glob) and not value.filter(found := options(key)):

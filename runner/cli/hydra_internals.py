@@ -74,7 +74,7 @@ class Loader(ConfigLoaderImpl):
     def find_mode(self, config_name: str, overrides: list[str], multirun: bool) -> RunMode:
         """Find out whether a command does one run or many: by what was typed, or an ablation.
 
-        The defaults lists of the chosen files tell; nothing is composed for it.
+        The defaults lists of the chosen files are read; nothing is composed.
 
         Raises:
             UserError: If what was typed contradicts itself.
@@ -110,14 +110,6 @@ class Loader(ConfigLoaderImpl):
 
         The base is composed once; a variant that chooses no other file is a copy of it, with the
         variant's own values.
-
-        Args:
-            master: The config of the ablation, with Hydra's own node.
-            base: The overrides that hold for all of them.
-            variants: The overrides of each.
-
-        Raises:
-            UserError: If one says anything of Hydra.
         """
         name, given = master.hydra.job.config_name, [*_search_path(master), *base, "++variant='-'"]
         first = self.load_configuration(name, given, RunMode.RUN)
@@ -256,14 +248,7 @@ def run_command(
     loader: Loader,
     task: Callable[[DictConfig], Any],
 ) -> None:
-    """Do what Hydra's `main` does, with our loader, and with the mode that it finds.
-
-    Args:
-        given: The options.
-        parser: What read them.
-        loader: Composes the configs.
-        task: Does a run.
-    """
+    """Do what Hydra's `main` does, with our loader, and with the mode that it finds."""
     app = Hydra(task_name="biscuits", config_loader=loader)
     GlobalHydra.instance().initialize(app)
     name, overrides = given.config_name or "config", list(given.overrides)
@@ -289,11 +274,12 @@ def run_command(
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """Tell as one line what breaks Hydra, and there are many ways."""
+    """Report whatever breaks Hydra in one line."""
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError):
         raise
     except Exception as error:
-        told = f"{type(error).__name__} {error}"
-        raise UserError(f"The config cannot be composed: {told}.") from error
+        raise UserError(
+            f"The config cannot be composed: {type(error).__name__} {error}."
+        ) from error

@@ -7,9 +7,8 @@ real ones import torch, which help and completion do without.
 """
 
 import sys
-from collections.abc import Callable
-from functools import partial
-from importlib import metadata
+from collections.abc import Callable, Mapping
+from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any
 
@@ -58,9 +57,6 @@ def refuse_older_sweeper(sweeper: object) -> None:
     """Refuse, under Hydra 1.4, the release of a sweeper that is made for 1.3.
 
     Hydra 1.4 makes no objects within a plugin's settings, such as the sampler of Optuna.
-
-    Raises:
-        UserError: If it is one.
     """
     if sweeper == "optuna" and not IS_1_3:
         package = "hydra-optuna-sweeper"
@@ -88,12 +84,12 @@ def register_plugins(prepare: Callable[[], None]) -> None:
             package.__path__ = []
         module = sys.modules[MODULE] = ModuleType(MODULE, __doc__)
         package.biscuits = module  # type: ignore[attr-defined]
-        for name, base, make in (
-            ("AblationSweeper", Sweeper, _make_sweeper),
-            ("PlainSweeper", Sweeper, _make_plain_sweeper),
-            ("LocalLauncher", Launcher, partial(_make_launcher, prepare)),
+        for name, base, home, given in (
+            ("AblationSweeper", Sweeper, "runner.sweep.sweeper", {}),
+            ("PlainSweeper", Sweeper, "runner.sweep.plain_sweeper", {}),
+            ("LocalLauncher", Launcher, "runner.sweep.local_launcher", {"prepare": prepare}),
         ):
-            stand_in = _stand_in(name, base, make)
+            stand_in = _stand_in(name, base, home, given)
             setattr(module, name, stand_in)
             plugins.register(stand_in)
     store("basic", PLAIN, group="hydra/sweeper")
@@ -108,31 +104,13 @@ def _value(end: JobReturn) -> Any:  # noqa: ANN401
     raise end._return_value
 
 
-def _stand_in(name: str, base: type[Plugin], make: Callable[..., Plugin]) -> type[Plugin]:
-    """Make a class whose instances are what `make` gives back."""
+def _stand_in(name: str, base: type[Plugin], home: str, given: Mapping[str, Any]) -> type[Plugin]:
+    """Make a class whose instances are of the class of that name in the module `home`."""
 
-    def new(cls: type[Plugin], **settings: Any) -> Plugin:  # noqa: ANN401, ARG001
-        return make(**settings)
+    def new(cls: type[Plugin], **settings: Any) -> Any:  # noqa: ANN401, ARG001
+        return getattr(import_module(home), name)(**settings, **given)
 
     stand_in: type[Plugin] = type(name, (base,), {"__new__": new, "__module__": MODULE})
     # Hydra registers concrete classes alone
     stand_in.__abstractmethods__ = frozenset()
     return stand_in
-
-
-def _make_sweeper() -> Plugin:
-    from runner.sweep.sweeper import AblationSweeper  # imports torch
-
-    return AblationSweeper()
-
-
-def _make_plain_sweeper(**settings: Any) -> Plugin:  # noqa: ANN401
-    from runner.sweep.plain_sweeper import PlainSweeper  # as the others: when it is needed
-
-    return PlainSweeper(**settings)
-
-
-def _make_launcher(prepare: Callable[[], None], **settings: Any) -> Plugin:  # noqa: ANN401
-    from runner.sweep.local_launcher import LocalLauncher  # imports torch
-
-    return LocalLauncher(**settings, prepare=prepare)

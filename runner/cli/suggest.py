@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from importlib.util import find_spec
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.allowed import locate
-from runner.errors import UserError, did_you_mean
+from runner.errors import UserError
 from runner.names import CONF, flatten
 from runner.quoting import as_text
 
@@ -57,7 +58,7 @@ def _known(loader: "Loader") -> tuple[list[str], Mapping[str, Any]]:
     rest = [override for override in overrides if override not in values]
     config = loader.load_configuration(name, rest, RunMode.MULTIRUN)
     keys = [str(key) for key in config if key != "hydra"] + ["hydra.launcher", "hydra.sweeper"]
-    for key in keys:  # grows as it goes
+    for key in keys:  # grows meanwhile
         node = OmegaConf.select(config, key, throw_on_resolution_failure=False)
         if isinstance(node, DictConfig):
             keys += [f"{key}.{part!s}" for part in node]
@@ -101,10 +102,9 @@ def _did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
         ]
     if not ends and len(low) > 3:
         ends = [name for key, name in names.items() if low in re.split(r"[_.]", key)]
-    if 1 <= len(ends) <= 3:
-        return f" Did you mean {' or '.join(before + name for name in ends)}?"
-    near = did_you_mean(low, names)
-    return near and f" Did you mean {before}{names[near.removeprefix(' Did you mean ')[:-1]]}?"
+    if not 1 <= len(ends) <= 3:
+        ends = [names[key] for key in get_close_matches(low, names, n=1)]
+    return f" Did you mean {' or '.join(before + name for name in ends)}?" if ends else ""
 
 
 def _initials(word: str) -> str:

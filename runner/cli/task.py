@@ -45,10 +45,9 @@ def task(cfg: DictConfig) -> float:
         raise
     except UserError as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            raise  # a sweep goes on with its other runs
-        sys.exit(
-            explain(error, overrides=HydraConfig.get().overrides.task)
-        )  # one line; Hydra would add one of its own
+            raise  # a sweep continues with its other runs
+        # one line; Hydra would add one of its own
+        sys.exit(explain(error, overrides=HydraConfig.get().overrides.task))
 
 
 def _run(cfg: DictConfig) -> float:

@@ -111,11 +111,7 @@ def _changes(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator
 
 
 def chosen(config: DictConfig, group: str) -> str:
-    """Give back the option that was chosen of a group.
-
-    Raises:
-        UserError: If none was.
-    """
+    """Give back the option that was chosen of a group."""
     choice = config.hydra.runtime.choices.get(group)
     if choice is None:
         raise UserError(f"No {group} is chosen. Write {group}=OPTION.")

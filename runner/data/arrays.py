@@ -12,7 +12,7 @@ from torch import Tensor
 from runner.data.source import Source, Split
 from runner.errors import UserError
 from runner.store.arrays import read_array
-from runner.texts import listed, reason, tell
+from runner.texts import listed, reason, short
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 OPTIONAL = ("x_val", "y_val", "classes")
@@ -45,7 +45,7 @@ def npz(file: str) -> Source:
 def _read(file: str) -> dict[str, NDArray[Any]]:
     if problem := _problem(file):
         raise UserError(
-            f"data.file: {tell(file)} {problem}. Expected an .npz file written by numpy.savez."
+            f"data.file: {short(file)} {problem}. Expected an .npz file written by numpy.savez."
         )
     try:
         with zipfile.ZipFile(file) as archive:
@@ -57,13 +57,13 @@ def _read(file: str) -> dict[str, NDArray[Any]]:
         raise
     except Exception as error:  # zipfile and numpy raise many types for damaged files
         raise UserError(
-            f"data.file: cannot read {tell(file)}: {reason(error)}. "
+            f"data.file: cannot read {short(file)}: {reason(error)}. "
             "Save it again with numpy.savez, with arrays of numbers and text only."
         ) from error
     needed = (*KEYS, *(("x_val", "y_val") if {"x_val", "y_val"} & {*arrays} else ()))
     if missing := [key for key in needed if key not in arrays]:
         raise UserError(
-            f"data.file: {tell(file)} has no {', '.join(missing)}, only "
+            f"data.file: {short(file)} has no {', '.join(missing)}, only "
             f"{listed(present) or 'nothing'}. Save the arrays as {', '.join(needed)}."
         )
     return arrays
@@ -74,7 +74,7 @@ def _refuse_larger_than_memory(file: str, size: int) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory:
         raise UserError(
-            f"data.file: the arrays of {tell(file)} take {size / 1e9:,.1f} GB, more than the "
+            f"data.file: the arrays of {short(file)} take {size / 1e9:,.1f} GB, more than the "
             f"{memory / 1e9:,.1f} GB of memory here. Save fewer or smaller images."
         )
 
@@ -143,6 +143,6 @@ def _classes(arrays: dict[str, NDArray[Any]]) -> tuple[str, ...]:
 
 def _describe(array: NDArray[Any]) -> str:
     """Return type and shape, and whether NaN or infinity is in it: no scaling removes them."""
-    text = tell(f"{array.dtype} {list(array.shape)}")
+    text = short(f"{array.dtype} {list(array.shape)}")
     finite = array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
     return text if finite else f"{text} with NaN or infinity in it"

@@ -27,11 +27,6 @@ FORMAT = 2  # to be raised when the same files are decoded into other pixels tha
 def path(folder: str | None, root: Path, size: int | None) -> Path:
     """Return the cache file of an image folder at a size; it stays when the images change.
 
-    Args:
-        folder: Folder of cache files; None for the user's default.
-        root: The image folder, resolved.
-        size: Side of the decoded images in pixels; None for their own.
-
     Raises:
         UserError: If there is no default folder.
     """
@@ -48,14 +43,7 @@ def fingerprint(files: Iterable[tuple[object, ...]]) -> str:
 
 
 def load(file: Path, key: str, count: int, size: int | None) -> NDArray[np.uint8] | None:
-    """Return the images if they are cached, undamaged, and made from files of this fingerprint.
-
-    Args:
-        file: The cache file.
-        key: The fingerprint.
-        count: Number of images expected.
-        size: Side expected, in pixels; None for any.
-    """
+    """Return the images if they are cached, undamaged, and made from files of this fingerprint."""
     try:
         if not file.is_file():  # reading a pipe would block
             return None

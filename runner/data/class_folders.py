@@ -15,7 +15,7 @@ from runner.data.decode import decode
 from runner.data.listing import Listing, scan
 from runner.data.source import Source, Split
 from runner.errors import UserError
-from runner.texts import listed, reason, tell
+from runner.texts import listed, reason, short
 
 Side = Annotated[int, Field(ge=1)]  # pixels
 
@@ -26,7 +26,7 @@ def image_folder(root: str, size: Side | None = None, cache: str | None = None) 
     Those of `root/val/<class>/` (or `valid/`, or `validation/`) are the validation split, where
     there is such a folder. The classes are the folders of `train`, sorted by name. The images are
     those that torchvision's ImageFolder lists, in its order, without hidden files; what else is
-    there is told once, before they are decoded.
+    there is reported once, before they are decoded.
 
     The images become RGB, or grey where all of them are. Of an animation the first frame is read;
     transparency, a fourth band that is marked as such, is dropped; the EXIF orientation is
@@ -62,21 +62,21 @@ def _load(root: Path, listing: Listing, size: int | None, folder: str | None) ->
     cached.remove_leftovers(file.parent)
     if (images := cached.load(file, key, len(files), size)) is not None:
         return images
-    rest = f" Left alone: {listing.left_alone}." if listing.left_alone else ""
-    _log(f"Decoding the {len(files):,} images of {tell(root)} once, into {tell(file)}.{rest}")
+    rest = f" Ignored: {listing.ignored}." if listing.ignored else ""
+    _log(f"Decoding the {len(files):,} images of {short(root)} once, into {short(file)}.{rest}")
     images = decode(root, [file.path for file in files], size)
     now = scan(root).files
     if now != files:
         changed = sorted({file.path for file in {*files} ^ {*now}})
         raise UserError(
-            f"data.root: {tell(root)} changed while it was being read: {listed(changed)}. "
+            f"data.root: {short(root)} changed while it was being read: {listed(changed)}. "
             "Run the command again when nothing writes there."
         )
     try:
         cached.save(file, key, images)
     except (OSError, UserError) as error:
         _log(
-            f"The decoded images are not cached: cannot write {tell(file)}: "
+            f"The decoded images are not cached: cannot write {short(file)}: "
             f"{reason(error.__cause__ or error)}. Set data.cache to another folder."
         )
     return images

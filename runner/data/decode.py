@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from runner.errors import UserError
-from runner.texts import listed, reason, tell
+from runner.texts import listed, reason, short
 
 CHUNK = 16  # images that a thread decodes at a time
 
@@ -31,11 +31,6 @@ Decoded = tuple[NDArray[np.uint8], bool]
 def decode(root: Path, paths: Sequence[str], size: int | None) -> NDArray[np.uint8]:
     """Return the images [N, C, H, W]: grey (C = 1) if all of them are, else RGB.
 
-    Args:
-        root: The folder.
-        paths: The files, relative to the root; at least one.
-        size: Side to resize them to, in pixels; None keeps their size.
-
     Raises:
         UserError: If some cannot be read, they differ in size and no size is given, or they do not
             fit into memory.
@@ -46,7 +41,7 @@ def decode(root: Path, paths: Sequence[str], size: int | None) -> NDArray[np.uin
         progress = tqdm(results, total=len(paths), disable=None, unit="image")  # on a terminal
         for index, (path, result) in enumerate(zip(paths, progress, strict=True)):
             if isinstance(result, str):
-                broken.append(f"{tell(path)} ({result})")
+                broken.append(f"{short(path)} ({result})")
                 continue
             pixels, is_grey = result
             if images is None:
@@ -57,12 +52,12 @@ def decode(root: Path, paths: Sequence[str], size: int | None) -> NDArray[np.uin
             grey = grey and is_grey
     if broken:
         raise UserError(
-            f"data.root: cannot read {len(broken):,} of {len(paths):,} images in {tell(root)}: "
+            f"data.root: cannot read {len(broken):,} of {len(paths):,} images in {short(root)}: "
             f"{listed(broken)}. Repair, convert or remove them. Read are {', '.join(FORMATS)}, "
             "grey or in colour, of 8 bits; data=npz takes arrays, also with 4 channels."
         )
     if len(sizes) > 1:
-        one, other = (f"{tell(path)} is {w} x {h}" for (h, w), path in list(sizes.items())[:2])
+        one, other = (f"{short(path)} is {w} x {h}" for (h, w), path in list(sizes.items())[:2])
         raise UserError(
             f"data.size is needed because the images differ in size: {one}, {other} pixels. "
             f"Set data.size={min(next(iter(sizes)))} to resize them all."

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runner.errors import UserError
-from runner.texts import listed, reason, tell
+from runner.texts import listed, reason, short
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Those of torchvision's ImageFolder; files with other suffixes are left alone."""
+"""Those of torchvision's ImageFolder; files with other suffixes are ignored."""
 
 VALIDATION = ("val", "valid", "validation")
 """What the folder of a validation split may be called."""
@@ -38,7 +38,7 @@ class Listing(NamedTuple):
     test: list[ImageFile]
     validation: list[ImageFile]
     """Empty where there is no such folder."""
-    left_alone: str
+    ignored: str
     """What else is there, in words."""
 
     @property
@@ -61,7 +61,7 @@ def scan(root: Path) -> Listing:
         own = [name for name in VALIDATION if (root / name).is_dir()]
         if len(own) > 1:
             raise UserError(
-                f"data.root: {tell(root)} has {listed(own)}, and each could be the validation "
+                f"data.root: {short(root)} has {listed(own)}, and each could be the validation "
                 "split. Keep one, or give the others another name."
             )
         for split in ("test", *own):
@@ -78,14 +78,14 @@ def scan(root: Path) -> Listing:
         empty += [] if validation else own
         if empty:
             raise UserError(
-                f"data.root: {tell(root)} has no images in {listed(empty)}. "
+                f"data.root: {short(root)} has no images in {listed(empty)}. "
                 f"Expected files that end in {' '.join(SUFFIXES)}. Add some, or remove the folder."
             )
-        left_alone = _left_alone(root, ("train", "test", *own), rest)
-        return Listing(tuple(classes), train, test, validation, left_alone)
+        ignored = _ignored(root, ("train", "test", *own), rest)
+        return Listing(tuple(classes), train, test, validation, ignored)
     except OSError as error:
         raise UserError(
-            f"data.root: cannot read {tell(error.filename or root)}: {reason(error)}. "
+            f"data.root: cannot read {short(error.filename or root)}: {reason(error)}. "
             "Make it readable, or set another folder."
         ) from error
 
@@ -93,27 +93,27 @@ def scan(root: Path) -> Listing:
 def _problem(root: Path) -> str | None:
     """Return what keeps a folder from being one of train/<class>/ and test/<class>/."""
     if not root.is_dir():
-        return f"{tell(root)} {'is not a folder' if root.exists() else 'does not exist'}"
+        return f"{short(root)} {'is not a folder' if root.exists() else 'does not exist'}"
     for split in ("train", "test"):
         if not (root / split).is_dir():
             present = listed(_subfolders(root)) or "no folder at all"
-            return f"no folder {split}/ in {tell(root)}, which has {present}"
+            return f"no folder {split}/ in {short(root)}, which has {present}"
     classes = _subfolders(root / "train")
     if len(classes) == 1:
-        return f"only one class in {tell(root)}/train, {tell(classes[0])}"
-    return None if classes else f"no folder in {tell(root)}/train"
+        return f"only one class in {short(root)}/train, {short(classes[0])}"
+    return None if classes else f"no folder in {short(root)}/train"
 
 
 def _refuse_surplus(root: Path, split: str, classes: list[str]) -> None:
     """Refuse classes that the training images do not have, or spell in another way."""
     spelled = {_folded(name): name for name in classes}
-    surplus = [name for name in _subfolders(root / split) if name not in classes]
-    pairs = [f"{n} (train/{spelled[_folded(n)]}?)" for n in surplus if _folded(n) in spelled]
+    surplus = {n: spelled.get(_folded(n)) for n in _subfolders(root / split) if n not in classes}
     if surplus:
-        plain = [name for name in surplus if _folded(name) not in spelled]
+        meant = [f"{name} (train/{other}?)" for name, other in surplus.items() if other]
+        new = [name for name, other in surplus.items() if not other]
         raise UserError(
-            f"data.root: {tell(root)}/{split} has classes that train/ has not: "
-            f"{listed([*pairs, *plain])}. Rename or remove them, or add them to train/."
+            f"data.root: {short(root)}/{split} has classes that train/ has not: "
+            f"{listed(meant + new)}. Rename or remove them, or add them to train/."
         )
 
 
@@ -137,7 +137,7 @@ def _is_broken(entry: os.DirEntry[str]) -> bool:
 def _refuse_broken(folder: Path, broken: list[str]) -> None:
     if broken:
         raise UserError(
-            f"data.root: {tell(folder)} has broken links: {listed(sorted(broken))}. "
+            f"data.root: {short(folder)} has broken links: {listed(sorted(broken))}. "
             "Repair or remove them."
         )
 
@@ -145,15 +145,8 @@ def _refuse_broken(folder: Path, broken: list[str]) -> None:
 def _files(root: Path, split: str, name: str, label: int, rest: Counter[str]) -> list[ImageFile]:
     """List the images of one class in one split, at any depth; none if it has no folder there.
 
-    Links are followed, as ImageFolder does, but no folder is read twice: links that lead back, or
-    meet again, could go on for ever.
-
-    Args:
-        root: The folder of the data set.
-        split: Its folder there.
-        name: The class.
-        label: Its number.
-        rest: Counts what is left alone.
+    Links are followed, as ImageFolder does, but no folder is read twice: links that lead back
+    would never end. What is ignored is counted in `rest`.
     """
     folders = [f"{split}/{name}"] if (root / split / name).is_dir() else []
     real, found = dict[str, str](), list[ImageFile]()
@@ -162,8 +155,8 @@ def _files(root: Path, split: str, name: str, label: int, rest: Counter[str]) ->
         place = os.path.realpath(root / folder)
         if place in real:
             raise UserError(
-                f"data.root: {tell(real[place])} and {tell(folder)} in {tell(root)} are the same "
-                "folder, by a link. Remove the link."
+                f"data.root: {short(real[place])} and {short(folder)} in {short(root)} are the "
+                "same folder, by a link. Remove the link."
             )
         real[place], broken = folder, []
         with os.scandir(root / folder) as content:
@@ -192,14 +185,8 @@ def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _left_alone(root: Path, splits: tuple[str, ...], rest: Counter[str]) -> str:
-    """Write what is in the folder and was not listed; "" if there is nothing.
-
-    Args:
-        root: The folder.
-        splits: The names of the folders that were read.
-        rest: How many files of which kind the folders of the classes have beside the images.
-    """
+def _ignored(root: Path, splits: tuple[str, ...], rest: Counter[str]) -> str:
+    """Write what is in the folder and was not listed; "" if there is nothing."""
     words = [f"{count:,} {kind}" for kind, count in rest.most_common() if count]
     for split in splits:
         with os.scandir(root / split) as content:

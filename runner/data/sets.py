@@ -14,7 +14,7 @@ from torch import Tensor
 from runner.data.source import Source, Split
 from runner.data.split import choose_stratified
 from runner.errors import UserError
-from runner.texts import reason, tell
+from runner.texts import reason, short
 
 DIGITS_TEST_SHARE, DIGITS_TEST_SEED = 0.2, 0  # constants: the test set is the same in every run
 NETWORK_TIMEOUT = 20.0  # seconds without a byte; urllib itself would wait for ever
@@ -125,14 +125,14 @@ def _explain(error: Exception, name: str, dataset: Any, root: Path, download: bo
     unpacked = all(os.path.isfile(folder / Path(file).stem) for file in files)
     if hasattr(dataset, "resources") and unpacked:
         return (  # torchvision does not check these, which it has unpacked
-            f"data={name}: the files in {tell(folder)} are damaged: {reason(error)}. "
+            f"data={name}: the files in {short(folder)} are damaged: {reason(error)}. "
             "Delete those without .gz; they are then unpacked, or downloaded, again."
         )
     # MNIST's error names every mirror on lines of its own; the last line is the reason
     last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    tried = f"the download failed: {tell(last)}" if download else "data.download is false"
+    tried = f"the download failed: {short(last)}" if download else "data.download is false"
     return (
-        f"data={name}: no complete copy in {tell(folder)}, and {tried}. "
+        f"data={name}: no complete copy in {short(folder)}, and {tried}. "
         f"Put {', '.join(files)} from {address} there, set data.root to the folder that has them, "
         "or use data=digits, or your own images with data=image_folder."
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from runner.errors import UserError
-from runner.texts import listed, tell
+from runner.texts import listed, short
 
 PLAIN = (torch.strided, "cpu")
 
@@ -46,10 +46,6 @@ class Source:
 def check_source(source: object, where: str) -> None:
     """Refuse a malformed source.
 
-    Args:
-        source: What a data-set function returned.
-        where: The function, for the message.
-
     Raises:
         UserError: If it is not a `Source` of two `Split`s and names; a tensor has the wrong type,
             shape or device; a split is empty; a label is out of range; there are fewer than two
@@ -84,7 +80,7 @@ def check_source(source: object, where: str) -> None:
 def _check_classes(classes: object, where: str) -> None:
     if not isinstance(classes, tuple | list) or not all(isinstance(n, str) for n in classes):
         raise UserError(
-            f"{where}: classes must be a tuple of str, got {tell(classes)}. Return one name each."
+            f"{where}: classes must be a tuple of str, got {short(classes)}. Return one name each."
         )
     if len(set(classes)) < max(2, len(classes)):
         remedy = "Give each class its own name" if classes[1:] else "Add a second class"

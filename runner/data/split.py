@@ -69,7 +69,7 @@ def split_source(source: Source, validation: float | Literal["auto"], seed: int)
     elif source.validation is not None:
         notes.append(
             f"the {len(source.validation.labels):,} images of the data set's own validation split "
-            f"are left alone, as data.validation={validation}; auto uses them"
+            f"are not used, as data.validation={validation}; auto uses them"
         )
     mean, std = pixel_statistics(train.images)
     held_out = source.train.take(chosen) if own is None else own

@@ -32,11 +32,7 @@ STYLES = (
 
 
 def curves(groups: Mapping[str, Sequence[Run]], reference: str) -> list[Picture]:
-    """Draw the curves, a few variants in each picture and the reference in all.
-
-    Args:
-        groups: The runs of each variant that is drawn.
-        reference: The variant that the others are seen against; it may be missing.
+    """Draw the curves, a few variants in each picture and the reference, if it has runs, in all.
 
     Returns:
         The pictures of the training loss, then those of the accuracy; none without evaluations.

@@ -17,10 +17,6 @@ MOST_RUNS = 1000
 def say_where(found: Findings | Multirun, name: str | None = None) -> None:
     """Write the reports and TensorBoard's views, and say where they are.
 
-    Args:
-        found: An ablation, or runs without a plan.
-        name: What an ablation is called beside others.
-
     Raises:
         UserError: If the folder cannot be written into.
     """

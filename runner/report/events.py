@@ -97,7 +97,7 @@ def rebuild(run: Run) -> None:
 
 
 def is_step(value: object) -> bool:
-    """Tell whether TensorBoard takes it as a step."""
+    """Whether TensorBoard takes it as a step."""
     return isinstance(value, int) and 0 <= value < 2**63
 
 
@@ -132,7 +132,7 @@ def _write(path: Path, events: Iterable[Event]) -> bool:
 
 
 def _holds(path: Path, content: bytes) -> bool:
-    """Tell whether it is a file, not a link or pipe, with this content."""
+    """Whether it is a file, not a link or pipe, with this content."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size != len(content):
         return False
     return path.read_bytes() == content

@@ -35,18 +35,8 @@ SYMBOLS = {
 """The shape of each verdict, here and in the pictures."""
 
 SECTIONS = (
-    *(
-        "rules",
-        "progress",
-        "rows",
-        "rows_more",
-        "scores",
-        "folders",
-        "warnings",
-        "calibration",
-        "effects",
-    ),
-    *("curves", "matrix", "interactions", "shares", "trick_metrics", "figures_behind"),
+    *("rules", "progress", "rows", "rows_more", "scores", "folders", "warnings", "calibration"),
+    *("effects", "curves", "matrix", "interactions", "shares", "trick_metrics", "figures_behind"),
     *("problems", "problems_more", "environment", "hashes"),
     *("effects_more", "curves_more", "interactions_more", "question", "unit", "margin"),
 )

@@ -91,12 +91,13 @@ class Multirun:
         return VALIDATION if self.summary[VALIDATION, "count"].any() else TEST
 
     @cached_property
-    def columns(self) -> list[str]:
-        """The keys in which the rows differ, if they tell all rows apart; else none."""
+    def columns(self) -> dict[str, str]:
+        """The keys in which the rows differ, with their heads; none if two rows look alike."""
         found = differing([row.settings for row in self.rows])
         texts = {(row.place, *(cell(key, row.settings) for key in found)) for row in self.rows}
         known = all(row.settings for row in self.rows) and len(texts) == len(self.rows)
-        return found if known and len(found) <= MOST_COLUMNS else []
+        kept = found if known and len(found) <= MOST_COLUMNS else []
+        return dict(zip(kept, short_headings(kept), strict=True))
 
     @cached_property
     def shared(self) -> dict[str, list[str]]:
@@ -119,20 +120,18 @@ def numbers(multirun: Multirun, row: Row, measure: str) -> str:
 
 def score_table(multirun: Multirun) -> list[list[str]]:
     """Give back the heads, and a row for each setting."""
-    columns, shown, places = (
-        multirun.columns,
-        measures(multirun),
-        any(row.place for row in multirun.rows),
-    )
+    columns, shown = multirun.columns, measures(multirun)
+    places = any(row.place for row in multirun.rows)
     rows = []
     for row in multirun.rows:
-        cells = [cell(key, row.settings) for key in columns]
-        told = [*([printable(row.place)] if places else []), *cells] if cells else []
+        names = [printable(row.label)]
+        if columns:
+            names = [printable(row.place)] * places + [cell(key, row.settings) for key in columns]
         done = str(sum(run.result is not None for run in row.runs))
         scores = [numbers(multirun, row, measure) for measure in shown]
-        rows.append([*(told or [printable(row.label)]), done, *scores, _remarks(row.runs)])
-    named = [*(["name"] if places else []), *short_headings(columns)] if columns else ["variant"]
-    return [[*named, "runs", *(MEASURES[measure][0] for measure in shown), ""], *rows]
+        rows.append([*names, done, *scores, _remarks(row.runs)])
+    heads = ["name"] * places + [*columns.values()] if columns else ["variant"]
+    return [[*heads, "runs", *(MEASURES[measure][0] for measure in shown), ""], *rows]
 
 
 def _remarks(runs: Sequence[Run]) -> str:
@@ -151,17 +150,16 @@ def called(multirun: Multirun, row: Row) -> str:
     """Write a setting in a sentence."""
     if not multirun.columns:
         return printable(row.label)
-    names = short_headings(multirun.columns)
-    cells = [cell(key, row.settings) for key in multirun.columns]
-    told = [f"{name}={text}" for name, text in zip(names, cells, strict=True) if text]
-    return ", ".join([*([printable(row.place)] if row.place else []), *told])
+    cells = ((head, cell(key, row.settings)) for key, head in multirun.columns.items())
+    named = [f"{head}={text}" for head, text in cells if text]
+    return ", ".join([printable(row.place), *named] if row.place else named)
 
 
 def best(multirun: Multirun) -> list[str]:
     """Say of each sweep which setting is the best, and where it lies."""
     places = dict.fromkeys(row.place for row in multirun.rows)
-    told = [_best(multirun, [row for row in multirun.rows if row.place == p]) for p in places]
-    return [line for line in told if line]
+    found = (_best(multirun, [row for row in multirun.rows if row.place == p]) for p in places)
+    return [line for line in found if line]
 
 
 def _best(multirun: Multirun, rows: Sequence[Row]) -> str | None:

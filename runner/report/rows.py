@@ -47,8 +47,8 @@ def group(runs: Sequence[Run]) -> list[Row]:
             next(iter(parts.values()))[1].extend(lost)
         keys = differing([settings for settings, _ in parts.values()])
         for given, some in parts.values():
-            told = [f"{heading(key)}={cell(key, given)}" for key in keys if key in given]
-            apart = f" ({', '.join(told) or 'unknown settings'})" if len(parts) > 1 else ""
+            differ = [f"{heading(key)}={cell(key, given)}" for key in keys if key in given]
+            apart = f" ({', '.join(differ) or 'unknown settings'})" if len(parts) > 1 else ""
             found.append((variant, apart, some, given))
     shared, rows = shared_words(groups), dict[str, Row]()
     for variant, apart, its_runs, its in found:

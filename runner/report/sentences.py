@@ -62,17 +62,10 @@ def _what(plan: Plan) -> str:
 
 def _part(config: Values, group: str) -> str:
     """Name the data or the model: the last part of its target, and what it was given."""
-    target = str(config.get(f"{group}._target_", f"an unknown {group}")).rpartition(".")[2]
-    shown = ("name", "root", "file") if group == "data" else None
-    given = [
-        f"{key.rpartition('.')[2]} {value}"
-        for key, value in config.items()
-        if key.startswith(f"{group}.")
-        and key.count(".") == 1
-        and not key.endswith("._target_")
-        and value is not None
-        and (shown is None or key.rpartition(".")[2] in shown)
-    ]
+    own = {k.removeprefix(f"{group}."): v for k, v in config.items() if k.startswith(f"{group}.")}
+    target = str(own.pop("_target_", f"an unknown {group}")).rpartition(".")[2]
+    shown = ("name", "root", "file") if group == "data" else [key for key in own if "." not in key]
+    given = [f"{key} {value}" for key, value in own.items() if value is not None and key in shown]
     return printable(f"{target} ({', '.join(given)})" if given else target, 120)
 
 

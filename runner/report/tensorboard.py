@@ -8,10 +8,9 @@ Besides the events that each run writes itself, there is one file in each of the
     means/VARIANT/STATE/    a row of HParams for the runs that ended otherwise, such as `diverged`
 
 A row is called NAME/VARIANT, so that a TensorBoard over all of `outputs` mixes no two sweeps. No
-file tells the columns: TensorBoard would take the first that it finds for all that it shows; so it
-gathers the settings and the numbers of all the rows instead. Nothing is written into the folder of
-a run: a reader that goes through it file by file would move on, and not see what the run writes
-later.
+file defines the columns, since TensorBoard would use the first definition for every sweep that it
+shows; without one it gathers the columns from the rows. Nothing is written into a run's own folder:
+a reader would move on to the new file, and miss what the run writes later.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,7 +38,7 @@ from runner.report import markdown, multirun
 from runner.report.events import VIEWS, Logged, is_step, modified, replace_view
 from runner.report.multirun import Multirun
 from runner.report.plots import forest
-from runner.store.parameters import NONE, differing, heading, plain, tricks_on
+from runner.store.parameters import NONE, Settings, differing, heading, plain, tricks_on
 from runner.store.runs import METRICS, STATUS, Run, evaluations, number
 from runner.texts import printable
 
@@ -159,19 +158,14 @@ def _of_sweep(sweep: Multirun) -> dict[str, tuple[Sequence[Run], Values]]:
     """The rows of a sweep, each with the settings that differ, and the tricks that are on."""
     several = [row.settings for row in sweep.rows]
     keys = dict.fromkeys([*tricks_on(several), *differing(several)])
-    found: dict[str, tuple[Sequence[Run], Values]] = {}
     with_numbers = {k for k in keys for s in several if isinstance(plain(k, s), float)}
-    for row in sweep.rows:
-        values = {key: plain(key, row.settings) for key in keys}
-        found[shorten(row.name)] = (
-            row.runs,
-            {
-                heading(k): v
-                for k, v in values.items()
-                if v is not None and not (v == NONE and k in with_numbers)
-            },
-        )
-    return found
+
+    def values(settings: Settings) -> Values:
+        pairs = ((key, plain(key, settings)) for key in keys)
+        known = ((k, v) for k, v in pairs if v != NONE or k not in with_numbers)
+        return {heading(k): v for k, v in known if v is not None}
+
+    return {shorten(row.name): (row.runs, values(row.settings)) for row in sweep.rows}
 
 
 def _session(row: str, values: Values, runs: Sequence[Run]) -> Iterator[Logged]:
@@ -187,10 +181,8 @@ def _session(row: str, values: Values, runs: Sequence[Run]) -> Iterator[Logged]:
     for tag in dict.fromkeys(tag for result in results for tag in result):
         found = [known for each in results if (known := number(each.get(tag))) is not None]
         if found and tag.startswith(MEASURED):
-            yield (
-                step,
-                Summary(value=[Summary.Value(tag=printable(tag), simple_value=fmean(found))]),
-            )
+            mean = Summary.Value(tag=printable(tag), simple_value=fmean(found))
+            yield step, Summary(value=[mean])
 
 
 def _means(runs: Iterable[Run], alpha: float) -> Iterator[Logged]:
@@ -205,7 +197,7 @@ def _means(runs: Iterable[Run], alpha: float) -> Iterator[Logged]:
             }
             for each in lines
         ]
-        curves = [curve for curve in curves if curve]
+        curves = list(filter(None, curves))
         for update in sorted(set.intersection(*map(set, curves))) if curves else ():
             values = [curve[update] for curve in curves]
             numbers = {"mean": fmean(values)}

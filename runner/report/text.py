@@ -123,11 +123,7 @@ def table(
 
 
 def verdicts(*several: Findings) -> Group:
-    """Lay out the verdicts of ablations, with what it takes to read them.
-
-    Args:
-        several: One ablation, or several, which share a table.
-    """
+    """Lay out the verdicts of ablations, with what it takes to read them."""
     known = names_of([f.root for f in several])
     named = [(printable(known[f.root], NAME), f) for f in several]
     parts: list[RenderableType] = [Text(line) for line in _introductions(named)]

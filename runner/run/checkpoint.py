@@ -26,10 +26,6 @@ _COMMENT = len(_MARK) + 64  # bytes
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint; the last one becomes the one before.
 
-    Args:
-        folder: The folder of the run.
-        state: Tensors, numbers, text, and lists and dicts of them.
-
     Raises:
         UserError: If there is no room for it; the ones before are kept.
     """

@@ -19,12 +19,7 @@ from runner.texts import printable
 
 
 def differences(saved: Run, again: Run) -> Iterator[str]:
-    """List what is not bit-identical, in the order in which a run writes it.
-
-    Args:
-        saved: A finished run without damage.
-        again: The same run, repeated.
-    """
+    """List what is not bit-identical, in the order in which a run writes it."""
     lines = zip_longest(saved.metrics, again.metrics)
     for number, (then, now) in enumerate(lines, start=1):
         if then is None or now is None:
@@ -57,7 +52,7 @@ def _unequal(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _counts(key: str) -> bool:
-    """Tell whether a number is a result of the run, not its duration or a hash of its files."""
+    """Whether a number is a result of the run, not its duration or a hash of its files."""
     return key not in ("format", "digests") and not key.startswith("time/")
 
 
@@ -68,13 +63,7 @@ def count(run: Run) -> str:
 
 
 def changes(saved: Run, again: Run, config: str) -> Iterator[str]:
-    """List what has changed since a run was made, among the things its bits depend on.
-
-    Args:
-        saved: The run.
-        again: The same run, repeated.
-        config: The hash of the saved run's config, as it is now.
-    """
+    """List what has changed since a run was made, among the things its bits depend on."""
     then, now = (dict(flatten(run.machine)) for run in (saved, again))
     now["config"] = config
     seen = [_data(run.folder) for run in (saved, again)]
@@ -89,7 +78,7 @@ def changes(saved: Run, again: Run, config: str) -> Iterator[str]:
         if same_code and key in ("code.commit", "code.version"):
             continue  # the code that trains is the same
         if key == f"made of.{name}" and f"libraries.{name}" in then:
-            continue  # is told of already
+            continue  # is reported already
         if then.get(key) != now.get(key):
             was, is_ = (printable(facts.get(key), 120) for facts in (then, now))
             yield f"{NAMES.get(key, name)} was {was}, is now {is_}"
@@ -107,7 +96,7 @@ NAMES = {
     "code.own": "the hash of your own classes",
     "code.commit": "the commit of the code",
     "code.version": "the version of the code",
-    "variables": "what the environment tells the libraries below torch (variables)",
+    "variables": "what the environment sets for the libraries below torch (variables)",
     "flags": "what is set of torch for the whole process (flags)",
     "capability": "what torch uses of the processor (capability)",
 }

@@ -47,13 +47,7 @@ TRAINING_CODE = (
 def fingerprint(
     settings: Settings, device: torch.device, model: nn.Module | None = None
 ) -> dict[str, Any]:
-    """Give back what `run.json` holds.
-
-    Args:
-        settings: The config.
-        device: Where the run trains.
-        model: Its model, whose layers tell which libraries it is from.
-    """
+    """Give back what `run.json` holds."""
     cuda = device.type == "cuda"
     return {
         "config": digest_config(settings.to_dict()),
@@ -96,12 +90,14 @@ def bits_depend_on(machine: Mapping[str, Any]) -> dict[str, str]:
     """
     found = {
         "device": machine["device"].partition(":")[0],
-        **{key: machine[key] for key in ("processor", "capability")},
+        "processor": machine["processor"],
+        "capability": machine["capability"],
         "code": machine["code"]["digest"],
         "code of your own": machine["code"]["own"],
         **machine["made of"],
         "torch": machine["libraries"]["torch"],
-        **{key: machine[key] for key in ("variables", "flags")},
+        "variables": machine["variables"],
+        "flags": machine["flags"],
     }
     return {key: str(value) for key, value in found.items()}
 

@@ -26,7 +26,7 @@ def digest_own(modules: Iterable[str]) -> str | None:
     packages that they import in turn, unless they are installed; None if there is none.
 
     Args:
-        modules: Of the classes that a config names; ours are passed over.
+        modules: Of the classes that a config names; ours are skipped.
     """
     tops = frozenset(name.partition(".")[0] for name in modules) - {*OURS}
     return _digest(tops) if tops else None

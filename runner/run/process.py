@@ -38,7 +38,7 @@ def _attribute(path: str) -> Flag:
 
 
 def _flushes() -> bool:
-    """Whether numbers near zero are taken for zero; torch does not tell."""
+    """Whether numbers near zero are taken for zero, which torch has no function for."""
     tiny = torch.full((), 1e-40, dtype=torch.float32, device="cpu")
     return tiny.mul(1.0).item() == 0.0
 
@@ -75,35 +75,18 @@ def unusual_flags() -> str:
 @contextmanager
 def isolated() -> Iterator[None]:
     """Give to the next run the process as it was, whatever a model, trick or data set changes."""
-    puts = [*map(_kept, (*FLAGS.values(), *_OTHERS)), _kept_variables()]
+    kept = [(get, put, get()) for get, put in (*FLAGS.values(), *_OTHERS)]
     try:
         yield
     finally:
-        for put in puts:
-            put()
+        for get, put, before in kept:
+            if get() != before:
+                put(before)
 
 
-def _kept(flag: Flag) -> Callable[[], None]:
-    """Read a flag; give back what sets it to that, if it has another value then."""
-    get, put = flag
-    before = get()
-
-    def restore() -> None:
-        if get() != before:
-            put(before)
-
-    return restore
-
-
-def _kept_variables() -> Callable[[], None]:
-    before = dict(os.environ)
-
-    def restore() -> None:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-
-    return restore
+def _put_variables(before: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def _hooks() -> dict[str, dict[Any, Any]]:
@@ -136,4 +119,5 @@ _OTHERS: tuple[Flag, ...] = (
     (random.getstate, random.setstate),
     (_numpy_state, np.random.set_state),
     (_hooks, _put_hooks),
+    (lambda: dict(os.environ), _put_variables),
 )

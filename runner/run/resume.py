@@ -27,7 +27,7 @@ def threads_begun_with(folder: Path) -> int | None:
     """Give back the CPU threads of the run in a folder; None if there is none, or it is damaged."""
     try:
         threads = checked(read_values(folder / CONFIG)).get("threads")
-    except (FileNotFoundError, Damaged):  # of which `is_run_of` tells
+    except (FileNotFoundError, Damaged):  # which `is_run_of` reports
         return None
     return threads if type(threads) is int and 1 <= threads <= 1024 else None
 
@@ -40,12 +40,7 @@ def device_begun_with(folder: Path, settings: Settings) -> str:
 
 
 def environment(bench: Bench, machine: Mapping[str, Any]) -> dict[str, str]:
-    """Give back what the bits of a run depend on beside its config: data, code, hardware.
-
-    Args:
-        bench: The objects of the run.
-        machine: What `fingerprint` gave.
-    """
+    """Give back what the bits of a run depend on beside its config: data, code, hardware."""
     splits = (bench.data.train, bench.data.validation, bench.data.test)
     tensors = {f"{i}/{name}": t for i, s in enumerate(splits) for name, t in s._asdict().items()}
     return {"data": digest_tensors(tensors), **bits_depend_on(machine)}
@@ -55,13 +50,6 @@ def restore(
     folder: Path, settings: Settings, bench: Bench, state: Mapping[str, Any], here: dict[str, str]
 ) -> list[str]:
     """Restore a checkpoint's state, if the run may resume here.
-
-    Args:
-        folder: The folder of the run.
-        settings: Its config.
-        bench: Its objects, newly built; they change in place.
-        state: What `runner.run.checkpoint.load` gave.
-        here: What `environment` gives here.
 
     Returns:
         The changes of the environment since the run began, in words.
@@ -75,7 +63,7 @@ def restore(
         updates, total = state["training"]["updates"], settings.epochs * len(bench.batches)
         if type(updates) is not int or not 0 <= updates <= total:
             raise ValueError(f"it is from update {updates} of {total}")
-        # an older checkpoint does not tell of everything
+        # an older checkpoint lacks some of them
         if differing := [key for key in saved if saved[key] != here.get(key)]:
             pairs = ((key, _short(saved.get(key)), _short(here.get(key))) for key in differing)
             listed = printable("; ".join(f"{key} changed ({a} -> {b})" for key, a, b in pairs))

@@ -198,7 +198,7 @@ def conclude(
 
 
 def clear(folder: Path) -> None:
-    """Remove a run's own files, and nothing else; the config last, which tells whose they are."""
+    """Remove a run's own files, and nothing else; the config last, which says whose they are."""
     own = (RESULT, *checkpoint.FILES, METRICS, CORRECT, STATUS, MACHINE)
     events = (path.name for path in folder.glob("events.out.tfevents.*"))
     for name in (*own, *events, CONFIG):

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runner.errors import Unfit
+from runner.errors import Unfit, causes
 
 FORMAT = 1
 """The number of the format of every file of a run; raised when an older reader would misread."""
@@ -28,10 +28,6 @@ class Damaged(ValueError):
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that a reader, or a crash, finds the old one or the new one, never half.
-
-    Args:
-        path: Where it shall be; its folder exists.
-        write: Writes the content into an open binary file.
 
     Raises:
         Unfit: If the disk is full, or the system refuses it for another reason. What was
@@ -62,9 +58,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch wraps the system's error in one of its own
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
+        cause = next((link for link in causes(error) if isinstance(link, OSError)), None)
         if cause is None:
             raise
         if cause.errno == errno.ELOOP and path.is_symlink():

@@ -83,7 +83,7 @@ def _judge(events: Iterable[yaml.Event], limits: Limits) -> None:
 
 
 def _problem(event: yaml.NodeEvent, limits: Limits) -> str | None:
-    """Tell what is wrong with a value by itself."""
+    """Find what is wrong with a value by itself."""
     value = getattr(event, "value", "")
     if event.anchor and not limits.aliases:
         return f"must be without anchors and aliases, got the anchor {event.anchor}"

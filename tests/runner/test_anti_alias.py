@@ -36,7 +36,7 @@ def test_the_table_of_resnet8_line_by_line():
         "stage3.0.conv1 convolution 2x2 stride 1, blur after stage3.0.relu1 16x16 -> 8x8",
         "stage3.0.shortcut.0 pointwise 2x2 blur before it, stride 1 16x16 -> 8x8",
     ]
-    assert lines[8] == "Left alone: no strided layer."
+    assert lines[8] == "Unchanged: no strided layer."
 
 
 def test_the_multiply_adds_are_those_of_the_denser_convolutions():
@@ -51,7 +51,7 @@ def test_the_multiply_adds_are_those_of_the_denser_convolutions():
 def test_layers_left_alone_are_listed_and_the_model_is_changed():
     model = build_model("resnet18", 3)
     lines = describe(model, AntiAliasing(), 3, 64)
-    assert lines[-2] == "Left alone: conv1 (64x64 -> 32x32)."
+    assert lines[-2] == "Unchanged: conv1 (64x64 -> 32x32)."
     assert lines[2].split()[-3:] == ["32x32", "->", "16x16"], "the max-pool's map"
     assert model.layer2[0].conv1.stride == (1, 1)
 
@@ -64,7 +64,7 @@ def test_maps_of_one_pixel_are_accepted_since_nothing_is_trained():
 def test_with_first_the_first_convolution_is_in_the_table():
     lines = command("resnet18", "--first", "--size", "64").stdout.splitlines()
     assert any(line.startswith("conv1 ") for line in lines)
-    assert lines[-2] == "Left alone: no strided layer."
+    assert lines[-2] == "Unchanged: no strided layer."
 
 
 def test_a_yaml_file_may_name_only_an_allowed_network(tmp_path):

@@ -61,7 +61,7 @@ def test_a_folder_for_validation_is_the_validation_split(folder, tmp_path, name,
     share = split_source(source, 0.4, seed=0)
     assert len(share.train.labels) == 2
     assert share.notes == (
-        "the 4 images of the data set's own validation split are left alone, as "
+        "the 4 images of the data set's own validation split are not used, as "
         "data.validation=0.4; auto uses them",
     )
 
@@ -88,7 +88,7 @@ def test_what_is_left_alone_is_told_once(folder, tmp_path, capfd):
         err = capfd.readouterr().err
         assert (err.count("\n") == 1) == told
         line = (
-            " Left alone: 3 hidden, 2 .gif, 1 .avif, 1 without a suffix, "
+            " Ignored: 3 hidden, 2 .gif, 1 .avif, 1 without a suffix, "
             r"1 beside the classes of test/, the folder unlabelled\x1b[31m/."
         )
         assert (line in err) == told

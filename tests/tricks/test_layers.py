@@ -186,7 +186,7 @@ def test_where_nothing_is_trained_there_is_no_classifier():
         trick = Clipping(by="unit")
         trick.model(model)
         assert trick.caveats(1, 1) == [
-            "no layer is left alone as the classifier; exclude=[...] names others."
+            "no layer is excluded as the classifier; exclude=[...] names others."
         ]
 
 
@@ -242,7 +242,7 @@ def test_what_was_left_out_is_told():
     chain = Chain(Centralization(), trick)
     assert chain.caveats(1, 1) == []
     chain.model(TwoHeads())
-    told = "clipping: head, second is left alone as the classifier; exclude=[...] names others."
+    told = "clipping: head, second is excluded as the classifier; exclude=[...] names others."
     assert chain.caveats(1, 1) == [told]
 
 
