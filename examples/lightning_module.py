@@ -1,7 +1,7 @@
 """Each trick in a `lightning.LightningModule`: the training of examples/plain_loop.py, to the bit.
 
 pip install lightning
-python -m examples.lightning_module
+python -m examples.lightning_module     # installed: runner.examples.lightning_module
 
 `flood` sees the batch of one device. With `accumulate_grad_batches`, or on several devices, keep
 the plain loss, and give its mean over the whole update to `Flooding(level).gradients(self,

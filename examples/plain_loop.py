@@ -1,6 +1,6 @@
 """Each trick in a plain PyTorch loop: three lines at most, torch alone underneath.
 
-python -m examples.plain_loop
+python -m examples.plain_loop     # installed: runner.examples.plain_loop
 """
 
 import torch

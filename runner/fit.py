@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from runner.data import Batches
-from runner.errors import UserError
+from runner.errors import UserError, cause_of
 from runner.texts import reason
 
 SIDES = (32, 48, 64, 75, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
@@ -43,6 +43,8 @@ class Fit:
             with torch.random.fork_rng(devices), torch.no_grad(), self.autocast():
                 outputs = self.model.train(training)(inputs)
         except Exception as error:  # a model may raise anything
+            if cause_of(error) == "machine":
+                raise
             return f"{reason(error).rstrip('!')}{_place(error)}"
         if not isinstance(outputs, Tensor):
             return f"it returns a {type(outputs).__name__}, not logits"

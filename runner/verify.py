@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="NAME/VARIANT/seed=S")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="outputs/NAME/VARIANT/seed=S"
+    )
     mistakes: list[str] = []
     for folder in parser.parse_args(arguments).runs:
         try:

@@ -139,7 +139,11 @@ def _passed_over(model: nn.Module, conv_only: bool, exclude: Sequence[str]) -> l
         if issubclass(_kind(module), kinds):
             known.update(module.parameters())
     each = ((name, p) for name, p in model.named_parameters() if p not in known)
-    return [name for name, p in each if is_weight(p) and not name.endswith(("_g", ".original0"))]
+    return [
+        name
+        for name, p in each
+        if is_weight(p) and p.requires_grad and not name.endswith(("_g", ".original0"))
+    ]
 
 
 _COUPLED = ("SGD", "ASGD", "Adam", "Adamax", "NAdam", "RAdam", "Adagrad", "Adadelta", "RMSprop")

@@ -10,13 +10,13 @@ class weights, or where targets are ignored.
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tricks.layers import CONVOLUTIONS, LAYERS, find_classifier, unwrapped
+from tricks.layers import CONVOLUTIONS, LAYERS, find_classifier, get_part, unwrapped
 from tricks.trick import Batch, Trick
 
 IGNORED = -100
@@ -152,9 +152,16 @@ def _count_classes(model: nn.Module) -> int | None:
     """Give back the outputs of the classifier, or of the last layer; None if there is neither."""
     layers = [module for module in model.modules() if isinstance(module, LAYERS)]
     try:
-        heads = [unwrapped(model).get_submodule(name) for name in find_classifier(model)]
-    except (ValueError, AttributeError):  # it cannot be known, or is no module
+        heads = [get_part(unwrapped(model), name) for name in find_classifier(model)]
+    except ValueError:  # it cannot be known
         heads = []
-    found = [head for head in heads if isinstance(head, LAYERS)] or layers[-1:]
-    counts = {m.out_channels if isinstance(m, CONVOLUTIONS) else m.out_features for m in found}
-    return int(counts.pop()) if len(counts) == 1 else None
+    found = [h for h in heads if isinstance(h, (*LAYERS, nn.Parameter))] or layers[-1:]
+    counts = {_outputs(head) for head in found}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _outputs(head: nn.Module | nn.Parameter) -> int:
+    if isinstance(head, nn.Parameter):  # as of a cosine classifier: a row for each class
+        return len(head)
+    outputs = head.out_channels if isinstance(head, CONVOLUTIONS) else head.out_features
+    return cast(int, outputs)

@@ -55,7 +55,7 @@ def parameters_named(model: nn.Module, names: Sequence[str]) -> Iterator[nn.Para
         raise ValueError(f"exclude must be a list of names, got {names!r}. Write ({names!r},).")
     model = unwrapped(model)
     for name in names:
-        found = _get(model, name)
+        found = get_part(model, name)
         if isinstance(found, nn.Module):
             yield from found.parameters()
         elif isinstance(found, nn.Parameter):
@@ -68,7 +68,7 @@ def parameters_named(model: nn.Module, names: Sequence[str]) -> Iterator[nn.Para
             )
 
 
-def _get(model: nn.Module, name: str) -> object:
+def get_part(model: nn.Module, name: str) -> object:
     """Give back what has a name: also in a scripted module, which has no `get_submodule`."""
     found: object = model
     for key in name.split("."):
@@ -108,7 +108,7 @@ class _Graph(Tracer):
                 nodes = self.trace(model).nodes
             for node in nodes:
                 if node.op == "get_attr":
-                    self.tensors[node] = cast(Tensor, _get(model, str(node.target)))
+                    self.tensors[node] = cast(Tensor, get_part(model, str(node.target)))
                 if node.op == "placeholder" or self.varying.intersection(node.all_input_nodes):
                     self.varying.add(node)
         except Exception as error:  # whatever the model's own code raises

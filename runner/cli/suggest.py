@@ -34,7 +34,8 @@ def unknown_key(key: str, loader: "Loader") -> str:
     group, rest = (f"hydra/{plugin[1]}", plugin[2]) if plugin else key.partition(".")[::2]
     choice = choices.get(group)
     if not rest or not isinstance(choice, str):
-        return f"{key} is not a setting.{_did_you_mean(key, known)} {ALL}"
+        near = _did_you_mean(key, known) or _elsewhere(key, loader)
+        return f"{key} is not a setting.{near} {ALL}"
     node = group.replace("/", ".")
     within = [name.removeprefix(f"{node}.") for name in known if name.startswith(f"{node}.")]
     if others := _who_has(group, rest, loader):
@@ -74,6 +75,14 @@ def _who_has(group: str, key: str, loader: "Loader") -> list[str]:
         if isinstance(node, dict) and key in (flat := dict(flatten(node))):
             found[option] = flat[key] == "???"
     return sorted(found, key=lambda option: not found[option])
+
+
+def _elsewhere(key: str, loader: "Loader") -> str:
+    """Suggest the options that have a key, which those chosen lack."""
+    for group in ("optimizer", "scheduler", "model", "data"):
+        if options := [f"{group}={option}" for option in _who_has(group, key, loader)[:3]]:
+            return f" Did you mean {group}.{key}, of {' or '.join(options)}?"
+    return ""
 
 
 def _takes(group: str, option: str, key: str, loader: "Loader") -> bool:

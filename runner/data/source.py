@@ -73,7 +73,7 @@ def check_source(source: object, where: str) -> None:
     if unseen := [name for name, n in zip(source.classes, counts, strict=True) if n == 0]:
         raise UserError(
             f"{where}: no training images of class {listed(unseen, 5)}. "
-            "Add some, or leave the class out."
+            "Add some, or number the classes from 0 without it."
         )
 
 

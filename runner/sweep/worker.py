@@ -11,6 +11,7 @@ import signal
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout
 from functools import lru_cache
 from typing import Any
@@ -23,7 +24,7 @@ from runner.errors import UserError, cause_of
 from runner.signals import Stopped, die_with_parent
 from runner.sweep.slots import Slot
 from runner.terminal import show_as_text
-from runner.texts import same_command
+from runner.texts import same_command, told
 
 STOPPED = "Stopped from outside. Give {} to go on."
 
@@ -71,6 +72,9 @@ def cause_of_death(error: Exception, again: bool) -> tuple[str, str]:
         return f"{text} Give {same_command(again)} to go on.", "killed"
     if isinstance(code, int):
         return f"The worker process ended with code {code} without reporting.", "killed"
+    if isinstance(error, BrokenProcessPool):  # it could not even begin
+        guard = 'A script that calls main() does so below `if __name__ == "__main__":`.'
+        return f"The worker process could not be started: {told(error)}. {guard}", "killed"
     return _trace(error), cause_of(error)
 
 

@@ -22,6 +22,7 @@ from tests.conftest import ROOT
 
 SAID = {
     ("lr=0.1",): "lr is not a setting. Did you mean optimizer.lr? See python -m runner --cfg job.",
+    ("optimizer=adamw", "momentum=0.5"): "Did you mean optimizer.momentum, of optimizer=sgd?",
     ("optimizer=adam", "optimizer.momentum=0.5"): (
         "optimizer=adam has no setting momentum (optimizer=sgd has). It has: lr, betas, eps, "
         "weight_decay, decay_norms_and_biases."

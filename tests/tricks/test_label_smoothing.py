@@ -201,3 +201,21 @@ def test_the_classes_are_those_of_the_layer_that_is_last_in_the_computation():
     torch.testing.assert_close(smoothed(trick, IDS).targets, smooth_labels(IDS, 0.1, 5))
     with pytest.raises(ValueError, match=r"num_classes must be >= 2, got 1"):
         LabelSmoothing(num_classes=1)
+
+
+class Cosines(nn.Module):
+    """A classifier whose weight is a parameter of its own, after a layer with other outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.features = nn.Parameter(torch.ones(10, 8)), nn.Linear(4, 8)
+
+    def forward(self, images):
+        return F.linear(F.normalize(self.features(images)), F.normalize(self.weight))
+
+
+def test_the_rows_of_a_parameter_that_classifies_are_the_classes():
+    trick = LabelSmoothing()
+    trick.model(Cosines())
+    smoothed = trick.batch(Batch(torch.ones(1, 4), torch.tensor([9])), torch.Generator()).targets
+    assert smoothed.shape == (1, 10)
