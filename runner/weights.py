@@ -75,7 +75,7 @@ def load_weights(model: nn.Module, file: str, classes: int) -> str | None:
         return None
     return (
         f"{short(path)} is for {others.pop()} classes, not {classes}: {listed(list(wrong))} "
-        "were not loaded, and start at random"
+        "were not loaded, and keep their random values"
     )
 
 
@@ -161,7 +161,7 @@ def _read(file: Path) -> State:
         if "TorchScript" in str(error):
             problem = "is a TorchScript archive, which holds code"
         elif is_pickle and isinstance(error, pickle.UnpicklingError):
-            problem = "holds more than tensors, and loading that could run any code"
+            problem = "holds more than tensors; loading it could run any code"
     expected = "Expected a file written by torch.save(model.state_dict(), file)."
     raise UserError(f"model.weights: {short(file)} {problem}. {expected}")
 

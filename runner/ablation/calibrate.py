@@ -25,9 +25,9 @@ class Calibration:
     draws: int = DRAWS
     """Simulated ablations: that many ways to pair the runs."""
     false: float
-    """The share of them that said HELPS or HURTS."""
+    """The share of them that found HELPS or HURTS."""
     negligible: float
-    """The share of them that said NEGLIGIBLE, which is true here."""
+    """The share of them that found NEGLIGIBLE, which is true here."""
 
 
 def calibrate(

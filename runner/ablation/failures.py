@@ -30,7 +30,7 @@ def cause_outside(run: Run) -> str | None:
         return OUTSIDE[run.cause] + (f" by {signal.group()}" if signal else "")
     if "Traceback (most recent call last)" in error:
         return None
-    return "could not be done" if error.strip() else "ended without a word"
+    return "could not run" if error.strip() else "ended without an error"
 
 
 BETS = ((0.9, 0.1), (0.5, 0.05), (0.2, 0.02))

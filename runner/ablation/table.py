@@ -103,7 +103,7 @@ def unfair_metric(plan: Plan) -> Iterator[str]:
     for name in SOFTENED:
         if metric.endswith("loss") and any(key.startswith(f"tricks.{name}.") for key in keys):
             yield (
-                f"{metric} is no fair measure of {name}, which changes what the loss is trained "
+                f"{metric} is not a fair measure of {name}, which changes what the loss is trained "
                 "towards: the loss moves though the answers may not. "
                 "Take ablation.metric=test/accuracy, under another name."
             )

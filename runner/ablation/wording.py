@@ -58,7 +58,7 @@ def found(verdict: Verdict, mean: float, within: bool, seeds: int, question: Que
     else:
         text += ", more than chance" + (f", but less than {margin}" if within else "")
     if seeds < ENOUGH:
-        text += f"; {('three', 'four')[seeds - 3]} seeds alone: it rests on normal scores"
+        text += f"; {('three', 'four')[seeds - 3]} seeds only: it assumes normal scores"
     return text
 
 
@@ -85,7 +85,7 @@ def seeds_so_far(count: int, planned: int | None) -> str:
 
 def seeds_left(count: int) -> str:
     """Say with how few seeds a difference could be taken."""
-    return ("no seed is left", "one seed is left", "two seeds are left")[count]
+    return ("no seed remains", "one seed remains", "two seeds remain")[count]
 
 
 def with_seeds(seeds: Iterable[int]) -> str:
@@ -129,7 +129,7 @@ def ended_outside(causes: Mapping[str, str]) -> str:
     (run, cause), more = next(iter(causes.items())), len(causes) - 1
     others = f", and {more} more runs were ended" if more > 1 else ""
     others = ", and one more run was ended" if more == 1 else others
-    return f"{run} {cause}{others}, which is no evidence: give the same command again"
+    return f"{run} {cause}{others}, which is not evidence: give the same command again"
 
 
 def idle(seeds: Sequence[int], always: bool, differ: bool) -> str:

@@ -83,20 +83,20 @@ def _unreadable(override: str, overrides: Sequence[str]) -> str:
             f'{key} has no value. Write KEY=VALUE, without spaces around "=". --help has examples.'
         )
     if not _readable(f"{key}=1"):
-        return f"{printable(key)} is no name of a setting. {ALL}"
+        return f"{printable(key)} is not the name of a setting. {ALL}"
     if _readable(meant := f"{key}={value.lstrip('= ')}") and value.startswith("="):
-        return f"{override} has a = too many. Write {shlex.quote(meant)}."
+        return f"{override} has one = too many. Write {shlex.quote(meant)}."
     if _readable(meant := f"{key}={_PAIR.sub(lambda m: m[2] + ':', value)}"):
-        return f"{override}: the keys within {{}} stand without quotes. Write {shlex.quote(meant)}."
+        return f"{override}: keys within {{}} have no quotes. Write {shlex.quote(meant)}."
     if re.match(r"[\[{]|(choice|range|interval|glob|sort|shuffle)\(", value):
         if _readable(meant := f"{override}{_closing(value)}"):
-            return f"A bracket of {override} is open. Write {shlex.quote(meant)}."
+            return f"{override} lacks a closing bracket. Write {shlex.quote(meant)}."
         return (
             f"Cannot read {override}. A list is '{key}=[a,b]', a mapping '{key}={{a:1,b:2}}', "
             f"a sweep -m {key}=a,b or -m '{key}=range(START,STOP)'."
         )
     meant = elsewhere(key, value) or as_text(key, value)
-    return f"The value {value} needs quotes within the quotes. Write {meant}."
+    return f"The value {value} needs quotes inside those of the shell. Write {meant}."
 
 
 _PAIR = re.compile(r"""(["'])(\w[\w .-]*)\1 *:""")
@@ -143,7 +143,7 @@ def _several(key: str, values: str) -> str:
     if key == "seed":
         how = f"'ablation.seeds=[{values}]'"
     also = "" if key in ("name", "variant") else f"; in an ablation, {how}"
-    text = "" if _NUMBERS.fullmatch(values) else f" If it is one text: {as_text(key, values)}."
+    text = "" if _NUMBERS.fullmatch(values) else f" To give it as one text: {as_text(key, values)}."
     return f"{key} must have one value, got {values}. Sweep over them with -m{also}.{text}"
 
 
@@ -154,19 +154,19 @@ def _interpolation(text: str, overrides: Sequence[str]) -> str | None:
     """Say what is wrong with a `${...}`, and how to write one that is meant as it stands."""
     typed = [override for override in overrides if "${" in override]
     if re.search("Recursive interpolation|RecursionError", text):
-        return f"{' and '.join(typed) or 'A ${...}'} leads back to itself. Give a value."
+        return f"{' and '.join(typed) or 'A ${...}'} refers to itself. Give a value."
     if match := re.search(r"Environment variable '(.+?)' not found", text):
         name = match[1]
         return f"The environment has no variable {name}. Set it, or write ${{oc.env:{name},VALUE}}."
     if match := re.search(r"Interpolation key '(.+?)' not found", text):
         what = f"${{{match[1]}}} names no setting. {ALL}"
     elif match := re.search(r"Unsupported interpolation type (\S+)", text):
-        what = f"${{{match[1]}:...}} is not known here; ${{oc.env:NAME}} is."
+        what = f"${{{match[1]}:...}} is not supported; ${{oc.env:NAME}} is."
     else:
         return None
     if typed:
         key, _, value = typed[0].partition("=")
-        what += f" If it is meant as it stands: {as_text(key, value)}."
+        what += f" To set this text literally: {as_text(key, value)}."
     return what
 
 
@@ -177,5 +177,5 @@ def _meant_as_text(line: str, overrides: Sequence[str]) -> str:
         if re.match(rf"{re.escape(key)} must be (text|the name)\b", line) and _readable(override):
             read = OverridesParser.create().parse_override(override).value()
             if read is not None and not isinstance(read, str):
-                return f"{line} If it is meant as text: {as_text(key, value)}."
+                return f"{line} To give it as text: {as_text(key, value)}."
     return line

@@ -1,4 +1,4 @@
-"""What a config may say of Hydra itself.
+"""What a config may set of Hydra itself.
 
 Hydra makes folders, sets up logging and the environment, and makes callbacks, launchers and
 sweepers by their names, all before the first line of a run. So whatever is not Hydra's own file is
@@ -72,7 +72,7 @@ def refuse_hydras(overrides: Sequence[str]) -> None:
     for override in OverridesParser.create().parse_overrides(lines):
         if re.match(r"hydra([./@\[]|$)", override.key_or_group):
             raise UserError(
-                f"A run of a sweep must leave Hydra alone, got {override.input_line}. "
+                f"{override.input_line} configures Hydra, which one run of a sweep cannot. "
                 "Give it to the whole sweep."
             )
 
@@ -101,7 +101,7 @@ def check_sweeps(overrides: Sequence[Override], options: Callable[[str], list[st
 
 
 def check_addition(config: Any, file: str = "", typed_mode: bool = False) -> None:  # noqa: ANN401
-    """Refuse what may not be said of Hydra.
+    """Refuse what may not be set of Hydra.
 
     Args:
         config: What a file or an override adds to the config, unresolved.

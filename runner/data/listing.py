@@ -112,7 +112,7 @@ def _refuse_surplus(root: Path, split: str, classes: list[str]) -> None:
         meant = [f"{name} (train/{other}?)" for name, other in surplus.items() if other]
         new = [name for name, other in surplus.items() if not other]
         raise UserError(
-            f"data.root: {short(root)}/{split} has classes that train/ has not: "
+            f"data.root: {short(root)}/{split} has classes that train/ lacks: "
             f"{listed(meant + new)}. Rename or remove them, or add them to train/."
         )
 

@@ -215,10 +215,10 @@ def table(multirun: Multirun) -> list[str]:
     hidden = [head for column, head in enumerate(heads) if column not in kept]
     pairs = zip(multirun.rows, rows, strict=True)
     notes = [f"{called(multirun, row)}: {remark}" for row, (*_, remark) in pairs if remark]
-    said = [*text.problem_lines(multirun.runs), *text.note_lines([*notes, *multirun.warnings])]
+    below = [*text.problem_lines(multirun.runs), *text.note_lines([*notes, *multirun.warnings])]
     narrow = f"The terminal is too narrow for: {', '.join(hidden)}." if hidden else None
     last = [*best(multirun), narrow, *remarks(multirun), NO_VERDICTS]
-    return text.lines(shown, "", *said, *(line for line in last if line))
+    return text.lines(shown, "", *below, *(line for line in last if line))
 
 
 def page(multirun: Multirun) -> str:

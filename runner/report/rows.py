@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from runner.store.parameters import MACHINE, Settings, cell, differing, heading, parameters
 from runner.store.runs import Run
@@ -34,29 +33,27 @@ class Row:
 
 def group(runs: Sequence[Run]) -> list[Row]:
     """Group runs by variant and by setting, since a name that was given may hide several."""
-    groups: dict[str, dict[str, tuple[dict[str, Any], list[Run]]]] = {}
+    groups: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
         settings = parameters(run.config)
         compared = {key: value for key, value in settings.items() if key not in MACHINE}
         key = json.dumps(compared, sort_keys=True) if settings else ""
-        groups.setdefault(run.variant, {}).setdefault(key, (settings, []))[1].append(run)
-    found: list[tuple[str, str, Sequence[Run], Settings]] = []
+        groups.setdefault(run.variant, {}).setdefault(key, []).append(run)
+    shared, rows = shared_words(groups), dict[str, Row]()
     for variant, parts in groups.items():
         if len(parts) == 2 and "" in parts:  # of a run whose config cannot be read
-            _, lost = parts.pop("")
-            next(iter(parts.values()))[1].extend(lost)
-        keys = differing([settings for settings, _ in parts.values()])
-        for given, some in parts.values():
-            differ = [f"{heading(key)}={cell(key, given)}" for key in keys if key in given]
-            apart = f" ({', '.join(differ) or 'unknown settings'})" if len(parts) > 1 else ""
-            found.append((variant, apart, some, given))
-    shared, rows = shared_words(groups), dict[str, Row]()
-    for variant, apart, its_runs, its in found:
+            lost = parts.pop("")
+            next(iter(parts.values())).extend(lost)
+        known = [parameters(some[0].config) for some in parts.values()]
+        keys = differing(known)
         place, slash, last = variant.rpartition("/")
         kept = "+".join(word for word in last.split("+") if word not in shared[place])
-        name, label = variant + apart, place + slash + kept + apart
-        again = f" #{len(rows)}" if name in rows else ""  # long values are cut
-        rows[name + again] = Row(name + again, label + again, its_runs, its)
+        for settings, some in zip(known, parts.values(), strict=True):
+            differ = [f"{heading(key)}={cell(key, settings)}" for key in keys if key in settings]
+            apart = f" ({', '.join(differ) or 'unknown settings'})" if len(parts) > 1 else ""
+            name, label = variant + apart, place + slash + kept + apart
+            again = f" #{len(rows)}" if name in rows else ""  # long values are cut
+            rows[name + again] = Row(name + again, label + again, some, settings)
     return list(rows.values())
 
 

@@ -80,15 +80,15 @@ def rules(plan: Plan) -> str:
         return seeds
     rate, looks = f"{100 * question.alpha:.3g} %", ", however often one looks" if decided else ""
     test = "" if decided else ", by Fisher's exact test"
-    said = [
+    lines = [
         seeds,
         f"If scores are roughly normal, the chance that any HELPS, HURTS or NEGLIGIBLE is false is "
         f"at most {rate}{looks}.",
         f"For BROKEN it is another {rate}, if runs fail independently of each other{test}.",
     ]
     if "interaction" in kinds:
-        said.append(f"Interactions are a family of their own, with a further {rate}.")
-    return " ".join(said)
+        lines.append(f"Interactions are a family of their own, with a further {rate}.")
+    return " ".join(lines)
 
 
 def progress(findings: Findings) -> str | None:
@@ -109,7 +109,7 @@ def summary(findings: Findings) -> str:
         return printable(findings.plan.question.design)
     counts = Counter(finding.verdict for finding in findings.effects)
     few = sorted({finding.seeds for finding in findings.effects if finding.few})
-    mark = f" (on {' and '.join(map(str, few))} seeds alone)" if few else ""
+    mark = f" (on {' and '.join(map(str, few))} seeds only)" if few else ""
     return ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v]) + mark
 
 
@@ -137,12 +137,12 @@ def problems(runs: Iterable[Run]) -> Iterator[Problem]:
         if run.state in ("damaged", "done"):
             error = run.damage or "; ".join(find_damage(run))
         lines = printable_lines(error or NO_REASON)
-        said = [line for line in lines if line.strip()] or [NO_REASON]
+        full = [line for line in lines if line.strip()] or [NO_REASON]
         yield Problem(
             run=printable(f"{run.variant}/{run.folder.name}"),
             state="damaged" if run.damage else run.state,
-            last=said[-1].strip(),
-            full="\n".join(lines) if len(said) > 1 else "",
+            last=full[-1].strip(),
+            full="\n".join(lines) if len(full) > 1 else "",
         )
 
 

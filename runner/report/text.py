@@ -156,9 +156,9 @@ def _cells(row: fmt.Row, name: str) -> list[str | Text]:
 def _introductions(named: Sequence[tuple[str, Findings]]) -> Iterator[str]:
     """Say of each ablation what a difference is, and how many runs are done.
 
-    Those of which the same is said share a line.
+    Ablations with the same line share it.
     """
-    said: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name, findings in named:
         question = findings.plan.question
         text = (
@@ -168,9 +168,9 @@ def _introductions(named: Sequence[tuple[str, Findings]]) -> Iterator[str]:
             + f"below {with_unit(question.margin, question.metric)} it does not matter; "
             + interval(findings)
         )
-        said.setdefault(text, []).append(name)
-    yield from (f"{', '.join(names)}: {text}" for text, names in said.items())
-    several = sum(map(len, said.values())) > 1
+        groups.setdefault(text, []).append(name)
+    yield from (f"{', '.join(names)}: {text}" for text, names in groups.items())
+    several = len(named) > 1
     for name, findings in named:
         if progress := sentences.progress(findings):
             yield f"{name}: {progress}" if several else progress
@@ -206,7 +206,7 @@ def _remarks(findings: Findings, name: str) -> Iterator[Text]:
     for calibration in findings.calibration:
         found.append(
             f"{calibration.seeds} seeds per side, {calibration.draws:,} simulated ablations: "
-            f"{100 * calibration.false:.1f} % said HELPS or HURTS, which is false here; "
+            f"{100 * calibration.false:.1f} % found HELPS or HURTS, which is false here; "
             f"{100 * calibration.negligible:.1f} % NEGLIGIBLE, which is true."
         )
     found += [*problem_lines(findings.runs.values()), *note_lines(sentences.notes(findings))]

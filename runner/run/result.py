@@ -1,4 +1,4 @@
-"""The result of a run: measured on the test set, written, read, and said in one line."""
+"""The result of a run: measured on the test set, written, read, and printed in one line."""
 
 import math
 from collections.abc import Sequence

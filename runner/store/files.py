@@ -117,7 +117,7 @@ def read_bytes(path: Path, most: int = MOST, follow: bool = False) -> bytes:
         with open(path, "rb", opener=lambda name, how: os.open(name, how | flags)) as file:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
-                raise Damaged("is no file")
+                raise Damaged("is not a regular file")
             if about.st_size > most:
                 raise Damaged(f"has {about.st_size:,} bytes, more than {most:,}")
             return file.read()

@@ -213,10 +213,10 @@ def remove_class(root, name):
         (shutil.rmtree, "/images does not exist. "),
         (lambda root: remove_class(root, "dog"), "only one class in {root}/train, cat. "),
         (lambda root: (root / "train/cow").mkdir(), "{root} has no images in train/cow. "),
-        (lambda root: (root / "test/a\nb").mkdir(), r"classes that train/ has not: a\nb. "),
+        (lambda root: (root / "test/a\nb").mkdir(), r"classes that train/ lacks: a\nb. "),
         (
             lambda root: (root / "test/cat").rename(root / "test/Cat"),
-            "train/ has not: Cat (train/cat?). ",
+            "train/ lacks: Cat (train/cat?). ",
         ),
         (lambda root: (root / "train/x").symlink_to("x"), "{root}/train has broken links: x. "),
         (lambda root: (root / "test/x").symlink_to("nowhere"), "/test has broken links: x. "),

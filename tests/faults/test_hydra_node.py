@@ -23,7 +23,7 @@ def test_an_option_of_ours_cannot_become_another_launcher(sandbox, faults):
 def test_a_factor_cannot_be_of_hydras_own(sandbox, faults):
     factors = {"hydra.searchpath": [["/"], ["/x"]]}
     arguments = sandbox.experiment({"ablation": {"factors": factors}}, "ablation=one_at_a_time")
-    assert "A run of a sweep must leave Hydra alone" in sandbox.refuses(*arguments)
+    assert "configures Hydra, which one run of a sweep cannot" in sandbox.refuses(*arguments)
     faults("hostile configs")
 
 

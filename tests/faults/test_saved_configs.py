@@ -92,7 +92,7 @@ def test_a_saved_config_is_plain_values(sandbox, content, told, faults):
 def test_a_pipe_among_the_files_does_not_hang(sandbox):
     sandbox.write("cd/tricks/y.yaml", "")
     os.mkfifo("cd/tricks/x.yaml")
-    assert "x.yaml is no file" in sandbox.refuses("-cd", "cd", "seed=1")
+    assert "x.yaml is not a regular file" in sandbox.refuses("-cd", "cd", "seed=1")
     with pytest.raises(FileNotFoundError):
         check_yaml(sandbox.folder / "gone.yaml")
 

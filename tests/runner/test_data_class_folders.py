@@ -263,7 +263,7 @@ def test_of_many_broken_images_ten_are_named_and_the_rest_counted(folder, read):
         ),
         (
             lambda root: write(root, "test/fox/a.png", picture(0)),
-            r"data\.root: .*images/test has classes that train/ has not: fox\. ",
+            r"data\.root: .*images/test has classes that train/ lacks: fox\. ",
         ),
     ],
 )

@@ -116,7 +116,7 @@ def test_what_is_left_alone_is_told_once(folder, tmp_path, capfd):
         (lambda root: (root / "val/cat").mkdir(parents=True), "{root} has no images in val. "),
         (
             lambda root: write(root, "val/fox/a.png", picture(0)),
-            "{root}/val has classes that train/ has not: fox. ",
+            "{root}/val has classes that train/ lacks: fox. ",
         ),
         (
             lambda root: [(root / name).mkdir() for name in ("val", "valid")],
@@ -124,11 +124,11 @@ def test_what_is_left_alone_is_told_once(folder, tmp_path, capfd):
         ),
         (
             lambda root: (root / "test/cat").rename(root / "test/ca\u0301t"),
-            "{root}/test has classes that train/ has not: ca\u0301t. ",
+            "{root}/test has classes that train/ lacks: ca\u0301t. ",
         ),
         (
             lambda root: (root / "test/cat").rename(root / "test/CAT "),
-            "{root}/test has classes that train/ has not: CAT  (train/cat?). ",
+            "{root}/test has classes that train/ lacks: CAT  (train/cat?). ",
         ),
     ],
 )

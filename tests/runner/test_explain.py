@@ -32,7 +32,7 @@ SAID = {
     ("model=Resnet20",): "model=Resnet20 is not an option. Did you mean resnet20?",
     ("epochs",): 'epochs has no value. Write KEY=VALUE, without spaces around "=".',
     ("--batch-size", "3"): "Settings have no dashes: batch_size=3.",
-    ("ép=3",): "ép is no name of a setting. See python -m runner --cfg job.",
+    ("ép=3",): "ép is not the name of a setting. See python -m runner --cfg job.",
     ("~fooo",): "fooo is not a setting.",
     ("~optimizer.wd",): "Did you mean optimizer.weight_decay?",
     ("+optimizer.lr=3",): "optimizer.lr has a value already: give another without the plus.",
@@ -47,10 +47,10 @@ SAID = {
     ("data.root=a",): "data=digits has no setting root (data=image_folder or data=cifar10",
     ("model.name=a",): "model=resnet8 has no setting name (model=timm or model=torchvision has).",
     ("scheduler=step", "scheduler.T_max=3"): "no setting T_max. It has: milestones, gamma.",
-    ("variant=${variant}",): "variant=${variant} leads back to itself. Give a value.",
-    ("optimizer.lr=${optimizer.lr}",): "optimizer.lr=${optimizer.lr} leads back to itself.",
+    ("variant=${variant}",): "variant=${variant} refers to itself. Give a value.",
+    ("optimizer.lr=${optimizer.lr}",): "optimizer.lr=${optimizer.lr} refers to itself.",
     ("name=${oc.env:NO_SUCH}",): "write ${oc.env:NO_SUCH,VALUE}.",
-    ("name=${foo:1}",): "${foo:...} is not known here; ${oc.env:NAME} is.",
+    ("name=${foo:1}",): "${foo:...} is not supported; ${oc.env:NAME} is.",
     ("tricks=a,b",): "switch on all of them: 'tricks=[a,b]'; to try each alone: add -m.",
     ("-cd", "OWN", "data=stripe"): "Did you mean stripes?",
     ("-cd", "OWN", "tricks=[unit_gradient]"): "Did you mean unit_gradients?",
@@ -111,7 +111,7 @@ def refused():
 def advice(line):
     """The overrides that a line proposes, as a shell hands them on."""
     word = r"""(?:'[^']*'(?:"'"'[^']*')*|[\w.+]+=[^\s'?]*[^\s'?.])"""
-    leads = "Write|Did you mean|on with|no dashes:|as text:|one text:|as it stands:|takes it, too:"
+    leads = "Write|Did you mean|on with|no dashes:|as text:|one text:|literally:|takes it, too:"
     found = re.search(rf"(?:{leads}) ({word}(?: {word})*)(?:[.?]| or )", line)
     assert found, line
     return shlex.split(found[1])

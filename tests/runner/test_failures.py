@@ -54,8 +54,8 @@ def effects(root, plan):
         ("killed", "The worker process ended with code 3 without reporting.", "was killed"),
         ("timeout", "It took longer than hydra.launcher.timeout=20 seconds.", "at the time limit"),
         ("machine", f"{RAISED}\nMemoryError", "lacked memory, room, a file or a device"),
-        ("exception", "data.root: nowhere does not exist.", "could not be done"),
-        (None, "", "ended without a word"),
+        ("exception", "data.root: nowhere does not exist.", "could not run"),
+        (None, "", "ended without an error"),
     ],
 )
 def test_what_the_machine_did_or_a_refusal_is_no_evidence(tmp_path, cause, error, words):
@@ -76,7 +76,7 @@ def test_a_run_that_was_killed_gives_no_verdict_and_says_what_to_do(tmp_path, pl
     found = effects(tmp_path, plan)["clipping"]
     assert found.verdict is Verdict.NONE
     assert found.reason == (
-        f"4 of 5 seeds so far; {variant}/seed=3 was killed by SIGKILL, which is no evidence: "
+        f"4 of 5 seeds so far; {variant}/seed=3 was killed by SIGKILL, which is not evidence: "
         "give the same command again"
     )
     assert (found.failures, found.failures_without, found.failure_p) == ({}, {}, None)
@@ -90,7 +90,7 @@ def test_a_trick_that_only_the_machine_ended_is_never_broken(tmp_path, plan, run
         runs.fail("clipping", seed, "failed", KILLED, "killed")
     found = effects(tmp_path, plan)["clipping"]
     assert found.verdict is Verdict.NONE
-    assert "and 4 more runs were ended, which is no evidence" in found.reason
+    assert "and 4 more runs were ended, which is not evidence" in found.reason
 
 
 @pytest.mark.parametrize(("state", "error"), [("diverged", "the loss is nan"), ("failed", RAISED)])
@@ -125,7 +125,7 @@ def test_broken_is_not_called_before_all_runs_are_done(tmp_path, plan, runs):
         (HELPFUL, Verdict.UNDECIDED, ""),
         (TINY, Verdict.UNDECIDED, ""),
         (NOISE, Verdict.UNDECIDED, ""),
-        ([-d for d in HELPFUL], Verdict.HURTS, "-2.98 points, more than chance; four seeds alone"),
+        ([-d for d in HELPFUL], Verdict.HURTS, "-2.98 points, more than chance; four seeds only"),
     ],
 )
 def test_a_trick_with_a_failed_run_is_never_called_good_by_the_others(
@@ -177,7 +177,7 @@ def test_one_lost_seed_of_the_baseline_leaves_the_others_to_judge_by(tmp_path, p
     assert found.adjusted == pytest.approx(2 * found.p_value)
     assert (found.left_out, found.seeds) == ((3,), 4)
     assert found.reason == (
-        "+2.98 points, more than chance; four seeds alone: it rests on normal scores; "
+        "+2.98 points, more than chance; four seeds only: it assumes normal scores; "
         f"left out seed 3: the baseline {state} there, with it none of 5 runs did"
     )
     assert (found.failures, found.failures_without) == ({}, {state: 1})
@@ -190,7 +190,7 @@ def test_what_is_left_must_be_three_seeds_and_what_the_trick_spared_is_told(tmp_
     found = effects(tmp_path, plan)["clipping"]
     assert found.verdict is Verdict.NONE
     assert found.reason == (
-        "two seeds are left; left out seeds 0, 1, 2: the baseline diverged with them, "
+        "two seeds remain; left out seeds 0, 1, 2: the baseline diverged with them, "
         "with it none of 5 runs did"
     )
     assert found.open
@@ -351,7 +351,7 @@ def test_until_decided_what_always_fails_is_broken_and_what_was_killed_ends_the_
     killed = sequence(tmp_path / "killed", CLEAR, {("clipping", 3): ("failed", KILLED, "killed")})
     assert killed.verdict is Verdict.UNDECIDED
     assert killed.seeds == 3
-    assert "clipping/seed=3 was killed by SIGKILL, which is no evidence" in killed.reason
+    assert "clipping/seed=3 was killed by SIGKILL, which is not evidence" in killed.reason
 
 
 def test_the_p_values_of_failures_are_in_the_json_and_in_no_table(tmp_path, plan, runs):

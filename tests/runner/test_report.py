@@ -210,4 +210,4 @@ def test_a_calibration_says_how_often_it_was_wrong(tmp_path):
     findings = make_findings(tmp_path, {}, plan, effects=(), calibration=(rate,))
     assert "5 1,000 4.7 % 31.0 %" in text_of(Page(html.page(findings)))
     assert "| 5 | 1,000 | 4.7 % | 31.0 % |" in markdown.page(findings)
-    assert any("4.7 % said HELPS or HURTS" in line for line in verdict_table(findings))
+    assert any("4.7 % found HELPS or HURTS" in line for line in verdict_table(findings))

@@ -116,7 +116,7 @@ def test_verdicts_of_three_and_four_seeds_are_marked_in_every_output(tmp_path, s
     Runs(tmp_path, plan).fill(clipping=[d + 0.1 for d in TINY], flooding=[d / 100 for d in NOISE])
     findings = judge(tmp_path, plan)
     assert [f.verdict for f in findings.effects] == [Verdict.HELPS, Verdict.NEGLIGIBLE]
-    mark = f"{few} seeds alone: it rests on normal scores"
+    mark = f"{few} seeds only: it assumes normal scores"
     rare = (
         f"{seeds} seeds do not exclude collapses in up to {100 * (1 - 0.05 ** (1 / seeds)):.0f} %"
     )
@@ -126,7 +126,7 @@ def test_verdicts_of_three_and_four_seeds_are_marked_in_every_output(tmp_path, s
         assert words.count(mark) == (2 if few else 0)
         assert rare in words
     assert (f"({seeds} seeds)" in shown[1]) == (few is not None)  # in the picture
-    assert ("on 3 seeds alone" in shown[1]) == (seeds == 3)  # in the heading
+    assert ("on 3 seeds only" in shown[1]) == (seeds == 3)  # in the heading
 
 
 def test_no_more_is_promised_than_the_rule_holds(tmp_path):
@@ -159,7 +159,7 @@ def test_a_loss_is_no_fair_measure_of_a_trick_that_changes_it(tmp_path):
         changes = {**plan.changes, name: {f"tricks.{name}.enabled": True}}
         plan = dataclasses.replace(plan, changes=changes)
         warnings = judge(tmp_path, plan).warnings
-        assert any(f"no fair measure of {name}" in text for text in warnings) == warned
+        assert any(f"not a fair measure of {name}" in text for text in warnings) == warned
 
 
 def test_of_a_loss_less_is_better(tmp_path):

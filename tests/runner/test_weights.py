@@ -106,7 +106,7 @@ def test_a_classifier_for_other_classes_stays_as_it_is_and_that_is_told(tmp_path
     told = load_weights(model, str(tmp_path / "weights.pt"), classes=3)
     assert told == (
         f"{tmp_path}/weights.pt is for 1000 classes, not 3: classifier.weight, classifier.bias "
-        "were not loaded, and start at random"
+        "were not loaded, and keep their random values"
     )
     head = {key: before[key] for key in ("classifier.weight", "classifier.bias")}
     assert_loaded(model, {**saved.state_dict(), **head})
@@ -164,7 +164,7 @@ def test_scripts_and_whole_models_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"script\.pt is a TorchScript archive, which holds code"):
         load_weights(small(), str(tmp_path / "script.pt"), classes=3)
     torch.save(small(), tmp_path / "module.pt")
-    with pytest.raises(UserError, match=r"module\.pt holds more than tensors, .*torch\.save\(mod"):
+    with pytest.raises(UserError, match=r"module\.pt holds more than tensors; .*torch\.save\(mod"):
         load_weights(small(), str(tmp_path / "module.pt"), classes=3)
 
 
@@ -221,7 +221,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(zipped, tmp_path):
     content = {**small().state_dict(), "payload": Payload(tmp_path / "harm")}
     torch.save(content, tmp_path / "weights.pt", _use_new_zipfile_serialization=zipped)
     with pytest.raises(
-        UserError, match=r"weights\.pt holds more than tensors, .* any code\. Expected"
+        UserError, match=r"weights\.pt holds more than tensors; .* any code\. Expected"
     ):
         load_weights(small(), str(tmp_path / "weights.pt"), classes=3)
     assert not (tmp_path / "harm").exists()
