@@ -23,7 +23,8 @@ PAGE = (ROOT / "docs/own.md").read_text()
 @pytest.fixture
 def project(tmp_path):
     """The files of the page."""
-    for name, text in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
+    for text in re.findall(r"```(?:python|yaml)\n(#.*?)```", PAGE, re.DOTALL):
+        name = re.search(r"# (\S+\.(?:py|yaml))", text)[1]
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a") as out:

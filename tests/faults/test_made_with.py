@@ -221,14 +221,14 @@ def test_every_run_of_a_process_is_compiled_and_from_nothing(tmp_path, monkeypat
         assert len(made) == 4  # for 500 and 294 in training, and two in evaluation
 
 
-def test_what_goes_beyond_the_compilers_limit_ends_the_run(monkeypatch):
+def test_what_goes_beyond_the_compilers_limit_ends_the_run():
     import torch._dynamo.config as limits
 
     bench = build(settings("compile=true", *SHORT))
     assert limits.recompile_limit > 100
-    monkeypatch.setattr(limits, "recompile_limit", 1)
     model = bench.training.model
     model.compile(backend="eager", dynamic=False)
-    model(torch.zeros(2, 1, 8, 8))
-    with pytest.raises(Exception, match="recompile_limit"):
-        model(torch.zeros(3, 1, 8, 8))
+    with limits.patch(recompile_limit=1):
+        model(torch.zeros(2, 1, 8, 8))
+        with pytest.raises(Exception, match="recompile_limit"):
+            model(torch.zeros(3, 1, 8, 8))
