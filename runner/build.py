@@ -1,6 +1,7 @@
 """Config to objects: the only place that instantiates, behind the allow-list."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,6 +95,8 @@ def _compile(model: nn.Module) -> None:
     """
     import torch._dynamo.config as limits  # takes a second to import
 
+    # on a card the compiler recommends less exact products, as a warning
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
     torch.compiler.reset()
     limits.recompile_limit, limits.accumulated_recompile_limit = 1024, 2**16
     limits.fail_on_recompile_limit_hit = True
