@@ -19,7 +19,7 @@ COMPOSED = {
     ("tricks.cliping.enabled=true",): "is not a setting. Did you mean tricks.clipping.enabled?",
     ("model=resnet21",): "model=resnet21 is not an option. Did you mean resnet",
     ("tricks=[cliping]",): "tricks=cliping is not an option. Did you mean clipping?",
-    ("tricks=[clipping", "seed=1"): "is open. Write 'tricks=[clipping]'.",
+    ("tricks=[clipping", "seed=1"): "lacks a closing bracket. Write 'tricks=[clipping]'.",
     ("-cp", "nowhere", "-cn", "config"): "--config-path must be a folder, got nowhere.",
     ("--experimental-rerun", "config.pickle"): "would unpickle a file",
     ("~model",): "No model is chosen. Write model=OPTION.",
