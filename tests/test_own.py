@@ -39,6 +39,7 @@ def commands():
     return [shlex.split(line) for line in lines], re.search(r"export (\w+)=(\S+)", PAGE)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run_from_an_installed_command(project, commands):
     """One process does all of them; it starts as an installed script does, without its folder."""
     lines, export = commands

@@ -222,6 +222,7 @@ def test_a_terminal_without_the_characters_gets_others_in_straight_columns(tmp_p
     assert not done.stderr
 
 
+@pytest.mark.slow  # tests/faults/test_terminal.py has the same in one process
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
 def test_an_output_that_is_full_is_one_line_and_the_files_are_written(tmp_path):
     write_run(tmp_path, "baseline", 0, 0.9)
