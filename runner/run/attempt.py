@@ -16,7 +16,13 @@ from runner.run import checkpoint
 from runner.run.fingerprint import fingerprint
 from runner.run.log import RunLog
 from runner.run.process import isolated
-from runner.run.result import evaluate_on_test, evaluate_on_validation, finished, write_result
+from runner.run.result import (
+    changed_since,
+    evaluate_on_test,
+    evaluate_on_validation,
+    finished,
+    write_result,
+)
 from runner.run.resume import device_begun_with, environment, restore, threads_begun_with
 from runner.run.status import Status, clear, conclude, recorded, write_config
 from runner.signals import defer_signals, raise_if_stopping, stop_requested
@@ -62,6 +68,8 @@ def _resume_or_run(
         return attempt(folder, settings, bench, quiet)
     # killed between result.json and status.json
     conclude(folder, "done", replaces=("running", "stopped", "failed"))
+    for key in changed_since(folder, settings):
+        say(f"{label(folder)}  note: {key} has changed since; again=true makes the run anew")
     return result
 
 

@@ -1,7 +1,7 @@
 """The result of a run: measured on the test set, written, read, and printed in one line."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from runner.names import label
 from runner.run.fingerprint import digest_tensors
 from runner.run.status import is_run_of
 from runner.store.files import read_json, write_atomically, write_json
-from runner.store.runs import CORRECT, METRICS, RESULT, digest_answers, digest_metrics, read_line
+from runner.store.runs import (
+    CONFIG,
+    CORRECT,
+    METRICS,
+    RESULT,
+    digest_answers,
+    digest_metrics,
+    read_line,
+)
 from runner.train import Diverged
 
 
@@ -93,6 +101,37 @@ def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
             "from its checkpoint."
         )
     return result
+
+
+def changed_since(folder: Path, settings: Settings) -> list[str]:
+    """Name the settings whose files have changed since a finished run was begun.
+
+    By their times, since reading them would take as long as a run may. Of a folder of images those
+    of its folders count, which a file that comes or goes renews.
+    """
+    try:
+        begun = (folder / CONFIG).stat().st_mtime
+    except OSError:
+        return []
+    named = {f"data.{key}": settings.data.get(key) for key in ("root", "file")}
+    named["model.weights"] = settings.model.get("weights")
+    return [
+        key
+        for key, value in named.items()
+        if isinstance(value, str) and any(_time(path) > begun for path in _parts(Path(value)))
+    ]
+
+
+def _parts(path: Path) -> Iterator[Path]:
+    path = path.expanduser()
+    yield from (*path.glob("*/"), *path.glob("*/*/")) if path.is_dir() else (path,)
+
+
+def _time(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # it is gone: a finished run does not need it
+        return 0.0
 
 
 def _is_result(content: dict[str, Any]) -> bool:

@@ -1,9 +1,12 @@
 """What a refusal advises, typed as it stands there: it does what it says, and nothing else."""
 
+import os
 import re
 import shlex
 import sys
+import time
 
+import numpy as np
 import pytest
 
 from runner import config
@@ -185,3 +188,27 @@ def sealed(content):
 
     digest = sha256(content + b"\0\0").hexdigest()
     return content + checkpoint._comment(digest)
+
+
+def test_a_finished_run_whose_data_changed_is_given_back_with_a_word_and_again_redoes_it(
+    commands, tmp_path
+):
+    rng = np.random.default_rng(0)
+    file = tmp_path / "own.npz"
+
+    def write(seconds):
+        images = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+        labels = np.arange(40) % 2
+        np.savez(file, x_train=images, y_train=labels, x_test=images, y_test=labels)
+        os.utime(file, (seconds, seconds))
+
+    write(1e9)
+    given = ("data=npz", f'data.file="{file}"', "epochs=1", "threads=1", "model.width=2", "name=d")
+    commands.run(*given)
+    assert "has changed" not in commands.run(*given)[1]
+    before = commands.results()
+    write(time.time() + 60)
+    assert "note: data.file has changed since; again=true makes" in commands.run(*given)[1]
+    assert commands.results() == before
+    commands.run(*given, "again=true")
+    assert commands.results() != before
