@@ -108,7 +108,7 @@ def test_ctrl_c_stops_at_once_and_the_same_command_resumes_bit_identically(tmp_p
     out, _ = process.communicate(timeout=60)
     assert time.monotonic() - pressed < 20
     assert process.returncode == 130, out
-    assert "The same command resumes it." in out
+    assert "Give the same command to go on." in out
     assert "Traceback" not in out
     assert "running" not in states(root).values()
     assert "stopped" in states(root).values()
