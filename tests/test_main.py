@@ -87,6 +87,7 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path, arguments):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_data_set_that_cannot_be_downloaded_is_one_line(tmp_path):
     proxy = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
     code, _, complaint = biscuits(tmp_path, "data=cifar10", **proxy)
@@ -123,6 +124,7 @@ def test_one_run_twice_and_again_from_its_saved_config(tmp_path):
     assert (place / "config.yaml").read_bytes() == config
 
 
+@pytest.mark.slow
 def test_a_sweep_names_its_runs_and_the_report_tells_mean_and_spread(tmp_path):
     code, out, complaint = biscuits(
         tmp_path,

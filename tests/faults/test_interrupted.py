@@ -86,6 +86,7 @@ def test_ctrl_c_twice_ends_an_update_that_hangs(tmp_path):
     assert [status["status"] for status in statuses(tmp_path)] == ["stopped"]
 
 
+@pytest.mark.slow
 def test_who_holds_a_folder_is_told_and_a_scheduler_that_asks_gets_a_checkpoint(tmp_path, faults):
     process = start(tmp_path, *LONG)
     wait_for(process, lambda: evaluated(tmp_path, 1))

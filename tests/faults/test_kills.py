@@ -138,6 +138,7 @@ def differing(one, other):
     return found + [key for key in states[0] if bits(states[0][key]) != bits(states[1][key])]
 
 
+@pytest.mark.slow
 def test_a_kill_in_mid_epoch_loses_no_bit(tmp_path, faults):
     run = Killed(
         tmp_path,

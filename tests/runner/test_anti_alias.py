@@ -61,6 +61,7 @@ def test_maps_of_one_pixel_are_accepted_since_nothing_is_trained():
     assert lines[-4].split()[-3:] == ["2x2", "->", "1x1"]
 
 
+@pytest.mark.slow
 def test_with_first_the_first_convolution_is_in_the_table():
     lines = command("resnet18", "--first", "--size", "64").stdout.splitlines()
     assert any(line.startswith("conv1 ") for line in lines)
