@@ -125,7 +125,7 @@ def reason(error: BaseException) -> str:
     return short(" ".join(text.split()).rstrip(".") or type(error).__name__)
 
 
-def told(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """Write an exception in one line, with its type where the text alone would say little."""
     text = " ".join(str(error).split())
     if text and isinstance(error, ValueError | RuntimeError | TypeError | OverflowError):

@@ -8,10 +8,10 @@ from math import sqrt
 import numpy as np
 
 from runner.ablation.designs import Factor, design
+from runner.ablation.find import find_own_runs
 from runner.ablation.plan import PLAN, Plan, Question, load_plan, save_plan
 from runner.ablation.verdicts import Finding, Findings, Verdict
 from runner.store.files import read_json, write_json
-from runner.store.runs import find_runs
 
 MACHINE = {
     "code": {"version": "0.1.0", "commit": "abcdef123456"},
@@ -163,7 +163,7 @@ def make_findings(root, verdicts=None, plan=None, **more):
     plan = plan or write_plan(root, tuple(trick(name) for name in verdicts), seeds=3)
     asked = {contrast.name: contrast for contrast in plan.contrasts}
     effects = [make_finding(asked[name], *told) for name, told in verdicts.items()]
-    runs = {(run.variant, int(run.seed)): run for run in find_runs(root)}
+    runs = {(run.variant, int(run.seed)): run for run in find_own_runs(root)}
     nothing = {"interactions": (), "shares": (), "calibration": (), "warnings": ()}
     return Findings(
         **{"root": root, "plan": plan, "effects": tuple(effects), "runs": runs, **nothing, **more}

@@ -1,12 +1,13 @@
 """Ablations with each launcher: the same bits, and what becomes of runs that die."""
 
 import os
+import time
 
 import pytest
 
 from runner.store.runs import read_run
 from tests.builders import read_status
-from tests.conftest import ROOT, biscuits
+from tests.conftest import ROOT, biscuits, start
 from tests.test_ablation import SHORT, TWO, ablate, results, states
 
 PARTS = ROOT / "tests" / "parts"
@@ -50,6 +51,23 @@ def test_each_way_to_die_is_recorded_and_every_other_run_is_done(tmp_path):
     ablate(tmp_path, *command, **DYING)
     assert set(states(root).values()) == {"done"}
     assert all(path.stat().st_mtime_ns == then for path, then in done.items())
+
+
+@pytest.mark.slow
+def test_with_joblib_a_sweep_that_is_killed_leaves_no_worker_behind(tmp_path):
+    overrides = ("-m", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    with start(tmp_path, *overrides, "epochs=3000", "threads=1", "name=orphans") as process:
+        pattern, end = "*/seed=*/metrics.jsonl", time.monotonic() + 120
+        root = tmp_path / "outputs" / "orphans"
+        while len(files := [*root.glob(pattern)]) < 2 and time.monotonic() < end:
+            time.sleep(0.5)
+        process.kill()
+        process.wait()
+        time.sleep(3)  # a worker looks for its parent every second
+        sizes = [file.stat().st_size for file in files]
+        time.sleep(3)  # several epochs
+    assert len(sizes) == 2
+    assert [file.stat().st_size for file in files] == sizes
 
 
 @pytest.mark.slow

@@ -141,13 +141,13 @@ class Attempt:
             self.changes = restore(self.folder, self.settings, self.bench, state, self.environment)
             lines = str(state.get("metrics", "")).splitlines(keepends=True)
             self.first = self.status.update = self.status.checkpoint = self.training.updates
-        self.tell_start(resumed=state is not None)
+        self.print_start(resumed=state is not None)
         write_config(self.folder, self.settings)
         changes = {"moves": self.changes} if self.changes else {}
         write_json(self.folder / MACHINE, {**self.machine, **changes})
         return lines
 
-    def tell_start(self, resumed: bool) -> None:
+    def print_start(self, resumed: bool) -> None:
         """Print what the run is about to do, in one line; in a sweep only where it resumes."""
         data, settings, machine = self.bench.data, self.settings, self.machine
         splits = {"train": data.train, "validation": data.validation, "test": data.test}

@@ -34,7 +34,7 @@ from runner.store.runs import (
     read_status,
 )
 from runner.store.values import read_values
-from runner.texts import same_command, say, told
+from runner.texts import in_one_line, same_command, say
 from runner.train import Diverged
 
 
@@ -147,7 +147,7 @@ def recorded(folder: Path, settings: Settings, bench: Bench) -> Iterator[Status]
     except Exception as error:
         status.end("failed", traceback.format_exc(), cause_of(error))
         where = f"({label(folder / STATUS)} has the traceback.)"
-        raise UserError(f"{told(error)} {where}") from error
+        raise UserError(f"{in_one_line(error)} {where}") from error
     except (KeyboardInterrupt, Stopped):
         status.end("stopped")
         how = same_command(settings.again)

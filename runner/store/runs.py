@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -71,7 +70,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """`done`, `running`, `stopped`, `failed`, `diverged`; `damaged` if it cannot be told."""
+        """`done`, `running`, `stopped`, `failed`, `diverged`; `damaged` if it is unknown."""
         if self.result is not None:
             return "done"
         found = str(self.status.get("status", "damaged"))
@@ -156,7 +155,7 @@ def digest_answers(correct: NDArray[np.bool_]) -> str:
 
 
 def read_run(folder: Path, variant: str) -> Run:
-    """Read a run's folder; whatever is missing or damaged is told, not raised."""
+    """Read a run's folder; what is missing or damaged is reported in it, not raised."""
     seed = folder.name.partition("=")[2]
     if _leads_out(folder):
         outside = "its folder is a link out of here"
@@ -175,14 +174,6 @@ def _leads_out(folder: Path) -> bool:
         return not folder.resolve().is_relative_to(folder.parent.parent.resolve())
     except (OSError, RuntimeError):  # a link to itself
         return True
-
-
-def find_runs(folder: Path) -> Iterator[Run]:
-    """Find the runs below a folder, by their status files."""
-    for path in sorted(folder.rglob(STATUS)):
-        place = path.parent
-        variant = os.path.relpath(place.parent, folder)
-        yield read_run(place, place.parent.name if variant in (".", "..") else variant)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -212,8 +203,8 @@ def read_line(line: str | bytes, where: str) -> dict[str, Any]:
         if not all(isinstance(content[key], int) for key in ("epoch", "update")):
             raise Damaged("has no whole number of epochs and updates")
     except (ValueError, LookupError, RecursionError) as error:
-        told = str(error) if isinstance(error, Damaged) else f"is damaged ({error})"
-        raise Damaged(f"{where} {told}") from error
+        problem = str(error) if isinstance(error, Damaged) else f"is damaged ({error})"
+        raise Damaged(f"{where} {problem}") from error
     return content
 
 

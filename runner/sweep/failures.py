@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from runner.errors import UserError
 from runner.names import OUTPUTS
-from runner.texts import LONGEST_TEXT, printable, same_command, told
+from runner.texts import LONGEST_TEXT, in_one_line, printable, same_command
 
 MOST = 20  # causes that are listed
 _FOLDER = re.compile(rf"{OUTPUTS}/.+?/seed=\d+")
@@ -51,5 +51,5 @@ def cause_in_words(error: object) -> str:
     if text.startswith("Traceback"):
         return text.splitlines()[-1]
     if isinstance(error, Exception) and not isinstance(error, UserError):
-        return told(error)
+        return in_one_line(error)
     return text.splitlines()[-1] if text else "no reason is recorded"

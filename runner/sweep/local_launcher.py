@@ -56,7 +56,7 @@ class LocalLauncher(Launcher):
         self.show: Callable[[str], None] = self._say
 
     def _say(self, text: str) -> None:
-        """Print what a run told at its end, and how many have ended."""
+        """Print what a run printed, and how many have ended."""
         say(f"[{self.ended}/{len(self.configs)}] {text.rstrip()}")
 
     def setup(

@@ -21,13 +21,13 @@ class PlainSweeper(BasicSweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra hands to a sweeper, with a launcher that tells of failures itself."""
+        """Keep what Hydra hands to a sweeper, with a launcher that reports failures itself."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         assert self.launcher is not None
-        self.launcher = _Telling(self.launcher, config)
+        self.launcher = _Reporting(self.launcher, config)
 
 
-class _Telling(Launcher):
+class _Reporting(Launcher):
     """A launcher that ends the sweep with its table and all that failed; Hydra shows one error."""
 
     def __init__(self, launcher: Launcher, config: DictConfig) -> None:

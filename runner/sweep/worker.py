@@ -24,7 +24,7 @@ from runner.errors import UserError, cause_of
 from runner.signals import Stopped, die_with_parent
 from runner.sweep.slots import Slot
 from runner.terminal import show_as_text
-from runner.texts import same_command, told
+from runner.texts import in_one_line, same_command
 
 STOPPED = "Stopped from outside. Give {} to go on."
 
@@ -74,7 +74,7 @@ def cause_of_death(error: Exception, again: bool) -> tuple[str, str]:
         return f"The worker process ended with code {code} without reporting.", "killed"
     if isinstance(error, BrokenProcessPool):  # it could not even begin
         guard = 'A script that calls main() does so below `if __name__ == "__main__":`.'
-        return f"The worker process could not be started: {told(error)}. {guard}", "killed"
+        return f"The worker process could not be started: {in_one_line(error)}. {guard}", "killed"
     return _trace(error), cause_of(error)
 
 

@@ -12,13 +12,13 @@ import pytest
 from markdown_it import MarkdownIt
 
 from runner.ablation.designs import Contrast, Factor
+from runner.ablation.find import find_own_runs
 from runner.ablation.verdicts import Verdict, judge
 from runner.report import html, verdict_table, write_report
 from runner.report.multirun import Multirun
 from runner.report.multirun import table as multirun_table
 from runner.report.sentences import path as shown_path
 from runner.report.tensorboard import write_views
-from runner.store.runs import find_runs
 from tests.builders import (
     make_finding,
     make_findings,
@@ -170,7 +170,7 @@ def many_names(root):
     runs = {}
     for number in range(len(names)):
         write_run(root, f"t{number}", 0, 0.9 + 0.001 * number)
-    for run in find_runs(root):
+    for run in find_own_runs(root):
         name = names[int(run.variant[1:])]
         runs[name, 0] = dataclasses.replace(run, variant=name)
     weights = [{name: 1.0, names[0]: -1.0} for name in names]

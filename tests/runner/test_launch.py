@@ -146,6 +146,9 @@ def test_the_end_of_a_process_is_named_by_its_signal():
         "The worker process ended with code 3 without reporting.",
         "killed",
     )
+    text, cause = cause_of_death(BrokenProcessPool("All workers expired"), again=False)
+    assert "could not be started" in text
+    assert cause == "killed"
 
 
 def test_an_end_is_recorded_only_where_the_run_recorded_none(tmp_path):

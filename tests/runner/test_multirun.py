@@ -7,13 +7,12 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runner.ablation.find import names_of
+from runner.ablation.find import find_loose_runs, names_of
 from runner.frames import read_frames
 from runner.report.__main__ import main
 from runner.report.curves import _points
 from runner.report.multirun import Multirun, best, content, page, score_table, table
 from runner.store.files import digest
-from runner.store.runs import find_runs
 from tests.builders import CONFIG, tricks, write_ablation, write_run
 from tests.runner.test_tensorboard import sessions
 
@@ -51,7 +50,7 @@ def grid(root):
         sweep(root, "clipping+epochs=2", seed, 0.95 + noise, 0.80 + noise, **norm(1))
         sweep(root, "clipping-max_norm=0.1+epochs=2", seed, 0.90, 0.85 + noise, **norm(0.1))
     sweep(root, "clipping-max_norm=9.0+epochs=2", 0, None, status="diverged", **norm(9.0))
-    return Multirun(root, list(find_runs(root)))
+    return Multirun(root, list(find_loose_runs(root)))
 
 
 def test_a_row_has_its_parameters_and_the_order_is_that_of_the_validation_split(tmp_path):
@@ -80,7 +79,7 @@ def test_without_a_validation_split_the_order_is_by_the_test_set_and_that_is_tol
     for seed in (0, 1):
         sweep(tmp_path, "baseline", seed, 0.8)
         sweep(tmp_path, "clipping", seed, 0.9, **norm(1.0))
-    found = Multirun(tmp_path, list(find_runs(tmp_path)))
+    found = Multirun(tmp_path, list(find_loose_runs(tmp_path)))
     assert "validation %" not in score_table(found)[0]
     assert "A setting chosen by the test set looks better" in " ".join(table(found))
 
@@ -89,7 +88,7 @@ def test_runs_of_one_name_and_several_settings_are_not_averaged(tmp_path):
     sweep(tmp_path, "mine", 0, 0.8, epochs=1)
     sweep(tmp_path, "mine", 1, 0.95, epochs=2)
     sweep(tmp_path, "mine", 2, 0.7, epochs=2, threads=4)  # of another machine
-    found = Multirun(tmp_path, list(find_runs(tmp_path)))
+    found = Multirun(tmp_path, list(find_loose_runs(tmp_path)))
     assert [row.name for row in found.rows] == ["mine (epochs=2)", "mine (epochs=1)"]
     _, *rows = score_table(found)
     assert [row[:3] for row in rows] == [["2", "2", "82.50 ± 17.68"], ["1", "1", "80.00"]]
@@ -100,7 +99,7 @@ def test_a_config_that_is_not_that_of_the_run_tells_nothing(tmp_path):
     text = (place / "config.yaml").read_text()
     (place / "config.yaml").write_text(text.replace("max_norm: 1.0", "max_norm: 5.0"))
     sweep(tmp_path, "baseline", 0, 0.9, 0.9)
-    found = Multirun(tmp_path, list(find_runs(tmp_path)))
+    found = Multirun(tmp_path, list(find_loose_runs(tmp_path)))
     assert score_table(found)[0][0] == "variant"
     assert "config.tricks.clipping.max_norm" not in read_frames(tmp_path).runs
 
@@ -219,11 +218,11 @@ def test_a_curve_is_the_mean_of_the_same_seeds_all_along(tmp_path):
         place = sweep(tmp_path, "baseline", seed, 0.9, 0.9, state)
         lines = (place / "metrics.jsonl").read_text().splitlines(keepends=True)
         (place / "metrics.jsonl").write_text("".join(lines[:3]))
-    found = _points(find_runs(tmp_path), "train/loss")
+    found = _points(find_loose_runs(tmp_path), "train/loss")
     assert {epoch: len(values) for epoch, values in found.items()} == {1: 2, 2: 2, 3: 2}
     for seed in (1, 2, 3):
         shutil.rmtree(tmp_path / f"baseline/seed={seed}")
-    assert list(_points(find_runs(tmp_path), "train/loss")) == [1, 2, 3, 4, 5]
+    assert list(_points(find_loose_runs(tmp_path), "train/loss")) == [1, 2, 3, 4, 5]
     assert long.exists()
 
 
