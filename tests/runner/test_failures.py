@@ -8,7 +8,6 @@ import pytest
 from scipy import stats
 
 from runner.ablation.decide import Verdict, adjust, decide
-from runner.ablation.designs import Factor
 from runner.ablation.failures import (
     cause_outside,
     failure_p,
@@ -20,17 +19,11 @@ from runner.report import as_json, write_report
 from runner.store.runs import read_run
 from tests import builders
 from tests.builders import NOISE, RAISED, Runs
+from tests.runner.test_verdicts import HELPFUL, TINY, effects, make_plan
 
-HELPFUL = (0.031, 0.024, 0.035, 0.027, 0.029)
-TINY = (0.0003, -0.0002, 0.0001, -0.0001, 0.0002)
 KILLED = (
     "The worker process was killed by SIGKILL (out of memory?). Give the same command to go on."
 )
-
-
-def make_plan(kind="one_at_a_time", tricks=("clipping", "flooding"), seeds=5, **asked):
-    factors = tuple(Factor(name, ("off", name)) for name in tricks)
-    return builders.make_plan(factors, kind, seeds, **{"most_seeds": 30, **asked})
 
 
 @pytest.fixture
@@ -41,10 +34,6 @@ def plan():
 @pytest.fixture
 def runs(tmp_path, plan):
     return Runs(tmp_path, plan)
-
-
-def effects(root, plan):
-    return {finding.contrast.name: finding for finding in judge(root, plan).effects}
 
 
 @pytest.mark.parametrize(
