@@ -36,6 +36,17 @@ class Verdict(StrEnum):
     """Too few seeds or unfinished runs: nothing is concluded."""
 
 
+class Tests(NamedTuple):
+    """The two tests of each effect; every array is [..., K]."""
+
+    sign: Array
+    """Of the effect, as it seems: > 0 if more is better."""
+    p_zero: Array
+    """Against no effect, two-sided; NaN if the effect is not judged."""
+    p_margin: Array
+    """Against an effect of the margin or more, in either direction; NaN without a margin."""
+
+
 class Decision(NamedTuple):
     """What the rule says of a family of effects; every array is [..., K]."""
 
@@ -56,16 +67,7 @@ def decide(
     sequential: bool = False,
     step: ArrayLike = 0.0,
 ) -> Decision:
-    """Decide which effects help, hurt or are negligible, at one error rate for all together.
-
-    The smaller of an effect's two p-values gives its verdict, if it is <= alpha / L, where L counts
-    the effects of which not both statements are rejected. At most one statement of an effect is
-    true, and L is never less than the number of true statements until one of them is rejected. So
-    the chance of any false verdict is at most alpha, whatever the effects are and however they
-    depend on each other (Shaffer, Journal of the American Statistical Association, 1986). Dropping
-    an effect from the count as soon as one of its statements is rejected, as Holm's method does
-    where there is one each, errs in up to 19 % at a nominal 5, with ten effects. Without a margin
-    the rule is Holm's.
+    """Decide which effects help, hurt or are negligible, by their paired differences.
 
     Args:
         differences: [..., K, n]. NaN: of a fixed number of seeds, one that is left out; of a
@@ -78,9 +80,28 @@ def decide(
     d = np.asarray(differences, float)
     if d.shape[-1] < FEWEST_SEEDS:
         nothing = np.full(d.shape[:-1], np.nan)
-        return Decision(np.full(d.shape[:-1], Verdict.UNDECIDED), nothing, nothing, nothing > 0)
-    test = _anytime(d, margin, step) if sequential else _once(d, margin, step)
-    sign, p_zero, p_margin = test
+        return conclude(Tests(nothing, nothing, nothing), margin, alpha)
+    return conclude((_anytime if sequential else _once)(d, margin, step), margin, alpha)
+
+
+def conclude(tests: Tests, margin: float, alpha: float) -> Decision:
+    """Conclude from the two tests of each effect, at one error rate for all together.
+
+    The smaller of an effect's two p-values gives its verdict, if it is <= alpha / L, where L counts
+    the effects of which not both statements are rejected. At most one statement of an effect is
+    true, and L is never less than the number of true statements until one of them is rejected. So
+    the chance of any false verdict is at most alpha, whatever the effects are and however they
+    depend on each other (Shaffer, Journal of the American Statistical Association, 1986). Dropping
+    an effect from the count as soon as one of its statements is rejected, as Holm's method does
+    where there is one each, errs in up to 19 % at a nominal 5, with ten effects. Without a margin
+    the rule is Holm's.
+
+    Args:
+        tests: Of the K effects; one that is not judged counts in K.
+        margin: The smallest difference that matters; 0 if every one does.
+        alpha: The accepted rate of false verdicts, over all K together.
+    """
+    sign, p_zero, p_margin = tests
     smaller = np.fmin(p_zero, p_margin)  # without a margin there is one statement alone
     larger = p_zero if margin <= 0 else np.maximum(p_zero, p_margin)
     found = adjust(smaller, larger) <= alpha
@@ -111,7 +132,7 @@ def adjust(p: ArrayLike, leaves: ArrayLike) -> Array:
     return np.asarray(np.minimum(adjusted, 1.0))
 
 
-def _once(d: Array, margin: float, step: ArrayLike) -> tuple[Array, Array, Array]:
+def _once(d: Array, margin: float, step: ArrayLike) -> Tests:
     """The sign and both p-values, of as many seeds as each effect has."""
     counts = (~np.isnan(d)).sum(-1)
     steps = np.broadcast_to(np.asarray(step, float), counts.shape)
@@ -122,10 +143,10 @@ def _once(d: Array, margin: float, step: ArrayLike) -> tuple[Array, Array, Array
         test = t_test(packed, step=steps[rows])
         sign[rows], p_zero[rows] = test.mean, test.p
         p_margin[rows] = equivalence_p(packed, margin, steps[rows])
-    return sign, p_zero, p_margin
+    return Tests(sign, p_zero, p_margin)
 
 
-def _anytime(d: Array, margin: float, step: ArrayLike) -> tuple[Array, Array, Array]:
+def _anytime(d: Array, margin: float, step: ArrayLike) -> Tests:
     """The sign and both p-values, each one over the largest e-value so far.
 
     Against a margin counts the evidence of an estimate on its inner side alone.
@@ -136,11 +157,11 @@ def _anytime(d: Array, margin: float, step: ArrayLike) -> tuple[Array, Array, Ar
     sign = np.take_along_axis(mean, best, -1)[..., 0]
     p_zero = _one_over_largest(zero, ~np.isnan(mean))
     if margin <= 0:
-        return sign, p_zero, np.full(p_zero.shape, np.nan)
+        return Tests(sign, p_zero, np.full(p_zero.shape, np.nan))
     mean, sd = running_moments(d, step, margin)
     upper = _one_over_largest(log_e_values(mean, sd, margin), mean < margin)
     lower = _one_over_largest(log_e_values(mean, sd, -margin), mean > -margin)
-    return sign, p_zero, np.maximum(upper, lower)
+    return Tests(sign, p_zero, np.maximum(upper, lower))
 
 
 def _one_over_largest(log_e: Array, counts: NDArray[Any]) -> Array:

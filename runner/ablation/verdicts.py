@@ -119,7 +119,11 @@ def judge(root: Path, plan: Plan) -> Findings:
     Raises:
         UserError: If a result lacks the metric.
     """
-    table = read_table(root, plan)
+    return judge_table(root, plan, read_table(root, plan))
+
+
+def judge_table(root: Path, plan: Plan, table: Table) -> Findings:
+    """Judge an ablation by a table of its runs."""
     samples = None
     if plan.question.metric == "test/accuracy":
         samples = count_samples(plan.variants, table.runs)
