@@ -4,17 +4,21 @@ Two statements are tested for each effect: "it is 0", and "it is at least the ma
 direction". A rejected statement gives the verdict: HELPS or HURTS, or NEGLIGIBLE.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple
+from math import ceil
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from runner.ablation.sharing import Sharing, share
 from runner.ablation.statistics import (
     FEWEST_SEEDS,
     Array,
     equivalence_p,
     log_e_values,
+    moments,
     running_moments,
     t_test,
 )
@@ -34,6 +38,10 @@ class Verdict(StrEnum):
     """Runs with it fail or diverge more often than those without it, by more than chance."""
     NONE = "NO VERDICT"
     """Too few seeds or unfinished runs: nothing is concluded."""
+
+
+GROWTH = 1.5
+"""A look comes with so many times the seeds of the one before."""
 
 
 class Tests(NamedTuple):
@@ -66,6 +74,7 @@ def decide(
     alpha: float,
     sequential: bool = False,
     step: ArrayLike = 0.0,
+    sharing: Sharing | None = None,
 ) -> Decision:
     """Decide which effects help, hurt or are negligible, by their paired differences.
 
@@ -76,12 +85,77 @@ def decide(
         alpha: The accepted rate of false verdicts, over all K together.
         sequential: Whether seeds were added with an eye on the verdicts.
         step: [..., K], what the differences are multiples of; 0 if of nothing. See `spread`.
+        sharing: How spreads are shared; None if they are not. A sequence never shares them.
     """
     d = np.asarray(differences, float)
-    if d.shape[-1] < FEWEST_SEEDS:
-        nothing = np.full(d.shape[:-1], np.nan)
-        return conclude(Tests(nothing, nothing, nothing), margin, alpha)
-    return conclude((_anytime if sequential else _once)(d, margin, step), margin, alpha)
+    tests = _anytime(d, margin, step) if sequential else paired_tests(d, margin, step, sharing)
+    return conclude(tests, margin, alpha)
+
+
+def paired_tests(
+    differences: ArrayLike, margin: float, step: ArrayLike = 0.0, sharing: Sharing | None = None
+) -> Tests:
+    """Test each effect once, of a number of seeds that was settled before; see `decide`."""
+    found = moments(differences)
+    few = found.n < FEWEST_SEEDS
+    if sharing is not None:
+        found = share(found, sharing)
+    p = t_test(found, step=step).p, equivalence_p(found, margin, step)
+    return Tests(found.mean, *(np.where(few, np.nan, each) for each in p))
+
+
+def plan_looks(first: int, most: int) -> tuple[int, ...]:
+    """Give the numbers of seeds to look at: each `GROWTH` times the one before, up to the most.
+
+    >>> plan_looks(5, 30)
+    (5, 8, 12, 18, 27, 30)
+    """
+    looks = [first]
+    while looks[-1] < most:
+        looks.append(min(most, ceil(GROWTH * looks[-1])))
+    return tuple(looks)
+
+
+def paired_tests_at_looks(
+    differences: ArrayLike,
+    settled: NDArray[np.bool_],
+    looks: Sequence[int],
+    margin: float,
+    step: ArrayLike = 0.0,
+    sharing: Sharing | None = None,
+) -> Tests:
+    """Test each effect at a few numbers of seeds, which were settled before the first run.
+
+    Each look has an equal share of the error rate: p = J min_j p_j over the looks so far, J planned
+    in all. Under a true statement that is at most a with a chance of at most a, however the looks
+    depend on each other, since each of the J chances is at most a / J (Bonferroni).
+
+    Args:
+        differences: [..., K, S]; NaN: a seed that is left out, or not settled.
+        settled: [..., K, S], whether all runs of the difference with the seed have ended. At a look
+            that it has not reached an effect is not tested; its spread is shared all the same.
+        looks: The planned numbers of seeds, rising.
+        margin: As in `decide`.
+        step: As in `decide`.
+        sharing: As in `decide`.
+    """
+    d, reached = np.asarray(differences, float), settled.sum(-1)
+    nothing = np.full(d.shape[:-1], np.nan)
+    best = Tests(nothing, nothing, nothing)
+    for n in looks:
+        if n <= d.shape[-1]:
+            now = paired_tests(d[..., :n], margin, step, sharing)
+            times = [np.minimum(len(looks) * each, 1.0) for each in now[1:]]
+            p = (np.where(reached >= n, each, np.nan) for each in times)
+            best = _smaller(best, Tests(now.sign, *p))
+    return best
+
+
+def _smaller(one: Tests, other: Tests) -> Tests:
+    """The smaller p-values of two looks, and the sign that belongs to that against 0."""
+    better = (other.p_zero < one.p_zero) | np.isnan(one.sign)
+    p_zero, p_margin = np.fmin(one.p_zero, other.p_zero), np.fmin(one.p_margin, other.p_margin)
+    return Tests(np.where(better, other.sign, one.sign), p_zero, p_margin)
 
 
 def conclude(tests: Tests, margin: float, alpha: float) -> Decision:
@@ -132,40 +206,27 @@ def adjust(p: ArrayLike, leaves: ArrayLike) -> Array:
     return np.asarray(np.minimum(adjusted, 1.0))
 
 
-def _once(d: Array, margin: float, step: ArrayLike) -> Tests:
-    """The sign and both p-values, of as many seeds as each effect has."""
-    counts = (~np.isnan(d)).sum(-1)
-    steps = np.broadcast_to(np.asarray(step, float), counts.shape)
-    sign, p_zero, p_margin = (np.full(counts.shape, np.nan) for _ in range(3))
-    for n in np.unique(counts[counts >= FEWEST_SEEDS]).tolist():
-        rows = counts == n
-        packed = d[rows][~np.isnan(d[rows])].reshape(-1, n)
-        test = t_test(packed, step=steps[rows])
-        sign[rows], p_zero[rows] = test.mean, test.p
-        p_margin[rows] = equivalence_p(packed, margin, steps[rows])
-    return Tests(sign, p_zero, p_margin)
-
-
 def _anytime(d: Array, margin: float, step: ArrayLike) -> Tests:
-    """The sign and both p-values, each one over the largest e-value so far.
-
-    Against a margin counts the evidence of an estimate on its inner side alone.
-    """
+    """The sign and both p-values, each one over the largest e-value so far."""
+    if d.shape[-1] < FEWEST_SEEDS:
+        nothing = np.full(d.shape[:-1], np.nan)
+        return Tests(nothing, nothing, nothing)
     mean, sd = running_moments(d, step)
     zero = log_e_values(mean, sd)
     best = np.where(np.isnan(zero), -np.inf, zero).argmax(-1)[..., None]
     sign = np.take_along_axis(mean, best, -1)[..., 0]
-    p_zero = _one_over_largest(zero, ~np.isnan(mean))
+    p_zero = _one_over_largest(zero)
     if margin <= 0:
         return Tests(sign, p_zero, np.full(p_zero.shape, np.nan))
     mean, sd = running_moments(d, step, margin)
-    upper = _one_over_largest(log_e_values(mean, sd, margin), mean < margin)
-    lower = _one_over_largest(log_e_values(mean, sd, -margin), mean > -margin)
-    return Tests(sign, p_zero, np.maximum(upper, lower))
+    below, above = (
+        _one_over_largest(log_e_values(mean, sd, -side * margin, side)) for side in (-1, 1)
+    )
+    return Tests(sign, p_zero, np.maximum(below, above))
 
 
-def _one_over_largest(log_e: Array, counts: NDArray[Any]) -> Array:
-    """1 over the largest e-value that counts, 1 at most; NaN where there is not one seed."""
-    largest = np.where(counts, log_e, -np.inf).max(-1)
+def _one_over_largest(log_e: Array) -> Array:
+    """1 over the largest e-value, 1 at most; NaN where there is not one seed."""
+    largest = np.where(np.isnan(log_e), -np.inf, log_e).max(-1)
     p: Array = np.exp(-np.maximum(largest, 0.0))
     return np.where(np.isnan(log_e[..., 0]), np.nan, p)

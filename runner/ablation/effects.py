@@ -48,7 +48,7 @@ def _verdict(
     """Judge an effect, with the reason in words."""
     question = plan.question
     settled, used = int(estimated.settled.sum()), int(estimated.used.sum())
-    planned = len(plan.seeds) if question.until == "fixed" else None
+    planned = None if question.grows else len(plan.seeds)
     failed = bool(outcomes.failures(outcomes.with_it))
     if failure_adjusted <= question.alpha:
         return Verdict.BROKEN, _failures(outcomes, settled)
@@ -84,7 +84,7 @@ def _remarks(plan: Plan, outcomes: Outcomes, settled: int) -> list[str]:
         found.append(_failures(outcomes, settled))
         effects = sum(contrast.kind == "effect" for contrast in plan.contrasts)
         several = 1 if len(reference) == 1 else 2
-        sequential = plan.question.until == "decided"
+        sequential = plan.question.grows
         needed = seeds_to_prove(plan.question.alpha / effects / several, sequential)
         if settled < needed and sum(own.values()) > sum(others.values()):
             found[0] += wording.not_proven(settled, needed, effects)

@@ -1,21 +1,23 @@
 """Estimates: what the scores say about each contrast of an ablation, all computed at once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
-from runner.ablation.decide import Verdict, decide
-from runner.ablation.designs import Kind
+from runner.ablation.decide import Decision, Verdict, conclude, decide, paired_tests_at_looks
 from runner.ablation.plan import Plan, Question
+from runner.ablation.power import seeds_needed, smallest_effect
 from runner.ablation.sampling import find_step
+from runner.ablation.sharing import Sharing, find_sharing, share
 from runner.ablation.statistics import (
     FEWEST_SEEDS,
     Array,
+    Moments,
     confidence_sequence,
-    seeds_needed,
-    smallest_effect,
+    moments,
     t_test,
 )
 
@@ -50,6 +52,9 @@ class Estimate:
     adjusted: float
     mean: float
     sd: float
+    """The spread that is reckoned with, shared or its own."""
+    gain: float
+    """Its degrees of freedom over n - 1: more than 1 where it is shared."""
     low: float
     high: float
     smallest: float
@@ -77,37 +82,38 @@ def estimate(
         failed: [variants, seeds], the runs that failed by themselves, and count as ended.
         samples: How many test samples the scores are counted on, if that is known.
     """
-    question, sequential = plan.question, plan.question.until == "decided"
-    values, least, lost = _contrast(plan, scores, failed)
+    question, weights = plan.question, _weights(plan)
+    values, lost = _contrast(plan, weights, scores, failed)
     known = scores[~np.isnan(scores)].tolist()
+    least = np.array([min(map(abs, contrast.weights.values())) for contrast in plan.contrasts])
     step = find_step(known, question.metric, samples) * least
     there: NDArray[np.bool_] = ~np.isnan(values)
     settled = there | lost
-    if sequential:
+    if question.grows:
         settled = np.logical_and.accumulate(settled, axis=1)
     used = settled & there
     lengths = used.sum(1)
-    enough = settled.sum(1) >= (FEWEST_SEEDS if sequential else len(plan.seeds))
+    enough = settled.sum(1) >= (FEWEST_SEEDS if question.grows else len(plan.seeds))
     judged = enough & (lengths >= FEWEST_SEEDS)
     found = {name: np.full(len(values), np.nan) for name in NUMBERS}
     verdicts = np.full(len(values), Verdict.UNDECIDED, object)
     within = np.zeros(len(values), bool)
     for kind in ("effect", "interaction", "share"):
-        of_kind = np.array([contrast.kind == kind for contrast in plan.contrasts])
-        for n in set(lengths[of_kind].tolist()) - {0}:  # those of equally many seeds at once
-            some = np.flatnonzero(of_kind & (lengths == n))
-            packed = values[some][used[some]].reshape(-1, n)
-            described = _describe(kind, question, packed, step[some], int(of_kind.sum()))
-            for name, column in described.items():
-                found[name][some] = column
-        if kind != "share" and of_kind.any():
+        some = np.flatnonzero([contrast.kind == kind for contrast in plan.contrasts])
+        if not some.size:
+            continue
+        sharing = find_sharing(weights[some]) if question.spread == "shared" else None
+        of_kind = np.where(used[some], values[some], np.nan)
+        described = _describe(question, of_kind, step[some], sharing, kind != "share")
+        for name, column in described.items():
+            found[name][some] = column
+        if kind != "share":
             margin = question.margin if kind == "effect" else 0.0
-            packed = _packed(np.where(used & judged[:, None], values, np.nan)[of_kind])
-            decision = decide(packed, margin, question.alpha, sequential, step[of_kind])
-            verdicts[of_kind], found["p"][of_kind], found["adjusted"][of_kind], *_ = decision
-            within[of_kind] = decision.within
+            counted = np.where(judged[some, None], of_kind, np.nan)
+            decision = _decide(question, counted, settled[some], margin, step[some], sharing)
+            verdicts[some], found["p"][some], found["adjusted"][some], within[some] = decision
     undecided = judged & (verdicts == Verdict.UNDECIDED)
-    found |= _more_seeds(plan, found["mean"], found["sd"], lengths, undecided, step)
+    found |= _more_seeds(plan, found, lengths, undecided, step)
     return [
         Estimate(
             values=values[row],
@@ -122,7 +128,27 @@ def estimate(
     ]
 
 
-NUMBERS = ("p", "adjusted", "mean", "sd", "low", "high", "smallest", "needed", "fewest", "most")
+NUMBERS = (
+    *("p", "adjusted", "mean", "sd", "gain", "low", "high"),
+    *("smallest", "needed", "fewest", "most"),
+)
+
+
+def _decide(
+    question: Question,
+    values: Array,
+    settled: NDArray[np.bool_],
+    margin: float,
+    step: Array,
+    sharing: Sharing | None,
+) -> Decision:
+    """Decide by the rule that was settled before the first run."""
+    if question.until == "looks":
+        rule = question.looks, margin, step, sharing
+        return conclude(paired_tests_at_looks(values, settled, *rule), margin, question.alpha)
+    sequential = question.until == "decided"
+    packed = _packed(values) if sequential else values
+    return decide(packed, margin, question.alpha, sequential, step, sharing)
 
 
 def _packed(values: Array) -> Array:
@@ -132,29 +158,37 @@ def _packed(values: Array) -> Array:
 
 
 def _describe(
-    kind: Kind, question: Question, packed: Array, step: Array, count: int
+    question: Question, values: Array, step: Array, sharing: Sharing | None, tested: bool
 ) -> dict[str, Array]:
-    """Compute `NUMBERS`, but for the p-values, of contrasts without gaps, [some, n].
-
-    `count` is the number of all contrasts of this kind, which share alpha.
-    """
-    n, sequential, alpha = packed.shape[1], question.until == "decided", question.alpha
-    mean, sd = packed.mean(1), np.full(len(packed), np.nan)
-    found = {"mean": mean}
-    if n >= 2:
-        _, sd, _, low, high = t_test(packed, alpha, step)
-        if sequential:
-            low, high = confidence_sequence(packed, alpha, step)
-        found |= {"sd": sd, "low": low, "high": high}
-    if kind != "share":
-        found["smallest"] = smallest_effect(n, sd, alpha / count, sequential)
+    """Compute `NUMBERS`, but for the p-values, of all contrasts of a kind, [some, S]."""
+    own, sequential = moments(values), question.until == "decided"
+    shared = share(own, sharing) if sharing is not None and not sequential else own
+    each = question.alpha / max(1, len(question.looks))
+    sd, _, low, high = t_test(shared, each, step)
+    if sequential:
+        low, high = confidence_sequence(shared, question.alpha, step)
+    gain = np.where(own.n >= 2, shared.df / np.maximum(own.n - 1, 1), 1.0)
+    found = {"mean": own.mean, "sd": sd, "gain": gain, "low": low, "high": high}
+    if tested:
+        found["smallest"] = _smallest(shared._replace(sd=sd), each / len(values), sequential)
     return found
+
+
+def _smallest(found: Moments, alpha: float, sequential: bool) -> Array:
+    """The smallest effect that as many seeds could show; of equal numbers of them at once."""
+    smallest = np.full(found.mean.shape, np.nan)
+    kinds = np.stack([found.n, found.df], -1)
+    for n, df in {(int(n), float(df)) for n, df in kinds if n >= 1}:
+        some = (found.n == n) & (found.df == df)
+        rule = alpha, sequential
+        gain = df / max(1, n - 1)
+        smallest[some] = smallest_effect(n, found.sd[some], *rule, gain=gain)
+    return smallest
 
 
 def _more_seeds(
     plan: Plan,
-    means: Array,
-    sds: Array,
+    numbers: Mapping[str, Array],
     lengths: NDArray[np.int_],
     undecided: NDArray[np.bool_],
     step: Array,
@@ -170,29 +204,27 @@ def _more_seeds(
     """
     question = plan.question
     effects = np.array([contrast.kind == "effect" for contrast in plan.contrasts])
-    found = {name: np.full(len(means), np.nan) for name in ("needed", "fewest", "most")}
-    alpha, sequential = question.alpha / max(1, effects.sum()), question.until == "decided"
+    found = {name: np.full(len(lengths), np.nan) for name in ("needed", "fewest", "most")}
+    alpha = question.alpha / max(1, effects.sum()) / max(1, len(question.looks))
+    sequential = question.until == "decided"
     for n in set(lengths[undecided & effects].tolist()):
         some = np.flatnonzero(undecided & effects & (lengths == n))
-        rule = question.margin, alpha, n, sequential, n + MOST_MORE, step[some]
-        mean, sd = means[some], sds[some]
-        off = sd / n**0.5 * stats.t.isf(UNLIKELY, n - 1)
+        gain = numbers["gain"][some]
+        rule = {"margin": question.margin, "alpha": alpha, "have": n, "sequential": sequential}
+        rule |= {"limit": n + MOST_MORE, "step": step[some], "gain": gain}
+        mean, sd, df = numbers["mean"][some], numbers["sd"][some], gain * (n - 1)
+        off = sd / n**0.5 * stats.t.isf(UNLIKELY, df)
         around = np.stack([mean - off, mean, mean + off])
-        spreads = [sd * ((n - 1) / stats.chi2.isf(q, n - 1)) ** 0.5 for q in (UNLIKELY, LIKELY)]
-        ends = [seeds_needed(around, spread, *rule) for spread in spreads]
+        spreads = [sd * (df / stats.chi2.isf(q, df)) ** 0.5 for q in (UNLIKELY, LIKELY)]
+        ends = [seeds_needed(around, spread, **rule) for spread in spreads]
         low, high = (np.where(np.isnan(end), np.inf, end) for end in ends)
-        found["needed"][some] = seeds_needed(mean, sd, *rule)
+        found["needed"][some] = seeds_needed(mean, sd, **rule)
         found["fewest"][some], found["most"][some] = low.min(0), high.max(0)
     return {name: np.where(np.isinf(each), np.nan, each) for name, each in found.items()}
 
 
-def _contrast(
-    plan: Plan, scores: Array, failed: NDArray[np.bool_] | None
-) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """The value of each contrast under each seed, [C, S]; its least weight, [C]; what was lost.
-
-    A seed is lost to an effect, [C, S], if some of its runs failed, and all others are done.
-    """
+def _weights(plan: Plan) -> sparse.csr_array:
+    """The weight of each variant in each contrast, turned so that more is better, [C, V]."""
     at = {variant: index for index, variant in enumerate(plan.variants)}
     cells = [
         (row, at[variant], weight)
@@ -200,17 +232,24 @@ def _contrast(
         for variant, weight in contrast.weights.items()
     ]
     rows, columns, weights = (np.array(each) for each in zip(*cells, strict=True))
-    shape = len(plan.contrasts), len(plan.variants)
     sign = 1.0 if plan.question.goal == "maximize" else -1.0
-    weigh = sparse.csr_array((sign * weights, (rows, columns)), shape)
+    shape = len(plan.contrasts), len(plan.variants)
+    return sparse.csr_array((sign * weights, (rows, columns)), shape)
+
+
+def _contrast(
+    plan: Plan, weigh: sparse.csr_array, scores: Array, failed: NDArray[np.bool_] | None
+) -> tuple[Array, NDArray[np.bool_]]:
+    """The value of each contrast under each seed, [C, S]; and what was lost.
+
+    A seed is lost to an effect, [C, S], if some of its runs failed, and all others are done.
+    """
     values = weigh @ np.nan_to_num(scores)
     exact = abs(weigh) @ np.nan_to_num(np.abs(scores))
     values = np.where(np.abs(values) < NOTHING * exact, 0.0, values)
     missing = np.isnan(scores)
     gaps = abs(weigh) @ missing
-    least = np.full(len(plan.contrasts), np.inf)
-    np.minimum.at(least, rows, np.abs(weights))
     ended = ~missing if failed is None else ~missing | failed
     effects = np.array([contrast.kind == "effect" for contrast in plan.contrasts])
     lost = (abs(weigh) @ ~ended == 0) & (gaps > 0) & effects[:, None]
-    return np.where(gaps > 0, np.nan, values), least, lost
+    return np.where(gaps > 0, np.nan, values), lost

@@ -42,9 +42,9 @@ class Outcomes:
     def failure_p(self) -> float:
         """The chance of so many more failures with it than without it, if it changed nothing."""
         sides = self._failed(self.with_it), self._failed(self.without_it)
-        if self.plan.question.until == "fixed" and not self.settled.all():
+        if not self.plan.question.grows and not self.settled.all():
             return np.nan  # no look before the end
-        return failure_p_of_several(*sides, self.settled, self.plan.question.until == "decided")
+        return failure_p_of_several(*sides, self.settled, self.plan.question.grows)
 
     @property
     def outside(self) -> dict[str, str]:

@@ -39,10 +39,20 @@ class Question:
     """The smallest difference that matters, in the metric's unit."""
     alpha: Annotated[float, Field(gt=0, lt=1)]
     """The accepted rate of false verdicts, over all the effects of the ablation together."""
-    until: Literal["fixed", "decided"]
-    """`fixed`: all seeds, then one look. `decided`: seeds are added until every verdict stands."""
+    until: Literal["fixed", "looks", "decided"]
+    """`fixed`: all seeds, then one look. `looks`: seeds are added, and looked at a few times.
+    `decided`: seeds are added one by one until every verdict stands."""
     most_seeds: int
-    """Where `decided` gives up; the number of seeds where `fixed`."""
+    """Where `looks` and `decided` give up; the number of seeds where `fixed`."""
+    spread: Literal["shared", "own"] = "own"
+    """Whether an effect's spread is half that of all, where there are three or more."""
+    looks: tuple[int, ...] = ()
+    """The numbers of seeds at which `looks` looks, rising."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether seeds are added with an eye on the verdicts."""
+        return self.until != "fixed"
 
 
 @with_config(STRICT)
@@ -72,6 +82,13 @@ class Plan:
         for seed in self.seeds:
             for variant in self.variants:
                 yield seed, variant
+
+    def more_seeds(self) -> range:
+        """Give back the seeds to add next: one, or those up to the next look; none at the end."""
+        question, count = self.question, len(self.seeds)
+        looks = question.looks or range(question.most_seeds + 1)
+        wanted = next((n for n in looks if n > count), count)
+        return range(self.seeds[-1] + 1, self.seeds[-1] + 1 + wanted - count)
 
     def folder(self, root: Path, variant: str, seed: int) -> Path:
         """Give back the folder of a run, below the ablation's."""

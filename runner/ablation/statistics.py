@@ -5,22 +5,43 @@ seeds are added with an eye on the verdicts an e-value does, which stays valid h
 looks. What is concluded from them is for `decide` to say.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import stats
 
 Array = NDArray[np.float64]
 
 FEWEST_SEEDS = 3
 """With fewer there is no verdict."""
 
-POWER = 0.8
-"""What is found 80 times in 100 counts as what can be found."""
-
 SAME = 1e-9
 """Differences that differ by less than this share of the largest are equal but for rounding."""
+
+
+class Moments(NamedTuple):
+    """What a test of a mean needs; every array is [...]."""
+
+    mean: Array
+    sd: Array
+    """The standard deviation, with n - 1 as the divisor; NaN of fewer than two."""
+    n: Array
+    df: Array
+    """The degrees of freedom of `sd`: n - 1, or more where spreads are shared."""
+
+
+def moments(differences: ArrayLike) -> Moments:
+    """Give the moments of differences [..., n]; a NaN is a seed that is left out."""
+    d = np.asarray(differences, float)
+    there = ~np.isnan(d)
+    n = there.sum(-1).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(there, d, 0.0).sum(-1) / n
+        off = np.where(there, d - mean[..., None], 0.0)
+        sd = np.sqrt(np.square(off).sum(-1) / np.where(n > 1, n - 1, np.nan))
+    largest = np.where(there, np.abs(d), 0.0).max(-1, initial=0.0)
+    return Moments(mean, _but_for_rounding(sd, largest), n, n - 1)
 
 
 def spread(sd: ArrayLike, step: ArrayLike, margin: float = 0.0) -> Array:
@@ -43,46 +64,47 @@ def spread(sd: ArrayLike, step: ArrayLike, margin: float = 0.0) -> Array:
 class TTest(NamedTuple):
     """Student's test of a mean; every array is [...]."""
 
-    mean: Array
     sd: Array
+    """The `spread`."""
     p: Array
     """Two-sided, against a mean of 0."""
     low: Array
     high: Array
 
 
-def t_test(differences: ArrayLike, alpha: float = 0.05, step: ArrayLike = 0.0) -> TTest:
-    """Test whether a mean is 0, and give its interval: mean +- t(1 - alpha/2, n - 1) sd / sqrt(n).
+def t_test(found: Moments, alpha: float = 0.05, step: ArrayLike = 0.0) -> TTest:
+    """Test whether a mean is 0, and give its interval: mean +- t(1 - alpha/2, df) sd / sqrt(n).
 
     The p-value is NaN where all differences are the same but not 0, and are multiples of nothing:
     that says nothing about the spread.
 
     Args:
-        differences: [..., n], n >= 2.
+        found: [...], of two seeds or more; NaN of fewer.
         alpha: One less the interval's level.
         step: [...], what the differences are multiples of; 0 if of nothing.
     """
-    mean, sd, error, df = _moments(differences, step)
-    half = stats.t.isf(alpha / 2, df) * error
-    p = 2 * stats.t.sf(np.abs(_ratio(mean, error, mean)), df)
-    return TTest(mean, sd, p, mean - half, mean + half)
+    sd, error = _error(found, step)
+    half = stats.t.isf(alpha / 2, found.df) * error
+    p = 2 * stats.t.sf(np.abs(_ratio(found.mean, error, found.mean)), found.df)
+    return TTest(sd, np.asarray(p), found.mean - half, found.mean + half)
 
 
-def equivalence_p(differences: ArrayLike, margin: float, step: ArrayLike = 0.0) -> Array:
+def equivalence_p(found: Moments, margin: float, step: ArrayLike = 0.0) -> Array:
     """Test whether a mean is at least the margin, whichever way: two one-sided t tests.
 
     p = P(T > (margin - |mean|) / (sd / sqrt(n))), the larger of both (Schuirmann, Journal of
     Pharmacokinetics and Biopharmaceutics, 1987). NaN as in `t_test`, and where the margin is 0.
 
     Args:
-        differences: [..., n], n >= 2.
+        found: [...], of two seeds or more; NaN of fewer.
         margin: The smallest difference that matters, >= 0.
         step: [...], what the differences are multiples of; 0 if of nothing.
     """
-    mean, _, error, df = _moments(differences, step, margin)
     if margin <= 0:
-        return np.full(mean.shape, np.nan)
-    return np.asarray(stats.t.sf(_ratio(margin - np.abs(mean), error, mean), df))
+        return np.full(found.mean.shape, np.nan)
+    _, error = _error(found, step, margin)
+    t = _ratio(margin - np.abs(found.mean), error, found.mean)
+    return np.asarray(stats.t.sf(t, found.df))
 
 
 def running_moments(
@@ -114,7 +136,7 @@ def running_moments(
     return means, sds
 
 
-def log_e_values(mean: Array, sd: Array, null: float = 0.0) -> Array:
+def log_e_values(mean: Array, sd: Array, null: float = 0.0, side: int = 0) -> Array:
     """Weigh the evidence against a mean, after each seed: the log of the e-value.
 
     E_n = (1 + n)^(-1/2) [(1 + t^2/v) / (1 + t^2/(v (1 + n)))]^((v + 1)/2), v = n - 1: how likely
@@ -122,154 +144,84 @@ def log_e_values(mean: Array, sd: Array, null: float = 0.0) -> Array:
     is the null, E_n ever exceeds 1/alpha with a chance of at most alpha, whatever the standard
     deviation (Wang and Ramdas, https://arxiv.org/abs/2310.03722, the Gaussian mixture).
 
+    Evidence for one side alone is weighed by the half of these effects that lies there, which
+    multiplies E_n by 2 P(T_(v + 1) < u), u = t sqrt((v + 1) n / ((1 + n) v + t^2)). It grows with
+    t, and a mean beyond the null makes every t smaller: so it holds for all of those as well.
+
     Args:
         mean: [..., N], from `running_moments`.
         sd: [..., N], likewise.
         null: The mean that the evidence is against.
+        side: 1 for evidence that the mean is above the null, -1 that it is below, 0 for either.
 
     Returns:
         [..., N]. 0 with one seed, and where all are the same but not 0, and have no step.
     """
     n = np.arange(1.0, mean.shape[-1] + 1)
     df = np.maximum(n - 1, 1.0)
-    x = _ratio(mean - null, sd / np.sqrt(n), mean) ** 2 / df
+    t = _ratio(mean - null, sd / np.sqrt(n), mean)
+    x = t**2 / df
     finite = np.where(np.isinf(x), 0.0, x)
     grown = np.where(np.isinf(x), np.log1p(n), np.log1p(finite) - np.log1p(finite / (1 + n)))
     found = (df + 1) / 2 * grown - np.log1p(n) / 2
+    if side:
+        with np.errstate(invalid="ignore"):
+            u = t * np.sqrt((df + 1) * n / ((1 + n) * df + t**2))
+        u = np.where(np.isinf(t), np.copysign(np.sqrt((df + 1) * n), t), u)
+        found = found + np.log(2) + stats.t.logcdf(side * u, df + 1)
+        found[..., 0] = np.where(np.isnan(mean[..., 0]), np.nan, 0.0)
     return np.where(np.isnan(x) & ~np.isnan(mean), 0.0, found)
 
 
-def confidence_sequence(
-    differences: ArrayLike, alpha: float, step: ArrayLike = 0.0
-) -> tuple[Array, Array]:
+def confidence_sequence(found: Moments, alpha: float, step: ArrayLike = 0.0) -> tuple[Array, Array]:
     """Give the interval that stays valid under looking: every mean with an e-value < 1/alpha.
 
     Args:
-        differences: [..., n], n >= 2.
+        found: [...], of two seeds or more; NaN of fewer.
         alpha: The chance that the mean ever lies outside, at most.
         step: [...], what the differences are multiples of; 0 if of nothing.
 
     Returns:
         Its ends, [...]; infinite where n is too small to exclude anything.
     """
-    mean, _, error, df = _moments(differences, step)
-    critical = critical_t(df + 1, alpha, sequential=True)
-    half = critical * error if np.isfinite(critical) else np.full(mean.shape, np.inf)
-    return mean - half, mean + half
+    _, error = _error(found, step)
+    critical = critical_t(found.n, alpha, sequential=True)
+    half = np.where(np.isfinite(critical), critical * error, np.inf)
+    return found.mean - half, found.mean + half
 
 
-def critical_t(n: ArrayLike, alpha: float, sequential: bool, sides: int = 2) -> Array:
+def critical_t(
+    n: ArrayLike, alpha: float, sequential: bool, sides: int = 2, gain: ArrayLike = 1.0
+) -> Array:
     """Give the size that t must have to be significant.
 
     Of a sequence it is E_n = 1/alpha solved for t: with A = (sqrt(1 + n)/alpha)^(2/n) and
-    q = 1/(1 + n), t^2 = (n - 1) (A - 1)/(1 - A q), for one side as for two; infinite if A q >= 1.
+    q = 1/(1 + n), t^2 = (n - 1) (A - 1)/(1 - A q); infinite if A q >= 1. For one side it is that of
+    2 alpha: the half of the effects that lies there counts twice, and what little the other half
+    adds is left out.
 
     Args:
         n: [...], seeds, >= 2.
         alpha: The error rate.
         sequential: Whether by the e-value; else by Student's t.
         sides: 1 or 2.
+        gain: [...], the degrees of freedom over n - 1, of spreads that are shared.
     """
     n = np.asarray(n, float)
     if not sequential:
-        return np.asarray(stats.t.isf(alpha / sides, n - 1))
-    grown = (np.sqrt(1 + n) / alpha) ** (2 / n)
+        return np.asarray(stats.t.isf(alpha / sides, gain * (n - 1)))
+    grown = (np.sqrt(1 + n) / (alpha * (3 - sides))) ** (2 / n)
     below = 1 - grown / (1 + n)
-    square = (n - 1) * (grown - 1) / np.where(below > 0, below, 1.0)
-    return np.where(below > 0, np.sqrt(square), np.inf)
+    with np.errstate(invalid="ignore"):
+        square = (n - 1) * (grown - 1) / np.where(below > 0, below, 1.0)
+        return np.where(below > 0, np.sqrt(square), np.inf)
 
 
-def smallest_effect(
-    n: int, sd: ArrayLike, alpha: float, sequential: bool = False, power: float = POWER
-) -> Array:
-    """Give the smallest effect that n seeds would find with the given power.
-
-    The d with P(|T| >= critical t) = power, T noncentral t with n - 1 degrees of freedom and
-    noncentrality d sqrt(n) / sd (Cohen, Statistical Power Analysis, 1988).
-
-    Args:
-        n: Seeds.
-        sd: [...], the standard deviation of the differences.
-        alpha: The error rate: the ablation's divided by its number of effects.
-        sequential: Whether seeds are added until all is decided.
-        power: How often it shall be found.
-
-    Returns:
-        [...]; infinite where n seeds decide nothing: up to 2, or to 4 and more of a sequence.
-    """
-    sd = np.asarray(sd, float)
-    critical = critical_t(max(n, FEWEST_SEEDS), alpha, sequential)
-    if n < FEWEST_SEEDS or not np.isfinite(critical):
-        return np.full(sd.shape, np.inf)
-
-    def missing(shift: float) -> float:
-        return float(_two_sided(np.asarray(shift), np.asarray(n), critical)) - power
-
-    most = 10 * float(critical) + 10
-    shift = float(optimize.brentq(missing, 0, most, xtol=1e-12, rtol=1e-12))
-    return np.asarray(sd * (shift / n**0.5))
-
-
-def seeds_needed(
-    mean: ArrayLike,
-    sd: ArrayLike,
-    margin: float,
-    alpha: float,
-    have: ArrayLike,
-    sequential: bool = False,
-    limit: int = 1000,
-    step: ArrayLike = 0.0,
-    power: float = POWER,
-) -> Array:
-    """Give the number of seeds that would probably decide, if mean and spread are as they seem.
-
-    The smallest n > have with which either test finds what it looks for with the given power:
-    the two-sided one that the effect is not 0, or the two one-sided ones that it is below the
-    margin, theirs by P(both) >= P(one) + P(other) - 1.
-
-    Args:
-        mean: [...], of the differences.
-        sd: [...], their `spread`.
-        margin: The smallest difference that matters; 0 if every one does.
-        alpha: The error rate: the ablation's divided by its number of effects.
-        have: [...], the seeds so far, >= 2.
-        sequential: Whether seeds are added until all is decided.
-        limit: Where to give up.
-        step: [...], what the differences are multiples of; 0 if of nothing.
-        power: How often they shall decide.
-
-    Returns:
-        [...], old seeds and new; NaN if the limit would not do, or if there is no spread.
-    """
-    mean, sd, have = np.broadcast_arrays(np.abs(mean), sd, np.asarray(have, int))
-    sd = np.where(sd > 0, sd, np.nan)
-
-    def enough(n: NDArray[Any]) -> NDArray[np.bool_]:
-        root = np.sqrt(n) / sd
-        found = _two_sided(mean * root, n, critical_t(n, alpha, sequential))
-        if margin > 0:
-            root = np.sqrt(n) / np.maximum(sd, np.sqrt(margin * np.asarray(step)))
-            critical = critical_t(n, alpha, sequential, sides=1)
-            above, below = (_beyond((margin + s * mean) * root, n, critical) for s in (1, -1))
-            found = np.fmax(found, above + below - 1)
-        return np.asarray(found >= power)
-
-    low, high = have.copy(), np.full(have.shape, limit)
-    within = (have < limit) & enough(high)
-    while np.any(high - low > 1):
-        middle = np.where(high - low > 1, (low + high) // 2, high)
-        done = enough(middle)
-        low, high = np.where(done, low, middle), np.where(done, middle, high)
-    return np.where(within, high, np.nan)
-
-
-def _moments(
-    differences: ArrayLike, step: ArrayLike, margin: float = 0.0
-) -> tuple[Array, Array, Array, int]:
-    """Mean, spread, standard error and degrees of freedom over the last axis."""
-    d = np.asarray(differences, float)
-    sd = spread(_but_for_rounding(d.std(-1, ddof=1), np.abs(d).max(-1)), step, margin)
-    return d.mean(-1), sd, sd / np.sqrt(d.shape[-1]), d.shape[-1] - 1
+def _error(found: Moments, step: ArrayLike, margin: float = 0.0) -> tuple[Array, Array]:
+    """The spread to reckon with, and the standard error."""
+    sd = spread(found.sd, step, margin)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sd, sd / np.sqrt(found.n)
 
 
 def _but_for_rounding(sd: Array, largest: Array) -> Array:
@@ -283,16 +235,3 @@ def _ratio(off: Array, error: Array, mean: Array) -> Array:
     infinite = np.where(off == 0, 0.0, np.copysign(np.inf, off))
     t = np.where(flat, infinite, off / np.where(flat, 1.0, error))
     return np.where(flat & (mean != 0), np.nan, t)
-
-
-def _two_sided(shift: Array, n: NDArray[Any], critical: Array) -> Array:
-    """P(|T| >= critical) of a noncentral t."""
-    return np.asarray(_beyond(shift, n, critical) + _beyond(-shift, n, critical))
-
-
-def _beyond(shift: Array, n: NDArray[Any], critical: Array) -> Array:
-    """P(T >= critical) of a noncentral t with n - 1 degrees of freedom."""
-    finite = np.isfinite(critical)
-    bound = np.where(finite, critical, 1.0)
-    far = 10 * bound + 50  # from there on it is 1, or 0, and scipy gives NaN at last
-    return np.where(finite, stats.nct.sf(bound, n - 1, np.clip(shift, -far, far)), 0.0)

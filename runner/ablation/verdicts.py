@@ -198,7 +198,7 @@ def _finding(
 def _remark(plan: Plan, contrast: Contrast, estimated: Estimate) -> str:
     """Describe an interaction in words; of other contrasts, how many seeds are complete."""
     if not estimated.judged:
-        planned = len(plan.seeds) if plan.question.until == "fixed" else None
+        planned = len(plan.seeds) if not plan.question.grows else None
         return wording.seeds_so_far(int(estimated.used.sum()), planned)
     if contrast.kind != "interaction":
         return ""

@@ -73,19 +73,24 @@ def rules(plan: Plan) -> str:
     """Say which verdicts have an error rate, on what it rests, and when the seeds were chosen."""
     question, decided = plan.question, plan.question.until == "decided"
     seeds = "The number of seeds was fixed before the first run."
-    if decided:
+    if question.grows:
         seeds = f"Seeds are added until every verdict is final, {question.most_seeds} at most."
+    if question.looks:
+        *most, last = map(str, question.looks)
+        seeds += f" Verdicts are made with {', '.join(most)} and {last} seeds." if most else ""
     kinds = {contrast.kind for contrast in plan.contrasts}
     if "effect" not in kinds:
         return seeds
     rate, looks = f"{100 * question.alpha:.3g} %", ", however often one looks" if decided else ""
-    test = "" if decided else ", by Fisher's exact test"
+    test = "" if question.grows else ", by Fisher's exact test"
     lines = [
         seeds,
         f"If scores are roughly normal, the chance that any HELPS, HURTS or NEGLIGIBLE is false is "
         f"at most {rate}{looks}.",
         f"For BROKEN it is another {rate}, if runs fail independently of each other{test}.",
     ]
+    if question.spread == "shared" and sum(c.kind == "effect" for c in plan.contrasts) > 2:
+        lines.append("The spread of an effect is half its own and half that of all effects.")
     if "interaction" in kinds:
         lines.append(f"Interactions are a family of their own, with a further {rate}.")
     return " ".join(lines)

@@ -30,7 +30,7 @@ from torch.utils.tensorboard.summary import custom_scalars, text
 
 from runner.ablation.designs import Factor
 from runner.ablation.find import names_of
-from runner.ablation.statistics import t_test
+from runner.ablation.statistics import moments, t_test
 from runner.ablation.verdicts import Findings
 from runner.errors import UserError
 from runner.names import shorten
@@ -202,7 +202,7 @@ def _means(runs: Iterable[Run], alpha: float) -> Iterator[Logged]:
             values = [curve[update] for curve in curves]
             numbers = {"mean": fmean(values)}
             if len(values) > 1:
-                test = t_test(values, alpha)
+                test = t_test(moments(values), alpha)
                 numbers |= {"lower": float(test.low), "upper": float(test.high)}
             for name, value in numbers.items():
                 if number(value) is not None:

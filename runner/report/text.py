@@ -182,6 +182,8 @@ def interval(findings: Findings) -> str:
     level = f"{100 * (1 - question.alpha):.3g} %"
     if question.until == "decided":
         return f"± is its {level} confidence sequence, which holds at every look"
+    if question.looks:
+        return f"± is its {level} interval, which holds at all {len(question.looks)} looks"
     alone = "; a verdict allows for the number of effects, and takes more than 0 outside of it"
     return f"± is its own {level} interval{alone if len(findings.effects) > 1 else ''}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from runner.ablation.plan import Plan
-from runner.ablation.statistics import POWER, smallest_effect
+from runner.ablation.power import POWER, smallest_effect
 from runner.ablation.wording import ENOUGH
 from runner.build import Bench, build
 from runner.config import check

@@ -272,7 +272,7 @@ def refuse_other(root: Path, before: Plan, now: Plan) -> Plan:
 
 
 def _comparable(plan: Plan) -> dict[str, Any]:
-    fixed = {"seeds": list(plan.seeds)} if plan.question.until == "fixed" else {}
+    fixed = {"seeds": list(plan.seeds)} if not plan.question.grows else {}
     changes = {f"{v}: {k}": value for v, each in plan.changes.items() for k, value in each.items()}
     return {
         **{f"ablation.{k}": v for k, v in vars(plan.question).items() if k != "most_seeds"},

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, with_config
 
+from runner.ablation.decide import plan_looks
 from runner.ablation.designs import OFF, Factor
 from runner.ablation.plan import Question
+from runner.ablation.statistics import FEWEST_SEEDS
 from runner.ablation.wording import is_share
 from runner.errors import UserError, did_you_mean
 from runner.names import flatten, write_label, write_value
@@ -42,7 +44,8 @@ class AblationSettings:
     goal: Literal["auto", "maximize", "minimize"]
     margin: Annotated[float, Field(ge=0)] | None
     alpha: Annotated[float, Field(gt=0, lt=1)]
-    until: Literal["fixed", "decided"]
+    spread: Literal["shared", "own"]
+    until: Literal["fixed", "looks", "decided"]
     most_seeds: Annotated[int, Field(ge=1)]
     dry_run: bool
 
@@ -50,7 +53,7 @@ class AblationSettings:
     def question(self) -> Question:
         """What is asked, and how surely it has to be answered."""
         falls = self.metric.endswith("loss")
-        fixed = self.until == "fixed"
+        count = len(self.numbers(0))
         return Question(
             design=self.design,
             metric=self.metric,
@@ -58,7 +61,9 @@ class AblationSettings:
             margin=HALF_A_POINT if self.margin is None else float(self.margin),
             alpha=float(self.alpha),
             until=self.until,
-            most_seeds=len(self.numbers(0)) if fixed else self.most_seeds,
+            spread="own" if self.until == "decided" else self.spread,
+            looks=plan_looks(count, self.most_seeds) if self.until == "looks" else (),
+            most_seeds=count if self.until == "fixed" else self.most_seeds,
         )
 
     def numbers(self, first: int) -> tuple[int, ...]:
@@ -87,15 +92,20 @@ def check_settings(node: Mapping[str, Any]) -> AblationSettings:
             "nats per sample: name the smallest difference that matters to you, such as "
             "ablation.margin=0.02 (0 if every one does)."
         )
-    if settings.until == "decided" and settings.most_seeds < len(seeds):
+    if settings.until != "fixed" and settings.most_seeds < len(seeds):
         raise UserError(
             f"ablation.most_seeds must be >= the {len(seeds)} seeds to begin with, got "
             f"{settings.most_seeds}. Raise it, or lower ablation.seeds."
         )
-    if settings.until == "decided" and not isinstance(settings.seeds, int):
+    if settings.until != "fixed" and not isinstance(settings.seeds, int):
         raise UserError(
-            "ablation.seeds must be a number with ablation.until=decided, which adds the next "
-            f"seeds, got {list(seeds)}."
+            f"ablation.seeds must be a number with ablation.until={settings.until}, which adds the "
+            f"next seeds, got {list(seeds)}."
+        )
+    if settings.until == "looks" and len(seeds) < FEWEST_SEEDS:
+        raise UserError(
+            f"ablation.seeds must be >= {FEWEST_SEEDS} with ablation.until=looks, the fewest for a "
+            f"verdict, got {len(seeds)}."
         )
     return settings
 

@@ -105,7 +105,7 @@ class AblationSweeper(Sweeper):
         """
         save_plan(root, plan)
         options = {key: self.config[key] for key in NOT_IN_CONFIG_HASH if key in self.config}
-        frozen, grows = Frozen(plan, again, options), plan.question.until == "decided"
+        frozen = Frozen(plan, again, options)
         context = dataclasses.replace(self.context, config_loader=frozen)  # type: ignore[arg-type]
         self._keep_pickles_out(root)
         launcher = Plugins.instance().instantiate_launcher(context, self.task, self.config)
@@ -131,10 +131,10 @@ class AblationSweeper(Sweeper):
                 findings = judge(root, plan)
                 # a sequence ends at a run that cannot be read
                 gaps = any(run.state == "damaged" for run in findings.runs.values())
-                full = len(plan.seeds) >= plan.question.most_seeds
-                if not grows or full or gaps or not _open_variants(findings, stuck=False):
+                more = plan.more_seeds()
+                if not more or gaps or not _open_variants(findings, stuck=False):
                     break
-                plan = dataclasses.replace(plan, seeds=(*plan.seeds, plan.seeds[-1] + 1))
+                plan = dataclasses.replace(plan, seeds=(*plan.seeds, *more))
                 refuse_foreign_runs(root, plan)
                 save_plan(root, plan)
             progress.end(findings)

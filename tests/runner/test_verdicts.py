@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from runner.ablation.designs import Factor
-from runner.ablation.statistics import seeds_needed
+from runner.ablation.power import seeds_needed
 from runner.ablation.verdicts import Verdict, judge
 from runner.ablation.wording import SAME_WEIGHTS
 from runner.errors import UserError

@@ -1,0 +1,101 @@
+"""Spreads that are shared: what all effects of an ablation say about the spread of each.
+
+Few seeds know little about a spread, and that is what most of them are spent on. The differences of
+an ablation are made of the same kind of runs, so the spread of one tells about the others.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse, stats
+
+from runner.ablation.statistics import FEWEST_SEEDS, Array, Moments
+
+FEWEST_EFFECTS = 3
+"""With fewer, each has its own spread."""
+
+WIDE = 0.05
+"""An effect keeps its own spread if it would be as wide among equal ones so rarely."""
+
+
+class Sharing(NamedTuple):
+    """How K differences are made of the scores of the same runs."""
+
+    size: Array
+    """[K], the standard deviation of a difference, in that of a score: |w|, w the weights."""
+    correlation: Array
+    """[K, K], of the differences: w_j w_k / (|w_j| |w_k|). What all runs of a seed have in common
+    cancels, since weights sum to 0."""
+
+
+MOST_EFFECTS = 1000
+"""With more, each has its own spread: the correlations would take too much memory."""
+
+
+def find_sharing(weights: sparse.csr_array) -> Sharing | None:
+    """Give how differences share their runs, if these spread alike; None if they share nothing.
+
+    Args:
+        weights: [K, V], of each variant in each difference.
+    """
+    if not FEWEST_EFFECTS <= weights.shape[0] <= MOST_EFFECTS:
+        return None
+    products = (weights @ weights.T).toarray()
+    size = np.sqrt(products.diagonal())
+    return Sharing(size, products / np.outer(size, size))
+
+
+def share(found: Moments, sharing: Sharing) -> Moments:
+    """Give moments whose spread is half an effect's own, and half that of all.
+
+    s^2 = (own + pooled) / 2, pooled = |w|^2 sum_j v_j (own_j / |w_j|^2) / sum_j v_j, v = n - 1.
+    Its degrees of freedom are Satterthwaite's, 2 sigma^4 / var(s^2), with the covariances
+    2 r^2 / max(v_j, v_k) of variances over the same seeds, and 2 v at most: five tricks against
+    one baseline have 1.8 v, five of a factorial 2 v. (Satterthwaite, Biometrics Bulletin, 1946.)
+
+    An effect keeps its own spread where it is wider than that of the others: if the F-test of
+    own / pooled(others) says so at `WIDE`. All do where fewer than three have three seeds.
+
+    Args:
+        found: [..., K].
+        sharing: How the differences share their runs.
+    """
+    degrees = np.where(found.n >= FEWEST_SEEDS, found.n - 1, 0.0)
+    total = degrees.sum(-1, keepdims=True)
+    counts = degrees > 0
+    if not (enough := counts.sum(-1, keepdims=True) >= FEWEST_EFFECTS).any():
+        return found
+    own = np.where(counts, np.square(found.sd / sharing.size), 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        parts = degrees / total
+        pooled = (parts * own).sum(-1, keepdims=True)
+        others = (total * pooled - degrees * own) / (total - degrees)
+        bound = _quantile(degrees, total - degrees)
+        chosen = counts & enough & (own <= bound * others)
+        df = np.minimum(_degrees(degrees, parts, sharing.correlation), 2 * degrees)
+    sd = sharing.size * np.sqrt((own + pooled) / 2)
+    return found._replace(sd=np.where(chosen, sd, found.sd), df=np.where(chosen, df, found.df))
+
+
+def _degrees(degrees: Array, parts: Array, correlation: Array) -> Array:
+    """Satterthwaite's degrees of freedom of (own + pooled) / 2; the variance of s^2 times 4 / 2."""
+    larger = np.maximum(degrees[..., :, None], degrees[..., None, :])
+    covariance = np.where(larger > 0, np.square(correlation) / larger, 0.0)
+    with_pool = (covariance * parts[..., None, :]).sum(-1)
+    of_pool = (with_pool * parts).sum(-1, keepdims=True)
+    return np.asarray(4 / (1 / degrees + 2 * with_pool + of_pool))
+
+
+def _quantile(above: Array, below: Array) -> Array:
+    """The bound that F rarely exceeds; of each pair of degrees of freedom once."""
+    pairs = np.stack(np.broadcast_arrays(above, below), -1).reshape(-1, 2)
+    known, places = np.unique(pairs, axis=0, return_inverse=True)
+    bounds = stats.f.isf(WIDE, *np.where(known > 0, known, np.nan).T)
+    return np.asarray(bounds[places.ravel()].reshape(np.shape(above)))
+
+
+def gain(sharing: Sharing) -> Array:
+    """Give the degrees of freedom of each effect over n - 1, if all have equally many seeds."""
+    count = len(sharing.size)
+    one = np.ones(count)
+    return np.minimum(_degrees(one, one / count, sharing.correlation), 2.0)
