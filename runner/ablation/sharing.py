@@ -14,7 +14,7 @@ from runner.ablation.statistics import FEWEST_SEEDS, Array, Moments
 FEWEST_EFFECTS = 3
 """With fewer, each has its own spread."""
 
-WIDE = 0.05
+WIDE = 0.02
 """An effect keeps its own spread if it would be as wide among equal ones so rarely."""
 
 

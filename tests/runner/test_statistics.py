@@ -83,6 +83,28 @@ def test_the_e_value_is_the_likelihood_of_t_averaged_over_effects(n, null):
     assert np.exp(found) == pytest.approx(mixed / stats.t.pdf(t, n - 1), rel=1e-8)
 
 
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize("n", [2, 3, 5, 12])
+def test_evidence_for_one_side_is_averaged_over_the_effects_that_lie_there(n, side):
+    d, null = differences(n), 0.6
+    t = stats.ttest_1samp(d, null).statistic
+    mixed, _ = integrate.quad(
+        lambda size: 2 * stats.nct.pdf(t, n - 1, side * size * n**0.5) * stats.norm.pdf(size),
+        0,
+        9,
+        epsabs=1e-13,
+        limit=200,
+    )
+    found = log_e_values(*running_moments(d), null, side)[-1]
+    assert np.exp(found) == pytest.approx(mixed / stats.t.pdf(t, n - 1), rel=1e-8)
+
+
+def test_a_mean_beyond_the_null_leaves_less_evidence_at_every_look():
+    d = differences(50, 30)
+    at, beyond = (log_e_values(*running_moments(d - shift), 0.0, 1) for shift in (0.0, 0.4))
+    assert (at[:, 1:] > beyond[:, 1:]).all()
+
+
 def test_with_one_seed_there_is_no_evidence():
     assert log_e_values(*running_moments([3.0, 1.0]))[0] == 0.0
 
