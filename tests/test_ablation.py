@@ -181,12 +181,16 @@ def test_a_dry_run_tells_the_runs_and_what_they_could_show_and_writes_nothing(
 
 
 @pytest.mark.slow
-def test_seeds_are_added_until_all_is_decided_or_there_are_enough(tmp_path):
-    grow = ("ablation.until=decided", "ablation.seeds=2", "ablation.most_seeds=4")
+@pytest.mark.parametrize(
+    ("until", "seeds"), [("decided", [0, 1, 2, 3]), ("looks", [0, 1, 2, 3, 4])]
+)
+def test_seeds_are_added_until_all_is_decided_or_there_are_enough(tmp_path, until, seeds):
+    first = "ablation.seeds=2" if until == "decided" else "ablation.seeds=3"
+    grow = (f"ablation.until={until}", first, f"ablation.most_seeds={len(seeds)}")
     out = ablate(tmp_path, *TWO, *SHORT, *grow)
     root = tmp_path / "outputs" / "mine"
     plan = yaml.safe_load((root / "sweep.yaml").read_text())
-    assert plan["seeds"] == [0, 1, 2, 3]  # of so short a training nothing is decided
+    assert plan["seeds"] == seeds  # of so short a training nothing is decided
     assert "UNDECIDED" in out
     assert f"seed={plan['seeds'][-1]}" in out
     done = results(root)

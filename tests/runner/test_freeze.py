@@ -182,6 +182,24 @@ def test_where_seeds_are_added_more_of_them_and_another_limit_are_the_same_plan(
     assert found.question.most_seeds == 50
 
 
+def test_seeds_are_added_one_by_one_or_up_to_the_next_look():
+    first = (*ONE, "ablation.seeds=3", "ablation.most_seeds=7")
+    seeds = {}
+    for until in ("fixed", "looks", "decided"):
+        plan = plan_of(*first, f"ablation.until={until}", "seed=10")
+        while more := plan.more_seeds():
+            seeds.setdefault(until, []).append(list(more))
+            plan = dataclasses.replace(plan, seeds=(*plan.seeds, *more))
+    assert seeds == {"looks": [[13, 14], [15, 16]], "decided": [[13], [14], [15], [16]]}
+
+
+def test_a_plan_of_other_looks_is_another_plan(tmp_path):
+    first = (*ONE, "ablation.seeds=3", "ablation.until=looks")
+    with pytest.raises(UserError, match=r"ablation\.looks is \(3, 5, 7\), not \(3, 5, 8, 9\)"):
+        before = plan_of(*first, "ablation.most_seeds=7")
+        refuse_other(tmp_path, before, plan_of(*first, "ablation.most_seeds=9"))
+
+
 REFUSED = {
     ("ablation.factors={optimizer.lr:[0.1,0.10]}",): "got optimizer.lr=0.1 twice",
     ("ablation.factors={a:{x:{epochs:3},y:{epochs:3}}}",): "y and baseline have the same config",
