@@ -44,6 +44,7 @@ class AblationSettings:
     alpha: Annotated[float, Field(gt=0, lt=1)]
     until: Literal["fixed", "decided"]
     most_seeds: Annotated[int, Field(ge=1)]
+    at: Literal["epochs", "multiply_adds", "time"]
     dry_run: bool
 
     @property
@@ -59,6 +60,7 @@ class AblationSettings:
             alpha=float(self.alpha),
             until=self.until,
             most_seeds=len(self.numbers(0)) if fixed else self.most_seeds,
+            at=self.at,
         )
 
     def numbers(self, first: int) -> tuple[int, ...]:
