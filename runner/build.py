@@ -150,11 +150,13 @@ def build_scheduler(
 ) -> Callable[[int], float]:
     """Build the scheduler, as a function of the number of updates done."""
     node, epochs = settings.scheduler, settings.epochs
+    if not isinstance(epochs, int):  # to the end of the last update
+        epochs = settings.updates(updates_per_epoch) / updates_per_epoch
     target = locate(node["_target_"], "scheduler", "scheduler")
     if not issubclass(target, Scheduler):
         taken = {k: v for k, v in node.items() if k not in ("_target_", "unit")}
-        times = {"updates_per_epoch": updates_per_epoch, "epochs": epochs}
-        return tabulate(target, node["unit"], taken, lr=optimizer.param_groups[0]["lr"], **times)
+        lr, count = optimizer.param_groups[0]["lr"], updates_per_epoch
+        return tabulate(target, node["unit"], taken, lr=lr, updates_per_epoch=count, epochs=epochs)
     scheduler = _call(node, "scheduler", "scheduler")
     return lambda update: float(scheduler.factor(update, updates_per_epoch, epochs))
 

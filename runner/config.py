@@ -22,7 +22,7 @@ from runner.allowed import locate, refuse_foreign
 from runner.data import Augmentation
 from runner.errors import UserError, did_you_mean
 from runner.names import CONF, check_name
-from runner.schedulers import Scheduler, refuse_impure
+from runner.schedulers import Scheduler, refuse_impure, total_updates
 from runner.store.files import FORMAT
 from runner.store.runs import NOT_IN_CONFIG_HASH
 from runner.validation import STRICT, make_fields, validate
@@ -41,7 +41,7 @@ class Settings:
     name: str
     variant: str
     seed: Natural
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    epochs: Annotated[float, Field(gt=0, le=100_000)]  # a whole number is an int
     batch_size: Positive
     micro_batch_size: Positive | None
     precision: Literal["float32", "bfloat16", "float16"]
@@ -60,6 +60,10 @@ class Settings:
     again: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 300.0
     resume: Literal["exact", "anywhere"] = "exact"
+
+    def updates(self, updates_per_epoch: int) -> int:
+        """Count the updates of the whole training."""
+        return total_updates(self.epochs, updates_per_epoch)
 
     def to_dict(self) -> Node:
         """Give back the plain config, as config.yaml holds it, with `again` reset to false."""
@@ -122,7 +126,8 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
     nodes: Node = {group: _check_node(group, plain[group], group) for group in groups}
     nodes["tricks"] = _check_tricks(tricks, overrides)
     threads = len(available_cores()) if settings.threads == "auto" else settings.threads
-    return dataclasses.replace(settings, **nodes, threads=threads)
+    epochs = int(settings.epochs) if settings.epochs.is_integer() else settings.epochs
+    return dataclasses.replace(settings, **nodes, threads=threads, epochs=epochs)
 
 
 def _check_node(where: str, node: Node, group: str) -> Node:

@@ -98,7 +98,7 @@ def trace(label: str, settings: Settings, updates_per_epoch: int) -> Curve:
     optimizer = build_optimizer(settings, nn.Linear(1, 1, bias=False))
     scheduler = build_scheduler(settings, optimizer, updates_per_epoch)
     chain = build_tricks(settings)
-    updates, rates = settings.epochs * updates_per_epoch, []
+    updates, rates = settings.updates(updates_per_epoch), []
     for update in range(updates):
         factor = chain.schedule(scheduler(update), update, updates_per_epoch)
         scale_learning_rates_(optimizer, factor)

@@ -24,17 +24,26 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A factor on the learning rate; the config holds it to its range."""
 
 
+def total_updates(epochs: float, updates_per_epoch: int) -> int:
+    """Count the updates of a training: the nearest whole number, and at least one.
+
+    >>> total_updates(15, 21), total_updates(2.5, 21), total_updates(0.01, 21)
+    (315, 52, 1)
+    """
+    return max(1, round(epochs * updates_per_epoch))
+
+
 class Scheduler(ABC):
     """A factor on the base learning rates, as a function of time."""
 
     @abstractmethod
-    def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
+    def factor(self, update: int, updates_per_epoch: int, epochs: float) -> float:
         """Return the factor for an update.
 
         Args:
             update: Number of updates done so far: 0 at the first.
             updates_per_epoch: Updates in one pass over the training set.
-            epochs: Length of the training.
+            epochs: Length of the training; it may end within an epoch, see `total_updates`.
         """
 
 
@@ -42,7 +51,7 @@ class Scheduler(ABC):
 class Constant(Scheduler):
     """Hold the base learning rate."""
 
-    def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:  # noqa: ARG002
+    def factor(self, update: int, updates_per_epoch: int, epochs: float) -> float:  # noqa: ARG002
         """Return 1."""
         return 1.0
 
@@ -77,9 +86,9 @@ class Step(Scheduler):
                 f"got {list(self.milestones)}. Write epoch 10 of 20 as 0.5."
             )
 
-    def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
+    def factor(self, update: int, updates_per_epoch: int, epochs: float) -> float:
         """Return gamma to the power of the number of milestones reached."""
-        updates = updates_per_epoch * epochs
+        updates = total_updates(epochs, updates_per_epoch)
         return self.gamma ** sum(update >= round(share * updates) for share in self.milestones)
 
 
@@ -101,9 +110,10 @@ class Cosine(Scheduler):
 
     final: Rate = 0.0
 
-    def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
+    def factor(self, update: int, updates_per_epoch: int, epochs: float) -> float:
         """Return the value of the cosine."""
-        return _mix(1.0, self.final, _half_cosine(update / (updates_per_epoch * epochs)))
+        share = update / total_updates(epochs, updates_per_epoch)
+        return _mix(1.0, self.final, _half_cosine(share))
 
 
 @dataclass(frozen=True)
@@ -121,9 +131,9 @@ class Linear(Scheduler):
     start: Rate = 1.0
     final: Rate = 0.0
 
-    def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
+    def factor(self, update: int, updates_per_epoch: int, epochs: float) -> float:
         """Return the value of the line."""
-        return _mix(self.start, self.final, update / (updates_per_epoch * epochs))
+        return _mix(self.start, self.final, update / total_updates(epochs, updates_per_epoch))
 
 
 @dataclass(frozen=True)
@@ -149,9 +159,9 @@ class OneCycle(Scheduler):
     start: Rate = 0.04
     final: Rate = 4e-6
 
-    def factor(self, update: int, updates_per_epoch: int, epochs: int) -> float:
+    def factor(self, update: int, updates_per_epoch: int, epochs: float) -> float:
         """Return the value on the rise or on the fall."""
-        last = updates_per_epoch * epochs - 1
+        last = total_updates(epochs, updates_per_epoch) - 1
         peak = self.peak_at * (last + 1) - 1
         if update < peak:
             return _mix(self.start, 1.0, _half_cosine(update / peak))
@@ -165,7 +175,7 @@ def tabulate(
     *,
     lr: float,
     updates_per_epoch: int,
-    epochs: int,
+    epochs: float,
 ) -> Callable[[int], float]:
     """Run a torch scheduler once, and return its factors by the number of updates done.
 
@@ -192,7 +202,7 @@ def tabulate(
     if not lr > 0:
         raise UserError(f"optimizer.lr must be > 0 for a torch scheduler, got {lr}.")
     updates_per_step = updates_per_epoch if unit == "epoch" else 1
-    steps = updates_per_epoch * epochs // updates_per_step
+    steps = -(-total_updates(epochs, updates_per_epoch) // updates_per_step)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=lr)
     try:
         scheduler = torch_class(optimizer, **arguments)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, with_config
 
-from runner.ablation.designs import Contrast, Factor
+from runner.ablation.designs import ALL, BASELINE, Contrast, Factor
 from runner.errors import UserError
 from runner.store.files import DEEPEST, FORMAT, Damaged, checked, digest, write_text
 from runner.store.runs import digest_config
@@ -43,16 +43,9 @@ class Question:
     """`fixed`: all seeds, then one look. `looks`: seeds are added, and looked at a few times.
     `decided`: seeds are added one by one until every verdict stands."""
     most_seeds: int
-    """Where `looks` and `decided` give up; the number of seeds where `fixed`."""
-    spread: Literal["shared", "own"] = "own"
-    """Whether an effect's spread is half that of all, where there are three or more."""
-    looks: tuple[int, ...] = ()
-    """The numbers of seeds at which `looks` looks, rising."""
-
-    @property
-    def grows(self) -> bool:
-        """Whether seeds are added with an eye on the verdicts."""
-        return self.until != "fixed"
+    """Where `decided` gives up; the number of seeds where `fixed`."""
+    at: Literal["epochs", "multiply_adds", "time"] = "epochs"
+    """What all variants have the same of: the epochs, or what training takes."""
 
 
 @with_config(STRICT)
@@ -72,10 +65,15 @@ class Plan:
     """The resolved config of the first variant, by dotted keys, without seed and variant."""
     changes: Mapping[str, Values]
     """For each variant the dotted keys in which its config differs from the first one's; `~key`
-    for one that it does not have."""
+    for one that it does not have. Where they are at equal cost, its epochs are among them."""
     command: str
     """What was typed."""
     format: int = field(default=FORMAT)
+
+    @property
+    def reference(self) -> str:
+        """The variant that the others are measured by: the baseline, if the design has it."""
+        return next(name for name in (BASELINE, ALL, *self.variants) if name in self.variants)
 
     def runs(self) -> Iterator[tuple[int, str]]:
         """Run through all runs, seed by seed: a stopped sweep is whole blocks."""

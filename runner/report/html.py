@@ -8,7 +8,6 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from runner.ablation.decide import Verdict
-from runner.ablation.designs import ALL, BASELINE
 from runner.ablation.verdicts import Findings
 from runner.ablation.wording import with_unit
 from runner.report import format as fmt
@@ -121,8 +120,7 @@ def _left_out(there: int, what: str) -> str | None:
 
 def _drawn(findings: Findings) -> tuple[Mapping[str, Sequence[Run]], str]:
     """Choose the variants whose curves are drawn, and which of them is the reference."""
-    variants = list(findings.plan.variants)
-    reference = next((name for name in (BASELINE, ALL) if name in variants), variants[0])
+    variants, reference = list(findings.plan.variants), findings.plan.reference
     if len(variants) > SHOWN + 1:
         effects = largest(ranked(findings.effects))
         direct = {v for f in effects if len(f.contrast.weights) == 2 for v in f.contrast.weights}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -170,19 +171,24 @@ class Attempt:
             say(printable(line))
 
     def train(self) -> None:
-        """Train the epochs that are left; evaluate when that is due, save after each of them."""
-        training, epochs = self.training, self.settings.epochs
+        """Train what is left; evaluate when that is due, and save, at the end of each epoch.
+
+        The last one may be cut short.
+        """
+        training, count, total = self.training, self.updates_per_epoch, self.status.total
         others = (path.parent for path in self.folder.parent.glob(f"seed=*/{STATUS}"))
         if not self.quiet or {*others} <= {self.folder}:  # once for the seeds of a sweep
-            caveats = training.trick.caveats(self.status.total, self.updates_per_epoch)
+            caveats = training.trick.caveats(total, count)
             for caveat in (*self.bench.notes, *caveats):
                 say(f"{label(self.folder)}  note: {caveat}")
         try:
             with defer_signals():
-                for epoch in range(training.updates // self.updates_per_epoch, epochs):
+                while training.updates < total:
+                    epoch = training.updates // count
                     self.epoch(epoch)
-                    if (epoch + 1) % self.settings.evaluate_every == 0 or epoch + 1 == epochs:
-                        self.evaluate(epoch + 1)
+                    done = epoch + 1 if training.updates % count == 0 else total / count
+                    if training.updates == total or done % self.settings.evaluate_every == 0:
+                        self.evaluate(done)
                     self.save()
         finally:
             self.status.update = training.updates
@@ -190,21 +196,21 @@ class Attempt:
     def epoch(self, epoch: int) -> None:
         """Train what is left of an epoch; save in the middle of it when that is due."""
         training, count = self.training, self.updates_per_epoch
-        start = training.updates % count
+        start, last = training.updates % count, min(self.status.total, (epoch + 1) * count)
         begun = time.perf_counter()
         hidden = True if self.quiet else None  # None: shown on a terminal alone
         with tqdm(total=count, initial=start, disable=hidden, leave=False, unit="update") as bar:
-            for batch in self.bench.batches.epoch(epoch, start):
+            for batch in islice(self.bench.batches.epoch(epoch, start), last - training.updates):
                 training.step(batch)
                 self.images += len(batch.targets)
                 bar.update()
-                if self.must_save() and training.updates % count:  # else the evaluation is first
+                if self.must_save() and training.updates < last:  # else the evaluation is first
                     self.save()
             if training.device.type == "cuda":
                 torch.cuda.synchronize()
         self.seconds += time.perf_counter() - begun
 
-    def evaluate(self, epoch: int) -> None:
+    def evaluate(self, epoch: float) -> None:
         """Evaluate on the validation split, and log all numbers since the last evaluation."""
         numbers = {
             **self.training.recent.take(),
@@ -239,9 +245,9 @@ class Attempt:
         self.status.checkpoint, self.saved = self.training.updates, time.monotonic()
         raise_if_stopping()
 
-    def progress(self, epoch: int, numbers: dict[str, float]) -> str:
+    def progress(self, epoch: float, numbers: dict[str, float]) -> str:
         """Write an evaluation in one line, with the time that is left."""
-        words = [f"epoch {epoch}/{self.settings.epochs}"]
+        words = [f"epoch {round(epoch, 2)}/{round(self.settings.epochs, 2)}"]
         if "train/loss" in numbers:  # not if every update was skipped
             words.append("loss {train/loss:.4f}  lr {train/learning_rate:.4f}".format(**numbers))
         if "validation/accuracy" in numbers:

@@ -40,7 +40,7 @@ class RunLog:
         with suppress(UserError) if error else nullcontext(), writing(self.events):
             self.tensorboard.close()
 
-    def write(self, epoch: int, update: int, numbers: dict[str, float]) -> None:
+    def write(self, epoch: float, update: int, numbers: dict[str, float]) -> None:
         """Log one evaluation; a number that is not finite is written as null.
 
         Raises:

@@ -60,7 +60,7 @@ def restore(
     try:
         saved = dict(state["made_with"])
         changes = [str(change) for change in state.get("moves", ())]
-        updates, total = state["training"]["updates"], settings.epochs * len(bench.batches)
+        updates, total = state["training"]["updates"], settings.updates(len(bench.batches))
         if type(updates) is not int or not 0 <= updates <= total:
             raise ValueError(f"it is from update {updates} of {total}")
         # an older checkpoint lacks some of them

@@ -132,7 +132,7 @@ class Status:
 @contextmanager
 def recorded(folder: Path, settings: Settings, bench: Bench) -> Iterator[Status]:
     """Record in status.json how an attempt goes and ends; errors leave as one line."""
-    status = Status(folder, bench.training.device, settings.epochs * len(bench.batches))
+    status = Status(folder, bench.training.device, settings.updates(len(bench.batches)))
     status.write("running")
     try:
         yield status

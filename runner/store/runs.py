@@ -200,8 +200,8 @@ def read_line(line: str | bytes, where: str) -> dict[str, Any]:
     try:
         content = checked(json.loads(line))
         content.pop("format", None)
-        if not all(isinstance(content[key], int) for key in ("epoch", "update")):
-            raise Damaged("has no whole number of epochs and updates")
+        if not isinstance(content["update"], int) or number(content["epoch"]) is None:
+            raise Damaged("has no number of epochs, or no whole number of updates")
     except (ValueError, LookupError, RecursionError) as error:
         problem = str(error) if isinstance(error, Damaged) else f"is damaged ({error})"
         raise Damaged(f"{where} {problem}") from error

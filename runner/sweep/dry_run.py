@@ -1,20 +1,15 @@
 """The dry run: the runs of an ablation, their time, and the smallest effect they could show."""
 
-import time
-from itertools import islice
 from pathlib import Path
-
-from omegaconf import OmegaConf
 
 from runner.ablation.plan import Plan
 from runner.ablation.power import POWER, smallest_effect
 from runner.ablation.wording import ENOUGH
-from runner.build import Bench, build
-from runner.config import check
 from runner.store.runs import read_run
+from runner.sweep.budget import length_of
+from runner.sweep.cost import seconds
 
-MOST_SECONDS = 60.0  # spent on measuring; the variants left then get the mean of the others
-UPDATES = 3  # that are timed, after one that is not
+EACH, MOST_SECONDS = 0.3, 60.0  # seconds that a variant is timed for, and all of them
 LARGE, MOST_SEEDS = 1.5, 1000  # standard deviations; seeds that are considered
 
 
@@ -30,45 +25,25 @@ def describe(root: Path, plan: Plan, workers: int) -> list[str]:
         UserError: If a variant cannot be built.
     """
     lines = [f"{plan.name}: {plan.question.design}, {len(plan.variants)} variants", ""]
-    seconds, width = measure(plan), max(map(len, plan.variants))
+    costs, width = seconds(plan, EACH, MOST_SECONDS), max(map(len, plan.variants))
+    took = {v: cost.epoch * length_of(plan, v) for v, cost in costs.items()}
     for variant in plan.variants:
-        changes = ", ".join(f"{k}={v}" for k, v in plan.changes[variant].items())
-        took = f"{seconds[variant]:8.1f} s a run" if variant in seconds else ""
-        lines.append(f"  {variant:<{width}}  {took}  {changes or 'as the config has it'}")
+        changed = ", ".join(f"{k}={v}" for k, v in plan.changes[variant].items())
+        about = changed or "as the config has it"
+        lines.append(f"  {variant:<{width}}  {took[variant]:8.1f} s a run  {about}")
     seeds = ", ".join(map(str, plan.seeds))
     total, left = len(plan.seeds) * len(plan.variants), runs_left(root, plan)
-    rest = sum(seconds[variant] for variant, _ in left)
+    rest = sum(took[variant] for variant, _ in left)
     lines += [
         "",
         f"{total} runs, seed by seed: {seeds}; {total - len(left)} are done",
         f"about {_duration(rest / workers)} for the other {len(left)}, {workers} at once "
-        f"(training only, estimated from {UPDATES} updates of each variant)",
+        "(training only, estimated from some updates of each variant)",
         *_power(plan),
         "",
         "Nothing was run or written. Drop ablation.dry_run=true to start.",
     ]
     return lines
-
-
-def measure(plan: Plan) -> dict[str, float]:
-    """Time some updates of each variant: the seconds of a whole run's training."""
-    start, seconds = time.perf_counter(), dict[str, float]()
-    for variant in plan.variants:
-        if time.perf_counter() - start > MOST_SECONDS:
-            seconds[variant] = sum(seconds.values()) / len(seconds)
-            continue
-        config = OmegaConf.create(plan.config_of(variant, plan.seeds[0]))
-        bench = build(check(config))
-        seconds[variant] = _seconds_an_update(bench) * len(bench.batches) * int(config.epochs)
-    return seconds
-
-
-def _seconds_an_update(bench: Bench) -> float:
-    marks, numbers = [], range(UPDATES + 1)  # an epoch may have fewer
-    for batch in islice((b for n in numbers for b in bench.batches.epoch(n)), UPDATES + 1):
-        bench.training.step(batch)
-        marks.append(time.perf_counter())
-    return (marks[-1] - marks[0]) / max(1, len(marks) - 1)
 
 
 def runs_left(root: Path, plan: Plan) -> list[tuple[str, int]]:

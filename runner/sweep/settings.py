@@ -47,6 +47,7 @@ class AblationSettings:
     spread: Literal["shared", "own"]
     until: Literal["fixed", "looks", "decided"]
     most_seeds: Annotated[int, Field(ge=1)]
+    at: Literal["epochs", "multiply_adds", "time"]
     dry_run: bool
 
     @property
@@ -61,9 +62,8 @@ class AblationSettings:
             margin=HALF_A_POINT if self.margin is None else float(self.margin),
             alpha=float(self.alpha),
             until=self.until,
-            spread="own" if self.until == "decided" else self.spread,
-            looks=plan_looks(count, self.most_seeds) if self.until == "looks" else (),
-            most_seeds=count if self.until == "fixed" else self.most_seeds,
+            most_seeds=len(self.numbers(0)) if fixed else self.most_seeds,
+            at=self.at,
         )
 
     def numbers(self, first: int) -> tuple[int, ...]:

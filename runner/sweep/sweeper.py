@@ -30,6 +30,7 @@ from runner.run.process import isolated
 from runner.run.status import conclude
 from runner.store.lock import lock_folder
 from runner.store.runs import NOT_IN_CONFIG_HASH, Run, read_status
+from runner.sweep.budget import at_equal_cost
 from runner.sweep.dry_run import describe, runs_left
 from runner.sweep.failures import cause_in_words, exit_with_failures
 from runner.sweep.freeze import (
@@ -78,6 +79,7 @@ class AblationSweeper(Sweeper):
         loader = cast(Composer, self.context.config_loader)
         command = shlex.join(["python", "-m", "runner", *sys.argv[1:]])  # to be typed again
         plan = make_plan(settings, self.config, loader, arguments, threads, command)
+        plan = at_equal_cost(plan, before)
         if before:
             plan = refuse_other(root, before, plan)
         for warning in unfair_metric(plan):

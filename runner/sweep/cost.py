@@ -1,0 +1,145 @@
+"""What an epoch of training costs in each variant: multiply-adds, counted, or seconds, measured.
+
+Both are of whole updates: augmentation, tricks, micro-batches, the optimizer's step. The last batch
+of an epoch, which may be smaller, counts by its share. Evaluations are left out.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+from statistics import mean, median
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import OmegaConf
+from torch import Size
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+from runner.ablation.plan import Plan
+from runner.build import build, build_data
+from runner.config import Settings, check
+from runner.data import DataSet
+from runner.train import Diverged
+from tricks import Batch
+
+FEWEST = 3  # updates of each variant that are timed, however long they take
+
+Sets = dict[str, DataSet]
+"""The data sets that were read, by their settings."""
+
+
+class Cost(NamedTuple):
+    """What an epoch of a variant's training costs."""
+
+    epoch: float
+    """Multiply-adds, or seconds."""
+    updates: int
+    """In an epoch."""
+
+
+def multiply_adds(plan: Plan) -> dict[str, Cost]:
+    """Count the multiply-adds of an epoch of each variant, forwards and backwards.
+
+    Torch's counter takes convolutions, products of matrices and attention for two operations each
+    multiply-add, and everything else for none. The number depends on neither the device, nor the
+    precision, nor `compile`. One formula is put right: torch counts the gradient of the weight of a
+    grouped convolution as many times as there are groups.
+    """
+    sets, counts = Sets(), {}
+    formulas = {torch.ops.aten.convolution_backward: _convolution_backward}
+    for variant in plan.variants:
+        settings = _settings(plan, variant)
+        device = settings.device if torch.cuda.is_available() else "cpu"
+        plain = replace(settings, device=device, precision="float32", compile=False)
+        trial = Trial(plain, sets)
+        with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+            trial.update()
+        counts[variant] = trial.cost(counter.get_total_flops() / 2)
+    return counts
+
+
+def _convolution_backward(
+    gradient: Size,
+    images: Size,
+    weight: Size,
+    *more: Any,  # noqa: ANN401
+    out_shape: object,  # noqa: ARG001
+) -> int:
+    """Each gradient, of the images and of the weight, takes as much as the convolution did."""
+    _bias, _stride, _padding, _dilation, is_transposed, _output_padding, _groups, wanted = more
+    forward = conv_flop_count([*images], [*weight], [*gradient], transposed=is_transposed)
+    return forward * int(sum(wanted[:2]))
+
+
+def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str, Cost]:
+    """Measure the seconds of an epoch of each variant.
+
+    A variant and the reference make updates in turn, so that what slows the machine slows both; the
+    median of their ratios counts.
+
+    Args:
+        plan: The plan.
+        each: How long to time each variant.
+        longest: After so many seconds the variants that are left get the mean of the others.
+    """
+    start, sets = time.perf_counter(), Sets()
+    first, taken = Trial(_settings(plan, plan.reference), sets), list[float]()
+    relative = {plan.reference: first.cost(1.0)}  # in updates of the reference
+    for variant in [name for name in plan.variants if name != plan.reference] or [plan.reference]:
+        if time.perf_counter() - start > longest:
+            relative[variant] = Cost(mean(cost.epoch for cost in relative.values()), 0)
+            continue
+        other = Trial(_settings(plan, variant), sets)
+        for trial in (first, other):
+            trial.update()  # what is done once: memory is taken, a model compiled
+        pairs, begun = list[tuple[float, float]](), time.perf_counter()
+        while len(pairs) < FEWEST or time.perf_counter() - begun < each:
+            pairs.append((first.update(), other.update()))
+        taken += [one for one, _ in pairs]
+        relative.setdefault(variant, other.cost(median(another / one for one, another in pairs)))
+    update = median(taken)
+    return {v: Cost(update * relative[v].epoch, relative[v].updates) for v in plan.variants}
+
+
+def _settings(plan: Plan, variant: str) -> Settings:
+    return check(OmegaConf.create(plan.config_of(variant, plan.seeds[0])))
+
+
+class Trial:
+    """The first updates of a training, one at a time.
+
+    Args:
+        settings: Of the run.
+        sets: The data sets that were read; it adds its own.
+    """
+
+    def __init__(self, settings: Settings, sets: Sets) -> None:
+        if (key := repr(settings.data)) not in sets:
+            sets[key] = build_data(settings)
+        self.bench, self.threads = build(settings, sets[key]), int(settings.threads)
+        self.images = len(sets[key].train.labels)
+        self.size = min(settings.batch_size, self.images)
+        self.batches = self._whole_batches()
+
+    def cost(self, update: float) -> Cost:
+        """Give back the cost of an epoch, by that of an update."""
+        return Cost(update * self.images / self.size, len(self.bench.batches))
+
+    def update(self) -> float:
+        """Make an update; give back the seconds that it took."""
+        if torch.get_num_threads() != self.threads:  # another variant's
+            torch.set_num_threads(self.threads)
+        start = time.perf_counter()
+        with suppress(Diverged):
+            self.bench.training.step(next(self.batches))
+        if self.bench.training.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def _whole_batches(self) -> Iterator[Batch]:
+        for epoch in count():
+            for batch in self.bench.batches.epoch(epoch):
+                if len(batch.targets) == self.size:
+                    yield batch
