@@ -195,9 +195,9 @@ def test_seeds_are_added_one_by_one_or_up_to_the_next_look():
 
 def test_a_plan_of_other_looks_is_another_plan(tmp_path):
     first = (*ONE, "ablation.seeds=3", "ablation.until=looks")
+    before, now = (plan_of(*first, f"ablation.most_seeds={n}") for n in (7, 9))
     with pytest.raises(UserError, match=r"ablation\.looks is \(3, 5, 7\), not \(3, 5, 8, 9\)"):
-        before = plan_of(*first, "ablation.most_seeds=7")
-        refuse_other(tmp_path, before, plan_of(*first, "ablation.most_seeds=9"))
+        refuse_other(tmp_path, before, now)
 
 
 REFUSED = {
