@@ -1,5 +1,6 @@
 """Estimates: what the scores say about each contrast of an ablation, all computed at once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy import sparse, stats
 from runner.ablation.decide import Verdict, decide
 from runner.ablation.designs import Kind
 from runner.ablation.plan import Plan, Question
-from runner.ablation.sampling import find_step
+from runner.ablation.sampling import find_steps
 from runner.ablation.statistics import (
     FEWEST_SEEDS,
     Array,
@@ -62,7 +63,10 @@ class Estimate:
 
 
 def estimate(
-    plan: Plan, scores: Array, failed: NDArray[np.bool_] | None = None, samples: int | None = None
+    plan: Plan,
+    scores: Array,
+    failed: NDArray[np.bool_] | None = None,
+    samples: Mapping[str, int | None] | None = None,
 ) -> list[Estimate]:
     """Compute what the scores say about each contrast, in the plan's order.
 
@@ -75,12 +79,11 @@ def estimate(
         plan: The plan.
         scores: [variants, seeds], NaN where a run is not done.
         failed: [variants, seeds], the runs that failed by themselves, and count as ended.
-        samples: How many test samples the scores are counted on, if that is known.
+        samples: For each setting how many test samples the scores are counted on, if it is known.
     """
     question, sequential = plan.question, plan.question.until == "decided"
     values, least, lost = _contrast(plan, scores, failed)
-    known = scores[~np.isnan(scores)].tolist()
-    step = find_step(known, question.metric, samples) * least
+    step = find_steps(plan, scores, samples) * least
     there: NDArray[np.bool_] = ~np.isnan(values)
     settled = there | lost
     if sequential:

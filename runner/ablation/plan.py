@@ -65,6 +65,8 @@ class Plan:
     for one that it does not have."""
     command: str
     """What was typed."""
+    across: tuple[str, ...] = ()
+    """The factors that are not judged: all others are, in each combination of their levels."""
     format: int = field(default=FORMAT)
 
     def runs(self) -> Iterator[tuple[int, str]]:
@@ -72,6 +74,14 @@ class Plan:
         for seed in self.seeds:
             for variant in self.variants:
                 yield seed, variant
+
+    def settings(self) -> dict[str, list[str]]:
+        """Give for each setting its variants, the first one first; `` is the name of a sole one."""
+        places = [place for place, factor in enumerate(self.factors) if factor.name in self.across]
+        found: dict[str, list[str]] = {}
+        for variant, row in self.variants.items():
+            found.setdefault("+".join(row[place] for place in places), []).append(variant)
+        return found
 
     def folder(self, root: Path, variant: str, seed: int) -> Path:
         """Give back the folder of a run, below the ablation's."""
@@ -153,6 +163,8 @@ def _mistakes(plan: Plan) -> Iterator[str]:
         yield f"A name has more than {LONGEST} characters."
     if len(plan.variants) * len(plan.seeds) > MOST_RUNS:
         yield f"It has more than {MOST_RUNS:,} runs."
+    if not {*plan.across} <= {*names}:
+        yield "It has settings that are no factors."
     if len({*plan.seeds}) < len(plan.seeds) or len({*names}) < len(names):
         yield "A seed or a factor is there twice."
     if set(plan.changes) != set(plan.variants) or not all(f.levels for f in plan.factors):

@@ -16,6 +16,7 @@ from runner.report import sentences, tables
 from runner.report.curves import curves
 from runner.report.format import SHOWN, largest, name_of, ranked
 from runner.report.plots import costs, forest
+from runner.report.staircase import staircases
 from runner.store.runs import Run
 from runner.texts import printable
 
@@ -36,7 +37,16 @@ SYMBOLS = {
 
 SECTIONS = (
     *("rules", "progress", "rows", "rows_more", "scores", "folders", "warnings", "calibration"),
-    *("effects", "curves", "matrix", "interactions", "shares", "trick_metrics", "figures_behind"),
+    *(
+        "stairs",
+        "effects",
+        "curves",
+        "matrix",
+        "interactions",
+        "shares",
+        "trick_metrics",
+        "figures_behind",
+    ),
     *("problems", "problems_more", "environment", "hashes"),
     *("effects_more", "curves_more", "interactions_more", "question", "unit", "margin"),
 )
@@ -57,6 +67,7 @@ def page(findings: Findings) -> str:
     """Write the page of an ablation."""
     plan, question = findings.plan, findings.plan.question
     pictures = [picture.svg() for picture in (forest(findings), costs(findings)) if picture]
+    stairs = [picture.svg() for picture in staircases(findings)]
     runs, rows = list(findings.runs.values()), fmt.rows(findings)
     matrix, several = tables.matrix(findings), len(findings.interactions)
     return render(
@@ -71,6 +82,7 @@ def page(findings: Findings) -> str:
         margin=with_unit(question.margin, question.metric),
         warnings=sentences.notes(findings),
         calibration=tables.calibration(findings),
+        stairs=stairs,
         effects=pictures,
         effects_more=_left_out(len(findings.effects), "effects are drawn"),
         curves=[picture.svg() for picture in curves(*_drawn(findings))],
@@ -124,7 +136,7 @@ def _drawn(findings: Findings) -> tuple[Mapping[str, Sequence[Run]], str]:
     variants = list(findings.plan.variants)
     reference = next((name for name in (BASELINE, ALL) if name in variants), variants[0])
     if len(variants) > SHOWN + 1:
-        effects = largest(ranked(findings.effects))
+        effects = largest(ranked(findings))
         direct = {v for f in effects if len(f.contrast.weights) == 2 for v in f.contrast.weights}
         chosen = [v for v in variants if v in direct or not direct]
         variants = [reference, *(v for v in chosen if v != reference)][: SHOWN + 1]
