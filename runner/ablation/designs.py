@@ -11,10 +11,12 @@ from itertools import combinations, product
 from math import prod
 from typing import Literal
 
+from runner.ablation.fractions import GENERATORS, fraction
 from runner.errors import UserError
 from runner.names import shorten
 
 BASELINE, ALL, OFF = "baseline", "all", "off"
+TOGETHER = "all together"
 
 Kind = Literal["effect", "interaction", "share"]
 
@@ -48,6 +50,13 @@ class Contrast:
     """The factors that it is about."""
     weights: Mapping[str, float]
     """For each variant that counts its weight; they sum to zero."""
+    setting: str = ""
+    """Where it is asked, with `ablation.across`: such as `model=resnet8`, which ends its name."""
+
+    @property
+    def effect(self) -> str:
+        """Its name without the setting: what is asked in several of them."""
+        return self.name.removesuffix(f", {self.setting}")
 
 
 @dataclass(frozen=True)
@@ -158,6 +167,21 @@ def pairs(factors: Sequence[Factor]) -> Design:
     return Design(variants, tuple(contrasts))
 
 
+def cumulative(factors: Sequence[Factor]) -> Design:
+    """Added one after the other, as given: each step against the last, all against the baseline.
+
+    k + 1 effects from k + 1 variants; what a step adds depends on those that came before it.
+    """
+    changes = _changes(factors)
+    rows = [_row(factors, *changes[:count]) for count in range(len(changes) + 1)]
+    names = [_name(factors, row) for row in rows]
+    steps = zip(changes, names, names[1:], strict=False)
+    effects = [_contrast(factors, {new: 1.0, last: -1.0}, step) for step, last, new in steps]
+    everything = tuple(f.name for f in factors)
+    whole = Contrast(TOGETHER, "effect", everything, {names[-1]: 1.0, BASELINE: -1.0})
+    return Design(dict(zip(names, rows, strict=True)), (*effects, whole))
+
+
 MOST_VARIANTS = 100_000
 
 
@@ -182,8 +206,6 @@ def fractional(factors: Sequence[Factor]) -> Design:
 
     An effect is mixed up with interactions of four factors or more, a pair's with those of three
     or more, which are taken for nothing. For four factors or fewer there is no such fraction.
-    Box, Hunter and Hunter, Statistics for Experimenters, chapter 6; a test multiplies out the
-    generators' words.
     """
     count = len(factors)
     if count not in GENERATORS:
@@ -191,25 +213,11 @@ def fractional(factors: Sequence[Factor]) -> Design:
             f"ablation=fractional must have 5 to {max(GENERATORS)} factors, got {count}. "
             + ("Take ablation=factorial." if count < 5 else "Take ablation=both or pairs.")
         )
-    words = GENERATORS[count]
-    basic = count - len(words)
-    rows = []
-    for signs in product((-1, 1), repeat=basic):
-        made = [prod(signs[ord(letter) - ord("A")] for letter in word) for word in words]
-        rows.append(tuple(f.levels[s > 0] for f, s in zip(factors, (*signs, *made), strict=True)))
+    rows = [
+        tuple(f.levels[sign > 0] for f, sign in zip(factors, signs, strict=True))
+        for signs in fraction(count)
+    ]
     return _averaged(factors, rows)
-
-
-GENERATORS: dict[int, tuple[str, ...]] = {
-    5: ("ABCD",),
-    6: ("ABCDE",),
-    7: ("ABCDEF",),
-    8: ("ABCD", "ABEF"),
-    9: ("ABCDG", "ACEFG"),
-    10: ("ABCG", "BCDE", "ACDF"),
-    11: ("ABCG", "BCDE", "ACDF", "ABCDEFG"),
-}
-"""For each number of factors the products of basic columns that the further columns are."""
 
 
 def _averaged(factors: Sequence[Factor], rows: Sequence[tuple[str, ...]]) -> Design:
@@ -278,10 +286,11 @@ DESIGNS: dict[str, Callable[[Sequence[Factor]], Design]] = {
     "leave_one_out": leave_one_out,
     "both": both,
     "pairs": pairs,
+    "cumulative": cumulative,
     "factorial": factorial,
     "fractional": fractional,
 }
 """The designs by their names; `calibration`, the baseline against itself, varies nothing."""
 
-NEED_TWO = ("leave_one_out", "both", "pairs")
-TWO_LEVELS = ("leave_one_out", "both", "fractional")
+NEED_TWO = ("leave_one_out", "both", "pairs", "cumulative")
+TWO_LEVELS = ("leave_one_out", "both", "cumulative", "fractional")

@@ -10,7 +10,7 @@ from scipy import sparse, stats
 from runner.ablation.decide import Decision, Verdict, conclude, decide, paired_tests_at_looks
 from runner.ablation.plan import Plan, Question
 from runner.ablation.power import seeds_needed, smallest_effect
-from runner.ablation.sampling import find_step
+from runner.ablation.sampling import find_steps
 from runner.ablation.sharing import Sharing, find_sharing, share
 from runner.ablation.statistics import (
     FEWEST_SEEDS,
@@ -67,7 +67,10 @@ class Estimate:
 
 
 def estimate(
-    plan: Plan, scores: Array, failed: NDArray[np.bool_] | None = None, samples: int | None = None
+    plan: Plan,
+    scores: Array,
+    failed: NDArray[np.bool_] | None = None,
+    samples: Mapping[str, int | None] | None = None,
 ) -> list[Estimate]:
     """Compute what the scores say about each contrast, in the plan's order.
 
@@ -80,13 +83,12 @@ def estimate(
         plan: The plan.
         scores: [variants, seeds], NaN where a run is not done.
         failed: [variants, seeds], the runs that failed by themselves, and count as ended.
-        samples: How many test samples the scores are counted on, if that is known.
+        samples: For each setting how many test samples the scores are counted on, if it is known.
     """
     question, weights = plan.question, _weights(plan)
     values, lost = _contrast(plan, weights, scores, failed)
-    known = scores[~np.isnan(scores)].tolist()
     least = np.array([min(map(abs, contrast.weights.values())) for contrast in plan.contrasts])
-    step = find_step(known, question.metric, samples) * least
+    step = find_steps(plan, scores, samples) * least
     there: NDArray[np.bool_] = ~np.isnan(values)
     settled = there | lost
     if question.grows:

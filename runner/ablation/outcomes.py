@@ -80,6 +80,8 @@ class Outcomes:
     @cached_property
     def idle(self) -> dict[tuple[str, int], bool]:
         """For each finished run with it, whether its trick reported that it changed nothing."""
+        if len(self.contrast.factors) > 1:  # all tricks together report nothing of themselves
+            return {}
         factor, keys = self.contrast.factors[0], product(self.with_it, self.plan.seeds)
         lists = {k: found.get("inactive") for k in keys if (found := self._result(*k))}
         return {k: isinstance(names, list) and factor in names for k, names in lists.items()}

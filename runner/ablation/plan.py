@@ -43,9 +43,18 @@ class Question:
     """`fixed`: all seeds, then one look. `looks`: seeds are added, and looked at a few times.
     `decided`: seeds are added one by one until every verdict stands."""
     most_seeds: int
-    """Where `decided` gives up; the number of seeds where `fixed`."""
+    """Where `looks` and `decided` give up; the number of seeds where `fixed`."""
+    spread: Literal["shared", "own"] = "own"
+    """Whether an effect's spread is half that of all, where there are three or more."""
+    looks: tuple[int, ...] = ()
+    """The numbers of seeds at which `looks` looks, rising."""
     at: Literal["epochs", "multiply_adds", "time"] = "epochs"
     """What all variants have the same of: the epochs, or what training takes."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether seeds are added with an eye on the verdicts."""
+        return self.until != "fixed"
 
 
 @with_config(STRICT)
@@ -68,6 +77,8 @@ class Plan:
     for one that it does not have. Where they are at equal cost, its epochs are among them."""
     command: str
     """What was typed."""
+    across: tuple[str, ...] = ()
+    """The factors that are not judged: all others are, in each combination of their levels."""
     format: int = field(default=FORMAT)
 
     @property
@@ -87,6 +98,14 @@ class Plan:
         looks = question.looks or range(question.most_seeds + 1)
         wanted = next((n for n in looks if n > count), count)
         return range(self.seeds[-1] + 1, self.seeds[-1] + 1 + wanted - count)
+
+    def settings(self) -> dict[str, list[str]]:
+        """Give for each setting its variants, the first one first; `` is the name of a sole one."""
+        places = [place for place, factor in enumerate(self.factors) if factor.name in self.across]
+        found: dict[str, list[str]] = {}
+        for variant, row in self.variants.items():
+            found.setdefault("+".join(row[place] for place in places), []).append(variant)
+        return found
 
     def folder(self, root: Path, variant: str, seed: int) -> Path:
         """Give back the folder of a run, below the ablation's."""
@@ -168,6 +187,8 @@ def _mistakes(plan: Plan) -> Iterator[str]:
         yield f"A name has more than {LONGEST} characters."
     if len(plan.variants) * len(plan.seeds) > MOST_RUNS:
         yield f"It has more than {MOST_RUNS:,} runs."
+    if not {*plan.across} <= {*names}:
+        yield "It has settings that are no factors."
     if len({*plan.seeds}) < len(plan.seeds) or len({*names}) < len(names):
         yield "A seed or a factor is there twice."
     if set(plan.changes) != set(plan.variants) or not all(f.levels for f in plan.factors):

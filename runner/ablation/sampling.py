@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from runner.ablation.plan import Plan
 from runner.ablation.wording import is_share
 from runner.store.runs import Run
 
@@ -40,6 +41,25 @@ def find_step(scores: Iterable[float], metric: str = "", samples: int | None = N
         if whole > FINEST:
             return 0.0
     return 1 / whole if whole > 1 or is_share(metric) else 0.0
+
+
+def find_steps(
+    plan: Plan, scores: NDArray[np.float64], samples: Mapping[str, int | None] | None = None
+) -> NDArray[np.float64]:
+    """Find for each contrast, [C], the step of the scores in its setting.
+
+    Args:
+        plan: The plan.
+        scores: [variants, seeds], NaN where a run is not done.
+        samples: For each setting N, where it is known.
+    """
+    rows = {variant: row for row, variant in enumerate(plan.variants)}
+    steps: dict[str, float] = {}
+    for setting, variants in plan.settings().items():
+        own = scores[[rows[variant] for variant in variants]]
+        known = own[~np.isnan(own)].tolist()
+        steps[setting] = find_step(known, plan.question.metric, (samples or {}).get(setting))
+    return np.array([steps[contrast.setting] for contrast in plan.contrasts])
 
 
 def crossed_interval(table: NDArray[np.floating], alpha: float) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.ablation import wording
+from runner.ablation.agreement import Agreement, agreements
 from runner.ablation.calibrate import Calibration, calibrate
 from runner.ablation.decide import Verdict, adjust
 from runner.ablation.designs import Contrast
@@ -16,7 +17,12 @@ from runner.ablation.effects import judge_effect, known
 from runner.ablation.estimates import Estimate, estimate
 from runner.ablation.outcomes import Outcomes
 from runner.ablation.plan import Plan
-from runner.ablation.sampling import count_samples, read_answers, samples_interval
+from runner.ablation.sampling import (
+    count_samples,
+    find_steps,
+    read_answers,
+    samples_interval,
+)
 from runner.ablation.table import Table, read_table, warnings
 from runner.store.runs import Run
 
@@ -101,6 +107,8 @@ class Findings:
     effects: tuple[Finding, ...]
     interactions: tuple[Finding, ...]
     shares: tuple[Finding, ...]
+    agreement: tuple[Agreement, ...]
+    """Each effect over the settings of `ablation.across`; empty without."""
     calibration: tuple[Calibration, ...]
     runs: Mapping[tuple[str, int], Run]
     """By variant and seed; without those that have not started."""
@@ -124,9 +132,9 @@ def judge(root: Path, plan: Plan) -> Findings:
 
 def judge_table(root: Path, plan: Plan, table: Table) -> Findings:
     """Judge an ablation by a table of its runs."""
-    samples = None
+    samples: dict[str, int | None] = {}
     if plan.question.metric == "test/accuracy":
-        samples = count_samples(plan.variants, table.runs)
+        samples = {s: count_samples(some, table.runs) for s, some in plan.settings().items()}
     found = _find(plan, table, samples) if plan.contrasts else []
     effects, interactions, shares = (
         tuple(finding for finding in found if finding.contrast.kind == kind)
@@ -140,13 +148,16 @@ def judge_table(root: Path, plan: Plan, table: Table) -> Findings:
         effects=effects,
         interactions=interactions,
         shares=shares,
-        calibration=tuple(calibrate(plan.question, done, samples)) if calibrated else (),
+        agreement=agreements(
+            plan, effects, max(find_steps(plan, table.scores, samples), default=0.0)
+        ),
+        calibration=tuple(calibrate(plan.question, done, samples.get(""))) if calibrated else (),
         runs=table.runs,
         warnings=tuple(warnings(plan, table)),
     )
 
 
-def _find(plan: Plan, table: Table, samples: int | None) -> list[Finding]:
+def _find(plan: Plan, table: Table, samples: Mapping[str, int | None]) -> list[Finding]:
     """Judge every contrast."""
     answers: dict[tuple[str, int], NDArray[np.bool_]] = {}
     if plan.question.metric == "test/accuracy" and len(plan.contrasts) <= MOST_WITH_SAMPLES:

@@ -103,27 +103,40 @@ class Loader(ConfigLoaderImpl):
         guard.refuse_hydras(sweep_overrides)
         return super().load_sweep_config(master_config, sweep_overrides)
 
+    def chosen_tricks(self, master: DictConfig, overrides: Sequence[str]) -> list[str]:
+        """Name the tricks that are switched on by the group `tricks`, in the order given there.
+
+        A preset's stand where it does; those that `enabled: true` switches on are not among them.
+        """
+        given = [*_search_path(master), *overrides]
+        name = master.hydra.job.config_name
+        listed = self.compute_defaults_list(name, given, RunMode.MULTIRUN).defaults
+        paths = [str(default.config_path) for default in listed]
+        return [path.removeprefix("tricks/") for path in paths if path.startswith("tricks/")]
+
     def compose_variants(
         self, master: DictConfig, base: Sequence[str], variants: Mapping[str, Sequence[str]]
     ) -> dict[str, DictConfig]:
         """Compose the variants of an ablation, without Hydra's own node.
 
-        The base is composed once; a variant that chooses no other file is a copy of it, with the
-        variant's own values.
+        The base is composed once, and once more for each choice of other files. A variant is a copy
+        of it with the variant's own values.
         """
         name, given = master.hydra.job.config_name, [*_search_path(master), *base, "++variant='-'"]
         first = self.load_configuration(name, given, RunMode.RUN)
         values = {str(key) for key in first if key not in first.hydra.runtime.choices}
+        known: dict[tuple[str, ...], DictConfig] = {(): first}
         composed: dict[str, DictConfig] = {}
         for label, overrides in variants.items():
             guard.refuse_hydras(overrides)
             parsed = OverridesParser.create().parse_overrides(list(overrides))
-            if all("." in o.key_or_group or o.key_or_group in values for o in parsed):
-                composed[label] = copy.deepcopy(first)
-                # public as a part of a whole composition alone
-                self._apply_overrides_to_config(parsed, composed[label])
-            else:
-                composed[label] = self.load_configuration(name, [*given, *overrides], RunMode.RUN)
+            own = [o for o in parsed if "." in o.key_or_group or o.key_or_group in values]
+            files = tuple(str(o.input_line) for o in parsed if o not in own)
+            if files not in known:
+                known[files] = self.load_configuration(name, [*given, *files], RunMode.RUN)
+            composed[label] = copy.deepcopy(known[files])
+            # public as a part of a whole composition alone
+            self._apply_overrides_to_config(own, composed[label])
         for config in composed.values():
             with open_dict(config):
                 del config["hydra"]

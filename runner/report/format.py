@@ -96,7 +96,7 @@ def rows(findings: Findings) -> list[Row]:
     """Give back the row of each effect, in the order of the report."""
     metric = findings.plan.question.metric
     shown = {id(finding) for finding in largest(findings.effects)}
-    return [_row(finding, metric, id(finding) in shown) for finding in ranked(findings.effects)]
+    return [_row(finding, metric, id(finding) in shown) for finding in ranked(findings)]
 
 
 def _row(finding: Finding, metric: str, shown: bool) -> Row:
@@ -133,12 +133,15 @@ def _better(finding: Finding) -> str:
     return f"{sum(d > 0 for d in differences)} of {len(differences)}" if differences else "-"
 
 
-def ranked(effects: Sequence[Finding]) -> list[Finding]:
+def ranked(findings: Findings) -> list[Finding]:
     """Order effects: the best first, those of one factor together, those without a mean last.
 
     The effects of one factor keep the plan's order, as values of a setting should. Where there are
-    more effects than are drawn, each stands by its own mean.
+    more effects than are drawn, each stands by its own mean. Steps stay as they were taken.
     """
+    effects = findings.effects
+    if findings.plan.question.design == "cumulative":
+        return list(effects)
     best: dict[tuple[str, ...], float] = {}
     for finding in effects:
         group = finding.contrast.factors

@@ -15,6 +15,7 @@ from runner.report import sentences, tables
 from runner.report.curves import curves
 from runner.report.format import SHOWN, largest, name_of, ranked
 from runner.report.plots import costs, forest
+from runner.report.staircase import staircases
 from runner.store.runs import Run
 from runner.texts import printable
 
@@ -35,7 +36,16 @@ SYMBOLS = {
 
 SECTIONS = (
     *("rules", "progress", "rows", "rows_more", "scores", "folders", "warnings", "calibration"),
-    *("effects", "curves", "matrix", "interactions", "shares", "trick_metrics", "figures_behind"),
+    *(
+        "stairs",
+        "effects",
+        "curves",
+        "matrix",
+        "interactions",
+        "shares",
+        "trick_metrics",
+        "figures_behind",
+    ),
     *("problems", "problems_more", "environment", "hashes"),
     *("effects_more", "curves_more", "interactions_more", "question", "unit", "margin"),
 )
@@ -56,6 +66,7 @@ def page(findings: Findings) -> str:
     """Write the page of an ablation."""
     plan, question = findings.plan, findings.plan.question
     pictures = [picture.svg() for picture in (forest(findings), costs(findings)) if picture]
+    stairs = [picture.svg() for picture in staircases(findings)]
     runs, rows = list(findings.runs.values()), fmt.rows(findings)
     matrix, several = tables.matrix(findings), len(findings.interactions)
     return render(
@@ -70,6 +81,7 @@ def page(findings: Findings) -> str:
         margin=with_unit(question.margin, question.metric),
         warnings=sentences.notes(findings),
         calibration=tables.calibration(findings),
+        stairs=stairs,
         effects=pictures,
         effects_more=_left_out(len(findings.effects), "effects are drawn"),
         curves=[picture.svg() for picture in curves(*_drawn(findings))],
@@ -122,7 +134,7 @@ def _drawn(findings: Findings) -> tuple[Mapping[str, Sequence[Run]], str]:
     """Choose the variants whose curves are drawn, and which of them is the reference."""
     variants, reference = list(findings.plan.variants), findings.plan.reference
     if len(variants) > SHOWN + 1:
-        effects = largest(ranked(findings.effects))
+        effects = largest(ranked(findings))
         direct = {v for f in effects if len(f.contrast.weights) == 2 for v in f.contrast.weights}
         chosen = [v for v in variants if v in direct or not direct]
         variants = [reference, *(v for v in chosen if v != reference)][: SHOWN + 1]

@@ -35,7 +35,7 @@ FARTHEST = 4  # lines that a name may be off its point
 def forest(findings: Findings) -> Picture | None:
     """Draw each effect: every seed's difference, the mean, its interval; None if none has any."""
     metric = findings.plan.question.metric
-    effects = [f for f in largest(ranked(findings.effects)) if f.differences]
+    effects = [f for f in largest(ranked(findings)) if f.differences]
     if not effects:
         return None
     scale = fmt.scale(metric)
@@ -107,7 +107,7 @@ def _label(axis: "Axes", row: int, finding: Finding, metric: str) -> None:
 def costs(findings: Findings) -> Picture | None:
     """Draw each effect's gain against its time; None if no time is known."""
     metric = findings.plan.question.metric
-    known = (f for f in largest(ranked(findings.effects)) if f.mean is not None)
+    known = (f for f in largest(ranked(findings)) if f.mean is not None)
     effects = [f for f in known if f.time_ratio is not None]
     if not effects:
         return None

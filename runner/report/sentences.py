@@ -22,6 +22,8 @@ DESIGNS = {
     "leave_one_out": "{what}: all together, against all but one",
     "both": "{what}: each alone against the baseline, and each added to all the others",
     "pairs": "{what}: each alone, and each pair together, against the baseline",
+    "cumulative": "{what}, added one after the other in this order: each step against the one "
+    "before it, and all together against the baseline",
     "factorial": "every combination of {what}",
     "fractional": "a balanced fraction of all combinations of {what}",
     "calibration": "the baseline against itself, where every difference is chance",

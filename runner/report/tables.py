@@ -103,7 +103,7 @@ def trick_metrics(findings: Findings) -> Table:
                 for name, value in [*finding.trick_metrics.items()][:20]
             ),
         ]
-        for finding in largest(ranked(findings.effects))
+        for finding in largest(ranked(findings))
         if finding.trick_metrics
     ]
 
@@ -133,7 +133,7 @@ def figures_behind(findings: Findings) -> Table:
                 f"{s}: {fmt.difference(d, metric)}" for s, d in [*f.differences.items()][:50]
             ),
         ]
-        for f in largest(ranked(findings.effects))
+        for f in largest(ranked(findings))
         if f.differences
     ]
     heads = ["Effect", "p", "Adjusted p", "Interval over seeds and samples", "Correlation"]

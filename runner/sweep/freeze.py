@@ -18,13 +18,15 @@ from runner.errors import UserError
 from runner.names import OUTPUTS, flatten, inside
 from runner.run.status import is_run_of
 from runner.store.runs import read_run
+from runner.sweep.across import as_factors, find_across, lay_out_across
+from runner.sweep.order import Chooser, read_tricks
 from runner.sweep.settings import AblationSettings, Levels, find_factors
 
 RUN_KEYS = ("variant", "seed", "again")
 """The keys of a run that its place in the ablation gives it."""
 
 
-class Composer(Protocol):
+class Composer(Chooser, Protocol):
     """What composes the variants, in a few compositions: the loader of `runner/cli/`."""
 
     def compose_variants(
@@ -55,10 +57,11 @@ def make_plan(
         UserError: If a variant's config is wrong, two variants are the same run, or a setting
             would have no effect in any of them.
     """
-    tricks = OmegaConf.to_container(master.tricks, resolve=True)
-    assert isinstance(tricks, dict)
-    factors, levels = find_factors(settings, {str(name): node for name, node in tricks.items()})
-    laid_out = design(settings.design, factors)
+    tricks = read_tricks(master, loader, arguments, as_typed=settings.design == "cumulative")
+    factors, levels = find_factors(settings, tricks)
+    across = find_across(settings, tricks, levels)
+    laid_out = lay_out_across(design(settings.design, factors), across)
+    factors, levels = (*factors, *as_factors(across)), {**levels, **across}
     base = _base(arguments, levels, OverridesParser.create(cast(Any, loader)))
     if master.threads == "auto":
         base.append(f"threads={threads}")
@@ -81,6 +84,7 @@ def make_plan(
         question=settings.question,
         seeds=settings.numbers(int(master.seed)),
         factors=factors,
+        across=tuple(across),
         variants=laid_out.variants,
         contrasts=laid_out.contrasts,
         config=first,
@@ -112,7 +116,8 @@ def _base(
             raise UserError(f"{key} has several values ({values}) in an ablation. {remedy}")
         if key in varied:
             raise UserError(
-                f"{key} is given as {line} and varied by ablation.factors too. Drop one of them."
+                f"{key} is given as {line} and varied by the ablation too (ablation.factors or "
+                "ablation.across). Drop one of them."
             )
         kept.append(line)
     return kept
@@ -189,11 +194,16 @@ BUILDING = 20.0  # seconds spent on trying, at most
 def refuse_unbuildable(plan: Plan) -> None:
     """Build each variant once, as far as time allows, so that a mistake does not cost a night.
 
+    The first one of each setting is always built.
+
     Raises:
         UserError: If one cannot be built, with what is wrong with it.
     """
     start, data = time.monotonic(), None
+    first_ones = {variants[0] for variants in plan.settings().values()}
     for variant in plan.variants:
+        if time.monotonic() - start > BUILDING and variant not in first_ones:
+            continue
         settings = check(OmegaConf.create(plan.config_of(variant, plan.seeds[0])))
         try:
             if data is None or settings.data != data[0]:
@@ -207,8 +217,6 @@ def refuse_unbuildable(plan: Plan) -> None:
                 build_optimizer(settings, build_model(settings, data[1], build_tricks(settings)))
         except UserError as error:
             raise UserError(f"{variant} cannot be built: {error}") from error
-        if time.monotonic() - start > BUILDING:
-            return
 
 
 class Frozen:

@@ -24,6 +24,9 @@ HALF_A_POINT = 0.005
 Levels = Mapping[str, tuple[str, ...]]
 """For each level of a factor, by its label, the overrides that it means."""
 
+Varied = dict[str, list[Any] | dict[str, dict[str, Any]]]
+"""For each key its values; or for each name the levels, by theirs."""
+
 
 @with_config(STRICT)
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,8 @@ class AblationSettings:
 
     design: str
     tricks: list[str] | None
-    factors: dict[str, list[Any] | dict[str, dict[str, Any]]] | None
+    factors: Varied | None
+    across: Varied | None
     seeds: Annotated[int, Field(ge=1, le=10_000)] | list[Annotated[int, Field(ge=0)]]
     metric: Literal[
         "test/accuracy",
@@ -62,7 +66,9 @@ class AblationSettings:
             margin=HALF_A_POINT if self.margin is None else float(self.margin),
             alpha=float(self.alpha),
             until=self.until,
-            most_seeds=len(self.numbers(0)) if fixed else self.most_seeds,
+            spread="own" if self.until == "decided" else self.spread,
+            looks=plan_looks(count, self.most_seeds) if self.until == "looks" else (),
+            most_seeds=count if self.until == "fixed" else self.most_seeds,
             at=self.at,
         )
 
@@ -129,15 +135,26 @@ def find_factors(
         for name in _tricks_to_judge(settings, tricks):
             key = f"tricks.{name}.enabled"
             levels[name] = {OFF: (f"{key}=false",), name: (f"{key}=true",)}
-        levels |= {key: _values(key, given, tricks) for key, given in varied.items()}
+        levels |= read_levels(varied, tricks, "ablation.factors")
     _refuse_twice([label for each in levels.values() for label in each if label != OFF])
+    return tuple(Factor(name, tuple(each)) for name, each in levels.items()), levels
+
+
+def read_levels(
+    varied: Varied, tricks: Mapping[str, Mapping[str, Any]], where: str
+) -> dict[str, Levels]:
+    """Read the levels of each key of `ablation.factors`, or of another such setting.
+
+    Raises:
+        UserError: If one has fewer than two values or two of one name, or lies within another.
+    """
     for key, group in itertools.permutations(varied, 2):
         if key.startswith(f"{group}."):
             raise UserError(
                 f"{key} lies within {group}, and cannot be varied beside it: each value of {group} "
                 f"has its own. Name levels of both: {{NAME: {{{group}: ..., {key}: ...}}, ...}}."
             )
-    return tuple(Factor(name, tuple(each)) for name, each in levels.items()), levels
+    return {key: _values(key, given, tricks, where) for key, given in varied.items()}
 
 
 def _tricks_to_judge(
@@ -156,20 +173,26 @@ def _tricks_to_judge(
     return [name for name in on if not any(f"tricks.{name}." in key for key in varied)]
 
 
-def _values(key: str, given: Any, tricks: Mapping[str, Mapping[str, Any]]) -> Levels:  # noqa: ANN401
+def _values(
+    key: str,
+    given: Any,  # noqa: ANN401
+    tricks: Mapping[str, Mapping[str, Any]],
+    where: str,
+) -> Levels:
     if key == "seed":
         raise UserError(
-            "seed cannot be a factor: all variants have the same seeds. Set ablation.seeds."
+            "seed cannot be a factor, nor a setting to judge across: all variants have the same "
+            "seeds. Set ablation.seeds."
         )
     if len(given) < 2:
+        first = ", the baseline's first" if where == "ablation.factors" else ""
         raise UserError(
-            f"ablation.factors.{key} must have two values or more, the baseline's first, got "
-            f"{json.dumps(given)}."
+            f"{where}.{key} must have two values or more{first}, got {json.dumps(given)}."
         )
     trick = key.split(".")[1] if key.startswith("tricks.") else ""
     if trick in tricks and not tricks[trick].get("enabled") and not key.endswith(".enabled"):
         raise UserError(
-            f"ablation.factors.{key} would change nothing, since {trick} is off. "
+            f"{where}.{key} would change nothing, since {trick} is off. "
             f"Switch it on, as with tricks.{trick}.enabled=true."
         )
     short = key.removeprefix("tricks.")
@@ -179,13 +202,13 @@ def _values(key: str, given: Any, tricks: Mapping[str, Mapping[str, Any]]) -> Le
     else:
         labels = [write_label(f"{short}={write_value(value)}") for value in given]
         levels = [(f"{key}={literal(value)}",) for value in given]
-    _refuse_twice(labels)
+    _refuse_twice(labels, where)
     return dict(zip(labels, levels, strict=True))
 
 
-def _refuse_twice(labels: Sequence[str]) -> None:
+def _refuse_twice(labels: Sequence[str], where: str = "ablation.factors") -> None:
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UserError(
-            f"ablation.factors must have levels of different names, got {twice[0]} twice. "
+            f"{where} must have levels of different names, got {twice[0]} twice. "
             "Name the levels: {FACTOR: {NAME: {KEY: VALUE}, ...}}."
         )

@@ -5,7 +5,8 @@ from math import factorial as count_orders
 
 import pytest
 
-from runner.ablation.designs import DESIGNS, GENERATORS, Factor, design
+from runner.ablation.designs import DESIGNS, Factor, design
+from runner.ablation.fractions import GENERATORS
 from runner.errors import UserError
 
 
