@@ -38,7 +38,7 @@ SECTIONS = (
     *("rules", "progress", "rows", "rows_more", "scores", "folders", "warnings", "calibration"),
     *("effects", "curves", "matrix", "interactions", "shares", "trick_metrics", "figures_behind"),
     *("problems", "problems_more", "environment", "hashes"),
-    *("effects_more", "curves_more", "interactions_more", "question", "unit", "margin"),
+    *("effects_more", "curves_more", "interactions_more", "question", "unit", "margin", "noise"),
 )
 """What a page may have; one without a value is left out."""
 
@@ -69,6 +69,7 @@ def page(findings: Findings) -> str:
         question=question,
         unit=fmt.unit(question.metric),
         margin=with_unit(question.margin, question.metric),
+        noise=sentences.noise(findings),
         warnings=sentences.notes(findings),
         calibration=tables.calibration(findings),
         effects=pictures,

@@ -17,6 +17,7 @@ from runner.run.fingerprint import fingerprint
 from runner.run.log import RunLog
 from runner.run.process import isolated
 from runner.run.result import (
+    accuracy_on_test,
     changed_since,
     evaluate_on_test,
     evaluate_on_validation,
@@ -122,13 +123,13 @@ class Attempt:
         self.seconds, self.images = 0.0, 0  # of training, since the last evaluation
 
     def run(self) -> dict[str, Any]:
-        """Resume or start, train, and evaluate on the test set, this once."""
+        """Resume or start, train, and evaluate on the test set."""
         lines = self.resume()
         with RunLog(self.folder, lines, self.training.updates) as self.log:
             if not self.quiet and not lines:  # of a sweep it would be a page for each run
                 self.log.text("config", (self.folder / CONFIG).read_text())
             self.train()
-            result, correct = evaluate_on_test(self.bench, self.settings)
+            result, correct = evaluate_on_test(self.bench, self.settings, self.log.lines)
             tested = {key: value for key, value in result.items() if key.startswith("test/")}
             self.log.scalars(self.training.updates, tested)
             return write_result(self.folder, result, correct, self.log.lines)
@@ -181,8 +182,10 @@ class Attempt:
             with defer_signals():
                 for epoch in range(training.updates // self.updates_per_epoch, epochs):
                     self.epoch(epoch)
-                    if (epoch + 1) % self.settings.evaluate_every == 0 or epoch + 1 == epochs:
-                        self.evaluate(epoch + 1)
+                    is_last = epoch + 1 == epochs
+                    counts = epoch + (self.settings.last_evaluations or 1) >= epochs
+                    if counts or (epoch + 1) % self.settings.evaluate_every == 0:
+                        self.evaluate(epoch + 1, test=counts and not is_last)
                     self.save()
         finally:
             self.status.update = training.updates
@@ -204,12 +207,18 @@ class Attempt:
                 torch.cuda.synchronize()
         self.seconds += time.perf_counter() - begun
 
-    def evaluate(self, epoch: int) -> None:
-        """Evaluate on the validation split, and log all numbers since the last evaluation."""
+    def evaluate(self, epoch: int, test: bool) -> None:
+        """Evaluate on the validation split, and log all numbers since the last evaluation.
+
+        Args:
+            epoch: The epochs done.
+            test: Whether to evaluate on the test set too; at the end `run` does so.
+        """
         numbers = {
             **self.training.recent.take(),
             "train/skipped": self.training.skipped,
             **evaluate_on_validation(self.bench),
+            **({"test/accuracy": accuracy_on_test(self.bench)} if test else {}),
             "time/seconds": self.seconds,
             "time/images_per_second": self.images / self.seconds,
         }
