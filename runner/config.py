@@ -60,6 +60,7 @@ class Settings:
     again: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 300.0
     resume: Literal["exact", "anywhere"] = "exact"
+    last_evaluations: Annotated[int, Field(ge=2)] | None = None
 
     def updates(self, updates_per_epoch: int) -> int:
         """Count the updates of the whole training."""
@@ -116,6 +117,11 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
             "from the command."
         )
     settings = validate(Settings, plain)
+    if (settings.last_evaluations or 0) > settings.epochs:
+        raise UserError(
+            f"last_evaluations must be at most the epochs, {settings.epochs}, got "
+            f"{settings.last_evaluations}. Lower it, or train longer."
+        )
     for key in ("name", "variant"):
         check_name(key, plain[key])
     groups = ("data", "model", "optimizer", "scheduler")

@@ -18,11 +18,19 @@ from runner.ablation.estimates import Estimate, estimate
 from runner.ablation.outcomes import Outcomes
 from runner.ablation.plan import Plan
 from runner.ablation.sampling import (
+    ACCURACY,
+    MEAN_ACCURACY,
+    Crossed,
+    Noise,
     count_samples,
+    cross_answers,
+    crossed_interval,
     find_steps,
+    pool_noise,
     read_answers,
-    samples_interval,
+    split_noise,
 )
+from runner.ablation.statistics import FEWEST_SEEDS
 from runner.ablation.table import Table, read_table, warnings
 from runner.store.runs import Run
 
@@ -56,6 +64,8 @@ class Finding:
     samples_interval: tuple[float, float] | None = None
     """Over seeds and test samples, both taken as random: describes test accuracies; no verdict
     rests on it."""
+    noise: Noise | None = None
+    """What its variance over the seeds is made of, of test accuracies and from three seeds."""
     p_value: float | None = None
     """Against no effect, two-sided; with `until=decided` one over the largest e-value."""
     adjusted: float | None = None
@@ -110,6 +120,8 @@ class Findings:
     agreement: tuple[Agreement, ...]
     """Each effect over the settings of `ablation.across`; empty without."""
     calibration: tuple[Calibration, ...]
+    noise: Noise | None = None
+    """What the variance of a difference over the seeds is made of, over all effects together."""
     runs: Mapping[tuple[str, int], Run]
     """By variant and seed; without those that have not started."""
     warnings: tuple[str, ...]
@@ -133,9 +145,9 @@ def judge(root: Path, plan: Plan) -> Findings:
 def judge_table(root: Path, plan: Plan, table: Table) -> Findings:
     """Judge an ablation by a table of its runs."""
     samples: dict[str, int | None] = {}
-    if plan.question.metric == "test/accuracy":
+    if plan.question.metric in (ACCURACY, MEAN_ACCURACY):
         samples = {s: count_samples(some, table.runs) for s, some in plan.settings().items()}
-    found = _find(plan, table, samples) if plan.contrasts else []
+    found, noise = _find(plan, table, samples) if plan.contrasts else ([], None)
     effects, interactions, shares = (
         tuple(finding for finding in found if finding.contrast.kind == kind)
         for kind in ("effect", "interaction", "share")
@@ -152,15 +164,18 @@ def judge_table(root: Path, plan: Plan, table: Table) -> Findings:
             plan, effects, max(find_steps(plan, table.scores, samples), default=0.0)
         ),
         calibration=tuple(calibrate(plan.question, done, samples.get(""))) if calibrated else (),
+        noise=noise,
         runs=table.runs,
         warnings=tuple(warnings(plan, table)),
     )
 
 
-def _find(plan: Plan, table: Table, samples: Mapping[str, int | None]) -> list[Finding]:
-    """Judge every contrast."""
+def _find(
+    plan: Plan, table: Table, samples: Mapping[str, int | None]
+) -> tuple[list[Finding], Noise | None]:
+    """Judge every contrast; and split the noise of all effects."""
     answers: dict[tuple[str, int], NDArray[np.bool_]] = {}
-    if plan.question.metric == "test/accuracy" and len(plan.contrasts) <= MOST_WITH_SAMPLES:
+    if plan.question.metric == ACCURACY and len(plan.contrasts) <= MOST_WITH_SAMPLES:
         answers = read_answers(table.runs)
     estimates = estimate(plan, table.scores, table.failed, samples)
     pairs = [*zip(plan.contrasts, estimates, strict=True)]
@@ -169,6 +184,7 @@ def _find(plan: Plan, table: Table, samples: Mapping[str, int | None]) -> list[F
         for index, (contrast, each) in enumerate(pairs)
         if contrast.kind == "effect"
     }
+    crossed = [_cross(plan, contrast, each, answers) for contrast, each in pairs]
     p = np.array([each.failure_p for each in outcomes.values()])
     adjusted = dict(zip(outcomes, adjust(p, p).tolist(), strict=True))
     found = []
@@ -176,29 +192,46 @@ def _find(plan: Plan, table: Table, samples: Mapping[str, int | None]) -> list[F
         about: dict[str, Any] = {"verdict": None, "reason": _remark(plan, contrast, each)}
         if index in outcomes:
             about = judge_effect(plan, each, outcomes[index], adjusted[index])
-        found.append(_finding(plan, contrast, each, answers, about))
-    return found
+        found.append(_finding(plan, contrast, each, crossed[index], about))
+    of_effects = [
+        (contrast.weights, each)
+        for (contrast, _), each in zip(pairs, crossed, strict=True)
+        if contrast.kind == "effect" and each and each.seeds >= FEWEST_SEEDS
+    ]
+    alike = len({each.samples for _, each in of_effects}) == 1
+    return found, pool_noise(of_effects, plan.question.alpha) if alike else None
+
+
+def _cross(
+    plan: Plan,
+    contrast: Contrast,
+    estimated: Estimate,
+    answers: Mapping[tuple[str, int], NDArray[np.bool_]],
+) -> Crossed | None:
+    """Analyse a contrast over the seeds that count and the test samples, where that is known."""
+    sign = 1 if plan.question.goal == "maximize" else -1
+    weights = {name: sign * weight for name, weight in contrast.weights.items()}
+    seeds = [s for s, used in zip(plan.seeds, estimated.used, strict=True) if used]
+    return cross_answers(weights, seeds, answers)
 
 
 def _finding(
     plan: Plan,
     contrast: Contrast,
     estimated: Estimate,
-    answers: Mapping[tuple[str, int], NDArray[np.bool_]],
+    crossed: Crossed | None,
     about: Mapping[str, Any],
 ) -> Finding:
     values = dict(zip(plan.seeds, estimated.values.tolist(), strict=True))
-    interval = estimated.low, estimated.high
-    sign = 1 if plan.question.goal == "maximize" else -1
-    weights = {name: sign * weight for name, weight in contrast.weights.items()}
-    seeds = [s for s, used in zip(plan.seeds, estimated.used, strict=True) if used]
+    interval, alpha = (estimated.low, estimated.high), plan.question.alpha
     return Finding(
         contrast=contrast,
         differences={seed: value for seed, value in values.items() if np.isfinite(value)},
         seeds=int(estimated.used.sum()),
         mean=known(estimated.mean),
         interval=interval if np.isfinite(interval).all() else None,
-        samples_interval=samples_interval(weights, seeds, answers, plan.question.alpha),
+        samples_interval=crossed_interval(crossed, alpha) if crossed else None,
+        noise=split_noise(crossed, alpha) if crossed else None,
         p_value=known(estimated.p),
         adjusted=known(estimated.adjusted),
         smallest_effect=known(estimated.smallest),

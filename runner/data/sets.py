@@ -4,11 +4,12 @@ import os
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from filelock import FileLock
+from pydantic import Field
 from torch import Tensor
 
 from runner.data.source import Source, Split
@@ -25,11 +26,18 @@ TORCHVISION = dict(
 """The classes in torchvision.datasets, by the names of the sets here."""
 
 
-def digits() -> Source:
-    """Return scikit-learn's handwritten digits: 1797 grey images of 8 x 8, a fifth for the test.
+def digits(test: Annotated[float, Field(gt=0, lt=1)] | None = None) -> Source:
+    """Return scikit-learn's handwritten digits: 1797 grey images of 8 x 8.
 
     https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html;
     its grey levels 0 to 16 are scaled to 0 to 255.
+
+    Args:
+        test: Share of the images that is held out for testing, nearly the same of each class, the
+            same images in every run; None for a fifth.
+
+    Raises:
+        UserError: If the share takes no image, or cannot leave one of each class.
 
     >>> source = digits()
     >>> tuple(source.train.images.shape), len(source.test.labels)
@@ -40,10 +48,16 @@ def digits() -> Source:
     content = load_digits()
     images = torch.from_numpy(content.images * 255 / 16).round().to(torch.uint8)[:, None]
     everything = Split(images, torch.from_numpy(content.target).long())
-    count = round(DIGITS_TEST_SHARE * len(images))
-    test = choose_stratified(everything.labels, count, DIGITS_TEST_SEED)
     classes = tuple(map(str, content.target_names))
-    return Source(everything.take(~test), everything.take(test), classes)
+    share = DIGITS_TEST_SHARE if test is None else test
+    count = round(share * len(images))
+    if not 1 <= count <= len(images) - len(classes):
+        raise UserError(
+            f"data.test={test} takes {count} of {len(images):,} images. It must take at least one, "
+            f"and leave one of each of the {len(classes)} classes."
+        )
+    chosen = choose_stratified(everything.labels, count, DIGITS_TEST_SEED)
+    return Source(everything.take(~chosen), everything.take(chosen), classes)
 
 
 def torchvision_set(

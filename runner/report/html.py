@@ -47,7 +47,7 @@ SECTIONS = (
         "figures_behind",
     ),
     *("problems", "problems_more", "environment", "hashes"),
-    *("effects_more", "curves_more", "interactions_more", "question", "unit", "margin"),
+    *("effects_more", "curves_more", "interactions_more", "question", "unit", "margin", "noise"),
 )
 """What a page may have; one without a value is left out."""
 
@@ -79,6 +79,7 @@ def page(findings: Findings) -> str:
         question=question,
         unit=fmt.unit(question.metric),
         margin=with_unit(question.margin, question.metric),
+        noise=sentences.noise(findings),
         warnings=sentences.notes(findings),
         calibration=tables.calibration(findings),
         stairs=stairs,

@@ -57,7 +57,8 @@ def page(findings: Findings) -> str:
             for r in fmt.rows(findings)
         ]
         lines += ["", *table([*heads, "time", "memory", "reason"], body)]
-        lines += ["", begin(f"{text.interval(findings)}.")]
+        noise = sentences.noise(findings)
+        lines += ["", begin(" ".join(filter(None, [f"{text.interval(findings)}.", noise])))]
     for listed in (tables.interactions, tables.shares, tables.calibration):
         if found := listed(findings):
             lines += ["", *table(found[0], found[1:])]

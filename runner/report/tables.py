@@ -4,6 +4,7 @@ import statistics
 from itertools import combinations
 from typing import Any
 
+from runner.ablation.sampling import Noise
 from runner.ablation.verdicts import Finding, Findings
 from runner.report import format as fmt
 from runner.report.format import largest, plus_minus, ranked
@@ -128,6 +129,7 @@ def figures_behind(findings: Findings) -> Table:
             _p(f.p_value),
             _p(f.adjusted),
             fmt.between(f.samples_interval, metric) or "-",
+            _share(f.noise),
             "-" if f.correlation is None else f"{f.correlation:.2f}",
             ", ".join(
                 f"{s}: {fmt.difference(d, metric)}" for s, d in [*f.differences.items()][:50]
@@ -136,7 +138,8 @@ def figures_behind(findings: Findings) -> Table:
         for f in largest(ranked(findings))
         if f.differences
     ]
-    heads = ["Effect", "p", "Adjusted p", "Interval over seeds and samples", "Correlation"]
+    heads = ["Effect", "p", "Adjusted p", "Interval over seeds and samples"]
+    heads += ["Noise of the test set", "Correlation"]
     return [[*heads, "Difference with each seed"], *rows] if rows else []
 
 
@@ -147,6 +150,13 @@ def hashes(findings: Findings) -> Table:
         for run in findings.runs.values()
         if (known := run.machine.get("config")) and len(findings.runs) <= 200
     ]
+
+
+def _share(noise: Noise | None) -> str:
+    if noise is None:
+        return "-"
+    low, high = (100 * end for end in noise.interval)
+    return f"{100 * noise.share:.0f} % ({low:.0f} to {high:.0f} %)"
 
 
 def _p(value: float | None) -> str:

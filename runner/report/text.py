@@ -211,6 +211,7 @@ def _remarks(findings: Findings, name: str) -> Iterator[Text]:
             f"{100 * calibration.false:.1f} % found HELPS or HURTS, which is false here; "
             f"{100 * calibration.negligible:.1f} % NEGLIGIBLE, which is true."
         )
+    found += [line] if (line := sentences.noise(findings)) else []
     found += [*problem_lines(findings.runs.values()), *note_lines(sentences.notes(findings))]
     prefix = f"{name}: " if name else ""
     yield from (Text(prefix + line) for line in found)

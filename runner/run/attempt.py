@@ -18,6 +18,7 @@ from runner.run.fingerprint import fingerprint
 from runner.run.log import RunLog
 from runner.run.process import isolated
 from runner.run.result import (
+    accuracy_on_test,
     changed_since,
     evaluate_on_test,
     evaluate_on_validation,
@@ -123,13 +124,13 @@ class Attempt:
         self.seconds, self.images = 0.0, 0  # of training, since the last evaluation
 
     def run(self) -> dict[str, Any]:
-        """Resume or start, train, and evaluate on the test set, this once."""
+        """Resume or start, train, and evaluate on the test set."""
         lines = self.resume()
         with RunLog(self.folder, lines, self.training.updates) as self.log:
             if not self.quiet and not lines:  # of a sweep it would be a page for each run
                 self.log.text("config", (self.folder / CONFIG).read_text())
             self.train()
-            result, correct = evaluate_on_test(self.bench, self.settings)
+            result, correct = evaluate_on_test(self.bench, self.settings, self.log.lines)
             tested = {key: value for key, value in result.items() if key.startswith("test/")}
             self.log.scalars(self.training.updates, tested)
             return write_result(self.folder, result, correct, self.log.lines)
@@ -187,8 +188,9 @@ class Attempt:
                     epoch = training.updates // count
                     self.epoch(epoch)
                     done = epoch + 1 if training.updates % count == 0 else total / count
-                    if training.updates == total or done % self.settings.evaluate_every == 0:
-                        self.evaluate(done)
+                    counts = epoch + (self.settings.last_evaluations or 1) >= -(-total // count)
+                    if counts or done % self.settings.evaluate_every == 0:
+                        self.evaluate(done, test=counts and training.updates < total)
                     self.save()
         finally:
             self.status.update = training.updates
@@ -210,12 +212,18 @@ class Attempt:
                 torch.cuda.synchronize()
         self.seconds += time.perf_counter() - begun
 
-    def evaluate(self, epoch: float) -> None:
-        """Evaluate on the validation split, and log all numbers since the last evaluation."""
+    def evaluate(self, epoch: float, test: bool) -> None:
+        """Evaluate on the validation split, and log all numbers since the last evaluation.
+
+        Args:
+            epoch: The epochs done.
+            test: Whether to evaluate on the test set too; at the end `run` does so.
+        """
         numbers = {
             **self.training.recent.take(),
             "train/skipped": self.training.skipped,
             **evaluate_on_validation(self.bench),
+            **({"test/accuracy": accuracy_on_test(self.bench)} if test else {}),
             "time/seconds": self.seconds,
             "time/images_per_second": self.images / self.seconds,
         }

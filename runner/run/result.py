@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,23 @@ def evaluate_on_validation(bench: Bench) -> dict[str, float]:
     return {"validation/accuracy": found.accuracy, "validation/loss": found.loss}
 
 
-def evaluate_on_test(bench: Bench, settings: Settings) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+def accuracy_on_test(bench: Bench) -> float:
+    """Give back the test accuracy of a model in training, which stays as it is."""
+    with bench.training.autocast():
+        return evaluate(bench.training.model, bench.test).accuracy
+
+
+def evaluate_on_test(
+    bench: Bench, settings: Settings, lines: Sequence[str] = ()
+) -> tuple[dict[str, Any], NDArray[np.bool_]]:
     """Give back the result of a trained model, and which test samples it answers right.
 
     No time is in it: the same run gives the same bits.
+
+    Args:
+        bench: The run, trained.
+        settings: The config.
+        lines: Those of metrics.jsonl, with the test accuracies before the end, if there are any.
 
     Raises:
         Diverged: If the test loss is not finite.
@@ -55,8 +69,11 @@ def evaluate_on_test(bench: Bench, settings: Settings) -> tuple[dict[str, Any], 
     named = zip(training.trick.names, training.trick, strict=True)
     activities = {name: trick.activity for name, trick in named if trick.activity}
     inactive = [n for n, key in activities.items() if reported.get(f"tricks/{n}/{key}") == 0]
+    logged = [line.get("test/accuracy") for line in (read_line(each, METRICS) for each in lines)]
+    tested = [accuracy for accuracy in logged if accuracy is not None]
     result = {
         "test/accuracy": found.accuracy,
+        **({"test/mean_accuracy": fmean([*tested, found.accuracy])} if tested else {}),
         "test/loss": found.loss,
         "test/shift_consistency": consistency,
         **evaluate_on_validation(bench),

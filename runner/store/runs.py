@@ -30,13 +30,23 @@ NOT_IN_CONFIG_HASH = ("checkpoint_seconds", "resume")
 """Settings that change no bit of a run, and so are no part of what it is."""
 
 
+ADDED = (("", "last_evaluations"), ("data", "test"))
+"""Settings, by group and key, that older runs did not have: None is what these runs did."""
+
+
 def digest_config(config: Mapping[str, Any]) -> str:
     """Give back the hash of a run's config, as run.json holds it.
 
     Settings that change no bit are left out. A trick's parameter that is None counts as one that is
-    not there, so that runs made before the trick had it keep their hash.
+    not there, so that runs made before the trick had it keep their hash; so does a setting of
+    `ADDED`.
     """
     config = {k: v for k, v in config.items() if k not in ("format", *NOT_IN_CONFIG_HASH)}
+    for group, key in ADDED:
+        node = config.get(group) if group else config
+        if isinstance(node, dict) and key in node and node[key] is None:
+            kept = {k: v for k, v in node.items() if k != key}
+            config = {**config, group: kept} if group else kept
     tricks = config.get("tricks")
     if isinstance(tricks, dict):
         present = {

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.ablation.designs import design
 from runner.ablation.plan import Plan
+from runner.ablation.sampling import MEAN_ACCURACY
 from runner.build import build, build_data, build_model, build_optimizer, build_tricks
 from runner.config import Settings, check
 from runner.errors import UserError
@@ -21,6 +22,9 @@ from runner.store.runs import read_run
 from runner.sweep.across import as_factors, find_across, lay_out_across
 from runner.sweep.order import Chooser, read_tricks
 from runner.sweep.settings import AblationSettings, Levels, find_factors
+
+LAST_EVALUATIONS = 3
+"""The evaluations of `test/mean_accuracy`, where the config leaves them open."""
 
 RUN_KEYS = ("variant", "seed", "again")
 """The keys of a run that its place in the ablation gives it."""
@@ -65,6 +69,8 @@ def make_plan(
     base = _base(arguments, levels, OverridesParser.create(cast(Any, loader)))
     if master.threads == "auto":
         base.append(f"threads={threads}")
+    if settings.metric == MEAN_ACCURACY and master.last_evaluations is None:
+        base.append(f"last_evaluations={LAST_EVALUATIONS}")
     rows = {
         variant: [o for f, label in zip(factors, row, strict=True) for o in levels[f.name][label]]
         for variant, row in laid_out.variants.items()
@@ -147,6 +153,11 @@ def _refuse_unmeasured(metric: str, flat: Mapping[str, Mapping[str, Any]]) -> No
             raise UserError(
                 f"ablation.metric={metric} needs a validation split, but {variant} has "
                 "data.validation=0. Use test/accuracy, or data.validation=0.1."
+            )
+        if metric == MEAN_ACCURACY and not values["last_evaluations"]:
+            raise UserError(
+                f"ablation.metric={metric} needs last_evaluations, but {variant} has "
+                f"last_evaluations=null. Set last_evaluations={LAST_EVALUATIONS}."
             )
 
 

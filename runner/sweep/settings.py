@@ -40,6 +40,7 @@ class AblationSettings:
     seeds: Annotated[int, Field(ge=1, le=10_000)] | list[Annotated[int, Field(ge=0)]]
     metric: Literal[
         "test/accuracy",
+        "test/mean_accuracy",
         "test/loss",
         "test/shift_consistency",
         "validation/accuracy",

@@ -6,7 +6,8 @@ from omegaconf import OmegaConf, open_dict
 from runner import allowed
 from runner.config import check
 from runner.errors import UserError
-from runner.store.files import checked, digest
+from runner.store.files import checked
+from runner.store.runs import digest_config
 from runner.store.values import read_values
 from tests.conftest import ROOT, composed, settings
 
@@ -168,5 +169,9 @@ def test_an_annotation_that_is_no_type_leaves_the_others_checked(monkeypatch):
 def test_a_saved_config_keeps_its_hash():
     saved = checked(read_values(ROOT / "tests/data/config.yaml"))
     given = check(OmegaConf.create(saved)).to_dict()
-    assert given == {key: value for key, value in saved.items() if key != "format"}
-    assert digest(given) == "dc1413df4a317236"
+    before = {key: value for key, value in saved.items() if key != "format"}
+    assert given == {**before, "last_evaluations": None}
+    kept = {**given, "data": {**given["data"], "test": None}}  # settings that came later
+    assert digest_config(given) == digest_config(kept) == "dc1413df4a317236"
+    changed = ({"last_evaluations": 3}, {"data": {**given["data"], "test": 0.5}})
+    assert len({digest_config({**given, **change}) for change in ({}, *changed)}) == 3

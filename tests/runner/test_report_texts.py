@@ -10,9 +10,10 @@ import pytest
 from rich.cells import cell_len
 
 from runner.ablation.designs import BASELINE
+from runner.ablation.sampling import Noise
 from runner.ablation.verdicts import Verdict
 from runner.errors import UserError
-from runner.report import as_json, markdown, verdict_table, write_report
+from runner.report import as_json, html, markdown, verdict_table, write_report
 from runner.report.format import difference
 from runner.store.runs import number
 from tests.builders import THREE, make_findings, tricks, write_ablation, write_run
@@ -48,6 +49,34 @@ def test_the_json_holds_the_findings_and_nothing_that_json_does_not_know(tmp_pat
     assert content["decided"] is False
     assert [run["folder"] for run in content["runs"]][:2] == ["baseline/seed=0", "baseline/seed=1"]
     assert content["runs"][0]["result"]["test/accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0.8, "80 % of the noise (40 to 100 %) comes from the 1,200 test images: four times as many"
+         " would save about 60 % of the seeds."),
+        (0.2, "20 % of the noise (10 to 50 %) comes from the 1,200 test images, the rest from"
+         " training, which only more seeds reduce:"),
+    ],
+)  # fmt: skip
+def test_what_the_noise_comes_from_is_told_everywhere(tmp_path, share, words):
+    noise = Noise(
+        variance=1e-4,
+        of_test_set=share * 1e-4,
+        of_seeds=(1 - share) * 1e-4,
+        share=share,
+        interval=(share / 2, min(2.5 * share, 1.0)),
+        samples=1200,
+        seeds=3,
+    )
+    findings = make_findings(tmp_path, THREE, noise=noise)
+    told = " ".join(verdict_table(findings))
+    assert words in told
+    assert words.split(":")[0] in markdown.page(findings)
+    assert words in html.page(findings)
+    assert as_json.content(findings)["noise"]["share"] == share
+    assert "of the noise" not in " ".join(verdict_table(make_findings(tmp_path, THREE)))
 
 
 def test_the_table_fits_a_terminal_and_is_colored_only_where_a_person_wants_it(

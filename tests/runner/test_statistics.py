@@ -7,7 +7,7 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from runner.ablation.power import seeds_needed, smallest_effect
-from runner.ablation.sampling import crossed_interval, find_step
+from runner.ablation.sampling import cross, crossed_interval, find_step
 from runner.ablation.statistics import (
     confidence_sequence,
     critical_t,
@@ -218,7 +218,7 @@ def test_the_interval_over_samples_is_what_resampling_seeds_and_samples_approach
     seeds, samples = 40, 400
     table = draw.normal(0, 0.1, (seeds, 1)) + draw.normal(0, 1, samples)
     table = table + draw.normal(0, 0.1, (seeds, samples))
-    low, high = crossed_interval(table, 0.05)
+    low, high = crossed_interval(cross(table), 0.05)
     means = [
         table[draw.integers(0, seeds, seeds)][:, draw.integers(0, samples, samples)].mean()
         for _ in range(2000)
@@ -233,7 +233,7 @@ def test_the_variance_over_seeds_and_samples_is_right_on_average():
     found = []
     for _ in range(3000):
         table = draw.normal(0, 0.3, (5, 1)) + draw.normal(0, 1, 50) + draw.normal(0, 2, (5, 50))
-        low, high = crossed_interval(table, 0.05)
+        low, high = crossed_interval(cross(table), 0.05)
         found.append(((high - low) / 2 / stats.t.isf(0.025, 4)) ** 2)
     assert np.mean(found) == pytest.approx(0.3**2 / 5 + 1 / 50 + 2**2 / 250, rel=0.05)
 
@@ -242,7 +242,7 @@ def test_without_any_part_of_the_samples_it_is_the_t_interval_of_the_seeds():
     by_seed = differences(5)
     table = np.repeat(by_seed[:, None], 30, axis=1)
     test = t_test(moments(by_seed))
-    assert crossed_interval(table, 0.05) == pytest.approx((test.low, test.high), **EXACT)
+    assert crossed_interval(cross(table), 0.05) == pytest.approx((test.low, test.high), **EXACT)
 
 
 @settings(deadline=None, derandomize=True)

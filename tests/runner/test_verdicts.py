@@ -456,9 +456,13 @@ def test_the_interval_over_samples_is_wider_where_the_test_set_is_small(tmp_path
         right = np.arange(50) < (45 if variant == "clipping" else 30)
         right[draw.integers(50)] = False  # else all are equal, and only the samples are chance
         runs.write(variant, seed, float(right.mean()), correct=right)
-    found = effects(tmp_path, plan)["clipping"]
+    findings = judge(tmp_path, plan)
+    (found,) = (each for each in findings.effects if each.contrast.name == "clipping")
     assert sum(found.samples_interval) / 2 == pytest.approx(found.mean)
     assert found.samples_interval[0] < found.interval[0]
+    assert found.noise.variance == pytest.approx(np.var([*found.differences.values()], ddof=1))
+    assert (found.noise.samples, found.noise.seeds, found.noise.share) == (50, 5, 1)
+    assert findings.noise.interval[0] > found.noise.interval[0]  # of both effects
 
 
 def test_without_equally_many_answers_there_is_no_interval_over_samples(tmp_path, plan, runs):
@@ -467,7 +471,7 @@ def test_without_equally_many_answers_there_is_no_interval_over_samples(tmp_path
         correct = None if (variant, seed) == ("flooding", 1) else np.arange(many) < 30
         runs.write(variant, seed, 0.6, correct=correct)
     found = effects(tmp_path, plan)
-    assert found["clipping"].samples_interval is None
+    assert found["clipping"].samples_interval is found["clipping"].noise is None
     assert found["flooding"].samples_interval is None
 
 
