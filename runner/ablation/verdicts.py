@@ -39,7 +39,9 @@ class Finding:
     differences: Mapping[int, float]
     """The contrast's value for each complete seed."""
     seeds: int = 0
-    """How many seeds it rests on."""
+    """How many seeds it rests on; of unpaired runs, those of the smaller group."""
+    unpaired: tuple[int, int] | None = None
+    """Of runs without common seeds, how many it has and how many the baseline."""
     open: bool = False
     """Whether more seeds, or unfinished runs, may change the verdict."""
     mean: float | None = None
@@ -122,10 +124,16 @@ def judge(root: Path, plan: Plan) -> Findings:
     return judge_table(root, plan, read_table(root, plan))
 
 
-def judge_table(root: Path, plan: Plan, table: Table) -> Findings:
-    """Judge an ablation by a table of its runs."""
-    samples = None
-    if plan.question.metric == "test/accuracy":
+def judge_table(root: Path, plan: Plan, table: Table, samples: int | None = None) -> Findings:
+    """Judge an ablation by a table of its runs.
+
+    Args:
+        root: Its folder.
+        plan: What was to be done.
+        table: What was.
+        samples: How many test samples the scores are counted on, if their answers do not say it.
+    """
+    if plan.question.metric == "test/accuracy" and samples is None:
         samples = count_samples(plan.variants, table.runs)
     found = _find(plan, table, samples) if plan.contrasts else []
     effects, interactions, shares = (
@@ -151,7 +159,7 @@ def _find(plan: Plan, table: Table, samples: int | None) -> list[Finding]:
     answers: dict[tuple[str, int], NDArray[np.bool_]] = {}
     if plan.question.metric == "test/accuracy" and len(plan.contrasts) <= MOST_WITH_SAMPLES:
         answers = read_answers(table.runs)
-    estimates = estimate(plan, table.scores, table.failed, samples)
+    estimates = estimate(plan, table.scores, table.failed | table.absent, samples)
     pairs = [*zip(plan.contrasts, estimates, strict=True)]
     outcomes = {
         index: Outcomes(plan, table, contrast, each)
