@@ -47,17 +47,18 @@ def _verdict(
 ) -> tuple[Verdict, str]:
     """Judge an effect, with the reason in words."""
     question = plan.question
-    settled, used = int(estimated.settled.sum()), int(estimated.used.sum())
+    ended, settled = int(estimated.settled.sum()), int(outcomes.settled.sum())
+    used = int(estimated.used.sum())
     planned = None if question.grows else len(plan.seeds)
     failed = bool(outcomes.failures(outcomes.with_it))
     if failure_adjusted <= question.alpha:
         return Verdict.BROKEN, _failures(outcomes, settled)
-    same = outcomes.same_weights if settled >= (planned or FEWEST_SEEDS) else None
+    same = outcomes.same_weights if ended >= (planned or FEWEST_SEEDS) else None
     if same:
         return Verdict.INACTIVE, wording.SAME_WEIGHTS
     remarks = _remarks(plan, outcomes, settled)
-    if settled < (planned or FEWEST_SEEDS) or settled < FEWEST_SEEDS:
-        return Verdict.NONE, "; ".join([wording.seeds_so_far(settled, planned), *remarks])
+    if ended < (planned or FEWEST_SEEDS) or ended < FEWEST_SEEDS:
+        return Verdict.NONE, "; ".join([wording.seeds_so_far(ended, planned), *remarks])
     remarks += _idle(outcomes, differ=same is False)
     if failed and estimated.verdict is not Verdict.HURTS:  # those that are left may be the better
         return Verdict.UNDECIDED, "; ".join(remarks)
@@ -91,7 +92,7 @@ def _remarks(plan: Plan, outcomes: Outcomes, settled: int) -> list[str]:
     elif left := outcomes.left_out:
         runs = settled * len(outcomes.with_it)
         found.append(wording.left_out(left, others, runs, reference))
-    if not outcomes.settled.all() and (causes := outcomes.outside):
+    if not outcomes.complete and (causes := outcomes.outside):
         found.append(wording.ended_outside(causes))
     return found
 

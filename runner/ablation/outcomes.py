@@ -24,9 +24,11 @@ class Outcomes:
 
     def __init__(self, plan: Plan, table: Table, contrast: Contrast, estimated: Estimate) -> None:
         self.plan, self.table, self.contrast = plan, table, contrast
-        self.settled, self.used = estimated.settled, estimated.used
         self.with_it = [name for name, weight in contrast.weights.items() if weight > 0]
         self.without_it = [name for name, weight in contrast.weights.items() if weight < 0]
+        self.complete = bool(estimated.settled.all())
+        absent = self._of(table.absent, [*contrast.weights]).any(0)
+        self.settled, self.used = estimated.settled & ~absent, estimated.used
 
     def failures(self, variants: list[str]) -> dict[str, int]:
         """Of the runs of these variants, how many failed by themselves, by state."""
@@ -42,7 +44,7 @@ class Outcomes:
     def failure_p(self) -> float:
         """The chance of so many more failures with it than without it, if it changed nothing."""
         sides = self._failed(self.with_it), self._failed(self.without_it)
-        if not self.plan.question.grows and not self.settled.all():
+        if not self.plan.question.grows and not self.complete:
             return np.nan  # no look before the end
         return failure_p_of_several(*sides, self.settled, self.plan.question.grows)
 
@@ -50,10 +52,14 @@ class Outcomes:
     def outside(self) -> dict[str, str]:
         """What ended runs from outside: for each of them by `VARIANT/seed=S`, in words."""
         found = {}
-        for name, seed in product((*self.with_it, *self.without_it), self.plan.seeds):
-            run = self.table.runs.get((name, seed))
-            if run and run.state == "failed" and (cause := cause_outside(run)):
-                found[f"{name}/seed={seed}"] = cause
+        for name in (*self.with_it, *self.without_it):
+            failed = self.table.failed[self.table.rows[name]].tolist()
+            for seed, is_evidence in zip(self.plan.seeds, failed, strict=True):
+                run = self.table.runs.get((name, seed))
+                if not run or run.state != "failed" or is_evidence:
+                    continue
+                if cause := cause_outside(run):
+                    found[f"{name}/seed={seed}"] = cause
         return found
 
     @property

@@ -23,6 +23,9 @@ PLAN = "sweep.yaml"
 MOST_RUNS = 10**6
 LONGEST = 1000  # characters of a name
 
+SCORES = "scores"
+"""The design of what was made elsewhere, and is judged by a table of its scores."""
+
 Values = Mapping[str, Any]
 Name = Annotated[str, Field(max_length=LONGEST)]
 

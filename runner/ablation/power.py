@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from runner.ablation.statistics import FEWEST_SEEDS, Array, critical_t
+
+MANY = 100
+"""Degrees of freedom, from which on a noncentral t is taken for normal."""
 
 POWER = 0.8
 """What is found 80 times in 100 counts as what can be found."""
@@ -112,7 +115,13 @@ def _two_sided(shift: Array, df: Array, critical: Array) -> Array:
 
 def _beyond(shift: Array, df: Array, critical: Array) -> Array:
     """P(T >= critical) of a noncentral t."""
+    shift, df, critical = np.broadcast_arrays(shift, df, critical)
     finite = np.isfinite(critical)
     bound = np.where(finite, critical, 1.0)
-    far = 10 * bound + 50  # from there on it is 1, or 0, and scipy gives NaN at last
-    return np.where(finite, stats.nct.sf(bound, df, np.clip(shift, -far, far)), 0.0)
+    # the normal approximation, which is within 1e-4 where there are many, and much faster
+    normal = (shift - bound * (1 - 0.25 / df)) / np.sqrt(1 + bound**2 / (2 * df))
+    found = special.ndtr(normal)
+    few = finite & (df < MANY)
+    far = 10 * bound[few] + 50  # from there on it is 1, or 0, and scipy gives NaN at last
+    found[few] = stats.nct.sf(bound[few], df[few], np.clip(shift[few], -far, far))
+    return np.where(finite, found, 0.0)

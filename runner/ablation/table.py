@@ -41,6 +41,8 @@ class Table:
     """Peak memory in bytes; NaN where it is not known."""
     damaged: tuple[str, ...]
     """A line for each damaged file, and for each run of another config."""
+    absent: NDArray[np.bool_]
+    """The runs that a table of scores made elsewhere does not have: their seeds are left out."""
 
 
 def read_table(root: Path, plan: Plan) -> Table:
@@ -72,7 +74,8 @@ def read_table(root: Path, plan: Plan) -> Table:
                 seconds[at] = _seconds(copy)
             damaged += [f"{variant}/{run.folder.name}: {problem}" for problem in problems]
     rows = {variant: row for row, variant in enumerate(plan.variants)}
-    return Table(runs, rows, states, failed, scores, seconds, memory, tuple(damaged))
+    absent = np.zeros(shape, bool)
+    return Table(runs, rows, states, failed, scores, seconds, memory, tuple(damaged), absent)
 
 
 def planned(run: Run, config: str) -> Run:

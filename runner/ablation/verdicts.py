@@ -53,7 +53,9 @@ class Finding:
     differences: Mapping[int, float]
     """The contrast's value for each complete seed."""
     seeds: int = 0
-    """How many seeds it rests on."""
+    """How many seeds it rests on; of unpaired runs, those of the smaller group."""
+    unpaired: tuple[int, int] | None = None
+    """Of runs without common seeds, how many it has and how many the baseline."""
     open: bool = False
     """Whether more seeds, or unfinished runs, may change the verdict."""
     mean: float | None = None
@@ -117,7 +119,7 @@ class Findings:
     effects: tuple[Finding, ...]
     interactions: tuple[Finding, ...]
     shares: tuple[Finding, ...]
-    agreement: tuple[Agreement, ...]
+    agreement: tuple[Agreement, ...] = ()
     """Each effect over the settings of `ablation.across`; empty without."""
     calibration: tuple[Calibration, ...]
     noise: Noise | None = None
@@ -142,12 +144,19 @@ def judge(root: Path, plan: Plan) -> Findings:
     return judge_table(root, plan, read_table(root, plan))
 
 
-def judge_table(root: Path, plan: Plan, table: Table) -> Findings:
-    """Judge an ablation by a table of its runs."""
-    samples: dict[str, int | None] = {}
-    if plan.question.metric in (ACCURACY, MEAN_ACCURACY):
-        samples = {s: count_samples(some, table.runs) for s, some in plan.settings().items()}
-    found, noise = _find(plan, table, samples) if plan.contrasts else ([], None)
+def judge_table(root: Path, plan: Plan, table: Table, samples: int | None = None) -> Findings:
+    """Judge an ablation by a table of its runs.
+
+    Args:
+        root: Its folder.
+        plan: What was to be done.
+        table: What was.
+        samples: How many test samples the scores are counted on, if their answers do not say it.
+    """
+    counted: dict[str, int | None] = dict.fromkeys(plan.settings(), samples)
+    if plan.question.metric in (ACCURACY, MEAN_ACCURACY) and samples is None:
+        counted = {s: count_samples(some, table.runs) for s, some in plan.settings().items()}
+    found, noise = _find(plan, table, counted) if plan.contrasts else ([], None)
     effects, interactions, shares = (
         tuple(finding for finding in found if finding.contrast.kind == kind)
         for kind in ("effect", "interaction", "share")
@@ -161,9 +170,9 @@ def judge_table(root: Path, plan: Plan, table: Table) -> Findings:
         interactions=interactions,
         shares=shares,
         agreement=agreements(
-            plan, effects, max(find_steps(plan, table.scores, samples), default=0.0)
+            plan, effects, max(find_steps(plan, table.scores, counted), default=0.0)
         ),
-        calibration=tuple(calibrate(plan.question, done, samples.get(""))) if calibrated else (),
+        calibration=tuple(calibrate(plan.question, done, counted.get(""))) if calibrated else (),
         noise=noise,
         runs=table.runs,
         warnings=tuple(warnings(plan, table)),
@@ -177,7 +186,7 @@ def _find(
     answers: dict[tuple[str, int], NDArray[np.bool_]] = {}
     if plan.question.metric == ACCURACY and len(plan.contrasts) <= MOST_WITH_SAMPLES:
         answers = read_answers(table.runs)
-    estimates = estimate(plan, table.scores, table.failed, samples)
+    estimates = estimate(plan, table.scores, table.failed | table.absent, samples)
     pairs = [*zip(plan.contrasts, estimates, strict=True)]
     outcomes = {
         index: Outcomes(plan, table, contrast, each)

@@ -35,7 +35,7 @@ FARTHEST = 4  # lines that a name may be off its point
 def forest(findings: Findings) -> Picture | None:
     """Draw each effect: every seed's difference, the mean, its interval; None if none has any."""
     metric = findings.plan.question.metric
-    effects = [f for f in largest(ranked(findings)) if f.differences]
+    effects = [f for f in largest(ranked(findings)) if f.differences or f.interval]
     if not effects:
         return None
     scale = fmt.scale(metric)

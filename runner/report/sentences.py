@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.ablation.decide import Verdict
-from runner.ablation.plan import Plan, Values
+from runner.ablation.plan import SCORES, Plan, Question, Values
 from runner.ablation.table import find_damage
 from runner.ablation.verdicts import Findings
 from runner.ablation.wording import with_unit
@@ -37,6 +37,10 @@ LISTED = 8  # names in a sentence
 def sentence(plan: Plan) -> str:
     """Say what was compared, on what, how it was measured, and which difference matters."""
     question, config = plan.question, plan.config
+    if question.design == SCORES:
+        baseline = printable(next(iter(plan.variants)), 60)
+        made = f"{_what(plan)}, each against {baseline}, by the scores in {printable(plan.name)}."
+        return f"{made} {_measure(question)}"
     compared = DESIGNS.get(question.design, f"{printable(question.design)} of {{what}}")
     epochs = config.get("epochs")
     length = fmt.count(epochs, "epoch") if isinstance(epochs, int) else f"{epochs} epochs"
@@ -45,18 +49,25 @@ def sentence(plan: Plan) -> str:
         f"{_part(config, 'model')} was trained on {_part(config, 'data')}"
         + (f" for {printable(length, 30)}" if epochs is not None else "")
         + f", with {fmt.count(len(plan.seeds), 'seed')}.",
-        f"The measure is {fmt.spaced(question.metric)}, where "
-        + ("higher" if question.goal == "maximize" else "lower")
-        + " is better; a difference below "
-        + f"{with_unit(question.margin, question.metric)} does not matter.",
+        _measure(question),
     ]
     text = printable(" ".join(parts))
     return text[:1].upper() + text[1:]
 
 
+def _measure(question: Question) -> str:
+    return (
+        f"The measure is {fmt.spaced(question.metric)}, where "
+        + ("higher" if question.goal == "maximize" else "lower")
+        + " is better; a difference below "
+        + f"{with_unit(question.margin, question.metric)} does not matter."
+    )
+
+
 def _what(plan: Plan) -> str:
     tricks = all(f.levels[1:] == (f.name,) for f in plan.factors)
-    counted = fmt.count(len(plan.factors), "trick" if tricks else "factor")
+    kind = "variant" if plan.question.design == SCORES else "trick" if tricks else "factor"
+    counted = fmt.count(len(plan.factors), kind)
     names = [printable(f.name, 40) for f in plan.factors[:LISTED]]
     more = len(plan.factors) - len(names)
     return f"{counted} ({', '.join([*names, f'and {more} more'] if more else names)})"
@@ -75,7 +86,11 @@ def rules(plan: Plan) -> str:
     """Say which verdicts have an error rate, on what it rests, and when the seeds were chosen."""
     question, decided = plan.question, plan.question.until == "decided"
     seeds = "The number of seeds was fixed before the first run."
-    if question.grows:
+    if question.design == SCORES:
+        seeds = "The number of runs has to be settled before the first one."
+        if decided:
+            seeds = "Runs may be added until every verdict is final."
+    elif question.grows:
         seeds = f"Seeds are added until every verdict is final, {question.most_seeds} at most."
     if question.looks:
         *most, last = map(str, question.looks)
@@ -99,7 +114,9 @@ def rules(plan: Plan) -> str:
 
 
 def progress(findings: Findings) -> str | None:
-    """Say how many runs are done; None if all are."""
+    """Say how many runs are done; None if all are, or if nobody planned them."""
+    if findings.plan.question.design == SCORES:
+        return None
     planned = len(findings.plan.seeds) * len(findings.plan.variants)
     states = Counter(run.state for run in findings.runs.values())
     if states["done"] >= planned:
@@ -224,6 +241,8 @@ def path(folder: Path) -> str:
 
 def commands(folder: Path, command: str | None, run: Run | None) -> list[tuple[str, str]]:
     """Give back commands to type, each with what it does."""
+    if run is not None and run.elsewhere:  # a row of a table
+        return [("Judge these scores again", printable(command))] if command else []
     place = path(run.folder) if run else f"{path(folder)}/VARIANT/seed=SEED"
     typed = [("Run again, or resume what was stopped", printable(command))]
     return [

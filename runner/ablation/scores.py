@@ -1,0 +1,266 @@
+"""Verdicts for anybody's scores: a table with a variant, a seed and a score in each row.
+
+score_files -> score_columns (and score_cells) -> here (and score_table) -> verdicts. With the same
+seeds in all variants it is judged as an ablation is; otherwise by `unpaired`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from runner.ablation.designs import BASELINE, Contrast, Factor
+from runner.ablation.plan import SCORES, Plan, Question
+from runner.ablation.score_cells import Score, by_variant
+from runner.ablation.score_columns import Options, Records, Scores, Unsaid, read_scores
+from runner.ablation.score_table import (
+    is_paired,
+    lay_out,
+    left_out,
+    seed_numbers,
+    suspicions,
+    without_repeats,
+)
+from runner.ablation.unpaired import judge_groups
+from runner.ablation.verdicts import Findings, judge_table
+from runner.ablation.wording import is_share
+from runner.errors import UserError, did_you_mean
+from runner.texts import listed, printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MARGIN = 0.005
+"""Of shares, where none is given: half a point of accuracy."""
+
+LOWER = {
+    *("loss", "error", "err", "bpb", "bpc", "nll", "ppl", "perplexity", "rmse", "mse", "mae"),
+    *("wer", "cer", "fid", "regret", "cost", "latency", "brier", "ece"),
+}
+"""Words in the name of a score of which less is better, most likely."""
+
+Goal = Literal["maximize", "minimize"]
+Until = Literal["fixed", "decided"]
+
+
+def judge_scores(
+    frame: "pd.DataFrame",
+    baseline: str | None = None,
+    margin: float | None = None,
+    *,
+    variant: str | None = None,
+    seed: str | None = None,
+    score: str | None = None,
+    status: str | None = None,
+    failed: Sequence[str] = (),
+    split: str | None = None,
+    lower_is_better: bool | None = None,
+    alpha: float = 0.05,
+    until: Until = "fixed",
+    samples: int | None = None,
+) -> Findings:
+    """Judge a table of scores that were made anywhere.
+
+    Args:
+        frame: A row for each run; a row without a score is a run that failed. Or a column for each
+            variant, one of them named by `baseline`, and a row for each seed.
+        baseline: The variant that the others are compared with; `baseline`, if there is one.
+        margin: The smallest difference that matters, in the unit of the scores. Without it 0.005,
+            if all scores are shares from 0 to 1.
+        variant: Its column; guessed, as are the next three.
+        seed: Its column; `none` for runs whose seeds say nothing.
+        score: Its column.
+        status: Its column, if there is one.
+        failed: Values of the status that count as failures, besides such as `failed` and `crash`.
+        split: A regular expression with the groups `variant` and `seed`, for names that hold both.
+        lower_is_better: Whether it is; must be given where the name of the score is a loss's.
+        alpha: The accepted rate of false verdicts, over all variants together.
+        until: `fixed`: the number of runs was settled before. `decided`: runs are added with an eye
+            on the verdicts, in the order of the rows.
+        samples: How many test samples an accuracy is counted on, if that is known.
+
+    Raises:
+        UserError: If a cell cannot be read, or the scores cannot be compared.
+        Unsaid: If an argument is missing that cannot be guessed, or names nothing in the table.
+
+    >>> import pandas as pd
+    >>> good, bad = (0.93, 0.94, 0.93, 0.95, 0.94), (0.90, 0.91, 0.90, 0.92, 0.90)
+    >>> rows = [("mine", s, x) for s, x in enumerate(good)]
+    >>> rows += [("baseline", s, x) for s, x in enumerate(bad)]
+    >>> found = judge_scores(pd.DataFrame(rows, columns=["variant", "seed", "accuracy"]))
+    >>> [(f.contrast.name, f.verdict.value, f.reason) for f in found.effects]
+    [('mine', 'HELPS', '+3.20 points, more than chance')]
+    """
+    cells = frame.astype(object).where(frame.notna(), None)
+    records = Records(
+        {str(name): cells[name].tolist() for name in cells.columns},
+        [f"row {index}" for index in frame.index],
+    )
+    options = Options(variant, seed, score, status, baseline, failed, split)
+    asked = {"alpha": alpha, "until": until, "samples": samples}
+    return judge_records(records, options, margin, lower_is_better, **asked)  # type: ignore[arg-type]
+
+
+def judge_records(
+    records: Records,
+    options: Options,
+    margin: float | None = None,
+    lower_is_better: bool | None = None,
+    *,
+    alpha: float = 0.05,
+    until: Until = "fixed",
+    samples: int | None = None,
+    root: Path = Path("scores"),
+    command: str = "",
+) -> Findings:
+    """Judge a table as it was read; see `judge_scores`.
+
+    Args:
+        records: The table.
+        options: Its columns.
+        margin: The smallest difference that matters.
+        lower_is_better: Whether it is.
+        alpha: The accepted rate of false verdicts.
+        until: When runs end being added.
+        samples: Of the test set.
+        root: Where the table came from, for the head of a report.
+        command: What was typed.
+    """
+    scores = read_scores(records, options)
+    notes = list(scores.notes)
+    rows = without_repeats(scores.rows, notes)
+    groups = by_variant(rows)
+    baseline = _baseline(scores, groups, options.baseline, notes)
+    if len(groups) < 2:
+        raise UserError(
+            f"There is one variant only, {printable(baseline, 80)}: nothing to compare it with. "
+            "Add the runs of others, or name another column: --variant COLUMN."
+        )
+    _refuse_mixed(scores.metric, groups)
+    known = [row.value for row in rows if row.state == "done"]
+    if not known:
+        raise UserError(f"No run has a score: {rows[0].place}, {rows[0].word}.")
+    goal = _goal(scores.metric, lower_is_better)
+    if margin is None:
+        margin = _margin(scores.metric, known, goal, notes)
+    for name, value, most in (("margin", margin, 1e9), ("alpha", alpha, 1)):
+        if not (0 <= value < most and (value > 0 or name == "margin")):
+            raise Unsaid(f"--{name} must be from 0 to {most:g}, got {value:g}.")
+    percent = is_share(scores.metric) and max(known) > 1
+    question = Question(
+        design=SCORES,
+        metric=scores.metric + percent * " (%)",
+        goal=goal,
+        margin=margin,
+        alpha=alpha,
+        until=until,
+        most_seeds=max(map(len, groups.values())),
+        spread="own" if until == "decided" else "shared",
+    )
+    others = [name for name in groups if name != baseline]
+    paired = is_paired(groups, baseline, others)
+    seeds = seed_numbers(rows) if paired else {}
+    plan = _plan(question, baseline, others, list(seeds.values()), str(root), command)
+    table = lay_out(root, plan, groups, seeds)
+    notes += suspicions(groups)
+    if paired:
+        found = judge_table(root, plan, table, samples)
+        return dataclasses.replace(found, warnings=(*notes, *left_out(plan, table)))
+    return Findings(
+        root=root,
+        plan=plan,
+        effects=judge_groups(plan, groups, samples),
+        interactions=(),
+        shares=(),
+        calibration=(),
+        runs=table.runs,
+        warnings=(*notes, UNPAIRED),
+    )
+
+
+def _plan(
+    question: Question,
+    baseline: str,
+    others: Sequence[str],
+    seeds: Sequence[int],
+    name: str,
+    command: str,
+) -> Plan:
+    return Plan(
+        name=name,
+        question=question,
+        seeds=tuple(seeds) or tuple(range(question.most_seeds)),
+        factors=tuple(Factor(other, (baseline, other)) for other in others),
+        variants={name: () for name in (baseline, *others)},
+        contrasts=tuple(
+            Contrast(name, "effect", (name,), {name: 1.0, baseline: -1.0}) for name in others
+        ),
+        config={},
+        changes={},
+        command=command,
+    )
+
+
+UNPAIRED = (
+    "Unpaired: the variants do not share at least three seeds, and half of their runs, with the "
+    "baseline. So two groups of runs are compared, by Welch's t with the degrees of freedom of the "
+    "smaller one."
+)
+
+
+def _baseline(
+    scores: Scores, groups: Mapping[str, Sequence[Score]], given: str | None, notes: list[str]
+) -> str:
+    """Find the variant that the others are compared with."""
+    if given is not None:
+        if given in groups:
+            return given
+        near = did_you_mean(given, groups)
+        there = listed(list(groups), 20)
+        raise Unsaid(f"--baseline: no variant {printable(given, 80)}.{near} There are: {there}.")
+    if same := [name for name in groups if name.lower() == BASELINE]:
+        return same[0]
+    if scores.first is not None:
+        notes.append(f"The baseline is {printable(scores.first, 80)}, as its description says.")
+        return scores.first
+    raise Unsaid(
+        f"--baseline: which variant is it, of {listed(list(groups), 20)}? Name it: --baseline NAME."
+    )
+
+
+def _goal(metric: str, lower_is_better: bool | None) -> Goal:
+    """Say which scores are the better ones; a loss has to be told."""
+    if lower_is_better is None and LOWER.intersection(re.split(r"[^a-z]+", metric.lower())):
+        raise Unsaid(
+            f"--lower-is-better or --higher-is-better: {printable(metric, 60)} looks like a number "
+            "of which less is better. Say which."
+        )
+    return "minimize" if lower_is_better else "maximize"
+
+
+def _margin(metric: str, known: Sequence[float], goal: Goal, notes: list[str]) -> float:
+    """Give the margin of shares; of anything else only the user can say it."""
+    if goal == "minimize" or min(known) < 0 or max(known) > 1:
+        raise Unsaid(
+            f"--margin: what is the smallest difference in {printable(metric, 60)} that matters? "
+            "Say it before you look at the scores: --margin X; --margin 0 if every one does."
+        )
+    notes.append(
+        f"No --margin was given, and all scores are shares from 0 to 1: differences below {MARGIN} "
+        "do not matter."
+    )
+    return MARGIN
+
+
+def _refuse_mixed(metric: str, groups: Mapping[str, Sequence[Score]]) -> None:
+    """Refuse accuracies of which some are shares and some percent."""
+    named = [word for word in re.split(r"[^a-z]+", metric.lower()) if word.startswith("acc")]
+    known = [row for rows in groups.values() for row in rows if row.state == "done"]
+    small = next((row for row in known if 0 < row.value <= 1), None)
+    large = next((row for row in known if 1.5 < row.value <= 100), None)
+    if (named or is_share(metric)) and small and large:
+        raise UserError(
+            f"{printable(metric, 60)} is a share in {small.place} ({small.value:g}) and percent in "
+            f"{large.place} ({large.value:g}). Write all of them alike."
+        )
