@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.calibration import table
-from benchmarks.nothing import ALPHA, DOCUMENT, MARGIN, keep_if_better
+from benchmarks.nothing import ALPHA, MARGIN, SPREADS, keep_if_better, write
 from runner.ablation.decide import Verdict, decide
 
 NULL, REAL = 100, 10
 FEW, MORE, FIRST, LAST = 5, 10, 3, 30  # seeds; the last two of `until=decided`
 BATCH, SHORT = 10, 20  # changes in a family of their own
+LOOPED = 3  # orders of the changes for real
 RUNS = Path("outputs/keep_if_better.jsonl")
 
 BASELINE = {  # worse than it has to be in ten ways
@@ -65,41 +66,87 @@ EFFECTIVE = np.arange(NULL + REAL) >= NULL
 
 
 def judged(differences, margin=MARGIN, step=0.0, **settings):
-    """Which changes HELPS is said of, [..., K]."""
+    """Of which changes HELPS is said, [..., K]."""
     return decide(differences, margin, ALPHA, step=step, **settings).verdict == Verdict.HELPS
 
 
 def in_batches(differences, order, **settings):
-    """The same, in families of ten, each at alpha; `order` [K] is how they come."""
-    families = differences[..., order, :].reshape(
-        *differences.shape[:-2], -1, BATCH, differences.shape[-1]
-    )
-    kept = np.zeros(differences.shape[:-1], bool)
+    """Judge them in families of ten, each at alpha; `order` [K] is how the changes come."""
+    shape = differences.shape
+    families = differences[..., order, :].reshape(*shape[:-2], -1, BATCH, shape[-1])
+    kept = np.zeros(shape[:-1], bool)
     kept[..., order] = judged(families, **settings).reshape(kept.shape)
     return kept
 
 
-def until_decided(differences, margin=MARGIN, step=0.0, **settings):
-    """Add seeds to the changes that are UNDECIDED, one at a time; the runs that it takes as well."""
-    count = differences.shape[-2]
+def until_decided(differences, **settings):
+    """Add seeds, one at a time, to the changes that are UNDECIDED; which HELPS, and the runs."""
     taken = np.full(differences.shape[:-1], FIRST)
-    for n in range(FIRST, differences.shape[-1] + 1):
+    for n in range(FIRST, LAST + 1):
         seen = np.where(np.arange(n) < taken[..., None], differences[..., :n], np.nan)
-        verdict = decide(seen, margin, ALPHA, True, step, **settings).verdict
+        verdict = decide(seen, MARGIN, ALPHA, sequential=True, **settings).verdict
         going = verdict == Verdict.UNDECIDED
-        if n == differences.shape[-1] or not going.any():
-            break
-        taken += going & (taken == n)
-    return verdict == Verdict.HELPS, (taken.sum(-1) + taken.max(-1)).mean(), count
+        if n < LAST:
+            taken += going & (taken == n)
+    return verdict == Verdict.HELPS, (taken.sum(-1) + taken.max(-1)).mean()
 
 
 def short_list(single, differences, **settings):
-    """Judge those twenty that had the best single run, by seeds that the choice has not seen."""
+    """Judge the twenty of the best single run, by seeds that the choice has not seen."""
     chosen = np.argsort(-single, -1)[..., :SHORT]
     kept = np.zeros(single.shape, bool)
     verdicts = judged(np.take_along_axis(differences, chosen[..., None], -2), **settings)
     np.put_along_axis(kept, chosen, verdicts, -1)
     return kept
+
+
+LOOPS = [  # name, runs of each change, whether the incumbent is run again
+    ("keep if better, one run each", 1, False),
+    ("keep if better, incumbent run again", 1, True),
+    ("keep if the mean of 5 seeds is better", FEW, False),
+]
+
+
+def simulated(size, repeats, spreads=SPREADS):
+    """Yield each way, what it keeps [repeats, K], and its runs.
+
+    Args:
+        size: What each of the ten changes adds, in standard deviations of a difference.
+        repeats: How often all of it is done.
+        spreads: Settings of the rule, by what they add to its name.
+    """
+    draw, count = np.random.default_rng([3, round(10 * size)]), NULL + REAL
+    effects = size * sqrt(2) * EFFECTIVE
+    for name, seeds, again in LOOPS:
+        scores = draw.standard_normal((repeats, count + 1, seeds)).mean(-1, keepdims=True)
+        scores[:, 1:] += effects[:, None]
+        kept = keep_if_better(scores, effects, draw, again) == 1
+        yield name, kept, (count * (2 if again else seeds) + (not again) * seeds)
+    scores = draw.standard_normal((repeats, count + 1, LAST))
+    scores[:, 1:] += effects[:, None]
+    differences, order = scores[:, 1:] - scores[:, :1], draw.permutation(count)
+    single = draw.standard_normal((repeats, count)) + effects
+    for words, settings in spreads.items():
+        for seeds in FEW, MORE:
+            few, runs = differences[..., :seeds], seeds * (count + 1)
+            yield f"judged, {seeds} seeds{words}", judged(few, **settings), runs
+            in_tens = in_batches(few, order, **settings)
+            yield f"judged in families of ten, {seeds} seeds{words}", in_tens, runs
+        kept = short_list(single, differences[..., :MORE], **settings)
+        runs = count + MORE * (SHORT + 1)
+        yield f"one run each; the best 20 judged, {MORE} fresh seeds{words}", kept, runs
+        part = differences[: repeats // 5]
+        yield (
+            f"judged until decided, {FIRST} to {LAST} seeds{words}",
+            *until_decided(part, **settings),
+        )
+
+
+def row(name, kept, runs):
+    """Write what a way keeps."""
+    false, real = kept[..., ~EFFECTIVE].sum(-1), kept[..., EFFECTIVE].sum(-1)
+    any_false = 100 * (false > 0).mean()
+    return [name, f"{false.mean():.2f}", f"{any_false:.1f}", f"{real.mean():.1f}", f"{runs:.0f}"]
 
 
 class Digits:
@@ -185,3 +232,99 @@ def changed_digits(wrong, images, order, classes):
     train = Split(torch.from_numpy(pixels[used]), torch.from_numpy(numbers[labels[used]]))
     test = Split(source.test.images, torch.from_numpy(numbers[source.test.labels.numpy()]))
     return Source(train, test, source.classes)
+
+
+HEADS = ["", "false ones kept, of 100", "any false one, in %", "real ones kept, of 10", "runs"]
+
+
+def simulate(repeats):
+    """The tables of ten real changes of one size, by their titles."""
+    tables = {}
+    for size in 1.0, 2.0:
+        title = f"Simulated, each of the ten real ones {size:g} standard deviations of a difference"
+        print(f"\n{title}\n")
+        tables[title] = table(HEADS, (row(*way) for way in simulated(size, repeats)))
+    return tables
+
+
+REAL_HEADS = ["", "false ones kept, of 100", "real ones kept, of 10", "runs"]
+RULE = {"margin": 0.005, "step": 1 / 359}  # half a point; of 359 test images
+
+
+def real_rows(digits):
+    """What each way keeps of the changes of the digits."""
+
+    def written(name, kept, runs):
+        return [name, f"{kept[~EFFECTIVE].sum()}", f"{kept[EFFECTIVE].sum()}", f"{runs}"]
+
+    count = NULL + REAL
+    single = digits.table(CHANGES, [0])[1:, 0]
+    chosen = np.argsort(-single, kind="stable")[:SHORT]
+    scores = digits.table([CHANGES[place] for place in chosen], range(1, 1 + FEW))
+    for words, settings in SPREADS.items():
+        kept = np.zeros(count, bool)
+        kept[chosen] = judged(scores[1:] - scores[:1], **RULE, **settings)
+        runs = count + FEW * (SHORT + 1)
+        yield written(f"one run each; the best 20 judged, {FEW} fresh seeds{words}", kept, runs)
+    for repeat in range(LOOPED):
+        kept, order = digits.loop(repeat, again=False), f"order {1 + repeat}"
+        yield written(f"keep if better, one run each, {order}", kept, 1 + count)
+    kept = digits.loop(0, again=True)
+    yield written("keep if better, incumbent run again, order 1", kept, 2 * count)
+    scores = digits.table(CHANGES, range(FEW))
+    for words, settings in SPREADS.items():
+        kept = judged(scores[1:] - scores[:1], **RULE, **settings)
+        yield written(f"judged, {FEW} seeds{words}", kept, FEW * (1 + count))
+        order = np.random.default_rng(0).permutation(count)
+        kept = in_batches(scores[1:] - scores[:1], order, **RULE, **settings)
+        yield written(f"judged in families of ten, {FEW} seeds{words}", kept, FEW * (1 + count))
+
+
+def truth_rows(digits):
+    """What the ten changes do, by twenty seeds that nothing else uses."""
+    scores = digits.table(CHANGES[NULL:], range(5000, 5020))
+    yield "baseline", f"{100 * scores[0].mean():.2f}", f"{100 * scores[0].std(ddof=1):.2f}", ""
+    for (key, value), change in zip(HELPFUL.items(), scores[1:], strict=True):
+        differences = 100 * (change - scores[0])
+        error = differences.std(ddof=1) / sqrt(len(differences))
+        size = differences.mean() / differences.std(ddof=1)
+        effect = f"{differences.mean():+.2f} ±{error:.2f}"
+        yield (
+            f"{key}: {BASELINE[key]} → {value}",
+            effect,
+            f"{change.std(ddof=1) * 100:.2f}",
+            f"{size:.1f}",
+        )
+
+
+def do_for_real():
+    """The tables of the digits, by their titles."""
+    digits, tables = Digits(), {}
+    for title, heads, rows in (
+        ("For real, on the digits", REAL_HEADS, real_rows),
+        (
+            "What the ten real ones do, by twenty other seeds",
+            ["", "test accuracy, points", "sd of a run", "effect / sd of a difference"],
+            truth_rows,
+        ),
+    ):
+        print(f"\n{title}\n")
+        tables[title] = table(heads, rows(digits))
+    return tables
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--real", action="store_true", help="on the digits")
+    parser.add_argument("--quick", action="store_true", help="20 repetitions")
+    arguments = parser.parse_args()
+    if arguments.real:
+        write("digits", do_for_real())
+    else:
+        tables = simulate(20 if arguments.quick else 500)
+        if not arguments.quick:
+            write("loops", tables)
+
+
+if __name__ == "__main__":
+    main()
