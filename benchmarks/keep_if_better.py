@@ -20,11 +20,18 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.calibration import table
-from benchmarks.nothing import ALPHA, MARGIN, SPREADS, keep_if_better, write
-from runner.ablation.decide import Verdict, decide
+from benchmarks.nothing import ALPHA, MARGIN, SPREADS, keep_if_better, sharing_of, write
+from runner.ablation.decide import (
+    Verdict,
+    conclude,
+    decide,
+    paired_tests_at_looks,
+    plan_looks,
+)
 
 NULL, REAL = 100, 10
 FEW, MORE, FIRST, LAST = 5, 10, 3, 30  # seeds; the last two of `until=decided`
+LOOKS = FEW, LAST
 BATCH, SHORT = 10, 20  # changes in a family of their own
 LOOPED = 3  # orders of the changes for real
 RUNS = Path("outputs/keep_if_better.jsonl")
@@ -65,9 +72,11 @@ CHANGES = [  # a hundred that only draw other random numbers, or rename what has
 EFFECTIVE = np.arange(NULL + REAL) >= NULL
 
 
-def judged(differences, margin=MARGIN, step=0.0, **settings):
+def judged(differences, margin=MARGIN, step=0.0, spread="shared"):
     """Of which changes HELPS is said, [..., K]."""
-    return decide(differences, margin, ALPHA, step=step, **settings).verdict == Verdict.HELPS
+    sharing = sharing_of(spread, differences.shape[-2])
+    verdict = decide(differences, margin, ALPHA, step=step, sharing=sharing).verdict
+    return verdict == Verdict.HELPS
 
 
 def in_batches(differences, order, **settings):
@@ -79,15 +88,26 @@ def in_batches(differences, order, **settings):
     return kept
 
 
-def until_decided(differences, **settings):
-    """Add seeds, one at a time, to the changes that are UNDECIDED; which HELPS, and the runs."""
-    taken = np.full(differences.shape[:-1], FIRST)
-    for n in range(FIRST, LAST + 1):
-        seen = np.where(np.arange(n) < taken[..., None], differences[..., :n], np.nan)
-        verdict = decide(seen, MARGIN, ALPHA, sequential=True, **settings).verdict
-        going = verdict == Verdict.UNDECIDED
-        if n < LAST:
-            taken += going & (taken == n)
+def with_more_seeds(differences, until, spread="shared"):
+    """Add seeds to the changes that are UNDECIDED; which HELPS, and the runs.
+
+    Args:
+        differences: [..., K, LAST].
+        until: `decided`, after each seed; or `looks`, at a few numbers of seeds.
+        spread: As in the config.
+    """
+    looks = plan_looks(*LOOKS) if until == "looks" else range(FIRST, LAST + 1)
+    sharing = sharing_of(spread, differences.shape[-2])
+    taken = np.full(differences.shape[:-1], looks[0])
+    for now, then in zip(looks, (*looks[1:], LAST), strict=True):
+        settled = np.arange(now) < taken[..., None]
+        seen = np.where(settled, differences[..., :now], np.nan)
+        if until == "looks":
+            tests = paired_tests_at_looks(seen, settled, looks, MARGIN, sharing=sharing)
+            verdict = conclude(tests, MARGIN, ALPHA).verdict
+        else:
+            verdict = decide(seen, MARGIN, ALPHA, sequential=True).verdict
+        taken[(verdict == Verdict.UNDECIDED) & (taken == now)] = then
     return verdict == Verdict.HELPS, (taken.sum(-1) + taken.max(-1)).mean()
 
 
@@ -100,6 +120,7 @@ def short_list(single, differences, **settings):
     return kept
 
 
+SHORT_LISTED = f"one run each, then the best {SHORT} judged"
 LOOPS = [  # name, runs of each change, whether the incumbent is run again
     ("keep if better, one run each", 1, False),
     ("keep if better, incumbent run again", 1, True),
@@ -107,13 +128,12 @@ LOOPS = [  # name, runs of each change, whether the incumbent is run again
 ]
 
 
-def simulated(size, repeats, spreads=SPREADS):
+def simulated(size, repeats):
     """Yield each way, what it keeps [repeats, K], and its runs.
 
     Args:
         size: What each of the ten changes adds, in standard deviations of a difference.
         repeats: How often all of it is done.
-        spreads: Settings of the rule, by what they add to its name.
     """
     draw, count = np.random.default_rng([3, round(10 * size)]), NULL + REAL
     effects = size * sqrt(2) * EFFECTIVE
@@ -121,25 +141,21 @@ def simulated(size, repeats, spreads=SPREADS):
         scores = draw.standard_normal((repeats, count + 1, seeds)).mean(-1, keepdims=True)
         scores[:, 1:] += effects[:, None]
         kept = keep_if_better(scores, effects, draw, again) == 1
-        yield name, kept, (count * (2 if again else seeds) + (not again) * seeds)
+        yield name, kept, 2 * count if again else seeds * (count + 1)
     scores = draw.standard_normal((repeats, count + 1, LAST))
     scores[:, 1:] += effects[:, None]
     differences, order = scores[:, 1:] - scores[:, :1], draw.permutation(count)
     single = draw.standard_normal((repeats, count)) + effects
-    for words, settings in spreads.items():
-        for seeds in FEW, MORE:
-            few, runs = differences[..., :seeds], seeds * (count + 1)
-            yield f"judged, {seeds} seeds{words}", judged(few, **settings), runs
-            in_tens = in_batches(few, order, **settings)
-            yield f"judged in families of ten, {seeds} seeds{words}", in_tens, runs
-        kept = short_list(single, differences[..., :MORE], **settings)
-        runs = count + MORE * (SHORT + 1)
-        yield f"one run each; the best 20 judged, {MORE} fresh seeds{words}", kept, runs
-        part = differences[: repeats // 5]
-        yield (
-            f"judged until decided, {FIRST} to {LAST} seeds{words}",
-            *until_decided(part, **settings),
-        )
+    for seeds in FEW, MORE:
+        few, runs = differences[..., :seeds], seeds * (count + 1)
+        for spread in SPREADS:
+            yield f"judged, {seeds} seeds, `spread={spread}`", judged(few, spread=spread), runs
+        yield f"judged in families of ten, {seeds} seeds", in_batches(few, order), runs
+    kept = short_list(single, differences[..., :MORE])
+    yield f"{SHORT_LISTED}, {MORE} fresh seeds", kept, count + MORE * (SHORT + 1)
+    for until, first in (("looks", LOOKS[0]), ("decided", FIRST)):
+        name = f"judged, {first} to {LAST} seeds, `until={until}`"
+        yield name, *with_more_seeds(differences[: repeats // 5], until)
 
 
 def row(name, kept, runs):
@@ -261,23 +277,21 @@ def real_rows(digits):
     single = digits.table(CHANGES, [0])[1:, 0]
     chosen = np.argsort(-single, kind="stable")[:SHORT]
     scores = digits.table([CHANGES[place] for place in chosen], range(1, 1 + FEW))
-    for words, settings in SPREADS.items():
-        kept = np.zeros(count, bool)
-        kept[chosen] = judged(scores[1:] - scores[:1], **RULE, **settings)
-        runs = count + FEW * (SHORT + 1)
-        yield written(f"one run each; the best 20 judged, {FEW} fresh seeds{words}", kept, runs)
+    kept = np.zeros(count, bool)
+    kept[chosen] = judged(scores[1:] - scores[:1], **RULE)
+    yield written(f"{SHORT_LISTED}, {FEW} fresh seeds", kept, count + FEW * (SHORT + 1))
     for repeat in range(LOOPED):
         kept, order = digits.loop(repeat, again=False), f"order {1 + repeat}"
         yield written(f"keep if better, one run each, {order}", kept, 1 + count)
     kept = digits.loop(0, again=True)
     yield written("keep if better, incumbent run again, order 1", kept, 2 * count)
     scores = digits.table(CHANGES, range(FEW))
-    for words, settings in SPREADS.items():
-        kept = judged(scores[1:] - scores[:1], **RULE, **settings)
-        yield written(f"judged, {FEW} seeds{words}", kept, FEW * (1 + count))
-        order = np.random.default_rng(0).permutation(count)
-        kept = in_batches(scores[1:] - scores[:1], order, **RULE, **settings)
-        yield written(f"judged in families of ten, {FEW} seeds{words}", kept, FEW * (1 + count))
+    differences, runs = scores[1:] - scores[:1], FEW * (1 + count)
+    for spread in SPREADS:
+        kept = judged(differences, **RULE, spread=spread)
+        yield written(f"judged, {FEW} seeds, `spread={spread}`", kept, runs)
+    kept = in_batches(differences, np.random.default_rng(0).permutation(count), **RULE)
+    yield written(f"judged in families of ten, {FEW} seeds", kept, runs)
 
 
 def truth_rows(digits):

@@ -1,9 +1,9 @@
 """What each way to compare scores says where nothing differs, and what it finds elsewhere.
 
-    python -m benchmarks.nothing              # the tables of docs/nothing.md; an hour on one core
-    python -m benchmarks.nothing --only ours  # the rows whose name has that word; the others stay
-    python -m benchmarks.nothing --quick      # a look at them in seconds; writes nothing
-    python -m benchmarks.nothing --check-aso  # deep-significance as run here against its defaults
+    python -m benchmarks.nothing                # the tables of docs/nothing.md
+    python -m benchmarks.nothing --only mushin  # the rows whose name has that word; others stay
+    python -m benchmarks.nothing --quick        # a look at them in seconds; writes nothing
+    python -m benchmarks.nothing --check-aso    # deep-significance as run here, and as it is
 
 Scores are normal with a standard deviation of 1; the tricks of a family share its baseline, as in
 `benchmarks.calibration`. A family counts as false if any of its claims is. Two packages are needed
@@ -14,7 +14,6 @@ that Biscuits itself does not need; without them, or with --quick, their rows ar
 
 import argparse
 import importlib
-import inspect
 import sys
 import warnings
 from collections.abc import Callable
@@ -25,16 +24,18 @@ from math import sqrt
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy import sparse, stats
 
 from benchmarks.calibration import table
 from runner.ablation.decide import Verdict, adjust, decide
+from runner.ablation.sharing import find_sharing
 
 ALPHA, MARGIN = 0.05, 1.0  # on the digits the default margin, 0.5 points, is 1.03 of their sd
 TRICKS, SEEDS = (1, 5, 10), (3, 5, 10)
 EFFECTS, FEWER_SEEDS = (1.0, 1.5, 2.0), (5, 10)  # in standard deviations of a difference
 BETTER, WORSE, SMALL = 1, -1, 2  # what is claimed of a trick; 0: nothing
 ASO = {"num_bootstrap_iterations": 50, "dt": 0.02}  # its 1000 and 0.005 take 80 times as long
+SPREADS = "own", "shared"
 BOUNDS = {}  # which both thresholds are compared with
 DOCUMENT = Path(__file__).parent.parent / "docs" / "nothing.md"
 
@@ -105,9 +106,17 @@ def paired(scores, effects, draw):  # noqa: ARG001
     return signed(test, adjust(test.pvalue, test.pvalue))
 
 
-def ours(scores, effects, draw, **settings):  # noqa: ARG001
+def sharing_of(spread, count):
+    """How tricks with one baseline share their spread; None if they do not."""
+    weights = np.hstack([-np.ones((count, 1)), np.eye(count)])
+    return find_sharing(sparse.csr_array(weights)) if spread == "shared" else None
+
+
+def ours(scores, effects, draw, spread):  # noqa: ARG001
     """The rule of Biscuits."""
-    verdict = decide(scores[:, 1:] - scores[:, :1], MARGIN, ALPHA, **settings).verdict
+    sharing = sharing_of(spread, scores.shape[1] - 1)
+    differences = scores[:, 1:] - scores[:, :1]
+    verdict = decide(differences, MARGIN, ALPHA, sharing=sharing).verdict
     words = {Verdict.HELPS: BETTER, Verdict.HURTS: WORSE, Verdict.NEGLIGIBLE: SMALL}
     return sum((verdict == word) * claim for word, claim in words.items())
 
@@ -203,14 +212,11 @@ TOOLS = [
     Tool("Welch's t, each at 5 %", welch),
     Tool("deepsig, ε < 0.5", partial(aso, threshold=0.5), *DEEPSIG, comparisons=600),
     Tool("deepsig, ε < 0.2", partial(aso, threshold=0.2), *DEEPSIG, comparisons=600),
-    Tool("mushin", mushin, *MUSHIN, share=0.025),
-    Tool('mushin, `test="welch"`', partial(mushin, test="welch"), *MUSHIN, share=0.025),
+    Tool("mushin", mushin, *MUSHIN, share=0.01),
+    Tool('mushin, `test="welch"`', partial(mushin, test="welch"), *MUSHIN, share=0.01),
     Tool("paired t, Holm", paired),
+    *(Tool(f"**Biscuits**, `spread={word}`", partial(ours, spread=word)) for word in SPREADS),
 ]
-SPREADS = {"": {}}  # by what is added to the name
-if "spread" in inspect.signature(decide).parameters:
-    SPREADS[", `spread=shared`"] = {"spread": "shared"}
-TOOLS += [Tool(f"**ours**{words}", partial(ours, **given)) for words, given in SPREADS.items()]
 
 
 def percent(rate, families):
