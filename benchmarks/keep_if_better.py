@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.calibration import table
-from benchmarks.nothing import ALPHA, MARGIN, SPREADS, keep_if_better, sharing_of, write
+from benchmarks.nothing import ALPHA, MARGIN, SPREADS, keep_if_better, percent, sharing_of, write
 from runner.ablation.decide import (
     Verdict,
     conclude,
@@ -161,8 +161,9 @@ def simulated(size, repeats):
 def row(name, kept, runs):
     """Write what a way keeps."""
     false, real = kept[..., ~EFFECTIVE].sum(-1), kept[..., EFFECTIVE].sum(-1)
-    any_false = 100 * (false > 0).mean()
-    return [name, f"{false.mean():.2f}", f"{any_false:.1f}", f"{real.mean():.1f}", f"{runs:.0f}"]
+    some = percent((false > 0).mean(), len(false))
+    counts = [f"{x.mean():.2f} ±{x.std() / sqrt(len(x)):.2f}" for x in (false, real)]
+    return [name, counts[0], some, counts[1], f"{runs:,.0f}"]
 
 
 class Digits:
@@ -257,7 +258,7 @@ def simulate(repeats):
     """The tables of ten real changes of one size, by their titles."""
     tables = {}
     for size in 1.0, 2.0:
-        title = f"Simulated, each of the ten real ones {size:g} standard deviations of a difference"
+        title = f"Simulated: each of the ten real ones adds {size:g} sd of a difference"
         print(f"\n{title}\n")
         tables[title] = table(HEADS, (row(*way) for way in simulated(size, repeats)))
     return tables
