@@ -142,11 +142,14 @@ class Family:
     design: str = "one_at_a_time"
     shared: bool = False
     """Whether effects share their spread."""
+    tricks: int = 0
+    """How many there are, if there are more effects than tricks."""
 
     @cached_property
     def weights(self):
         """What each variant weighs in each effect, [K, V]."""
-        factors = [Factor(f"t{k}", ("off", f"t{k}")) for k in range(len(self.effects))]
+        count = self.tricks or len(self.effects)
+        factors = [Factor(f"t{k}", ("off", f"t{k}")) for k in range(count)]
         laid_out = design(self.design, factors)
         effects = [contrast for contrast in laid_out.contrasts if contrast.kind == "effect"]
         rows = [[each.weights.get(name, 0.0) for name in laid_out.variants] for each in effects]
@@ -391,16 +394,18 @@ def other_designs():
         for title, noise in noises.items():
             if kind in ("both", "cumulative") and "factor" in title:
                 continue
-            effects = 2 * count if kind == "both" else count
             for size, what in ((0.0, "no effect"), (1.0, "at the margin")):
+                effects = [size if index % 2 else -size for index in range(count)]
+                effects += {"both": effects, "cumulative": [sum(effects)]}.get(kind, [])
                 yield Family(
                     f"{kind}: {title}, {what}",
-                    tuple(size if index % 2 else -size for index in range(effects)),
+                    tuple(effects),
                     1.0,
                     noise,
                     sd=0.5 / SIZES[kind],
                     design=kind,
                     shared=True,
+                    tricks=count,
                 )
 
 

@@ -19,30 +19,25 @@ WIDE = 0.02
 
 
 class Sharing(NamedTuple):
-    """How K differences are made of the scores of the same runs."""
+    """How K differences are made of scores."""
 
     size: Array
-    """[K], the standard deviation of a difference, in that of a score: |w|, w the weights."""
-    correlation: Array
-    """[K, K], of the differences: w_j w_k / (|w_j| |w_k|). What all runs of a seed have in common
-    cancels, since weights sum to 0."""
+    """[K], the standard deviation of a difference, in that of a score: |w|, w its weights."""
 
 
 MOST_EFFECTS = 1000
-"""With more, each has its own spread: the correlations would take too much memory."""
+"""With more, each has its own spread: its degrees of freedom would take too much memory."""
 
 
 def find_sharing(weights: sparse.csr_array) -> Sharing | None:
-    """Give how differences share their runs, if these spread alike; None if they share nothing.
+    """Give how differences are made of scores; None if they share nothing.
 
     Args:
         weights: [K, V], of each variant in each difference.
     """
     if not FEWEST_EFFECTS <= weights.shape[0] <= MOST_EFFECTS:
         return None
-    products = (weights @ weights.T).toarray()
-    size = np.sqrt(products.diagonal())
-    return Sharing(size, products / np.outer(size, size))
+    return Sharing(np.sqrt(weights.power(2).sum(1)))
 
 
 def share(found: Moments, sharing: Sharing) -> Moments:
@@ -50,15 +45,17 @@ def share(found: Moments, sharing: Sharing) -> Moments:
 
     s^2 = (own + pooled) / 2, pooled = |w|^2 sum_j v_j (own_j / |w_j|^2) / sum_j v_j, v = n - 1.
     Its degrees of freedom are Satterthwaite's, 2 sigma^4 / var(s^2), with the covariances
-    2 r^2 / max(v_j, v_k) of variances over the same seeds, and 2 v at most: five tricks against
-    one baseline have 1.8 v, five of a factorial 2 v. (Satterthwaite, Biometrics Bulletin, 1946.)
+    2 r^2 / max(v_j, v_k) of variances over the same seeds; r = 1/2, the correlation of two
+    differences against one baseline, the largest of any two that our designs ask about. With
+    equally many seeds they are 16 K / (7 K + 9) v, and 2 v at most: 1.6 v of three effects, 1.8 v
+    of five. (Satterthwaite, Biometrics Bulletin, 1946.)
 
     An effect keeps its own spread where it is wider than that of the others: if the F-test of
     own / pooled(others) says so at `WIDE`. All do where fewer than three have three seeds.
 
     Args:
         found: [..., K].
-        sharing: How the differences share their runs.
+        sharing: How the differences are made of scores.
     """
     degrees = np.where(found.n >= FEWEST_SEEDS, found.n - 1, 0.0)
     total = degrees.sum(-1, keepdims=True)
@@ -72,15 +69,16 @@ def share(found: Moments, sharing: Sharing) -> Moments:
         others = (total * pooled - degrees * own) / (total - degrees)
         bound = _quantile(degrees, total - degrees)
         chosen = counts & enough & (own <= bound * others)
-        df = np.minimum(_degrees(degrees, parts, sharing.correlation), 2 * degrees)
+        df = np.minimum(_degrees(degrees, parts), 2 * degrees)
     sd = sharing.size * np.sqrt((own + pooled) / 2)
     return found._replace(sd=np.where(chosen, sd, found.sd), df=np.where(chosen, df, found.df))
 
 
-def _degrees(degrees: Array, parts: Array, correlation: Array) -> Array:
+def _degrees(degrees: Array, parts: Array) -> Array:
     """Satterthwaite's degrees of freedom of (own + pooled) / 2; the variance of s^2 times 4 / 2."""
     larger = np.maximum(degrees[..., :, None], degrees[..., None, :])
-    covariance = np.where(larger > 0, np.square(correlation) / larger, 0.0)
+    squared = 0.25 + 0.75 * np.eye(degrees.shape[-1])
+    covariance = np.where(larger > 0, squared / larger, 0.0)
     with_pool = (covariance * parts[..., None, :]).sum(-1)
     of_pool = (with_pool * parts).sum(-1, keepdims=True)
     return np.asarray(4 / (1 / degrees + 2 * with_pool + of_pool))
@@ -94,8 +92,7 @@ def _quantile(above: Array, below: Array) -> Array:
     return np.asarray(bounds[places.ravel()].reshape(np.shape(above)))
 
 
-def gain(sharing: Sharing) -> Array:
-    """Give the degrees of freedom of each effect over n - 1, if all have equally many seeds."""
+def gain(sharing: Sharing) -> float:
+    """Give the degrees of freedom of an effect over n - 1, if all have equally many seeds."""
     count = len(sharing.size)
-    one = np.ones(count)
-    return np.minimum(_degrees(one, one / count, sharing.correlation), 2.0)
+    return min(16 * count / (7 * count + 9), 2.0)
