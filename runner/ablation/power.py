@@ -120,7 +120,7 @@ def _beyond(shift: Array, df: Array, critical: Array) -> Array:
     bound = np.where(finite, critical, 1.0)
     # the normal approximation, which is within 1e-4 where there are many, and much faster
     normal = (shift - bound * (1 - 0.25 / df)) / np.sqrt(1 + bound**2 / (2 * df))
-    found = special.ndtr(normal)
+    found = np.array(special.ndtr(normal))
     few = finite & (df < MANY)
     far = 10 * bound[few] + 50  # from there on it is 1, or 0, and scipy gives NaN at last
     found[few] = stats.nct.sf(bound[few], df[few], np.clip(shift[few], -far, far))

@@ -127,32 +127,23 @@ def judge_records(
         root: Where the table came from, for the head of a report.
         command: What was typed.
     """
+    if not 0 < alpha < 1:
+        raise Unsaid(f"--alpha must be between 0 and 1, got {alpha:g}.")
     scores = read_scores(records, options)
     notes = list(scores.notes)
     rows = without_repeats(scores.rows, notes)
     groups = by_variant(rows)
     baseline = _baseline(scores, groups, options.baseline, notes)
-    if len(groups) < 2:
-        raise UserError(
-            f"There is one variant only, {printable(baseline, 80)}: nothing to compare it with. "
-            "Add the runs of others, or name another column: --variant COLUMN."
-        )
     _refuse_mixed(scores.metric, groups)
+    goal = _goal(scores.metric, lower_is_better)
     known = [row.value for row in rows if row.state == "done"]
     if not known:
         raise UserError(f"No run has a score: {rows[0].place}, {rows[0].word}.")
-    goal = _goal(scores.metric, lower_is_better)
-    if margin is None:
-        margin = _margin(scores.metric, known, goal, notes)
-    for name, value, most in (("margin", margin, 1e9), ("alpha", alpha, 1)):
-        if not (0 <= value < most and (value > 0 or name == "margin")):
-            raise Unsaid(f"--{name} must be from 0 to {most:g}, got {value:g}.")
-    percent = is_share(scores.metric) and max(known) > 1
     question = Question(
         design=SCORES,
-        metric=scores.metric + percent * " (%)",
+        metric=scores.metric + (" (%)" if is_share(scores.metric) and max(known) > 1 else ""),
         goal=goal,
-        margin=margin,
+        margin=_margin(margin, scores.metric, known, goal, notes),
         alpha=alpha,
         until=until,
         most_seeds=max(map(len, groups.values())),
@@ -171,9 +162,7 @@ def judge_records(
         root=root,
         plan=plan,
         effects=judge_groups(plan, groups, samples),
-        interactions=(),
-        shares=(),
-        calibration=(),
+        **dict.fromkeys(("interactions", "shares", "calibration"), ()),
         runs=table.runs,
         warnings=(*notes, UNPAIRED),
     )
@@ -213,6 +202,11 @@ def _baseline(
     scores: Scores, groups: Mapping[str, Sequence[Score]], given: str | None, notes: list[str]
 ) -> str:
     """Find the variant that the others are compared with."""
+    if len(groups) < 2:
+        raise UserError(
+            f"There is one variant only, {printable(next(iter(groups)), 80)}: nothing to compare it "
+            "with. Add the runs of others, or name another column: --variant COLUMN."
+        )
     if given is not None:
         if given in groups:
             return given
@@ -239,8 +233,14 @@ def _goal(metric: str, lower_is_better: bool | None) -> Goal:
     return "minimize" if lower_is_better else "maximize"
 
 
-def _margin(metric: str, known: Sequence[float], goal: Goal, notes: list[str]) -> float:
-    """Give the margin of shares; of anything else only the user can say it."""
+def _margin(
+    given: float | None, metric: str, known: Sequence[float], goal: Goal, notes: list[str]
+) -> float:
+    """Give the margin; of what is no share only the user can say it."""
+    if given is not None:
+        if not 0 <= given < 1e9:
+            raise Unsaid(f"--margin must be 0 or more, got {given:g}.")
+        return given
     if goal == "minimize" or min(known) < 0 or max(known) > 1:
         raise Unsaid(
             f"--margin: what is the smallest difference in {printable(metric, 60)} that matters? "
