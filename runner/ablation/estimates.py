@@ -67,7 +67,7 @@ class Estimate:
 
 
 def estimate(
-    plan: Plan, scores: Array, failed: NDArray[np.bool_] | None = None, samples: int | None = None
+    plan: Plan, scores: Array, failed: NDArray[np.bool_] | None = None, samples: float | None = None
 ) -> list[Estimate]:
     """Compute what the scores say about each contrast, in the plan's order.
 

@@ -14,7 +14,7 @@ from runner.store.runs import Run
 FINEST = 10**6  # samples, from which on rounding does not matter
 
 
-def find_step(scores: Iterable[float], metric: str = "", samples: int | None = None) -> float:
+def find_step(scores: Iterable[float], metric: str = "", samples: float | None = None) -> float:
     """Find the step that all scores are multiples of: 1/N of accuracies on N samples.
 
     Where N is not known, it is found from the scores. With few different scores it may be a

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from runner.ablation.counted import as_counted
 from runner.ablation.designs import BASELINE, Contrast, Factor
 from runner.ablation.plan import SCORES, Plan, Question
 from runner.ablation.score_cells import Score, by_variant
@@ -131,14 +132,12 @@ def judge_records(
         raise Unsaid(f"--alpha must be between 0 and 1, got {alpha:g}.")
     scores = read_scores(records, options)
     notes = list(scores.notes)
-    rows = without_repeats(scores.rows, notes)
+    rows, counted_on = _counted(without_repeats(scores.rows, notes), samples)
     groups = by_variant(rows)
     baseline = _baseline(scores, groups, options.baseline, notes)
-    _refuse_mixed(scores.metric, groups)
+    others = [name for name in groups if name != baseline]
     goal = _goal(scores.metric, lower_is_better)
-    known = [row.value for row in rows if row.state == "done"]
-    if not known:
-        raise UserError(f"No run has a score: {rows[0].place}, {rows[0].word}.")
+    known = _known(scores.metric, rows)
     question = Question(
         design=SCORES,
         metric=scores.metric + (" (%)" if is_share(scores.metric) and max(known) > 1 else ""),
@@ -149,19 +148,18 @@ def judge_records(
         most_seeds=max(map(len, groups.values())),
         spread="own" if until == "decided" else "shared",
     )
-    others = [name for name in groups if name != baseline]
     paired = is_paired(groups, baseline, others)
     seeds = seed_numbers(rows) if paired else {}
     plan = _plan(question, baseline, others, list(seeds.values()), str(root), command)
     table = lay_out(root, plan, groups, seeds)
     notes += suspicions(groups)
     if paired:
-        found = judge_table(root, plan, table, samples)
+        found = judge_table(root, plan, table, counted_on)
         return dataclasses.replace(found, warnings=(*notes, *left_out(plan, table)))
     return Findings(
         root=root,
         plan=plan,
-        effects=judge_groups(plan, groups, samples),
+        effects=judge_groups(plan, groups, counted_on),
         **dict.fromkeys(("interactions", "shares", "calibration"), ()),
         runs=table.runs,
         warnings=(*notes, UNPAIRED),
@@ -204,8 +202,8 @@ def _baseline(
     """Find the variant that the others are compared with."""
     if len(groups) < 2:
         raise UserError(
-            f"There is one variant only, {printable(next(iter(groups)), 80)}: nothing to compare it "
-            "with. Add the runs of others, or name another column: --variant COLUMN."
+            f"There is one variant only, {printable(next(iter(groups)), 80)}: nothing to compare "
+            "it with. Add the runs of others, or name another column: --variant COLUMN."
         )
     if given is not None:
         if given in groups:
@@ -221,6 +219,15 @@ def _baseline(
     raise Unsaid(
         f"--baseline: which variant is it, of {listed(list(groups), 20)}? Name it: --baseline NAME."
     )
+
+
+def _counted(rows: Sequence[Score], samples: int | None) -> tuple[list[Score], float | None]:
+    """Write accuracies as the exact shares of test samples that they are; see `as_counted`."""
+    done = [row.value for row in rows if row.state == "done"]
+    exact, counted_on = as_counted(done, samples)
+    left = iter(exact)
+    new = [row._replace(value=next(left)) if row.state == "done" else row for row in rows]
+    return new, counted_on
 
 
 def _goal(metric: str, lower_is_better: bool | None) -> Goal:
@@ -253,10 +260,16 @@ def _margin(
     return MARGIN
 
 
-def _refuse_mixed(metric: str, groups: Mapping[str, Sequence[Score]]) -> None:
-    """Refuse accuracies of which some are shares and some percent."""
-    named = [word for word in re.split(r"[^a-z]+", metric.lower()) if word.startswith("acc")]
-    known = [row for rows in groups.values() for row in rows if row.state == "done"]
+def _known(metric: str, rows: Sequence[Score]) -> list[float]:
+    """Give the scores of the runs that have one.
+
+    Raises:
+        UserError: If none has, or if they are accuracies of which some are shares and some percent.
+    """
+    known = [row for row in rows if row.state == "done"]
+    if not known:
+        raise UserError(f"No run has a score: {rows[0].place}, {rows[0].word}.")
+    named = any(word.startswith("acc") for word in re.split(r"[^a-z]+", metric.lower()))
     small = next((row for row in known if 0 < row.value <= 1), None)
     large = next((row for row in known if 1.5 < row.value <= 100), None)
     if (named or is_share(metric)) and small and large:
@@ -264,3 +277,4 @@ def _refuse_mixed(metric: str, groups: Mapping[str, Sequence[Score]]) -> None:
             f"{printable(metric, 60)} is a share in {small.place} ({small.value:g}) and percent in "
             f"{large.place} ({large.value:g}). Write all of them alike."
         )
+    return [row.value for row in known]

@@ -70,7 +70,8 @@ def welch(
     )
     fewest = np.minimum(n, n0)
     mean = np.asarray(means - mean0)
-    error = np.sqrt(variances / np.minimum(n, 2 * n0) + variance0 / np.minimum(n0, 2 * n))
+    counted = (np.maximum(np.minimum(one, 2 * other), 1) for one, other in ((n, n0), (n0, n)))
+    error = np.sqrt(variances / next(counted) + variance0 / next(counted))
     against = np.sqrt(np.maximum(error**2, margin * step / np.maximum(fewest, 1)))
     known = (fewest >= FEWEST_SEEDS) & (variances > 0) & (variance0 > 0)
     df = np.where(fewest > 1, fewest - 1.0, np.nan)
@@ -123,14 +124,14 @@ class Group:
 
 
 def judge_groups(
-    plan: Plan, rows: Mapping[str, Sequence[Score]], samples: int | None = None
+    plan: Plan, rows: Mapping[str, Sequence[Score]], samples: float | None = None
 ) -> tuple[Finding, ...]:
     """Judge each variant of a plan against its first one, as two groups of runs.
 
     Args:
         plan: What is compared.
         rows: The runs of each variant.
-        samples: How many test samples the scores are counted on, if that is known.
+        samples: How many test samples make a score of 1, if that is known.
     """
     question = plan.question
     own, *groups = (Group(rows[name]) for name in plan.variants)

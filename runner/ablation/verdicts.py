@@ -124,14 +124,14 @@ def judge(root: Path, plan: Plan) -> Findings:
     return judge_table(root, plan, read_table(root, plan))
 
 
-def judge_table(root: Path, plan: Plan, table: Table, samples: int | None = None) -> Findings:
+def judge_table(root: Path, plan: Plan, table: Table, samples: float | None = None) -> Findings:
     """Judge an ablation by a table of its runs.
 
     Args:
         root: Its folder.
         plan: What was to be done.
         table: What was.
-        samples: How many test samples the scores are counted on, if their answers do not say it.
+        samples: How many test samples make a score of 1, if their answers do not say it.
     """
     if plan.question.metric == "test/accuracy" and samples is None:
         samples = count_samples(plan.variants, table.runs)
@@ -154,7 +154,7 @@ def judge_table(root: Path, plan: Plan, table: Table, samples: int | None = None
     )
 
 
-def _find(plan: Plan, table: Table, samples: int | None) -> list[Finding]:
+def _find(plan: Plan, table: Table, samples: float | None) -> list[Finding]:
     """Judge every contrast."""
     answers: dict[tuple[str, int], NDArray[np.bool_]] = {}
     if plan.question.metric == "test/accuracy" and len(plan.contrasts) <= MOST_WITH_SAMPLES:
