@@ -138,6 +138,7 @@ def judge_records(
     others = [name for name in groups if name != baseline]
     goal = _goal(scores.metric, lower_is_better)
     known = _known(scores.metric, rows)
+    paired = is_paired(groups, baseline, others)
     question = Question(
         design=SCORES,
         metric=scores.metric + (" (%)" if is_share(scores.metric) and max(known) > 1 else ""),
@@ -146,9 +147,8 @@ def judge_records(
         alpha=alpha,
         until=until,
         most_seeds=max(map(len, groups.values())),
-        spread="own" if until == "decided" else "shared",
+        spread="shared" if paired and until == "fixed" else "own",
     )
-    paired = is_paired(groups, baseline, others)
     seeds = seed_numbers(rows) if paired else {}
     plan = _plan(question, baseline, others, list(seeds.values()), str(root), command)
     table = lay_out(root, plan, groups, seeds)
