@@ -12,9 +12,10 @@ import tricks
 from tests.conftest import ROOT
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
+FOR_PROGRAMS = [ROOT / "llms.txt", ROOT / "runner" / "guide.txt"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "llms.txt"], ids=lambda page: page.name)
 def test_a_link_leads_to_a_file_and_a_named_test_is_in_it(page):
     for text, target in re.findall(r"\[([^\]]+)\]\(([^)\s]+)\)", page.read_text()):
         if target.startswith(("https://", "#")):
@@ -43,7 +44,7 @@ def test_footnotes_are_numbered_as_they_are_used_and_each_is_defined(page):
     assert defined == [*used] == [*range(1, len(used) + 1)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *FOR_PROGRAMS], ids=lambda page: page.name)
 def test_a_module_that_is_to_be_run_exists(page):
     for module in re.findall(r"python -m ((?:runner|benchmarks|examples)[\w.]*)", page.read_text()):
         path = ROOT / module.replace(".", "/")

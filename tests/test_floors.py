@@ -10,7 +10,13 @@ from runner.run.fingerprint import HERE, TRAINING_CODE
 from tests.conftest import ROOT
 
 FLOORS = [
-    ["__main__", "verify", "anti_alias", "plot_schedule"],  # the commands; nobody imports them
+    [
+        "__main__",
+        "verify",
+        "judge",
+        "anti_alias",
+        "plot_schedule",
+    ],  # the commands; nobody imports them
     ["cli"],
     ["sweep"],
     ["run"],

@@ -31,7 +31,7 @@ class Calibration:
 
 
 def calibrate(
-    question: Question, scores: Array, samples: int | None = None
+    question: Question, scores: Array, samples: float | None = None
 ) -> Iterator[Calibration]:
     """Pair runs at random, again and again, as if some had a trick; count the verdicts.
 

@@ -70,7 +70,7 @@ def estimate(
     plan: Plan,
     scores: Array,
     failed: NDArray[np.bool_] | None = None,
-    samples: Mapping[str, int | None] | None = None,
+    samples: Mapping[str, float | None] | None = None,
 ) -> list[Estimate]:
     """Compute what the scores say about each contrast, in the plan's order.
 

@@ -105,13 +105,13 @@ class Outcomes:
 
     def ratio(self, cost: Array) -> float | None:
         """Give the geometric mean of a cost with it over that without it; None if unknown."""
-        rows = self.table.rows
+        if not self.used.any():
+            return None
         with np.errstate(divide="ignore", invalid="ignore"):  # no time, which is not known then
-            logs = np.log(cost[:, self.used])
-        over, under = (
-            logs[[rows[name] for name in names]].mean() if self.used.any() else np.nan
-            for names in (self.with_it, self.without_it)
-        )
+            over, under = (
+                np.log(self._of(cost, names)[:, self.used]).mean()
+                for names in (self.with_it, self.without_it)
+            )
         return float(np.exp(over - under)) if np.isfinite(over - under) else None
 
     def correlation(self) -> float | None:

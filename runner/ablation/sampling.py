@@ -22,7 +22,7 @@ ACCURACY, MEAN_ACCURACY = "test/accuracy", "test/mean_accuracy"
 FINEST = 10**6  # samples, from which on rounding does not matter
 
 
-def find_step(scores: Iterable[float], metric: str = "", samples: int | None = None) -> float:
+def find_step(scores: Iterable[float], metric: str = "", samples: float | None = None) -> float:
     """Find the step that all scores are multiples of: 1/N of accuracies on N samples.
 
     Where N is not known, it is found from the scores. With few different scores it may be a
@@ -57,7 +57,7 @@ def find_step(scores: Iterable[float], metric: str = "", samples: int | None = N
 
 
 def find_steps(
-    plan: Plan, scores: NDArray[np.float64], samples: Mapping[str, int | None] | None = None
+    plan: Plan, scores: NDArray[np.float64], samples: Mapping[str, float | None] | None = None
 ) -> NDArray[np.float64]:
     """Find for each contrast, [C], the step of the scores in its setting.
 

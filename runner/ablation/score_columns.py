@@ -130,7 +130,8 @@ def read_scores(records: Records, options: Options) -> Scores:
         )
     found += f", status from {status}" if status else ""
     notes = [f"Read: {printable(found, 300)}."] if (variant, score) != ("variant", "score") else []
-    return Scores(rows, score, _first(records, names), [*records.notes, *notes])
+    metric = re.sub(r"^(metrics|summary)[./]", "", score)
+    return Scores(rows, metric, _first(records, names), [*records.notes, *notes])
 
 
 def _widened(records: Records, options: Options) -> tuple[Records, Options] | None:

@@ -57,7 +57,7 @@ def read_records(source: str, tag: str | None = None) -> Records:
 def read_text(text: str, suffix: str = "") -> Records:
     """Read a table from text; where the suffix does not say it, its beginning says what it is."""
     start = text.lstrip()[:1]
-    if suffix == ".json" or (start == "[" and suffix not in (".csv", ".tsv")):
+    if suffix == ".json" or start == "[":
         return _from_json(text)
     if suffix in (".jsonl", ".ndjson") or start == "{":
         return _from_lines(text)

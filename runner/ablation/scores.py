@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from runner.ablation.counted import as_counted
 from runner.ablation.designs import BASELINE, Contrast, Factor
 from runner.ablation.plan import SCORES, Plan, Question
 from runner.ablation.score_cells import Score, by_variant
@@ -127,50 +128,38 @@ def judge_records(
         root: Where the table came from, for the head of a report.
         command: What was typed.
     """
+    if not 0 < alpha < 1:
+        raise Unsaid(f"--alpha must be between 0 and 1, got {alpha:g}.")
     scores = read_scores(records, options)
     notes = list(scores.notes)
-    rows = without_repeats(scores.rows, notes)
+    rows, counted_on = _counted(without_repeats(scores.rows, notes), samples)
     groups = by_variant(rows)
     baseline = _baseline(scores, groups, options.baseline, notes)
-    if len(groups) < 2:
-        raise UserError(
-            f"There is one variant only, {printable(baseline, 80)}: nothing to compare it with. "
-            "Add the runs of others, or name another column: --variant COLUMN."
-        )
-    _refuse_mixed(scores.metric, groups)
-    known = [row.value for row in rows if row.state == "done"]
-    if not known:
-        raise UserError(f"No run has a score: {rows[0].place}, {rows[0].word}.")
+    others = [name for name in groups if name != baseline]
     goal = _goal(scores.metric, lower_is_better)
-    if margin is None:
-        margin = _margin(scores.metric, known, goal, notes)
-    for name, value, most in (("margin", margin, 1e9), ("alpha", alpha, 1)):
-        if not (0 <= value < most and (value > 0 or name == "margin")):
-            raise Unsaid(f"--{name} must be from 0 to {most:g}, got {value:g}.")
-    percent = is_share(scores.metric) and max(known) > 1
+    known = _known(scores.metric, rows)
+    paired = is_paired(groups, baseline, others)
     question = Question(
         design=SCORES,
-        metric=scores.metric + percent * " (%)",
+        metric=scores.metric + (" (%)" if is_share(scores.metric) and max(known) > 1 else ""),
         goal=goal,
-        margin=margin,
+        margin=_margin(margin, scores.metric, known, goal, notes),
         alpha=alpha,
         until=until,
         most_seeds=max(map(len, groups.values())),
-        spread="own" if until == "decided" else "shared",
+        spread="shared" if paired and until == "fixed" else "own",
     )
-    others = [name for name in groups if name != baseline]
-    paired = is_paired(groups, baseline, others)
     seeds = seed_numbers(rows) if paired else {}
     plan = _plan(question, baseline, others, list(seeds.values()), str(root), command)
     table = lay_out(root, plan, groups, seeds)
     notes += suspicions(groups)
     if paired:
-        found = judge_table(root, plan, table, samples)
+        found = judge_table(root, plan, table, counted_on)
         return dataclasses.replace(found, warnings=(*notes, *left_out(plan, table)))
     return Findings(
         root=root,
         plan=plan,
-        effects=judge_groups(plan, groups, samples),
+        effects=judge_groups(plan, groups, counted_on),
         interactions=(),
         shares=(),
         calibration=(),
@@ -213,6 +202,11 @@ def _baseline(
     scores: Scores, groups: Mapping[str, Sequence[Score]], given: str | None, notes: list[str]
 ) -> str:
     """Find the variant that the others are compared with."""
+    if len(groups) < 2:
+        raise UserError(
+            f"There is one variant only, {printable(next(iter(groups)), 80)}: nothing to compare "
+            "it with. Add the runs of others, or name another column: --variant COLUMN."
+        )
     if given is not None:
         if given in groups:
             return given
@@ -229,6 +223,15 @@ def _baseline(
     )
 
 
+def _counted(rows: Sequence[Score], samples: int | None) -> tuple[list[Score], float | None]:
+    """Write accuracies as the exact shares of test samples that they are; see `as_counted`."""
+    done = [row.value for row in rows if row.state == "done"]
+    exact, counted_on = as_counted(done, samples)
+    left = iter(exact)
+    new = [row._replace(value=next(left)) if row.state == "done" else row for row in rows]
+    return new, counted_on
+
+
 def _goal(metric: str, lower_is_better: bool | None) -> Goal:
     """Say which scores are the better ones; a loss has to be told."""
     if lower_is_better is None and LOWER.intersection(re.split(r"[^a-z]+", metric.lower())):
@@ -239,8 +242,14 @@ def _goal(metric: str, lower_is_better: bool | None) -> Goal:
     return "minimize" if lower_is_better else "maximize"
 
 
-def _margin(metric: str, known: Sequence[float], goal: Goal, notes: list[str]) -> float:
-    """Give the margin of shares; of anything else only the user can say it."""
+def _margin(
+    given: float | None, metric: str, known: Sequence[float], goal: Goal, notes: list[str]
+) -> float:
+    """Give the margin; of what is no share only the user can say it."""
+    if given is not None:
+        if not 0 <= given < 1e9:
+            raise Unsaid(f"--margin must be 0 or more, got {given:g}.")
+        return given
     if goal == "minimize" or min(known) < 0 or max(known) > 1:
         raise Unsaid(
             f"--margin: what is the smallest difference in {printable(metric, 60)} that matters? "
@@ -253,10 +262,16 @@ def _margin(metric: str, known: Sequence[float], goal: Goal, notes: list[str]) -
     return MARGIN
 
 
-def _refuse_mixed(metric: str, groups: Mapping[str, Sequence[Score]]) -> None:
-    """Refuse accuracies of which some are shares and some percent."""
-    named = [word for word in re.split(r"[^a-z]+", metric.lower()) if word.startswith("acc")]
-    known = [row for rows in groups.values() for row in rows if row.state == "done"]
+def _known(metric: str, rows: Sequence[Score]) -> list[float]:
+    """Give the scores of the runs that have one.
+
+    Raises:
+        UserError: If none has, or if they are accuracies of which some are shares and some percent.
+    """
+    known = [row for row in rows if row.state == "done"]
+    if not known:
+        raise UserError(f"No run has a score: {rows[0].place}, {rows[0].word}.")
+    named = any(word.startswith("acc") for word in re.split(r"[^a-z]+", metric.lower()))
     small = next((row for row in known if 0 < row.value <= 1), None)
     large = next((row for row in known if 1.5 < row.value <= 100), None)
     if (named or is_share(metric)) and small and large:
@@ -264,3 +279,4 @@ def _refuse_mixed(metric: str, groups: Mapping[str, Sequence[Score]]) -> None:
             f"{printable(metric, 60)} is a share in {small.place} ({small.value:g}) and percent in "
             f"{large.place} ({large.value:g}). Write all of them alike."
         )
+    return [row.value for row in known]

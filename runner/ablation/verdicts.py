@@ -144,16 +144,16 @@ def judge(root: Path, plan: Plan) -> Findings:
     return judge_table(root, plan, read_table(root, plan))
 
 
-def judge_table(root: Path, plan: Plan, table: Table, samples: int | None = None) -> Findings:
+def judge_table(root: Path, plan: Plan, table: Table, samples: float | None = None) -> Findings:
     """Judge an ablation by a table of its runs.
 
     Args:
         root: Its folder.
         plan: What was to be done.
         table: What was.
-        samples: How many test samples the scores are counted on, if their answers do not say it.
+        samples: How many test samples make a score of 1, if their answers do not say it.
     """
-    counted: dict[str, int | None] = dict.fromkeys(plan.settings(), samples)
+    counted: dict[str, float | None] = dict.fromkeys(plan.settings(), samples)
     if plan.question.metric in (ACCURACY, MEAN_ACCURACY) and samples is None:
         counted = {s: count_samples(some, table.runs) for s, some in plan.settings().items()}
     found, noise = _find(plan, table, counted) if plan.contrasts else ([], None)
@@ -180,7 +180,7 @@ def judge_table(root: Path, plan: Plan, table: Table, samples: int | None = None
 
 
 def _find(
-    plan: Plan, table: Table, samples: Mapping[str, int | None]
+    plan: Plan, table: Table, samples: Mapping[str, float | None]
 ) -> tuple[list[Finding], Noise | None]:
     """Judge every contrast; and split the noise of all effects."""
     answers: dict[tuple[str, int], NDArray[np.bool_]] = {}
