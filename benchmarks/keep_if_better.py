@@ -12,6 +12,8 @@ goes on where it was stopped.
 
 import argparse
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from math import sqrt
@@ -72,19 +74,18 @@ CHANGES = [  # a hundred that only draw other random numbers, or rename what has
 EFFECTIVE = np.arange(NULL + REAL) >= NULL
 
 
-def judged(differences, margin=MARGIN, step=0.0, spread="shared"):
+def judged(differences, spread="shared"):
     """Of which changes HELPS is said, [..., K]."""
     sharing = sharing_of(spread, differences.shape[-2])
-    verdict = decide(differences, margin, ALPHA, step=step, sharing=sharing).verdict
-    return verdict == Verdict.HELPS
+    return decide(differences, MARGIN, ALPHA, sharing=sharing).verdict == Verdict.HELPS
 
 
-def in_batches(differences, order, **settings):
+def in_batches(differences, order):
     """Judge them in families of ten, each at alpha; `order` [K] is how the changes come."""
     shape = differences.shape
     families = differences[..., order, :].reshape(*shape[:-2], -1, BATCH, shape[-1])
     kept = np.zeros(shape[:-1], bool)
-    kept[..., order] = judged(families, **settings).reshape(kept.shape)
+    kept[..., order] = judged(families).reshape(kept.shape)
     return kept
 
 
@@ -111,11 +112,11 @@ def with_more_seeds(differences, until, spread="shared"):
     return verdict == Verdict.HELPS, (taken.sum(-1) + taken.max(-1)).mean()
 
 
-def short_list(single, differences, **settings):
+def short_list(single, differences):
     """Judge the twenty of the best single run, by seeds that the choice has not seen."""
     chosen = np.argsort(-single, -1)[..., :SHORT]
     kept = np.zeros(single.shape, bool)
-    verdicts = judged(np.take_along_axis(differences, chosen[..., None], -2), **settings)
+    verdicts = judged(np.take_along_axis(differences, chosen[..., None], -2))
     np.put_along_axis(kept, chosen, verdicts, -1)
     return kept
 
@@ -265,7 +266,28 @@ def simulate(repeats):
 
 
 REAL_HEADS = ["", "false ones kept, of 100", "real ones kept, of 10", "runs"]
-RULE = {"margin": 0.005, "step": 1 / 359}  # half a point; of 359 test images
+
+
+def judge(name, places, scores, seeds):
+    """Judge changes by `python -m runner.judge`; which HELPS is said of, [K].
+
+    Args:
+        name: Of the table that is written beside the runs.
+        places: Of the changes.
+        scores: [1 + their number, seeds], the baseline first.
+        seeds: The seeds.
+    """
+    names = "baseline", *(str(place) for place in places)
+    rows = ["variant,seed,accuracy"]
+    for variant, row in zip(names, scores, strict=True):
+        rows += [f"{variant},{seed},{score}" for seed, score in zip(seeds, row, strict=True)]
+    file = RUNS.with_name(f"keep_if_better_{name}.csv")
+    file.write_text("\n".join(rows) + "\n")
+    options = "--baseline", "baseline", "--margin", "0.005", "--samples", "359", "--json"
+    command = [sys.executable, "-m", "runner.judge", str(file), *options]
+    answer = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+    verdicts = {effect["contrast"]["name"]: effect["verdict"] for effect in answer["effects"]}
+    return np.array([verdicts.get(str(place)) == "HELPS" for place in range(NULL + REAL)])
 
 
 def real_rows(digits):
@@ -276,23 +298,18 @@ def real_rows(digits):
 
     count = NULL + REAL
     single = digits.table(CHANGES, [0])[1:, 0]
-    chosen = np.argsort(-single, kind="stable")[:SHORT]
-    scores = digits.table([CHANGES[place] for place in chosen], range(1, 1 + FEW))
-    kept = np.zeros(count, bool)
-    kept[chosen] = judged(scores[1:] - scores[:1], **RULE)
+    chosen, fresh = np.argsort(-single, kind="stable")[:SHORT], range(1, 1 + FEW)
+    scores = digits.table([CHANGES[place] for place in chosen], fresh)
+    kept = judge("short", chosen, scores, fresh)
     yield written(f"{SHORT_LISTED}, {FEW} fresh seeds", kept, count + FEW * (SHORT + 1))
     for repeat in range(LOOPED):
         kept, order = digits.loop(repeat, again=False), f"order {1 + repeat}"
         yield written(f"keep if better, one run each, {order}", kept, 1 + count)
     kept = digits.loop(0, again=True)
     yield written("keep if better, incumbent run again, order 1", kept, 2 * count)
-    scores = digits.table(CHANGES, range(FEW))
-    differences, runs = scores[1:] - scores[:1], FEW * (1 + count)
-    for spread in SPREADS:
-        kept = judged(differences, **RULE, spread=spread)
-        yield written(f"judged, {FEW} seeds, `spread={spread}`", kept, runs)
-    kept = in_batches(differences, np.random.default_rng(0).permutation(count), **RULE)
-    yield written(f"judged in families of ten, {FEW} seeds", kept, runs)
+    seeds = range(FEW)
+    kept = judge("all", range(count), digits.table(CHANGES, seeds), seeds)
+    yield written(f"judged, {FEW} seeds", kept, FEW * (1 + count))
 
 
 def truth_rows(digits):
