@@ -11,7 +11,7 @@ from runner.ablation.decide import Verdict
 from runner.ablation.plan import SCORES, Plan, Question, Values
 from runner.ablation.table import find_damage
 from runner.ablation.verdicts import Findings
-from runner.ablation.wording import with_unit
+from runner.ablation.wording import EQUAL, with_unit
 from runner.names import flatten
 from runner.report import format as fmt
 from runner.store.runs import Run
@@ -50,6 +50,7 @@ def sentence(plan: Plan) -> str:
         + (f" for {printable(length, 30)}" if epochs is not None else "")
         + f", with {fmt.count(len(plan.seeds), 'seed')}.",
         _measure(question),
+        *compared_at(plan),
     ]
     text = printable(" ".join(parts))
     return text[:1].upper() + text[1:]
@@ -62,6 +63,22 @@ def _measure(question: Question) -> str:
         + " is better; a difference below "
         + f"{with_unit(question.margin, question.metric)} does not matter."
     )
+
+
+def compared_at(plan: Plan) -> Iterator[str]:
+    """Say what all variants had the same of, unless it is their epochs, and for how long each ran.
+
+    Those that ran as long as the reference are not named.
+    """
+    if (at := plan.question.at) == "epochs":
+        return
+    usual = plan.epochs_of(plan.reference)
+    lengths = {v: plan.epochs_of(v) for v in plan.variants}
+    others = [f"{n:g} of {printable(v, 40)}" for v, n in lengths.items() if n != usual]
+    if len(others) > LISTED:
+        others[LISTED:] = [f"others of {len(others) - LISTED} more"]
+    first = f"{usual:g} epochs of {printable(plan.reference, 40) if others else 'every variant'}"
+    yield f"The verdicts are at {EQUAL[at]}: {', '.join([first, *others])}."
 
 
 def _what(plan: Plan) -> str:
@@ -162,7 +179,9 @@ def summary(findings: Findings) -> str:
     counts = Counter(finding.verdict for finding in findings.effects)
     few = sorted({finding.seeds for finding in findings.effects if finding.few})
     mark = f" (on {' and '.join(map(str, few))} seeds only)" if few else ""
-    return ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v]) + mark
+    at = findings.plan.question.at
+    held = f" at {EQUAL[at]}" if at != "epochs" else ""
+    return ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v]) + mark + held
 
 
 NO_REASON = "No reason was recorded."

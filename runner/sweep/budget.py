@@ -73,11 +73,6 @@ def epochs(costs: Mapping[str, Cost], reference: str, length: float) -> dict[str
     }
 
 
-def length_of(plan: Plan, variant: str) -> float:
-    """Give back for how many epochs a variant trains."""
-    return float(plan.changes[variant].get("epochs", plan.config["epochs"]))
-
-
 def _length(wanted: float, updates_an_epoch: int) -> float:
     """Give back the shortest number of epochs with as many updates; a whole one is an int."""
     updates = total_updates(wanted, updates_an_epoch)

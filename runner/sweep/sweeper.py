@@ -26,6 +26,7 @@ from runner.config import available_cores
 from runner.data.cache import default_folder
 from runner.errors import UserError, cause_of
 from runner.names import label
+from runner.report.sentences import compared_at
 from runner.run.process import isolated
 from runner.run.status import conclude
 from runner.store.lock import lock_folder
@@ -88,6 +89,7 @@ class AblationSweeper(Sweeper):
             workers = self._at_once(len(plan.seeds) * len(plan.variants))
             say(*describe(root, plan, workers))
             return
+        say(*compared_at(plan))
         refuse_foreign_runs(root, plan)
         if before is None:
             with isolated():
