@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, with_config
 
-from runner.ablation.designs import ALL, BASELINE, Contrast, Factor
+from runner.ablation.designs import Contrast, Factor
 from runner.errors import UserError
 from runner.store.files import DEEPEST, FORMAT, Damaged, checked, digest, write_text
 from runner.store.runs import digest_config, number
@@ -84,10 +84,9 @@ class Plan:
     """The factors that are not judged: all others are, in each combination of their levels."""
     format: int = field(default=FORMAT)
 
-    @property
-    def reference(self) -> str:
-        """The variant that the others are measured by: the baseline, if the design has it."""
-        return next(name for name in (BASELINE, ALL, *self.variants) if name in self.variants)
+    def references(self) -> dict[str, str]:
+        """Give for each variant the first one of its setting: the baseline, if there is one."""
+        return {name: some[0] for some in self.settings().values() for name in some}
 
     def epochs_of(self, variant: str) -> float:
         """Give back for how many epochs a variant trains."""

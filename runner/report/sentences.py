@@ -68,17 +68,21 @@ def _measure(question: Question) -> str:
 def compared_at(plan: Plan) -> Iterator[str]:
     """Say what all variants had the same of, unless it is their epochs, and for how long each ran.
 
-    Those that ran as long as the reference are not named.
+    Those that ran as long as the first one are not named.
     """
     if (at := plan.question.at) == "epochs":
         return
-    usual = plan.epochs_of(plan.reference)
-    lengths = {v: plan.epochs_of(v) for v in plan.variants}
-    others = [f"{n:g} of {printable(v, 40)}" for v, n in lengths.items() if n != usual]
-    if len(others) > LISTED:
-        others[LISTED:] = [f"others of {len(others) - LISTED} more"]
-    first = f"{usual:g} epochs of {printable(plan.reference, 40) if others else 'every variant'}"
-    yield f"The verdicts are at {EQUAL[at]}: {', '.join([first, *others])}."
+    settings, parts = [*plan.settings().values()], []
+    for first, *others in settings:
+        usual = plan.epochs_of(first)
+        lengths = ((name, plan.epochs_of(name)) for name in others)
+        found = [f"{n:g} of {printable(name, 40)}" for name, n in lengths if n != usual]
+        if len(found) > LISTED:
+            found[LISTED:] = [f"others of {len(found) - LISTED} more"]
+        whose = printable(first, 40) if found or len(settings) > 1 else "every variant"
+        parts.append(", ".join([f"{usual:g} epochs of {whose}", *found]))
+    more = [f"and {len(parts) - LISTED} more"] if len(parts) > LISTED else []
+    yield f"The verdicts are at {EQUAL[at]}: {'; '.join([*parts[:LISTED], *more])}."
 
 
 def _what(plan: Plan) -> str:

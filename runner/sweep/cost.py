@@ -76,8 +76,8 @@ def _convolution_backward(
 def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str, Cost]:
     """Measure the seconds of an epoch of each variant.
 
-    A variant and the reference make updates in turn, so that what slows the machine slows both; the
-    median of their ratios counts.
+    Each variant and the first one make updates in turn, so that what slows the machine slows both;
+    the median of their ratios counts.
 
     Args:
         plan: The plan.
@@ -85,9 +85,10 @@ def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str,
         longest: After so many seconds the variants that are left get the mean of the others.
     """
     start, sets = time.perf_counter(), Sets()
-    first, taken = Trial(_settings(plan, plan.reference), sets), list[float]()
-    relative = {plan.reference: first.cost(1.0)}  # in updates of the reference
-    for variant in [name for name in plan.variants if name != plan.reference] or [plan.reference]:
+    reference, *others = plan.variants
+    first, taken = Trial(_settings(plan, reference), sets), list[float]()
+    relative = {reference: first.cost(1.0)}  # in updates of the reference
+    for variant in others or [reference]:
         if time.perf_counter() - start > longest:
             relative[variant] = Cost(mean(cost.epoch for cost in relative.values()), 0)
             continue

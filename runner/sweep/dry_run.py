@@ -51,7 +51,8 @@ def _length(plan: Plan, variant: str) -> str:
     """Write what an epoch costs, as a multiple of the reference's, where that sets its length."""
     if plan.question.at == "epochs":
         return ""
-    return f"x{plan.epochs_of(plan.reference) / plan.epochs_of(variant):.2f} an epoch  "
+    reference = plan.references()[variant]
+    return f"x{plan.epochs_of(reference) / plan.epochs_of(variant):.2f} an epoch  "
 
 
 def runs_left(root: Path, plan: Plan) -> list[tuple[str, int]]:
