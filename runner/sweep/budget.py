@@ -1,9 +1,8 @@
 """Equal cost: the epochs that each variant trains for, so that all of them cost the same."""
 
-import dataclasses
 from collections.abc import Mapping
 from itertools import count
-from typing import Any
+from typing import Protocol
 
 import torch
 
@@ -16,19 +15,27 @@ from runner.sweep.cost import Cost, multiply_adds, seconds
 SECONDS = 3.0  # that each variant is timed for
 
 
-def at_equal_cost(plan: Plan, before: Plan | None) -> Plan:
-    """Set the epochs of each variant, so that its training costs what the reference's does.
+class Maker(Protocol):
+    """What lays out the plan: `make_plan`, with all but the epochs."""
+
+    def __call__(self, *, epochs: Mapping[str, float] = ...) -> Plan:
+        """Give back the plan, in which some variants train for other epochs than the config's."""
+
+
+def at_equal_cost(make: Maker, before: Plan | None) -> Plan:
+    """Lay out a plan in which the training of every variant costs what the reference's does.
 
     To the nearest update. The reference, the first variant of a setting, trains for the epochs of
     its config.
 
     Args:
-        plan: The plan, in which every variant has the epochs of the config.
+        make: Lays it out.
         before: The plan that the folder holds: its epochs are kept, and nothing is measured again.
 
     Raises:
         UserError: If the epochs are varied, or a variant cannot be trained, or has no cost.
     """
+    plan = make()
     at, references = plan.question.at, plan.references()
     if at == "epochs":
         return plan
@@ -40,7 +47,7 @@ def at_equal_cost(plan: Plan, before: Plan | None) -> Plan:
     others = [variant for variant, reference in references.items() if variant != reference]
     if before:
         known = {name: before.epochs_of(name) for name in others if name in before.variants}
-        return _with_epochs(plan, known)
+        return make(epochs=known)
     with isolated():
         costs = seconds(plan, SECONDS) if at == "time" else multiply_adds(plan)
     if torch.cuda.is_initialized():
@@ -50,7 +57,7 @@ def at_equal_cost(plan: Plan, before: Plan | None) -> Plan:
             f"ablation.at={at}: torch counts no multiply-adds in {free[0]}. Take ablation.at=time."
         )
     firsts = {name: (costs[references[name]], plan.epochs_of(references[name])) for name in others}
-    return _with_epochs(plan, {name: epochs(costs[name], *firsts[name]) for name in others})
+    return make(epochs={name: epochs(costs[name], *firsts[name]) for name in others})
 
 
 def epochs(cost: Cost, reference: Cost, length: float) -> float:
@@ -73,13 +80,3 @@ def epochs(cost: Cost, reference: Cost, length: float) -> float:
         return whole
     rounded = (round(updates / cost.updates, digits) for digits in count(1))
     return next(n for n in rounded if total_updates(n, cost.updates) == updates)
-
-
-def _with_epochs(plan: Plan, epochs: Mapping[str, float]) -> Plan:
-    """Change the epochs of variants; they are no change where they are those of the config."""
-    changes: dict[str, Mapping[str, Any]] = dict(plan.changes)
-    for variant, length in epochs.items():
-        others = {key: value for key, value in changes[variant].items() if key != "epochs"}
-        changed = {} if length == plan.config["epochs"] else {"epochs": length}
-        changes[variant] = {**others, **changed}
-    return dataclasses.replace(plan, changes=changes)

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from runner.run.status import conclude
 from runner.store.lock import lock_folder
 from runner.store.runs import NOT_IN_CONFIG_HASH, Run, read_status
 from runner.sweep.budget import at_equal_cost
+from runner.sweep.buildable import refuse_unbuildable
 from runner.sweep.dry_run import describe, runs_left
 from runner.sweep.failures import cause_in_words, exit_with_failures
 from runner.sweep.freeze import (
@@ -40,7 +42,6 @@ from runner.sweep.freeze import (
     make_plan,
     refuse_foreign_runs,
     refuse_other,
-    refuse_unbuildable,
 )
 from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.progress import Progress
@@ -79,8 +80,8 @@ class AblationSweeper(Sweeper):
         threads = int(before.config["threads"]) if before else self._threads()
         loader = cast(Composer, self.context.config_loader)
         command = shlex.join(["python", "-m", "runner", *sys.argv[1:]])  # to be typed again
-        plan = make_plan(settings, self.config, loader, arguments, threads, command)
-        plan = at_equal_cost(plan, before)
+        make = partial(make_plan, settings, self.config, loader, arguments, threads, command)
+        plan = at_equal_cost(make, before)
         if before:
             plan = refuse_other(root, before, plan)
         for warning in unfair_metric(plan):
