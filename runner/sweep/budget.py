@@ -79,4 +79,4 @@ def epochs(cost: Cost, reference: Cost, length: float) -> float:
     if not rest:
         return whole
     rounded = (round(updates / cost.updates, digits) for digits in count(1))
-    return next(n for n in rounded if total_updates(n, cost.updates) == updates)
+    return next(n for n in rounded if n and total_updates(n, cost.updates) == updates)
