@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, with_config
 
-from runner.ablation.designs import ALL, BASELINE, Contrast, Factor
+from runner.ablation.designs import Contrast, Factor
 from runner.errors import UserError
 from runner.store.files import DEEPEST, FORMAT, Damaged, checked, digest, write_text
-from runner.store.runs import digest_config
+from runner.store.runs import digest_config, number
 from runner.store.values import read_values
 from runner.validation import STRICT, validate
 
@@ -84,10 +84,13 @@ class Plan:
     """The factors that are not judged: all others are, in each combination of their levels."""
     format: int = field(default=FORMAT)
 
-    @property
-    def reference(self) -> str:
-        """The variant that the others are measured by: the baseline, if the design has it."""
-        return next(name for name in (BASELINE, ALL, *self.variants) if name in self.variants)
+    def references(self) -> dict[str, str]:
+        """Give for each variant the first one of its setting: the baseline, if there is one."""
+        return {name: some[0] for some in self.settings().values() for name in some}
+
+    def epochs_of(self, variant: str) -> float:
+        """Give back for how many epochs a variant trains."""
+        return float(self.changes[variant].get("epochs", self.config["epochs"]))
 
     def runs(self) -> Iterator[tuple[int, str]]:
         """Run through all runs, seed by seed: a stopped sweep is whole blocks."""
@@ -194,6 +197,9 @@ def _mistakes(plan: Plan) -> Iterator[str]:
         yield "It has settings that are no factors."
     if len({*plan.seeds}) < len(plan.seeds) or len({*names}) < len(names):
         yield "A seed or a factor is there twice."
+    lengths = [{**plan.config, **changes}.get("epochs") for changes in plan.changes.values()]
+    if plan.question.at != "epochs" and not all(number(length) for length in lengths):
+        yield "The epochs of a variant are not a number."
     if set(plan.changes) != set(plan.variants) or not all(f.levels for f in plan.factors):
         yield "It lacks the changes of a variant, or the levels of a factor."
     for variant, row in plan.variants.items():

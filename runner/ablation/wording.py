@@ -23,6 +23,10 @@ SAME_WEIGHTS = "it changed nothing: with every seed the weights equal those with
 LISTED = 5  # seeds listed by name
 
 
+EQUAL = {"epochs": "equal epochs", "multiply_adds": "equal multiply-adds", "time": "equal time"}
+"""What `ablation.at` holds equal."""
+
+
 def is_share(metric: str) -> bool:
     """Whether a metric is a share, such as an accuracy, and shown in percent."""
     return metric.endswith(SHARES)

@@ -133,7 +133,8 @@ def _left_out(there: int, what: str) -> str | None:
 
 def _drawn(findings: Findings) -> tuple[Mapping[str, Sequence[Run]], str]:
     """Choose the variants whose curves are drawn, and which of them is the reference."""
-    variants, reference = list(findings.plan.variants), findings.plan.reference
+    variants = list(findings.plan.variants)
+    reference = variants[0]
     if len(variants) > SHOWN + 1:
         effects = largest(ranked(findings))
         direct = {v for f in effects if len(f.contrast.weights) == 2 for v in f.contrast.weights}

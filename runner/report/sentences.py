@@ -11,7 +11,7 @@ from runner.ablation.decide import Verdict
 from runner.ablation.plan import SCORES, Plan, Question, Values
 from runner.ablation.table import find_damage
 from runner.ablation.verdicts import Findings
-from runner.ablation.wording import with_unit
+from runner.ablation.wording import EQUAL, with_unit
 from runner.names import flatten
 from runner.report import format as fmt
 from runner.store.runs import Run
@@ -50,6 +50,7 @@ def sentence(plan: Plan) -> str:
         + (f" for {printable(length, 30)}" if epochs is not None else "")
         + f", with {fmt.count(len(plan.seeds), 'seed')}.",
         _measure(question),
+        *compared_at(plan),
     ]
     text = printable(" ".join(parts))
     return text[:1].upper() + text[1:]
@@ -62,6 +63,26 @@ def _measure(question: Question) -> str:
         + " is better; a difference below "
         + f"{with_unit(question.margin, question.metric)} does not matter."
     )
+
+
+def compared_at(plan: Plan) -> Iterator[str]:
+    """Say what all variants had the same of, unless it is their epochs, and for how long each ran.
+
+    Those that ran as long as the first one are not named.
+    """
+    if (at := plan.question.at) == "epochs":
+        return
+    settings, parts = [*plan.settings().values()], []
+    for first, *others in settings:
+        usual = plan.epochs_of(first)
+        lengths = ((name, plan.epochs_of(name)) for name in others)
+        found = [f"{n:g} of {printable(name, 40)}" for name, n in lengths if n != usual]
+        if len(found) > LISTED:
+            found[LISTED:] = [f"others of {len(found) - LISTED} more"]
+        whose = printable(first, 40) if found or len(settings) > 1 else "every variant"
+        parts.append(", ".join([f"{usual:g} epochs of {whose}", *found]))
+    more = [f"and {len(parts) - LISTED} more"] if len(parts) > LISTED else []
+    yield f"The verdicts are at {EQUAL[at]}: {'; '.join([*parts[:LISTED], *more])}."
 
 
 def _what(plan: Plan) -> str:
@@ -162,7 +183,9 @@ def summary(findings: Findings) -> str:
     counts = Counter(finding.verdict for finding in findings.effects)
     few = sorted({finding.seeds for finding in findings.effects if finding.few})
     mark = f" (on {' and '.join(map(str, few))} seeds only)" if few else ""
-    return ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v]) + mark
+    at = findings.plan.question.at
+    held = f" at {EQUAL[at]}" if at != "epochs" else ""
+    return ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v]) + mark + held
 
 
 NO_REASON = "No reason was recorded."

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from runner.ablation.decide import Verdict
 from runner.ablation.find import names_of
+from runner.ablation.plan import Plan
 from runner.ablation.verdicts import Findings
-from runner.ablation.wording import is_share, with_unit
+from runner.ablation.wording import EQUAL, is_share, with_unit
 from runner.report import format as fmt
 from runner.report import sentences, tables
 from runner.store.runs import Run
@@ -164,6 +165,7 @@ def _introductions(named: Sequence[tuple[str, Findings]]) -> Iterator[str]:
         text = (
             f"difference in {fmt.spaced(question.metric)}"
             + (" in points" if is_share(question.metric) else "")
+            + _held_equal(findings.plan)
             + f", + is better{'' if question.goal == 'maximize' else ' (lower)'}; "
             + f"below {with_unit(question.margin, question.metric)} it does not matter; "
             + interval(findings)
@@ -174,6 +176,12 @@ def _introductions(named: Sequence[tuple[str, Findings]]) -> Iterator[str]:
     for name, findings in named:
         if progress := sentences.progress(findings):
             yield f"{name}: {progress}" if several else progress
+
+
+def _held_equal(plan: Plan) -> str:
+    """Say what all variants had the same of; nothing where their epochs are what is varied."""
+    varied = plan.question.at == "epochs" and any("epochs" in c for c in plan.changes.values())
+    return "" if varied else f" at {EQUAL[plan.question.at]}"
 
 
 def interval(findings: Findings) -> str:

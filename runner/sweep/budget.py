@@ -1,9 +1,8 @@
 """Equal cost: the epochs that each variant trains for, so that all of them cost the same."""
 
-import dataclasses
 from collections.abc import Mapping
 from itertools import count
-from typing import Any
+from typing import Protocol
 
 import torch
 
@@ -16,82 +15,68 @@ from runner.sweep.cost import Cost, multiply_adds, seconds
 SECONDS = 3.0  # that each variant is timed for
 
 
-def at_equal_cost(plan: Plan, before: Plan | None) -> Plan:
-    """Set the epochs of each variant, so that its training costs what the reference's does.
+class Maker(Protocol):
+    """What lays out the plan: `make_plan`, with all but the epochs."""
 
-    To the nearest update. The reference trains for the epochs of the config.
+    def __call__(self, *, epochs: Mapping[str, float] = ...) -> Plan:
+        """Give back the plan, in which some variants train for other epochs than the config's."""
+
+
+def at_equal_cost(make: Maker, before: Plan | None) -> Plan:
+    """Lay out a plan in which the training of every variant costs what the reference's does.
+
+    To the nearest update. The reference, the first variant of a setting, trains for the epochs of
+    its config.
 
     Args:
-        plan: The plan, in which every variant has the epochs of the config.
+        make: Lays it out.
         before: The plan that the folder holds: its epochs are kept, and nothing is measured again.
 
     Raises:
         UserError: If the epochs are varied, or a variant cannot be trained, or has no cost.
     """
-    at = plan.question.at
+    plan = make()
+    at, references = plan.question.at, plan.references()
     if at == "epochs":
         return plan
-    if any("epochs" in changes for changes in plan.changes.values()):
+    if any(plan.epochs_of(one) != plan.epochs_of(other) for one, other in references.items()):
         raise UserError(
             f"ablation.at={at} sets the epochs of each variant, but ablation.factors varies epochs "
             "too. Drop it there, or take ablation.at=epochs."
         )
+    others = [variant for variant, reference in references.items() if variant != reference]
     if before:
-        known = {name: changes.get("epochs") for name, changes in before.changes.items()}
-        return _with_epochs(plan, known)
-    if len(plan.variants) == 1:
-        return plan
+        known = {name: before.epochs_of(name) for name in others if name in before.variants}
+        return make(epochs=known)
     with isolated():
         costs = seconds(plan, SECONDS) if at == "time" else multiply_adds(plan)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # the runs are done in other processes
     if free := [variant for variant, cost in costs.items() if not cost.epoch]:
         raise UserError(
-            f"ablation.at={at}: torch counts no multiply-add in an update of {free[0]}. Take "
-            "ablation.at=time."
+            f"ablation.at={at}: torch counts no multiply-adds in {free[0]}. Take ablation.at=time."
         )
-    return _with_epochs(plan, epochs(costs, plan.reference, plan.config["epochs"]))
+    firsts = {name: (costs[references[name]], plan.epochs_of(references[name])) for name in others}
+    return make(epochs={name: epochs(costs[name], *firsts[name]) for name in others})
 
 
-def epochs(costs: Mapping[str, Cost], reference: str, length: float) -> dict[str, float]:
-    """Give back how many epochs each variant gets.
+def epochs(cost: Cost, reference: Cost, length: float) -> float:
+    """Give back for how many epochs a variant trains.
+
+    The fewest digits that give its number of updates; a whole number is an int.
 
     Args:
-        costs: Of each variant.
-        reference: The variant that sets the budget.
+        cost: Of an epoch of the variant.
+        reference: Of an epoch of the one that sets the budget.
         length: Its epochs.
 
-    >>> costs = {"baseline": Cost(epoch=100.0, updates=21), "slow": Cost(epoch=130.0, updates=21)}
-    >>> epochs(costs, "baseline", 15)
-    {'baseline': 15, 'slow': 11.5}
+    >>> epochs(Cost(epoch=130.0, updates=21), Cost(epoch=100.0, updates=21), 15)  # 242 updates
+    11.5
     """
-    first = costs[reference]
-    budget = first.epoch * total_updates(length, first.updates) / first.updates
-    return {
-        variant: length if variant == reference else _length(budget / cost.epoch, cost.updates)
-        for variant, cost in costs.items()
-    }
-
-
-def length_of(plan: Plan, variant: str) -> float:
-    """Give back for how many epochs a variant trains."""
-    return float(plan.changes[variant].get("epochs", plan.config["epochs"]))
-
-
-def _length(wanted: float, updates_an_epoch: int) -> float:
-    """Give back the shortest number of epochs with as many updates; a whole one is an int."""
-    updates = total_updates(wanted, updates_an_epoch)
-    whole, rest = divmod(updates, updates_an_epoch)
+    budget = reference.epoch * total_updates(length, reference.updates) / reference.updates
+    updates = total_updates(budget / cost.epoch, cost.updates)
+    whole, rest = divmod(updates, cost.updates)
     if not rest:
         return whole
-    rounded = (round(updates / updates_an_epoch, digits) for digits in count(1))
-    return next(n for n in rounded if total_updates(n, updates_an_epoch) == updates)
-
-
-def _with_epochs(plan: Plan, epochs: Mapping[str, float | None]) -> Plan:
-    """Change the epochs of variants; None leaves them."""
-    changes: dict[str, Mapping[str, Any]] = dict(plan.changes)
-    for variant, length in epochs.items():
-        if variant in changes and length not in (None, plan.config["epochs"]):
-            changes[variant] = {**changes[variant], "epochs": length}
-    return dataclasses.replace(plan, changes=changes)
+    rounded = (round(updates / cost.updates, digits) for digits in count(1))
+    return next(n for n in rounded if n and total_updates(n, cost.updates) == updates)

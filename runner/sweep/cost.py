@@ -21,6 +21,8 @@ from runner.ablation.plan import Plan
 from runner.build import build, build_data
 from runner.config import Settings, check
 from runner.data import DataSet
+from runner.errors import UserError
+from runner.texts import in_one_line
 from runner.train import Diverged
 from tricks import Batch
 
@@ -53,7 +55,7 @@ def multiply_adds(plan: Plan) -> dict[str, Cost]:
         settings = _settings(plan, variant)
         device = settings.device if torch.cuda.is_available() else "cpu"
         plain = replace(settings, device=device, precision="float32", compile=False)
-        trial = Trial(plain, sets)
+        trial = Trial(variant, plain, sets)
         with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
             trial.update()
         counts[variant] = trial.cost(counter.get_total_flops() / 2)
@@ -76,8 +78,8 @@ def _convolution_backward(
 def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str, Cost]:
     """Measure the seconds of an epoch of each variant.
 
-    A variant and the reference make updates in turn, so that what slows the machine slows both; the
-    median of their ratios counts.
+    Each variant and the first one make updates in turn, so that what slows the machine slows both;
+    the median of their ratios counts.
 
     Args:
         plan: The plan.
@@ -85,13 +87,14 @@ def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str,
         longest: After so many seconds the variants that are left get the mean of the others.
     """
     start, sets = time.perf_counter(), Sets()
-    first, taken = Trial(_settings(plan, plan.reference), sets), list[float]()
-    relative = {plan.reference: first.cost(1.0)}  # in updates of the reference
-    for variant in [name for name in plan.variants if name != plan.reference] or [plan.reference]:
+    reference, *others = plan.variants
+    first, taken = Trial(reference, _settings(plan, reference), sets), list[float]()
+    relative = {reference: first.cost(1.0)}  # in updates of the reference
+    for variant in others or [reference]:
         if time.perf_counter() - start > longest:
             relative[variant] = Cost(mean(cost.epoch for cost in relative.values()), 0)
             continue
-        other = Trial(_settings(plan, variant), sets)
+        other = Trial(variant, _settings(plan, variant), sets)
         for trial in (first, other):
             trial.update()  # what is done once: memory is taken, a model compiled
         pairs, begun = list[tuple[float, float]](), time.perf_counter()
@@ -111,14 +114,22 @@ class Trial:
     """The first updates of a training, one at a time.
 
     Args:
+        variant: Whose training, for messages.
         settings: Of the run.
         sets: The data sets that were read; it adds its own.
+
+    Raises:
+        UserError: If it cannot be built, or an update fails, with what is wrong.
     """
 
-    def __init__(self, settings: Settings, sets: Sets) -> None:
-        if (key := repr(settings.data)) not in sets:
-            sets[key] = build_data(settings)
-        self.bench, self.threads = build(settings, sets[key]), int(settings.threads)
+    def __init__(self, variant: str, settings: Settings, sets: Sets) -> None:
+        self.variant, key = variant, repr(settings.data)
+        try:
+            if key not in sets:
+                sets[key] = build_data(settings)
+            self.bench, self.threads = build(settings, sets[key]), int(settings.threads)
+        except UserError as error:
+            raise UserError(f"{variant} cannot be built: {error}") from error
         self.images = len(sets[key].train.labels)
         self.size = min(settings.batch_size, self.images)
         self.batches = self._whole_batches()
@@ -132,8 +143,12 @@ class Trial:
         if torch.get_num_threads() != self.threads:  # another variant's
             torch.set_num_threads(self.threads)
         start = time.perf_counter()
-        with suppress(Diverged):
-            self.bench.training.step(next(self.batches))
+        try:
+            with suppress(Diverged):
+                self.bench.training.step(next(self.batches))
+        except Exception as error:  # a trick's, about its first batch
+            text = f"{self.variant} cannot be trained: {in_one_line(error)}"
+            raise UserError(text) from error
         if self.bench.training.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start

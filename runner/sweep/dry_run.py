@@ -5,8 +5,8 @@ from pathlib import Path
 from runner.ablation.plan import Plan
 from runner.ablation.power import POWER, smallest_effect
 from runner.ablation.wording import ENOUGH
+from runner.report.sentences import compared_at
 from runner.store.runs import read_run
-from runner.sweep.budget import length_of
 from runner.sweep.cost import seconds
 
 EACH, MOST_SECONDS = 0.3, 60.0  # seconds that a variant is timed for, and all of them
@@ -26,11 +26,12 @@ def describe(root: Path, plan: Plan, workers: int) -> list[str]:
     """
     lines = [f"{plan.name}: {plan.question.design}, {len(plan.variants)} variants", ""]
     costs, width = seconds(plan, EACH, MOST_SECONDS), max(map(len, plan.variants))
-    took = {v: cost.epoch * length_of(plan, v) for v, cost in costs.items()}
+    took = {v: cost.epoch * plan.epochs_of(v) for v, cost in costs.items()}
     for variant in plan.variants:
         changed = ", ".join(f"{k}={v}" for k, v in plan.changes[variant].items())
-        about = changed or "as the config has it"
+        about = _length(plan, variant) + (changed or "as the config has it")
         lines.append(f"  {variant:<{width}}  {took[variant]:8.1f} s a run  {about}")
+    lines += [line for said in compared_at(plan) for line in ("", said)]
     seeds = ", ".join(map(str, plan.seeds))
     total, left = len(plan.seeds) * len(plan.variants), runs_left(root, plan)
     rest = sum(took[variant] for variant, _ in left)
@@ -44,6 +45,14 @@ def describe(root: Path, plan: Plan, workers: int) -> list[str]:
         "Nothing was run or written. Drop ablation.dry_run=true to start.",
     ]
     return lines
+
+
+def _length(plan: Plan, variant: str) -> str:
+    """Write what an epoch costs, as a multiple of the reference's, where that sets its length."""
+    if plan.question.at == "epochs":
+        return ""
+    reference = plan.references()[variant]
+    return f"x{plan.epochs_of(reference) / plan.epochs_of(variant):.2f} an epoch  "
 
 
 def runs_left(root: Path, plan: Plan) -> list[tuple[str, int]]:

@@ -2,9 +2,9 @@
 
 import copy
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from runner.ablation.designs import design
 from runner.ablation.plan import Plan
 from runner.ablation.sampling import MEAN_ACCURACY
-from runner.build import build, build_data, build_model, build_optimizer, build_tricks
 from runner.config import Settings, check
 from runner.errors import UserError
 from runner.names import OUTPUTS, flatten, inside
@@ -46,6 +45,7 @@ def make_plan(
     arguments: Sequence[str],
     threads: int,
     command: str,
+    epochs: Mapping[str, float] = MappingProxyType({}),
 ) -> Plan:
     """Lay out the design, and compose and check the config of every variant.
 
@@ -56,6 +56,7 @@ def make_plan(
         arguments: The overrides that were typed.
         threads: CPU threads of a run, where the config leaves them open.
         command: What was typed, for the report.
+        epochs: Of variants that train for other than the config's.
 
     Raises:
         UserError: If a variant's config is wrong, two variants are the same run, or a setting
@@ -75,6 +76,8 @@ def make_plan(
         variant: [o for f, label in zip(factors, row, strict=True) for o in levels[f.name][label]]
         for variant, row in laid_out.variants.items()
     }
+    for variant, length in epochs.items():
+        rows[variant].append(f"epochs={length}")
     composed = loader.compose_variants(master, base, rows)
     for config in composed.values():
         with open_dict(config):
@@ -197,37 +200,6 @@ def refuse_foreign_runs(root: Path, plan: Plan) -> None:
                     f"{run.folder} holds a run whose config is written in another way (1 for 1.0). "
                     "Remove that folder, and the run is done again."
                 )
-
-
-BUILDING = 20.0  # seconds spent on trying, at most
-
-
-def refuse_unbuildable(plan: Plan) -> None:
-    """Build each variant once, as far as time allows, so that a mistake does not cost a night.
-
-    The first one of each setting is always built.
-
-    Raises:
-        UserError: If one cannot be built, with what is wrong with it.
-    """
-    start, data = time.monotonic(), None
-    first_ones = {variants[0] for variants in plan.settings().values()}
-    for variant in plan.variants:
-        if time.monotonic() - start > BUILDING and variant not in first_ones:
-            continue
-        settings = check(OmegaConf.create(plan.config_of(variant, plan.seeds[0])))
-        try:
-            if data is None or settings.data != data[0]:
-                data = settings.data, build_data(settings)
-            if settings.model["_target_"].startswith("runner."):
-                here = dataclasses.replace(
-                    settings, device="cpu", precision="float32", channels_last=False
-                )
-                build(here, data[1])
-            else:  # a user's own model may need the device of the runs, which need not be here
-                build_optimizer(settings, build_model(settings, data[1], build_tricks(settings)))
-        except UserError as error:
-            raise UserError(f"{variant} cannot be built: {error}") from error
 
 
 class Frozen:

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,11 +27,13 @@ from runner.config import available_cores
 from runner.data.cache import default_folder
 from runner.errors import UserError, cause_of
 from runner.names import label
+from runner.report.sentences import compared_at
 from runner.run.process import isolated
 from runner.run.status import conclude
 from runner.store.lock import lock_folder
 from runner.store.runs import NOT_IN_CONFIG_HASH, Run, read_status
 from runner.sweep.budget import at_equal_cost
+from runner.sweep.buildable import refuse_unbuildable
 from runner.sweep.dry_run import describe, runs_left
 from runner.sweep.failures import cause_in_words, exit_with_failures
 from runner.sweep.freeze import (
@@ -39,7 +42,6 @@ from runner.sweep.freeze import (
     make_plan,
     refuse_foreign_runs,
     refuse_other,
-    refuse_unbuildable,
 )
 from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.progress import Progress
@@ -78,8 +80,8 @@ class AblationSweeper(Sweeper):
         threads = int(before.config["threads"]) if before else self._threads()
         loader = cast(Composer, self.context.config_loader)
         command = shlex.join(["python", "-m", "runner", *sys.argv[1:]])  # to be typed again
-        plan = make_plan(settings, self.config, loader, arguments, threads, command)
-        plan = at_equal_cost(plan, before)
+        make = partial(make_plan, settings, self.config, loader, arguments, threads, command)
+        plan = at_equal_cost(make, before)
         if before:
             plan = refuse_other(root, before, plan)
         for warning in unfair_metric(plan):
@@ -88,6 +90,7 @@ class AblationSweeper(Sweeper):
             workers = self._at_once(len(plan.seeds) * len(plan.variants))
             say(*describe(root, plan, workers))
             return
+        say(*compared_at(plan))
         refuse_foreign_runs(root, plan)
         if before is None:
             with isolated():
