@@ -111,7 +111,7 @@ class Plan:
         """Give for each setting its variants, the first one first; `` is the name of a sole one."""
         found: dict[str, list[str]] = {}
         for variant, row in self.variants.items():
-            found.setdefault("+".join(row[len(self.judged) :]), []).append(variant)
+            found.setdefault(", ".join(row[len(self.judged) :]), []).append(variant)
         return found
 
     def folder(self, root: Path, variant: str, seed: int) -> Path:

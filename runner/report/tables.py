@@ -104,10 +104,15 @@ def together(findings: Findings, setting: str = "") -> float | None:
 SIDE_BY_SIDE = 4  # settings that have a column each
 
 
-def agreement(findings: Findings) -> Table:
-    """List each effect over the settings: the verdicts, mean and range, and whether they differ."""
+def agreement(findings: Findings, narrow: bool = False) -> Table:
+    """List each effect over the settings: the verdicts, mean and range, and whether they differ.
+
+    Args:
+        findings: The findings.
+        narrow: Whether there is no room for a column for each setting.
+    """
     metric, settings = findings.plan.question.metric, [*findings.plan.settings()]
-    columns = settings if len(settings) <= SIDE_BY_SIDE else []
+    columns = [] if narrow or len(settings) > SIDE_BY_SIDE else settings
     rows = []
     for each in findings.agreement:
         means = [mean for mean in each.means.values() if mean is not None]

@@ -190,11 +190,10 @@ def interval(findings: Findings) -> str:
 
 def _more_tables(findings: Findings, name: str) -> Iterator[RenderableType]:
     """Lay out the effects over several settings, interactions, and the shares of the gain."""
-    if found := tables.agreement(findings):
+    if found := tables.agreement(findings, narrow=True):
         yield Text()
         yield from [Text(name)] if name else []
-        wide = (0, *range(1, len(found[0]) - 3), len(found[0]) - 1)
-        yield table(found[0], found[1 : LISTED + 1], wide=wide)
+        yield table(found[0], found[1 : LISTED + 1], wide=(0, 1, 4))
         yield Text(sentences.generality(findings.plan))
     for listed in (tables.interactions, tables.shares):
         if found := listed(findings):
