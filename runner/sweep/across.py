@@ -48,7 +48,8 @@ def find_across(
 def lay_out_across(laid_out: Design, across: Mapping[str, Levels]) -> Design:
     """Repeat a design in each combination of the settings; without any it stays as it is.
 
-    The variants of a setting begin with its levels, as in `model=resnet20+clipping`; each row ends with the setting's own levels. An effect's contrasts follow each other.
+    The variants of a setting begin with its levels, as in `model=resnet20+clipping`; each row ends
+    with them. An effect's contrasts follow each other.
     """
     if not across:
         return laid_out
