@@ -23,8 +23,7 @@ from runner.sweep.across import as_factors, find_across, lay_out_across
 from runner.sweep.order import Chooser, read_tricks
 from runner.sweep.settings import AblationSettings, Levels, find_factors
 
-LAST_EVALUATIONS = 3
-"""The evaluations of `test/mean_accuracy`, where the config leaves them open."""
+LAST_EVALUATIONS = 3  # of test/mean_accuracy, where the config leaves them open
 
 RUN_KEYS = ("variant", "seed", "again")
 """The keys of a run that its place in the ablation gives it."""
@@ -203,9 +202,7 @@ BUILDING = 20.0  # seconds spent on trying, at most
 
 
 def refuse_unbuildable(plan: Plan) -> None:
-    """Build each variant once, as far as time allows, so that a mistake does not cost a night.
-
-    The first one of each setting is always built.
+    """Build each variant once, as far as time allows; the first one of each setting always.
 
     Raises:
         UserError: If one cannot be built, with what is wrong with it.
