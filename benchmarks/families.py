@@ -142,11 +142,14 @@ class Family:
     design: str = "one_at_a_time"
     shared: bool = False
     """Whether effects share their spread."""
+    tricks: int | None = None
+    """How many there are; None for one of each effect."""
 
     @cached_property
     def weights(self):
         """What each variant weighs in each effect, [K, V]."""
-        factors = [Factor(f"t{k}", ("off", f"t{k}")) for k in range(len(self.effects))]
+        tricks = len(self.effects) if self.tricks is None else self.tricks
+        factors = [Factor(f"t{k}", ("off", f"t{k}")) for k in range(tricks)]
         laid_out = design(self.design, factors)
         effects = [contrast for contrast in laid_out.contrasts if contrast.kind == "effect"]
         rows = [[each.weights.get(name, 0.0) for name in laid_out.variants] for each in effects]
@@ -391,16 +394,21 @@ def other_designs():
         for title, noise in noises.items():
             if kind in ("both", "cumulative") and "factor" in title:
                 continue
-            effects = 2 * count if kind == "both" else count
             for size, what in ((0.0, "no effect"), (1.0, "at the margin")):
+                effects = tuple(size if index % 2 else -size for index in range(count))
+                if kind == "both":  # each alone, and each in company
+                    effects *= 2
+                if kind == "cumulative":  # the steps, and all together
+                    effects = (*effects, sum(effects))
                 yield Family(
                     f"{kind}: {title}, {what}",
-                    tuple(size if index % 2 else -size for index in range(effects)),
+                    effects,
                     1.0,
                     noise,
                     sd=0.5 / SIZES[kind],
                     design=kind,
                     shared=True,
+                    tricks=count,
                 )
 
 
