@@ -80,7 +80,7 @@ def agreements(plan: Plan, effects: Sequence[Judged], step: float) -> tuple[Agre
     rows = {
         (effect, setting): values
         for effect, found in ready.items()
-        for setting, values in _comparisons(found)
+        for setting, values in _comparisons(found, plan.question.looks)
     }
     apart: dict[str, dict[str, float]] = {effect: {} for effect in groups}
     if rows:
@@ -88,7 +88,8 @@ def agreements(plan: Plan, effects: Sequence[Judged], step: float) -> tuple[Agre
         for row, values in zip(table, rows.values(), strict=True):
             row[: len(values)] = values
         sequential = plan.question.until == "decided"
-        verdicts = decide(table, 0.0, plan.question.alpha, sequential, step).verdict
+        alpha = plan.question.alpha / max(1, len(plan.question.looks))
+        verdicts = decide(table, 0.0, alpha, sequential, step).verdict
         for (effect, setting), values, verdict in zip(rows, rows.values(), verdicts, strict=True):
             if verdict != Verdict.UNDECIDED:
                 apart[effect][setting] = float(values.mean())
@@ -120,12 +121,16 @@ def _shared_seeds(found: Sequence[Judged]) -> list[int]:
     return [s for s in found[0].differences if all(s in other.differences for other in found)]
 
 
-def _comparisons(found: Sequence[Judged]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def _comparisons(
+    found: Sequence[Judged], looks: Sequence[int]
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """For each setting the effect there less the mean one of the others, under each shared seed.
 
-    Of two settings one comparison says all.
+    Of two settings one comparison says all. Where there are looks, up to the last one so far.
     """
-    table = np.array([[f.differences[seed] for seed in _shared_seeds(found)] for f in found])
+    seeds = _shared_seeds(found)
+    seeds = seeds[: max((n for n in looks if n <= len(seeds)), default=0 if looks else len(seeds))]
+    table = np.array([[f.differences[seed] for seed in seeds] for f in found])
     for row in range(len(found) if len(found) > 2 else 1):
         others = np.delete(table, row, axis=0).mean(0)
         yield found[row].contrast.setting, table[row] - others

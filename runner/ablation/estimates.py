@@ -104,7 +104,8 @@ def estimate(
         some = np.flatnonzero([contrast.kind == kind for contrast in plan.contrasts])
         if not some.size:
             continue
-        sharing = find_sharing(weights[some]) if question.spread == "shared" else None
+        settings = [plan.contrasts[place].setting for place in some]
+        sharing = find_sharing(weights[some], settings) if question.spread == "shared" else None
         of_kind = np.where(used[some], values[some], np.nan)
         described = _describe(question, of_kind, step[some], sharing, kind != "share")
         for name, column in described.items():

@@ -105,12 +105,16 @@ class Plan:
         wanted = next((n for n in looks if n > count), count)
         return range(self.seeds[-1] + 1, self.seeds[-1] + 1 + wanted - count)
 
+    @property
+    def judged(self) -> tuple[Factor, ...]:
+        """The factors that are judged; their levels come first in the rows of the variants."""
+        return tuple(factor for factor in self.factors if factor.name not in self.across)
+
     def settings(self) -> dict[str, list[str]]:
         """Give for each setting its variants, the first one first; `` is the name of a sole one."""
-        places = [place for place, factor in enumerate(self.factors) if factor.name in self.across]
         found: dict[str, list[str]] = {}
         for variant, row in self.variants.items():
-            found.setdefault("+".join(row[place] for place in places), []).append(variant)
+            found.setdefault(", ".join(row[len(self.judged) :]), []).append(variant)
         return found
 
     def folder(self, root: Path, variant: str, seed: int) -> Path:
@@ -193,8 +197,8 @@ def _mistakes(plan: Plan) -> Iterator[str]:
         yield f"A name has more than {LONGEST} characters."
     if len(plan.variants) * len(plan.seeds) > MOST_RUNS:
         yield f"It has more than {MOST_RUNS:,} runs."
-    if not {*plan.across} <= {*names}:
-        yield "It has settings that are no factors."
+    if plan.across != tuple(names[len(plan.judged) :]):
+        yield "Its settings are not the last of its factors."
     if len({*plan.seeds}) < len(plan.seeds) or len({*names}) < len(names):
         yield "A seed or a factor is there twice."
     lengths = [{**plan.config, **changes}.get("epochs") for changes in plan.changes.values()]

@@ -4,9 +4,11 @@ Few seeds know little about a spread, and that is what most of them are spent on
 an ablation are made of the same kind of runs, so the spread of one tells about the others.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse, stats
 
 from runner.ablation.statistics import FEWEST_SEEDS, Array, Moments
@@ -23,21 +25,26 @@ class Sharing(NamedTuple):
 
     size: Array
     """[K], the standard deviation of a difference, in that of a score: |w|, w its weights."""
+    groups: tuple[NDArray[np.int_], ...] = ()
+    """The places of those that share, if not all do: the effects of each setting."""
 
 
 MOST_EFFECTS = 1000
 """With more, each has its own spread: its degrees of freedom would take too much memory."""
 
 
-def find_sharing(weights: sparse.csr_array) -> Sharing | None:
+def find_sharing(weights: sparse.csr_array, settings: Sequence[str] = ()) -> Sharing | None:
     """Give how differences are made of scores; None if they share nothing.
 
     Args:
         weights: [K, V], of each variant in each difference.
+        settings: [K], where each is asked; the spread of one setting tells nothing of another's.
     """
     if not FEWEST_EFFECTS <= weights.shape[0] <= MOST_EFFECTS:
         return None
-    return Sharing(np.sqrt(weights.power(2).sum(1)))
+    several = dict.fromkeys(settings) if len({*settings}) > 1 else ()
+    groups = tuple(np.flatnonzero(np.array(settings) == setting) for setting in several)
+    return Sharing(np.sqrt(weights.power(2).sum(1)), groups)
 
 
 def share(found: Moments, sharing: Sharing) -> Moments:
@@ -57,6 +64,13 @@ def share(found: Moments, sharing: Sharing) -> Moments:
         found: [..., K].
         sharing: How the differences are made of scores.
     """
+    if sharing.groups:
+        sd, df = np.array(found.sd), np.array(found.df)
+        for some in sharing.groups:
+            inner = Sharing(sharing.size[some])
+            within = share(Moments(*(each[..., some] for each in found)), inner)
+            sd[..., some], df[..., some] = within.sd, within.df
+        return found._replace(sd=sd, df=df)
     degrees = np.where(found.n >= FEWEST_SEEDS, found.n - 1, 0.0)
     total = degrees.sum(-1, keepdims=True)
     counts = degrees > 0

@@ -31,14 +31,23 @@ STYLES = (
 )
 
 
-def curves(groups: Mapping[str, Sequence[Run]], reference: str) -> list[Picture]:
+def curves(
+    groups: Mapping[str, Sequence[Run]], reference: str, setting: str = "", place: int = 0
+) -> list[Picture]:
     """Draw the curves, a few variants in each picture and the reference, if it has runs, in all.
+
+    Args:
+        groups: The runs of each variant.
+        reference: The variant that the others are seen against.
+        setting: Where they are, if there are several settings.
+        place: Its number among them.
 
     Returns:
         The pictures of the training loss, then those of the accuracy; none without evaluations.
     """
     figures = []
     for measure, title in MEASURES.items():
+        title = f"{title}, {printable(setting, 60)}" if setting else title
         points = {name: _points(runs, measure) for name, runs in groups.items()}
         points = {name: found for name, found in points.items() if found}
         others = [name for name in points if name != reference]
@@ -49,7 +58,7 @@ def curves(groups: Mapping[str, Sequence[Run]], reference: str) -> list[Picture]
             size = -(-len(others) // pictures)
             shown = (reference, *others[index * size : (index + 1) * size])
             some = {name: points[name] for name in shown if name in points}
-            key = f"curves-{measure.partition('/')[0]}-{index}"
+            key = f"curves-{measure.partition('/')[0]}-{index}" + (f"-{place}" if place else "")
             figures.append(_picture(some, reference, part, key, limits))
     return figures
 

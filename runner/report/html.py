@@ -1,6 +1,6 @@
 """report.html: one self-contained page, without scripts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from runner.ablation.wording import with_unit
 from runner.report import format as fmt
 from runner.report import sentences, tables
 from runner.report.curves import curves
+from runner.report.drawing import Picture
 from runner.report.format import SHOWN, largest, name_of, ranked
 from runner.report.plots import costs, forest
 from runner.report.staircase import staircases
@@ -36,16 +37,8 @@ SYMBOLS = {
 
 SECTIONS = (
     *("rules", "progress", "rows", "rows_more", "scores", "folders", "warnings", "calibration"),
-    *(
-        "stairs",
-        "effects",
-        "curves",
-        "matrix",
-        "interactions",
-        "shares",
-        "trick_metrics",
-        "figures_behind",
-    ),
+    *("agreement", "generality", "stairs", "effects", "curves", "matrix", "interactions"),
+    *("shares", "trick_metrics", "figures_behind"),
     *("problems", "problems_more", "environment", "hashes"),
     *("effects_more", "curves_more", "interactions_more", "question", "unit", "margin", "noise"),
 )
@@ -82,10 +75,12 @@ def page(findings: Findings) -> str:
         noise=sentences.noise(findings),
         warnings=sentences.notes(findings),
         calibration=tables.calibration(findings),
+        agreement=tables.agreement(findings),
+        generality=sentences.generality(plan),
         stairs=stairs,
         effects=pictures,
         effects_more=_left_out(len(findings.effects), "effects are drawn"),
-        curves=[picture.svg() for picture in curves(*_drawn(findings))],
+        curves=[picture.svg() for picture in _curves(findings)],
         curves_more=_left_out(len(plan.variants), "variants are drawn"),
         matrix=matrix,
         interactions=tables.interactions(findings),
@@ -131,9 +126,14 @@ def _left_out(there: int, what: str) -> str | None:
     return f"The {SHOWN} largest of {there:,} {what}." if there > SHOWN + 1 else None
 
 
-def _drawn(findings: Findings) -> tuple[Mapping[str, Sequence[Run]], str]:
+def _curves(findings: Findings) -> Iterator[Picture]:
+    """Draw the curves of each setting."""
+    for place, (setting, variants) in enumerate(findings.plan.settings().items()):
+        yield from curves(*_drawn(findings, variants), setting, place)
+
+
+def _drawn(findings: Findings, variants: list[str]) -> tuple[Mapping[str, Sequence[Run]], str]:
     """Choose the variants whose curves are drawn, and which of them is the reference."""
-    variants = list(findings.plan.variants)
     reference = variants[0]
     if len(variants) > SHOWN + 1:
         effects = largest(ranked(findings))

@@ -59,6 +59,8 @@ def page(findings: Findings) -> str:
         lines += ["", *table([*heads, "time", "memory", "reason"], body)]
         noise = sentences.noise(findings)
         lines += ["", begin(" ".join(filter(None, [f"{text.interval(findings)}.", noise])))]
+    if found := tables.agreement(findings):
+        lines += ["", *table(found[0], found[1:]), "", begin(sentences.generality(plan))]
     for listed in (tables.interactions, tables.shares, tables.calibration):
         if found := listed(findings):
             lines += ["", *table(found[0], found[1:])]

@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +42,14 @@ def sentence(plan: Plan) -> str:
         made = f"{_what(plan)}, each against {baseline}, by the scores in {printable(plan.name)}."
         return f"{made} {_measure(question)}"
     compared = DESIGNS.get(question.design, f"{printable(question.design)} of {{what}}")
-    epochs = config.get("epochs")
-    length = fmt.count(epochs, "epoch") if isinstance(epochs, int) else f"{epochs} epochs"
+    first_ones = [variants[0] for variants in plan.settings().values()]
+    configs = [{**config, **plan.changes[variant]} for variant in first_ones]
+    epochs = _listed([str(c["epochs"]) for c in configs if "epochs" in c])
+    models, data = (_listed([_part(c, group) for c in configs]) for group in ("model", "data"))
     parts = [
-        compared.replace("{what}", _what(plan)) + ".",
-        f"{_part(config, 'model')} was trained on {_part(config, 'data')}"
-        + (f" for {printable(length, 30)}" if epochs is not None else "")
+        compared.replace("{what}", _what(plan)) + _where(plan) + ".",
+        f"{models} {'were' if ' and ' in models else 'was'} trained on {data}"
+        + (f" for {epochs} epoch{'' if epochs == '1' else 's'}" if epochs else "")
         + f", with {fmt.count(len(plan.seeds), 'seed')}.",
         _measure(question),
         *compared_at(plan),
@@ -85,12 +87,42 @@ def compared_at(plan: Plan) -> Iterator[str]:
     yield f"The verdicts are at {EQUAL[at]}: {'; '.join([*parts[:LISTED], *more])}."
 
 
+def _where(plan: Plan) -> str:
+    """Name the settings, if there are several."""
+    settings = [*plan.settings()]
+    if len(settings) < 2:
+        return ""
+    return f", in each of {len(settings)} settings ({_listed(settings)})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Write `a, b and c`, each once; of many the first ones."""
+    names = [printable(name, 120) for name in dict.fromkeys(names)]
+    if len(names) > LISTED:
+        names = [*names[:LISTED], f"{len(names) - LISTED} more"]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def generality(plan: Plan) -> str:
+    """Say what so few settings cannot show."""
+    count = len(plan.settings())
+    fewest = "" if count >= 6 else " It takes 6 settings for less than 5."
+    return (
+        f"Each verdict is about its own setting; that all of them are right has the error rate. "
+        f"{count} settings that were chosen, not drawn by chance, do not show that an effect holds "
+        f"in others: if nothing had an effect, all {count} means would still be above 0, or all "
+        f"below, in at least {100 * 2 ** (1 - count):.2g} of 100 ablations.{fewest} Whether the "
+        "effect differs between settings is tested over the shared seeds, as a family of its own; "
+        "that it does not is never concluded."
+    )
+
+
 def _what(plan: Plan) -> str:
-    tricks = all(f.levels[1:] == (f.name,) for f in plan.factors)
+    tricks = all(f.levels[1:] == (f.name,) for f in plan.judged)
     kind = "variant" if plan.question.design == SCORES else "trick" if tricks else "factor"
-    counted = fmt.count(len(plan.factors), kind)
-    names = [printable(f.name, 40) for f in plan.factors[:LISTED]]
-    more = len(plan.factors) - len(names)
+    counted = fmt.count(len(plan.judged), kind)
+    names = [printable(f.name, 40) for f in plan.judged[:LISTED]]
+    more = len(plan.judged) - len(names)
     return f"{counted} ({', '.join([*names, f'and {more} more'] if more else names)})"
 
 

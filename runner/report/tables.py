@@ -1,9 +1,11 @@
 """The tables below the verdicts: interactions, shares, what the tricks reported, p-values."""
 
 import statistics
+from collections import Counter
 from itertools import combinations
 from typing import Any
 
+from runner.ablation.agreement import Agreement
 from runner.ablation.sampling import Noise
 from runner.ablation.verdicts import Finding, Findings
 from runner.report import format as fmt
@@ -25,7 +27,7 @@ def matrix(findings: Findings) -> dict[str, Any] | None:
         once, below the diagonal.
     """
     found = {f.contrast.name: f for f in findings.interactions}
-    levels = [level for f in findings.plan.factors for level in f.levels[1:]]
+    levels = [level for f in findings.plan.judged for level in f.levels[1:]]
     pairs = {f"{upper} x {lower}" for upper, lower in combinations(levels, 2)}
     if not found or not 2 <= len(levels) <= MATRIX or not found.keys() <= pairs:
         return None
@@ -66,24 +68,29 @@ def shares(findings: Findings) -> Table:
     if not findings.shares:
         return []
     metric = findings.plan.question.metric
-    rows = [[printable(f.contrast.name), plus_minus(f, metric)] for f in findings.shares]
-    means = [f.mean for f in findings.shares if f.mean is not None]
-    if len(means) == len(findings.shares):
-        rows.append(["Sum of the shares", fmt.difference(sum(means), metric)])
-    gain = fmt.difference(together(findings), metric)
-    heads = ["Trick", f"Share, {fmt.unit(metric)}"]
-    return [heads, *rows, ["All together, measured", gain]]
+    rows = []
+    for setting in findings.plan.settings():
+        found = [f for f in findings.shares if f.contrast.setting == setting]
+        rows += [[printable(f.contrast.name), plus_minus(f, metric)] for f in found]
+        means = [f.mean for f in found if f.mean is not None]
+        where = f", {printable(setting)}" if setting else ""
+        if len(means) == len(found):
+            rows.append([f"Sum of the shares{where}", fmt.difference(sum(means), metric)])
+        gain = fmt.difference(together(findings, setting), metric)
+        rows.append([f"All together, measured{where}", gain])
+    return [["Trick", f"Share, {fmt.unit(metric)}"], *rows]
 
 
-def together(findings: Findings) -> float | None:
+def together(findings: Findings, setting: str = "") -> float | None:
     """Give the gain of all tricks together over none, as the mean over the seeds."""
-    question, factors = findings.plan.question, findings.plan.factors
+    question, factors = findings.plan.question, findings.plan.judged
     ends = [tuple(f.levels[0] for f in factors), tuple(f.levels[-1] for f in factors)]
-    names = {levels: name for name, levels in findings.plan.variants.items()}
+    variants = findings.plan.settings()[setting]
+    names = {findings.plan.variants[name][: len(factors)]: name for name in variants}
     if not all(end in names for end in ends):
         return None
     differences = []
-    counted = [{*f.differences} for f in findings.shares]
+    counted = [{*f.differences} for f in findings.shares if f.contrast.setting == setting]
     for seed in set.intersection(*counted) if counted else findings.plan.seeds:
         runs = [findings.runs.get((names[end], seed)) for end in ends]
         scores = [number((run.result or {}).get(question.metric)) for run in runs if run]
@@ -92,6 +99,50 @@ def together(findings: Findings) -> float | None:
             differences.append(known[1] - known[0])
     sign = 1.0 if question.goal == "maximize" else -1.0
     return sign * statistics.fmean(differences) if differences else None
+
+
+SIDE_BY_SIDE = 4  # settings that have a column each
+
+
+def agreement(findings: Findings, narrow: bool = False) -> Table:
+    """List each effect over the settings: the verdicts, mean and range, and whether they differ.
+
+    Args:
+        findings: The findings.
+        narrow: Whether there is no room for a column for each setting.
+    """
+    metric, settings = findings.plan.question.metric, [*findings.plan.settings()]
+    columns = [] if narrow or len(settings) > SIDE_BY_SIDE else settings
+    rows = []
+    for each in findings.agreement:
+        means = [mean for mean in each.means.values() if mean is not None]
+        reach = f"{fmt.difference(min(means), metric)} to {fmt.difference(max(means), metric)}"
+        counts = Counter(each.verdicts.values())
+        several = ", ".join(f"{verdict} in {n}" for verdict, n in counts.most_common())
+        rows.append(
+            [
+                printable(each.effect),
+                *(f"{fmt.difference(each.means[s], metric)} {each.verdicts[s]}" for s in columns),
+                *([] if columns else [several]),
+                fmt.difference(each.mean, metric) + (f" ({reach})" if means else ""),
+                f"{each.positive} of {len(means)}",
+                _apart(each, metric),
+            ]
+        )
+    heads = ["Effect", *map(printable, columns or ["Verdicts"]), "Mean (range)", "Above 0"]
+    return [[*heads, "The settings compared"], *rows] if rows else []
+
+
+def _apart(agreement: Agreement, metric: str) -> str:
+    """Say in which settings an effect is another one than in the others."""
+    if not agreement.compared:
+        return "not compared"
+    two = len(agreement.means) == 2
+    words = []
+    for setting, by in agreement.apart.items():
+        other = next(s for s in agreement.means if s != setting) if two else "the others"
+        words.append(f"{fmt.difference(by, metric)} in {setting} against {other}")
+    return printable("; ".join(words)) or "no more apart than by chance"
 
 
 def trick_metrics(findings: Findings) -> Table:

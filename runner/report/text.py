@@ -197,7 +197,12 @@ def interval(findings: Findings) -> str:
 
 
 def _more_tables(findings: Findings, name: str) -> Iterator[RenderableType]:
-    """Lay out the interactions, and the shares of the gain."""
+    """Lay out the effects over several settings, interactions, and the shares of the gain."""
+    if found := tables.agreement(findings, narrow=True):
+        yield Text()
+        yield from [Text(name)] if name else []
+        yield table(found[0], found[1 : LISTED + 1], wide=(0, 1, 4))
+        yield Text(sentences.generality(findings.plan))
     for listed in (tables.interactions, tables.shares):
         if found := listed(findings):
             heads, *rows = found

@@ -48,14 +48,19 @@ def find_across(
 def lay_out_across(laid_out: Design, across: Mapping[str, Levels]) -> Design:
     """Repeat a design in each combination of the settings; without any it stays as it is.
 
-    The variants of a setting are called `SETTING+VARIANT`, as in `model=resnet20+clipping`; each
-    row ends with the setting's own levels. An effect's contrasts follow each other.
+    The variants of a setting begin with its levels, as in `model=resnet20+clipping`; each row ends
+    with them. An effect's contrasts follow each other.
     """
     if not across:
         return laid_out
-    settings = {"+".join(labels): labels for labels in product(*across.values())}
+    settings = {", ".join(labels): labels for labels in product(*across.values())}
+    names = {
+        (setting, variant): shorten("+".join([*labels, variant]))
+        for setting, labels in settings.items()
+        for variant in laid_out.variants
+    }
     variants = {
-        shorten(f"{setting}+{variant}"): (*row, *labels)
+        names[setting, variant]: (*row, *labels)
         for setting, labels in settings.items()
         for variant, row in laid_out.variants.items()
     }
@@ -64,7 +69,7 @@ def lay_out_across(laid_out: Design, across: Mapping[str, Levels]) -> Design:
             contrast,
             name=f"{contrast.name}, {setting}",
             setting=setting,
-            weights={shorten(f"{setting}+{v}"): weight for v, weight in contrast.weights.items()},
+            weights={names[setting, name]: weight for name, weight in contrast.weights.items()},
         )
         for contrast in laid_out.contrasts
         for setting in settings

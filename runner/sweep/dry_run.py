@@ -1,12 +1,15 @@
 """The dry run: the runs of an ablation, their time, and the smallest effect they could show."""
 
+from math import hypot
 from pathlib import Path
 
 from runner.ablation.plan import Plan
-from runner.ablation.power import POWER, smallest_effect
+from runner.ablation.power import POWER
+from runner.ablation.statistics import FEWEST_SEEDS
 from runner.ablation.wording import ENOUGH
 from runner.report.sentences import compared_at
 from runner.store.runs import read_run
+from runner.sweep.compare import describe_designs, smallest
 from runner.sweep.cost import seconds
 
 EACH, MOST_SECONDS = 0.3, 60.0  # seconds that a variant is timed for, and all of them
@@ -41,6 +44,7 @@ def describe(root: Path, plan: Plan, workers: int) -> list[str]:
         f"about {_duration(rest / workers)} for the other {len(left)}, {workers} at once "
         "(training only, estimated from some updates of each variant)",
         *_power(plan),
+        *describe_designs(plan),
         "",
         "Nothing was run or written. Drop ablation.dry_run=true to start.",
     ]
@@ -66,26 +70,29 @@ def runs_left(root: Path, plan: Plan) -> list[tuple[str, int]]:
 
 def _power(plan: Plan) -> list[str]:
     """The smallest effect, in standard deviations of the paired difference, which is not known."""
-    effects = sum(contrast.kind == "effect" for contrast in plan.contrasts)
+    effects = [c for c in plan.contrasts if c.kind == "effect"]
     if not effects:
         return []
-    if len(plan.seeds) < 3:
+    if len(plan.seeds) < FEWEST_SEEDS:
         few = "an interval and no verdict" if len(plan.seeds) == 2 else "no interval, no verdict"
         return [f"{len(plan.seeds)} seeds give {few}. Use three or more: ablation.seeds=5."]
-    grows = plan.question.until == "decided"
+    several = len({contrast.setting for contrast in effects})
+    asked = [contrast for contrast in effects if contrast.setting == effects[0].setting]
 
-    def smallest(seeds: int) -> float:
-        return float(smallest_effect(seeds, 1.0, plan.question.alpha / effects, grows))
+    def found_with(seeds: int) -> float:
+        """Give it in the unit of the first difference, which is that of all in most designs."""
+        size = hypot(*asked[0].weights.values())
+        return smallest(asked, several, seeds, plan.question) / size
 
-    seeds = plan.question.most_seeds if grows else len(plan.seeds)
-    found, power = smallest(seeds), f"(power {100 * POWER:.0f} %)"
+    seeds = plan.question.most_seeds if plan.question.grows else len(plan.seeds)
+    found, power = found_with(seeds), f"(power {100 * POWER:.0f} %)"
     unit = "times the seed-to-seed standard deviation of the difference"
     weak = []
     if seeds < ENOUGH:
         weak = ["Verdicts of 3 or 4 seeds rest on normal scores. Better: ablation.seeds=5."]
     if found <= LARGE:
         return [f"With {seeds} seeds an effect of {found:.1f} {unit} can be found {power}.", *weak]
-    enough = next((n for n in range(seeds, MOST_SEEDS) if smallest(n) <= LARGE), MOST_SEEDS)
+    enough = next((n for n in range(seeds, MOST_SEEDS) if found_with(n) <= LARGE), MOST_SEEDS)
     which = f"only very large effects can be found: {found:.1f} {unit} {power}"
     if found == float("inf"):
         which = "no effect can be found"

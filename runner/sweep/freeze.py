@@ -22,8 +22,7 @@ from runner.sweep.across import as_factors, find_across, lay_out_across
 from runner.sweep.order import Chooser, read_tricks
 from runner.sweep.settings import AblationSettings, Levels, find_factors
 
-LAST_EVALUATIONS = 3
-"""The evaluations of `test/mean_accuracy`, where the config leaves them open."""
+LAST_EVALUATIONS = 3  # of test/mean_accuracy, where the config leaves them open
 
 RUN_KEYS = ("variant", "seed", "again")
 """The keys of a run that its place in the ablation gives it."""

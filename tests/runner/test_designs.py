@@ -75,6 +75,21 @@ def test_leave_one_out_gives_what_each_adds_to_the_others():
         assert answer(contrast, scores) == pytest.approx(main[key] + others)
 
 
+def test_cumulative_gives_what_each_adds_to_those_before_it_and_what_all_gain():
+    factors = [*tricks(3)[::-1], Factor("optimizer", ("sgd", "adam"))]
+    laid_out = design("cumulative", factors)
+    assert list(laid_out.variants) == ["baseline", "c", "c+b", "c+b+a", "c+b+a+adam"]
+    scores, main, pair = made_up_scores(laid_out, factors)
+    steps, before = ["cc", "bb", "aa", "optimizeradam"], []
+    for contrast, key in zip(laid_out.contrasts, steps, strict=False):
+        added = main[key] + sum(pair[frozenset({key, other})] for other in before)
+        assert answer(contrast, scores) == pytest.approx(added)
+        before.append(key)
+    *_, whole = laid_out.contrasts
+    assert (whole.name, whole.kind) == ("all together", "effect")
+    assert answer(whole, scores) == pytest.approx(scores["c+b+a+adam"] - scores["baseline"])
+
+
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_both_gives_shapleys_values_as_long_as_no_three_interact(count):
     factors = tricks(count)
@@ -173,6 +188,7 @@ def test_a_long_name_is_cut_and_stays_apart():
 
 REFUSED = {
     ("one_at_a_time", 0): "must vary something, got no factor",
+    ("cumulative", 1): "must vary two factors or more, got f0 alone. Take ablation=one_at_a_time",
     ("both", 1): "must vary two factors or more, got f0 alone",
     ("fractional", 4): "must have 5 to 11 factors, got 4. Take ablation=factorial",
     ("fractional", 12): "got 12. Take ablation=both",

@@ -67,6 +67,25 @@ def test_a_factor_that_changes_a_whole_group_drops_the_keys_that_the_other_lacks
     assert adam.optimizer == settings("optimizer=adam").optimizer
 
 
+@pytest.mark.parametrize(
+    ("typed", "order"),
+    {
+        ("tricks=[flooding,clipping]", "tricks.centralization.enabled=true"): (
+            *("flooding", "clipping", "centralization"),
+        ),
+        ("tricks=[label_smoothing,core]", "tricks.warm_restarts.enabled=false"): (
+            *("label_smoothing", "anti_aliasing", "flooding", "centralization", "clipping"),
+        ),
+    }.items(),
+    ids=str,
+)
+def test_tricks_are_added_in_the_order_in_which_they_were_named(typed, order):
+    plan = plan_of("ablation=cumulative", *typed)
+    steps = ["+".join(order[: count + 1]) for count in range(len(order))]
+    assert list(plan.variants) == ["baseline", *steps]
+    assert [contrast.name for contrast in plan.contrasts] == [*order, "all together"]
+
+
 def test_a_plan_comes_back_from_its_file(tmp_path):
     for overrides in (ONE, ("ablation=both", *ONE[1:]), ("ablation=calibration", "name=c")):
         plan = plan_of(*overrides)

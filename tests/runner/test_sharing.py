@@ -38,6 +38,20 @@ def test_a_shared_spread_is_half_its_own_and_half_that_of_all():
     assert found.df == pytest.approx(3 * 1.6)
 
 
+def test_a_spread_is_shared_within_a_setting_alone():
+    weights, settings = np.eye(8), ["small", "large"] * 4
+    sharing = find_sharing(sparse.csr_array(weights), settings)
+    scales = np.where(np.arange(8) % 2, 100.0, 1.0)
+    found = moments(draw(weights, 1, 6, scales)[0])
+    shared = share(found, sharing)
+    for odd in (0, 1):
+        alone = share(Moments(*(each[odd::2] for each in found)), sharing_of(np.eye(4)))
+        assert shared.sd[odd::2] == pytest.approx(alone.sd)
+        assert shared.df[odd::2] == pytest.approx(alone.df)
+    pair = share(found, find_sharing(sparse.csr_array(weights), [*"aabbbccc"]))
+    assert pair.sd[:2] == pytest.approx(found.sd[:2])  # two effects share nothing
+
+
 def test_differences_of_other_sizes_are_brought_to_the_same_size_first():
     one = sharing_of(np.eye(3))
     scaled = sharing_of(np.diag([1.0, 3.0, 0.5]))
