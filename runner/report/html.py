@@ -11,7 +11,7 @@ from runner.ablation.decide import Verdict
 from runner.ablation.verdicts import Findings
 from runner.ablation.wording import with_unit
 from runner.report import format as fmt
-from runner.report import sentences, tables
+from runner.report import problems, sentences, tables
 from runner.report.curves import curves
 from runner.report.drawing import Picture
 from runner.report.format import SHOWN, largest, name_of, ranked
@@ -73,7 +73,7 @@ def page(findings: Findings) -> str:
         unit=fmt.unit(question.metric),
         margin=with_unit(question.margin, question.metric),
         noise=sentences.noise(findings),
-        warnings=sentences.notes(findings),
+        warnings=problems.notes(findings),
         calibration=tables.calibration(findings),
         agreement=tables.agreement(findings),
         generality=sentences.generality(plan),
@@ -106,7 +106,7 @@ def commands(root: Path, command: str | None, runs: Sequence[Run]) -> list[tuple
 
 def problem_list(runs: Sequence[Run]) -> dict[str, Any]:
     """Give back the first runs that failed, and how many more there are."""
-    found = list(sentences.problems(runs))
+    found = list(problems.problems(runs))
     more = len(found) - SHOWN
     text = f"... and {more:,} more; report.json lists them all." if more > 0 else None
     return {"problems": found[:SHOWN], "problems_more": text}
@@ -115,7 +115,7 @@ def problem_list(runs: Sequence[Run]) -> dict[str, Any]:
 def environment_table(runs: Sequence[Run]) -> list[list[str]]:
     """Write what the runs were made with; where they differ, how many had what."""
     table = []
-    for name, values in sentences.environments(runs):
+    for name, values in problems.environments(runs):
         counted = [f"{value} ({fmt.count(n, 'run')})" for value, n in values[:5]]
         several = f"These differ: {'; '.join(counted)}{' ...' if len(values) > 5 else ''}"
         table.append([name, several if len(values) > 1 else values[0][0]])

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from runner.ablation.verdicts import Findings
 from runner.report import format as fmt
-from runner.report import sentences, tables, text
+from runner.report import problems, sentences, tables, text
 from runner.store.runs import Run
 from runner.texts import printable
 
@@ -64,14 +64,14 @@ def page(findings: Findings) -> str:
     for listed in (tables.interactions, tables.shares, tables.calibration):
         if found := listed(findings):
             lines += ["", *table(found[0], found[1:])]
-    lines += remarks(findings.runs.values(), sentences.notes(findings))
+    lines += remarks(findings.runs.values(), problems.notes(findings))
     lines += ["", *code(printable(plan.command))]
     return "\n".join(lines) + "\n"
 
 
 def remarks(runs: Iterable[Run], warnings: Sequence[str] = (), most: int = 40) -> list[str]:
     """List the runs that failed, and what else a reader must know."""
-    items = [f"{p.state}: {p.run}: {printable(p.last, 200)}" for p in sentences.problems(runs)]
+    items = [f"{p.state}: {p.run}: {printable(p.last, 200)}" for p in problems.problems(runs)]
     items += warnings
     lines = [f"- {begin(item)}" for item in items[:most]]
     if (more := len(items) - most) > 0:

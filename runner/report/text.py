@@ -17,7 +17,7 @@ from runner.ablation.plan import Plan
 from runner.ablation.verdicts import Findings
 from runner.ablation.wording import EQUAL, is_share, with_unit
 from runner.report import format as fmt
-from runner.report import sentences, tables
+from runner.report import problems, sentences, tables
 from runner.store.runs import Run
 from runner.texts import printable, typeable
 
@@ -225,14 +225,14 @@ def _remarks(findings: Findings, name: str) -> Iterator[Text]:
             f"{100 * calibration.negligible:.1f} % NEGLIGIBLE, which is true."
         )
     found += [line] if (line := sentences.noise(findings)) else []
-    found += [*problem_lines(findings.runs.values()), *note_lines(sentences.notes(findings))]
+    found += [*problem_lines(findings.runs.values()), *note_lines(problems.notes(findings))]
     prefix = f"{name}: " if name else ""
     yield from (Text(prefix + line) for line in found)
 
 
 def problem_lines(runs: Iterable[Run]) -> list[str]:
     """Name the first runs that failed or are damaged, a line each, and count the others."""
-    found = list(sentences.problems(runs))
+    found = list(problems.problems(runs))
     named = [f"{p.state} {p.run}: {printable(p.last, 160)}" for p in found[:LISTED]]
     if (more := len(found) - LISTED) > 0:
         named.append(f"... and {fmt.count(more, 'more run')} that failed or are damaged.")
