@@ -64,7 +64,7 @@ def _limit(effects: Sequence[Finding], margin: float) -> float:
     """Find how far the axis reaches: to the farthest, but for those far beyond all the others."""
     reaches = sorted(_reach(finding) for finding in effects)
     usual = max(statistics.median(reaches), margin)
-    return max(1.3 * margin, *(reach for reach in reaches if reach <= 6 * usual)) or 1e-9
+    return max(1.3 * margin, *(reach for reach in reaches if reach <= 10 * usual)) or 1e-9
 
 
 def _reach(finding: Finding) -> float:
