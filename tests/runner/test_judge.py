@@ -182,6 +182,14 @@ def test_a_run_without_a_score_counts_against_its_variant(judged):
     assert found.json["effects"][0]["left_out"] == [2]
 
 
+def test_what_failed_is_counted_on_the_seeds_that_both_have(judged):
+    lost = [(v, s, "" if v == "good" and s in (1, 2) else x) for v, s, x in ROWS]
+    rows = without(lost, ("baseline", 1), ("good", 6), ("good", 7))
+    good = judged(table(rows), "--json").json["effects"][0]
+    assert good["reason"].startswith("1 of 5 diverged (baseline 0 of 5)")
+    assert good["left_out"] == [2]
+
+
 @pytest.mark.parametrize(("status", "verdict"), [("crash", "UNDECIDED"), ("killed", "NO VERDICT")])
 def test_what_the_machine_did_to_a_run_is_no_evidence(judged, status, verdict):
     rows = [(*row, status if row[:2] == ("good", 2) else "finished") for row in ROWS]
