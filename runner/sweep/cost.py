@@ -18,8 +18,8 @@ from torch import Size
 from torch.utils.flop_counter import (
     FlopCounterMode,
     conv_flop_count,
-    sdpa_backward_flop,
-    sdpa_flop,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
 )
 
 from runner.ablation.plan import Plan
@@ -79,10 +79,15 @@ def _convolution_backward(
     return forward * int(sum(wanted[:2]))
 
 
+ATEN = torch.ops.aten
 FORMULAS = {
-    torch.ops.aten.convolution_backward: _convolution_backward,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+    ATEN.convolution_backward: _convolution_backward,
+    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q, k, v
+    ),
+    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(g, q, k, v)
+    ),
 }
 """Beside those of torch."""
 
