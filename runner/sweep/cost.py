@@ -15,7 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import OmegaConf
 from torch import Size
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    conv_flop_count,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from runner.ablation.plan import Plan
 from runner.build import build, build_data
@@ -45,18 +50,17 @@ def multiply_adds(plan: Plan) -> dict[str, Cost]:
     """Count the multiply-adds of an epoch of each variant, forwards and backwards.
 
     Torch's counter takes convolutions, products of matrices and attention for two operations each
-    multiply-add, and everything else for none. The number depends on neither the device, nor the
-    precision, nor `compile`. One formula is put right: torch counts the gradient of the weight of a
-    grouped convolution as many times as there are groups.
+    multiply-add, and everything else for none. Neither precision nor `compile` changes the number.
+    One formula is put right: torch counts the gradient of the weight of a grouped convolution as
+    many times as there are groups. And one is added, for attention on a CPU.
     """
     sets, counts = Sets(), {}
-    formulas = {torch.ops.aten.convolution_backward: _convolution_backward}
     for variant in plan.variants:
         settings = _settings(plan, variant)
         device = settings.device if torch.cuda.is_available() else "cpu"
         plain = replace(settings, device=device, precision="float32", compile=False)
         trial = Trial(variant, plain, sets)
-        with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
             trial.update()
         counts[variant] = trial.cost(counter.get_total_flops() / 2)
     return counts
@@ -75,6 +79,19 @@ def _convolution_backward(
     return forward * int(sum(wanted[:2]))
 
 
+ATEN = torch.ops.aten
+FORMULAS = {
+    ATEN.convolution_backward: _convolution_backward,
+    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q, k, v
+    ),
+    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(g, q, k, v)
+    ),
+}
+"""Beside those of torch."""
+
+
 def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str, Cost]:
     """Measure the seconds of an epoch of each variant.
 
@@ -91,7 +108,7 @@ def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str,
     first, taken = Trial(reference, _settings(plan, reference), sets), list[float]()
     relative = {reference: first.cost(1.0)}  # in updates of the reference
     for variant in others or [reference]:
-        if time.perf_counter() - start > longest:
+        if taken and time.perf_counter() - start > longest:
             relative[variant] = Cost(mean(cost.epoch for cost in relative.values()), 0)
             continue
         other = Trial(variant, _settings(plan, variant), sets)
