@@ -68,6 +68,17 @@ def test_an_ablation_ends_in_verdicts_and_is_never_done_twice(tmp_path, do):
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("result.json")}
 
 
+@pytest.mark.slow
+def test_the_demo_decides(tmp_path):
+    with start(tmp_path, "experiment=demo", "seed=200") as process:
+        out, complaint = process.communicate(timeout=1200)
+    assert process.returncode == 0, complaint + out
+    report = json.loads((tmp_path / "outputs" / "demo" / "report.json").read_text())
+    verdicts = [effect["verdict"] for effect in report["effects"]]
+    assert len(verdicts) == 5
+    assert sum(verdict in ("HELPS", "HURTS", "NEGLIGIBLE") for verdict in verdicts) >= 2
+
+
 LONG = (
     *("ablation=one_at_a_time", "tricks=[clipping]", "name=mine"),
     *("batch_size=32", "threads=1", "epochs=10", "ablation.seeds=1"),

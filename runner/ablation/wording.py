@@ -40,7 +40,10 @@ def difference(value: float, metric: str, sign: str = "+") -> str:
 
 def with_unit(value: float, metric: str) -> str:
     """Write the size of a difference with its unit: `0.5 points`, or `0.01`."""
-    return f"{100 * value:.3g} points" if is_share(metric) else f"{value:.3g}"
+    if not is_share(metric):
+        return f"{value:.3g}"
+    points = f"{100 * value:.3g}"
+    return f"{points} point" if points == "1" else f"{points} points"
 
 
 def amount(mean: float, question: Question) -> str:

@@ -40,6 +40,17 @@ def test_the_test_digits_are_a_fifth_of_each_class_and_always_the_same():
     assert ((share - 0.2).abs() < 0.005).all()
 
 
+def test_any_share_of_the_digits_can_be_the_test_set_and_a_fifth_is_that_of_none():
+    assert torch.equal(digits(test=0.2).test.images, digits().test.images)
+    half = digits(test=0.5)
+    check_source(half, "data")
+    assert (len(half.train.labels), len(half.test.labels)) == (899, 898)
+    assert half.test.labels.bincount().min() >= 87
+    for share, count in ((0.0001, 0), (0.999, 1795)):
+        with pytest.raises(UserError, match=rf"^data.test={share} takes {count} of 1,797 images"):
+            digits(test=share)
+
+
 def write_mnist(root, split, images, labels):
     """MNIST's own format, https://yann.lecun.com/exdb/mnist: big-endian sizes, then bytes."""
     root.mkdir(parents=True, exist_ok=True)

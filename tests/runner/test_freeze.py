@@ -86,6 +86,15 @@ def test_tricks_are_added_in_the_order_in_which_they_were_named(typed, order):
     assert [contrast.name for contrast in plan.contrasts] == [*order, "all together"]
 
 
+def test_the_mean_accuracy_brings_the_evaluations_along_that_it_is_the_mean_of():
+    asked = (*ONE, "ablation.metric=test/mean_accuracy")
+    assert plan_of(*ONE).config["last_evaluations"] is None
+    assert plan_of(*asked).config["last_evaluations"] == 3
+    assert plan_of(*asked, "last_evaluations=5").config["last_evaluations"] == 5
+    with pytest.raises(UserError, match=r"but last_evaluations=null has last_evaluations=null"):
+        plan_of(*asked[:1], "tricks=[]", asked[-1], "ablation.factors={last_evaluations:[5,null]}")
+
+
 def test_a_plan_comes_back_from_its_file(tmp_path):
     for overrides in (ONE, ("ablation=both", *ONE[1:]), ("ablation=calibration", "name=c")):
         plan = plan_of(*overrides)
