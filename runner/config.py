@@ -117,9 +117,9 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
             "from the command."
         )
     settings = validate(Settings, plain)
-    if (settings.last_evaluations or 0) > settings.epochs:
+    if (settings.last_evaluations or 0) > math.ceil(settings.epochs):
         raise UserError(
-            f"last_evaluations must be at most the epochs, {settings.epochs}, got "
+            f"last_evaluations must be at most the epochs, {settings.epochs:g}, got "
             f"{settings.last_evaluations}. Lower it, or train longer."
         )
     for key in ("name", "variant"):

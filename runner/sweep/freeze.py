@@ -12,17 +12,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.ablation.designs import design
 from runner.ablation.plan import Plan
-from runner.ablation.sampling import MEAN_ACCURACY
 from runner.config import Settings, check
 from runner.errors import UserError
 from runner.names import OUTPUTS, flatten, inside
 from runner.run.status import is_run_of
 from runner.store.runs import read_run
 from runner.sweep.across import as_factors, find_across, lay_out_across
+from runner.sweep.metrics import needed_for, refuse_unmeasured
 from runner.sweep.order import Chooser, read_tricks
 from runner.sweep.settings import AblationSettings, Levels, find_factors
-
-LAST_EVALUATIONS = 3  # of test/mean_accuracy, where the config leaves them open
 
 RUN_KEYS = ("variant", "seed", "again")
 """The keys of a run that its place in the ablation gives it."""
@@ -69,8 +67,7 @@ def make_plan(
     base = _base(arguments, levels, OverridesParser.create(cast(Any, loader)))
     if master.threads == "auto":
         base.append(f"threads={threads}")
-    if settings.metric == MEAN_ACCURACY and master.last_evaluations is None:
-        base.append(f"last_evaluations={LAST_EVALUATIONS}")
+    base += needed_for(settings.metric, master)
     rows = {
         variant: [o for f, label in zip(factors, row, strict=True) for o in levels[f.name][label]]
         for variant, row in laid_out.variants.items()
@@ -86,7 +83,7 @@ def make_plan(
     flat = {variant: _flat(check(config)) for variant, config in composed.items()}
     _refuse_twins(flat)
     first = next(iter(flat.values()))
-    _refuse_unmeasured(settings.metric, flat)
+    refuse_unmeasured(settings.metric, flat)
     return Plan(
         name=str(master.name),
         question=settings.question,
@@ -146,21 +143,6 @@ def _refuse_unused(configs: Sequence[DictConfig], overrides: Sequence[str]) -> N
         else:
             if refusal:
                 raise refusal
-
-
-def _refuse_unmeasured(metric: str, flat: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a metric that no run would have, before the first one."""
-    for variant, values in flat.items():
-        if metric.startswith("validation/") and not values["data.validation"]:
-            raise UserError(
-                f"ablation.metric={metric} needs a validation split, but {variant} has "
-                "data.validation=0. Use test/accuracy, or data.validation=0.1."
-            )
-        if metric == MEAN_ACCURACY and not values["last_evaluations"]:
-            raise UserError(
-                f"ablation.metric={metric} needs last_evaluations, but {variant} has "
-                f"last_evaluations=null. Set last_evaluations={LAST_EVALUATIONS}."
-            )
 
 
 def _refuse_twins(flat: Mapping[str, Mapping[str, Any]]) -> None:

@@ -47,7 +47,8 @@ def test_a_run_that_resumes_has_the_same_mean(do, tmp_path, monkeypatch):
 
 
 def test_it_needs_as_many_epochs():
-    assert settings("epochs=3", "last_evaluations=3").last_evaluations == 3
+    for epochs in (3, 2.5):
+        assert settings(f"epochs={epochs}", "last_evaluations=3").last_evaluations == 3
     with pytest.raises(UserError, match=r"^last_evaluations must be at most the epochs, 2, got 3"):
         settings("epochs=2", "last_evaluations=3")
     with pytest.raises(UserError, match=r"^last_evaluations must be >= 2, got 1"):
