@@ -15,6 +15,7 @@ from runner.report import problems, sentences, tables
 from runner.report.curves import curves
 from runner.report.drawing import Picture
 from runner.report.format import SHOWN, largest, name_of, ranked
+from runner.report.noise import noise_in_words
 from runner.report.plots import costs, forest
 from runner.report.staircase import staircases
 from runner.store.runs import Run
@@ -72,7 +73,7 @@ def page(findings: Findings) -> str:
         question=question,
         unit=fmt.unit(question.metric),
         margin=with_unit(question.margin, question.metric),
-        noise=sentences.noise(findings),
+        noise=noise_in_words(findings),
         warnings=problems.notes(findings),
         calibration=tables.calibration(findings),
         agreement=tables.agreement(findings),

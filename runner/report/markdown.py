@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from runner.ablation.verdicts import Findings
 from runner.report import format as fmt
 from runner.report import problems, sentences, tables, text
+from runner.report.noise import noise_in_words
 from runner.store.runs import Run
 from runner.texts import printable
 
@@ -57,7 +58,7 @@ def page(findings: Findings) -> str:
             for r in fmt.rows(findings)
         ]
         lines += ["", *table([*heads, "time", "memory", "reason"], body)]
-        noise = sentences.noise(findings)
+        noise = noise_in_words(findings)
         lines += ["", begin(" ".join(filter(None, [f"{text.interval(findings)}.", noise])))]
     if found := tables.agreement(findings):
         lines += ["", *table(found[0], found[1:]), "", begin(sentences.generality(plan))]

@@ -175,34 +175,6 @@ def progress(findings: Findings) -> str | None:
     return f"{states['done']:,} of {fmt.count(planned, 'run')} done: {', '.join(others)}."
 
 
-MORE = 4
-"""So many times as many test images are considered."""
-
-
-def noise(findings: Findings) -> str | None:
-    """Say how much of the noise is the test set's, and what more of it would save; None if unknown.
-
-    With M times as many test images a difference has 1 - share (1 - 1/M) of its variance over the
-    seeds, and so many of the seeds give the same confidence.
-    """
-    found = findings.noise
-    if found is None:
-        return None
-    low, high = (round(100 * end) for end in found.interval)
-    saved = 100 * found.share * (1 - 1 / MORE)
-    images = f"{100 * found.share:.0f} % of the noise ({low} to {high} %) comes from the "
-    images += f"{found.samples:,} test images"
-    if found.share >= 1 / 2:
-        return (
-            f"{images}: four times as many would save about {saved:.0f} % of the seeds. The rest "
-            "comes from training, and only more seeds reduce it."
-        )
-    return (
-        f"{images}, the rest from training, which only more seeds reduce: four times as many "
-        f"images would save no more than about {saved:.0f} % of them."
-    )
-
-
 def summary(findings: Findings) -> str:
     """Count the verdicts: `2 HELPS, 1 HURTS`."""
     if not findings.effects:

@@ -18,6 +18,7 @@ from runner.ablation.verdicts import Findings
 from runner.ablation.wording import EQUAL, is_share, with_unit
 from runner.report import format as fmt
 from runner.report import problems, sentences, tables
+from runner.report.noise import noise_in_words
 from runner.store.runs import Run
 from runner.texts import printable, typeable
 
@@ -224,7 +225,7 @@ def _remarks(findings: Findings, name: str) -> Iterator[Text]:
             f"{100 * calibration.false:.1f} % found HELPS or HURTS, which is false here; "
             f"{100 * calibration.negligible:.1f} % NEGLIGIBLE, which is true."
         )
-    found += [line] if (line := sentences.noise(findings)) else []
+    found += [line] if (line := noise_in_words(findings)) else []
     found += [*problem_lines(findings.runs.values()), *note_lines(problems.notes(findings))]
     prefix = f"{name}: " if name else ""
     yield from (Text(prefix + line) for line in found)
