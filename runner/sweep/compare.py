@@ -76,7 +76,7 @@ def compare(plan: Plan) -> list[Option]:
     Each with at least three seeds; of a plan that adds seeds, with those that it may have at last.
     """
     question, settings = plan.question, len(plan.settings())
-    if question.design not in ANSWERS:
+    if question.design not in ANSWERS or len(plan.judged) < 2:
         return []
     seeds = question.most_seeds if question.grows else len(plan.seeds)
     total, found = seeds * len(plan.variants), []
