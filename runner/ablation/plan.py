@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, with_config
 
 from runner.ablation.designs import Contrast, Factor
+from runner.ablation.tuning import Tuned
 from runner.errors import UserError
 from runner.store.files import DEEPEST, FORMAT, Damaged, checked, digest, write_text
 from runner.store.runs import digest_config, number
@@ -54,6 +55,11 @@ class Question:
     at: Literal["epochs", "multiply_adds", "time"] = "epochs"
     """What all variants have the same of: the epochs, or what training takes."""
 
+    tune: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """The settings that every variant was tuned in before, and their values; {} if in none."""
+    trials: int = 0
+    """Of each variant, when it was tuned; 0: as many as the largest grid has settings."""
+
     @property
     def grows(self) -> bool:
         """Whether seeds are added with an eye on the verdicts."""
@@ -82,6 +88,12 @@ class Plan:
     """What was typed."""
     across: tuple[str, ...] = ()
     """The factors that are not judged: all others are, in each combination of their levels."""
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)
+    """For each variant that was tuned what it tried; its own values are among its changes."""
+    repeats: Mapping[str, int] = field(default_factory=dict)
+    """For each variant that gets the first seeds alone, how many."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of what was there before: seeds used, earlier ablations."""
     format: int = field(default=FORMAT)
 
     def references(self) -> dict[str, str]:
@@ -94,9 +106,10 @@ class Plan:
 
     def runs(self) -> Iterator[tuple[int, str]]:
         """Run through all runs, seed by seed: a stopped sweep is whole blocks."""
-        for seed in self.seeds:
+        for place, seed in enumerate(self.seeds):
             for variant in self.variants:
-                yield seed, variant
+                if place < self.repeats.get(variant, len(self.seeds)):
+                    yield seed, variant
 
     def more_seeds(self) -> range:
         """Give back the seeds to add next: one, or those up to the next look; none at the end."""
@@ -206,6 +219,11 @@ def _mistakes(plan: Plan) -> Iterator[str]:
         yield "The epochs of a variant are not a number."
     if set(plan.changes) != set(plan.variants) or not all(f.levels for f in plan.factors):
         yield "It lacks the changes of a variant, or the levels of a factor."
+    if not {*plan.tuned, *plan.repeats} <= {*plan.variants}:
+        yield "A variant that was tuned is not there."
+    for tuned in plan.tuned.values():
+        if not 0 <= tuned.chosen < len(tuned.tried) or not all(t.scores for t in tuned.tried):
+            yield "A setting that was chosen was not tried."
     for variant, row in plan.variants.items():
         if not _is_folder_name(variant) or len(row) != len(plan.factors):
             yield f"{variant[:80]!r} does not name a folder, or has not one level of each factor."

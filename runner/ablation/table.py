@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from runner.ablation.failures import cause_outside
 from runner.ablation.plan import Plan
 from runner.ablation.statistics import Array
+from runner.ablation.tuning import edges
 from runner.errors import UserError
 from runner.store.files import Damaged, read_json
 from runner.store.runs import CORRECT, MACHINE, RESULT, STATUS, Run, number, read_run
@@ -115,6 +116,8 @@ def unfair_metric(plan: Plan) -> Iterator[str]:
 def warnings(plan: Plan, table: Table) -> Iterator[str]:
     """Say what a reader must know: an unfair metric, runs not made alike, damaged files."""
     yield from unfair_metric(plan)
+    yield from plan.notes
+    yield from edges(plan.tuned, plan.question.tune)
     machines = [run.machine for run in table.runs.values() if run.machine]
     yield from _differing("code", [_part(m, "code").get("commit") for m in machines])
     libraries = [_part(machine, "libraries") for machine in machines]

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from runner.ablation.decide import Verdict
 from runner.ablation.designs import BASELINE
-from runner.ablation.plan import Question
+from runner.ablation.plan import Plan, Question
+from runner.ablation.tuning import measure_of
 
 BAD = ("failed", "diverged")
 """The states of runs that failed. A damaged run is not one of them: it counts as missing."""
@@ -152,3 +153,17 @@ def without_it(variants: Sequence[str]) -> str:
     if len(variants) > 1:
         return f"{len(variants)} variants without it"
     return "the baseline" if variants[0] == BASELINE else variants[0]
+
+
+def tuning(plan: Plan) -> str | None:
+    """Say how the variants were tuned before; None if they were not."""
+    if not plan.tuned:
+        return None
+    seeds = max((tuned.seeds for tuned in plan.tuned.values()), key=len)
+    which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+    trials = max(tuned.trials for tuned in plan.tuned.values())
+    measure = measure_of(plan.question.metric)[0].replace("/", " ")
+    return (
+        f"Each variant was tuned before it was judged: {trials} trials with {which}, chosen by "
+        f"{measure}. The verdicts rest on other seeds."
+    )

@@ -10,10 +10,10 @@ from pathlib import Path
 from runner.ablation.verdicts import Findings
 from runner.report import as_json, html, markdown, multirun
 from runner.report.multirun import Multirun
-from runner.report.text import verdict_table, verdicts
+from runner.report.text import tuning_lines, verdict_table, verdicts
 from runner.store.files import write_json, write_text
 
-__all__ = ["verdict_table", "verdicts", "write_report"]
+__all__ = ["tuning_lines", "verdict_table", "verdicts", "write_report"]
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 

@@ -12,8 +12,15 @@ from contextlib import contextmanager
 from os.path import relpath
 from pathlib import Path
 
-from runner.ablation.find import find_ablations, find_folders, find_loose_runs, names_of
+from runner.ablation.find import (
+    find_ablations,
+    find_folders,
+    find_loose_runs,
+    find_own_runs,
+    names_of,
+)
 from runner.ablation.plan import find_plan
+from runner.ablation.tuning import TUNING
 from runner.ablation.verdicts import Findings, judge
 from runner.errors import UserError
 from runner.report import verdict_table
@@ -55,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for root in roots:
             if root not in [each.root for each in found if isinstance(each, Findings)]:
                 with _noted(mistakes):
-                    found.append(judge(root, find_plan(root)))
+                    found += _read(root, alone=root.parent not in roots)
         if runs := list(find_loose_runs(folder)):
             found.append(Multirun(folder, runs))
         elif not roots:
@@ -65,6 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _show(found, mistakes)
     if mistakes:
         sys.exit("\n".join(mistakes))
+
+
+def _read(root: Path, alone: bool) -> list[Findings | Multirun]:
+    """Judge an ablation; trials that tuned one are listed, where they are not in its report."""
+    plan = find_plan(root)
+    if plan.question.design != TUNING:
+        return [judge(root, plan)]
+    return [Multirun(root, runs)] if alone and (runs := list(find_own_runs(root))) else []
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 from runner.ablation.decide import Verdict
 from runner.ablation.verdicts import Findings
-from runner.ablation.wording import with_unit
+from runner.ablation.wording import tuning, with_unit
 from runner.report import format as fmt
 from runner.report import problems, sentences, tables
 from runner.report.curves import curves
@@ -40,6 +40,7 @@ SECTIONS = (
     *("rules", "progress", "rows", "rows_more", "scores", "folders", "warnings", "calibration"),
     *("agreement", "generality", "stairs", "effects", "curves", "matrix", "interactions"),
     *("shares", "trick_metrics", "figures_behind"),
+    *("tuning", "tuning_rule"),
     *("problems", "problems_more", "environment", "hashes"),
     *("effects_more", "curves_more", "interactions_more", "question", "unit", "margin", "noise"),
 )
@@ -79,6 +80,8 @@ def page(findings: Findings) -> str:
         agreement=tables.agreement(findings),
         generality=sentences.generality(plan),
         stairs=stairs,
+        tuning=tables.tuning(plan),
+        tuning_rule=tuning(plan),
         effects=pictures,
         effects_more=_left_out(len(findings.effects), "effects are drawn"),
         curves=[picture.svg() for picture in _curves(findings)],

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from runner.ablation.verdicts import Findings
+from runner.ablation.wording import tuning
 from runner.report import format as fmt
 from runner.report import problems, sentences, tables, text
 from runner.report.noise import noise_in_words
@@ -62,6 +63,8 @@ def page(findings: Findings) -> str:
         lines += ["", begin(" ".join(filter(None, [f"{text.interval(findings)}.", noise])))]
     if found := tables.agreement(findings):
         lines += ["", *table(found[0], found[1:]), "", begin(sentences.generality(plan))]
+    if found := tables.tuning(plan):
+        lines += ["", begin(tuning(plan)), "", *table(found[0], found[1:])]
     for listed in (tables.interactions, tables.shares, tables.calibration):
         if found := listed(findings):
             lines += ["", *table(found[0], found[1:])]

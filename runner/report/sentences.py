@@ -165,7 +165,7 @@ def progress(findings: Findings) -> str | None:
     """Say how many runs are done; None if all are, or if nobody planned them."""
     if findings.plan.question.design == SCORES:
         return None
-    planned = len(findings.plan.seeds) * len(findings.plan.variants)
+    planned = sum(1 for _ in findings.plan.runs())
     states = Counter(run.state for run in findings.runs.values())
     if states["done"] >= planned:
         return None

@@ -2,12 +2,16 @@
 
 import statistics
 from collections import Counter
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
 from runner.ablation.agreement import Agreement
+from runner.ablation.plan import Plan
 from runner.ablation.sampling import Noise
+from runner.ablation.tuning import measure_of
 from runner.ablation.verdicts import Finding, Findings
+from runner.ablation.wording import with_unit
 from runner.report import format as fmt
 from runner.report.format import largest, plus_minus, ranked
 from runner.store.runs import number
@@ -143,6 +147,32 @@ def _apart(agreement: Agreement, metric: str) -> str:
         other = next(s for s in agreement.means if s != setting) if two else "the others"
         words.append(f"{fmt.difference(by, metric)} in {setting} against {other}")
     return printable("; ".join(words)) or "no more apart than by chance"
+
+
+def tuning(plan: Plan) -> Table:
+    """List what was chosen for each variant, and how close the next setting came."""
+    metric, goal = measure_of(plan.question.metric)
+    rows = []
+    for arm in plan.variants if plan.tuned else ():
+        if (tuned := plan.tuned.get(arm)) is None:
+            rows.append([printable(arm), "-", "nothing to choose", "-", "0"])
+            continue
+        best, trials = tuned.best, f"{tuned.trials}"
+        if lost := sum(each.lost for each in tuned.tried):
+            trials += f", {lost} failed"
+        score = "-" if best.mean is None else fmt.score(best.mean, metric)
+        rows.append([printable(arm), score, _written(best.values), "-", trials])
+        if (other := tuned.runner_up(goal)) and best.mean is not None and other.mean is not None:
+            away = with_unit(abs(best.mean - other.mean), metric)
+            changed = {k: v for k, v in other.values.items() if best.values.get(k) != v}
+            apart = "as good" if best.mean == other.mean else f"{away} worse"
+            rows[-1][3] = f"{_written(changed)} ({apart})"
+    heads = ["Tuned", fmt.spaced(metric), "Chosen", "Next best", "Trials"]
+    return [heads, *rows] if rows else []
+
+
+def _written(values: Mapping[str, Any]) -> str:
+    return printable(", ".join(f"{k.removeprefix('tricks.')}={v}" for k, v in values.items()))
 
 
 def trick_metrics(findings: Findings) -> Table:

@@ -11,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from runner.ablation import wording
 from runner.ablation.decide import Verdict
 from runner.ablation.find import names_of
 from runner.ablation.plan import Plan
@@ -198,12 +199,16 @@ def interval(findings: Findings) -> str:
 
 
 def _more_tables(findings: Findings, name: str) -> Iterator[RenderableType]:
-    """Lay out the effects over several settings, interactions, and the shares of the gain."""
+    """Lay out what lies below the verdicts: several settings, tuning, interactions, shares."""
     if found := tables.agreement(findings, narrow=True):
         yield Text()
         yield from [Text(name)] if name else []
         yield table(found[0], found[1 : LISTED + 1], wide=(0, 1, 4))
         yield Text(sentences.generality(findings.plan))
+    if chosen := tuning(findings.plan):
+        yield Text()
+        yield from [Text(name)] if name else []
+        yield chosen
     for listed in (tables.interactions, tables.shares):
         if found := listed(findings):
             heads, *rows = found
@@ -212,6 +217,25 @@ def _more_tables(findings: Findings, name: str) -> Iterator[RenderableType]:
             yield table(heads, rows[:LISTED], wide=(0, *range(2, len(heads))), right=(1,))
             if (more := len(rows) - LISTED) > 0:
                 yield Text(f"These are the first {LISTED}; report.md has {more:,} more.")
+
+
+def tuning(plan: Plan) -> Group | None:
+    """Lay out what was chosen for each variant; None if nothing was tuned."""
+    if not (found := tables.tuning(plan)):
+        return None
+    heads, *rows = found
+    parts: list[RenderableType] = [
+        Text(str(wording.tuning(plan))),
+        table(heads, rows[:LISTED], wide=(0, 2, 3), right=(1,)),
+    ]
+    if (more := len(rows) - LISTED) > 0:
+        parts.append(Text(f"These are the first {LISTED}; report.md has {more:,} more."))
+    return Group(*parts)
+
+
+def tuning_lines(plan: Plan) -> list[str]:
+    """Write what was chosen for each variant as lines for the terminal."""
+    return lines(laid_out) if (laid_out := tuning(plan)) else []
 
 
 def _remarks(findings: Findings, name: str) -> Iterator[Text]:

@@ -42,8 +42,18 @@ def read_values(path: Path, limits: Limits = Limits()) -> object:
         FileNotFoundError: If it is not there.
         Damaged: If it is beyond the limits, has a tag, or is no YAML; the text follows its name.
     """
+    content = read_bytes(path, limits.bytes, follow=limits.links)
+    return parse_values(content, limits)
+
+
+def parse_values(content: bytes, limits: Limits = Limits()) -> object:
+    """Read YAML of plain values; None if it is empty.
+
+    Raises:
+        Damaged: As `read_values` does.
+    """
     try:
-        text = read_bytes(path, limits.bytes, follow=limits.links).decode()
+        text = content.decode()
         _judge(yaml.parse(text, Loader=LOADER), limits)
         return yaml.load(text, Loader=LOADER)
     except Damaged:

@@ -16,7 +16,7 @@ SECONDS = 3.0  # that each variant is timed for
 
 
 class Maker(Protocol):
-    """What lays out the plan: `make_plan`, with all but the epochs."""
+    """What lays out the plan: `Draft.plan`, with all but the epochs."""
 
     def __call__(self, *, epochs: Mapping[str, float] = ...) -> Plan:
         """Give back the plan, in which some variants train for other epochs than the config's."""

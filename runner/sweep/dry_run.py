@@ -1,11 +1,14 @@
 """The dry run: the runs of an ablation, their time, and the smallest effect they could show."""
 
+from collections import Counter
+from collections.abc import Mapping
 from math import hypot
 from pathlib import Path
 
 from runner.ablation.plan import Plan
 from runner.ablation.power import POWER
 from runner.ablation.statistics import FEWEST_SEEDS
+from runner.ablation.tuning import TUNING, join
 from runner.ablation.wording import ENOUGH
 from runner.report.sentences import compared_at
 from runner.store.runs import read_run
@@ -16,13 +19,14 @@ EACH, MOST_SECONDS = 0.3, 60.0  # seconds that a variant is timed for, and all o
 LARGE, MOST_SEEDS = 1.5, 1000  # standard deviations; seeds that are considered
 
 
-def describe(root: Path, plan: Plan, workers: int) -> list[str]:
+def describe(root: Path, plan: Plan, workers: int, trials: Plan | None = None) -> list[str]:
     """Write what the runs are, what they would take, and the smallest effect they could show.
 
     Args:
         root: The ablation's folder; nothing is written there.
         plan: The plan.
         workers: Runs at once.
+        trials: Those that tune each variant before it is judged.
 
     Raises:
         UserError: If a variant cannot be built.
@@ -35,6 +39,8 @@ def describe(root: Path, plan: Plan, workers: int) -> list[str]:
         about = _length(plan, variant) + (changed or "as the config has it")
         lines.append(f"  {variant:<{width}}  {took[variant]:8.1f} s a run  {about}")
     lines += [line for said in compared_at(plan) for line in ("", said)]
+    if trials:
+        lines += ["", *_trials(root / TUNING, trials, took, workers)]
     seeds = ", ".join(map(str, plan.seeds))
     total, left = len(plan.seeds) * len(plan.variants), runs_left(root, plan)
     rest = sum(took[variant] for variant, _ in left)
@@ -57,6 +63,21 @@ def _length(plan: Plan, variant: str) -> str:
         return ""
     reference = plan.references()[variant]
     return f"x{plan.epochs_of(reference) / plan.epochs_of(variant):.2f} an epoch  "
+
+
+def _trials(root: Path, trials: Plan, took: Mapping[str, float], workers: int) -> list[str]:
+    """Write what the trials are, and what they would take."""
+    runs, left = Counter(trials.variants[v][0] for _, v in trials.runs()), runs_left(root, trials)
+    rest = sum(took[trials.variants[variant][0]] for variant, _ in left)
+    idle = [arm for arm in took if arm not in runs]
+    nothing = f"; {join(idle)} {'has' if len(idle) == 1 else 'have'} nothing to choose"
+    last = "" if len(trials.seeds) == 1 else f" to {trials.seeds[-1]}"
+    total = runs.total()
+    return [
+        f"tuned first: {total} trials, {max(runs.values())} of each{nothing if idle else ''}, "
+        f"with seed {trials.seeds[0]}{last}; {total - len(left)} are done",
+        f"about {_duration(rest / workers)} for the other {len(left)} (by the untuned variants)",
+    ]
 
 
 def runs_left(root: Path, plan: Plan) -> list[tuple[str, int]]:

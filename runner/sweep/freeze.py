@@ -1,169 +1,19 @@
-"""From an ablation's config to its plan: every variant composed, checked and frozen."""
+"""A frozen plan: what a launcher gets of it, and what keeps other runs out of its folder."""
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from runner.ablation.designs import design
 from runner.ablation.plan import Plan
-from runner.config import Settings, check
+from runner.config import check
 from runner.errors import UserError
-from runner.names import OUTPUTS, flatten, inside
+from runner.names import OUTPUTS, inside
 from runner.run.status import is_run_of
 from runner.store.runs import read_run
-from runner.sweep.across import as_factors, find_across, lay_out_across
-from runner.sweep.metrics import needed_for, refuse_unmeasured
-from runner.sweep.order import Chooser, read_tricks
-from runner.sweep.settings import AblationSettings, Levels, find_factors
-
-RUN_KEYS = ("variant", "seed", "again")
-"""The keys of a run that its place in the ablation gives it."""
-
-
-class Composer(Chooser, Protocol):
-    """What composes the variants, in a few compositions: the loader of `runner/cli/`."""
-
-    def compose_variants(
-        self, master: DictConfig, base: Sequence[str], variants: Mapping[str, Sequence[str]]
-    ) -> dict[str, DictConfig]:
-        """Compose each variant by the overrides of all and its own."""
-
-
-def make_plan(
-    settings: AblationSettings,
-    master: DictConfig,
-    loader: Composer,
-    arguments: Sequence[str],
-    threads: int,
-    command: str,
-    epochs: Mapping[str, float] = MappingProxyType({}),
-) -> Plan:
-    """Lay out the design, and compose and check the config of every variant.
-
-    Args:
-        settings: The ablation's.
-        master: The composed config, with Hydra's node.
-        loader: Composes the variants.
-        arguments: The overrides that were typed.
-        threads: CPU threads of a run, where the config leaves them open.
-        command: What was typed, for the report.
-        epochs: Of variants that train for other than the config's.
-
-    Raises:
-        UserError: If a variant's config is wrong, two variants are the same run, or a setting
-            would have no effect in any of them.
-    """
-    tricks = read_tricks(master, loader, arguments, as_typed=settings.design == "cumulative")
-    factors, levels = find_factors(settings, tricks)
-    across = find_across(settings, tricks, levels)
-    laid_out = lay_out_across(design(settings.design, factors), across)
-    factors, levels = (*factors, *as_factors(across)), {**levels, **across}
-    base = _base(arguments, levels, OverridesParser.create(cast(Any, loader)))
-    if master.threads == "auto":
-        base.append(f"threads={threads}")
-    base += needed_for(settings.metric, master)
-    rows = {
-        variant: [o for f, label in zip(factors, row, strict=True) for o in levels[f.name][label]]
-        for variant, row in laid_out.variants.items()
-    }
-    for variant, length in epochs.items():
-        rows[variant].append(f"epochs={length}")
-    composed = loader.compose_variants(master, base, rows)
-    for config in composed.values():
-        with open_dict(config):
-            config.pop("ablation", None)  # an experiment may have chosen it
-            config.name = master.name
-    _refuse_unused(list(composed.values()), base)
-    flat = {variant: _flat(check(config)) for variant, config in composed.items()}
-    _refuse_twins(flat)
-    first = next(iter(flat.values()))
-    refuse_unmeasured(settings.metric, flat)
-    return Plan(
-        name=str(master.name),
-        question=settings.question,
-        seeds=settings.numbers(int(master.seed)),
-        factors=factors,
-        across=tuple(across),
-        variants=laid_out.variants,
-        contrasts=laid_out.contrasts,
-        config=first,
-        changes={name: _difference(first, values) for name, values in flat.items()},
-        command=command,
-    )
-
-
-def _base(
-    arguments: Sequence[str], levels: Mapping[str, Levels], parser: OverridesParser
-) -> list[str]:
-    """Give back the overrides that hold for every variant."""
-    overrides = [o for each in levels.values() for level in each.values() for o in level]
-    keys = {override.partition("=")[0] for override in overrides}
-    varied = {*levels, *(key for key in keys if not key.endswith(".enabled"))}
-    kept = []
-    for override in parser.parse_overrides(list(arguments)):
-        key, line = override.key_or_group, str(override.input_line)
-        of_ablation = key == "ablation" or key.startswith("ablation.")
-        if of_ablation and not override.is_sweep_override():
-            continue
-        if override.is_sweep_override():
-            values = ",".join(override.sweep_string_iterator())
-            remedy = f"Make it a factor: 'ablation.factors={{{key}:[{values}]}}'."
-            if key == "seed":
-                remedy = f"Give their list: 'ablation.seeds=[{values}]'."
-            elif of_ablation:
-                remedy = f"Write a list as '{key}=[{values}]'."
-            raise UserError(f"{key} has several values ({values}) in an ablation. {remedy}")
-        if key in varied:
-            raise UserError(
-                f"{key} is given as {line} and varied by the ablation too (ablation.factors or "
-                "ablation.across). Drop one of them."
-            )
-        kept.append(line)
-    return kept
-
-
-def _refuse_unused(configs: Sequence[DictConfig], overrides: Sequence[str]) -> None:
-    """Refuse an override that no variant would use."""
-    for override in overrides:
-        if not override.lstrip("+~").startswith(("tricks.", "scheduler")):
-            continue  # check() judges no other by the command line
-        refusal = None
-        for config in configs:
-            try:
-                check(config, [override])
-                break
-            except UserError as error:
-                refusal = error
-        else:
-            if refusal:
-                raise refusal
-
-
-def _refuse_twins(flat: Mapping[str, Mapping[str, Any]]) -> None:
-    seen: dict[str, str] = {}
-    for variant, values in flat.items():
-        text = repr(sorted(values.items(), key=lambda item: item[0]))
-        if text in seen:
-            raise UserError(
-                f"{variant} and {seen[text]} have the same config. "
-                "Drop the level that changes nothing."
-            )
-        seen[text] = variant
-
-
-def _flat(settings: Settings) -> dict[str, Any]:
-    return {k: v for k, v in flatten(settings.to_dict()) if k not in RUN_KEYS}
-
-
-def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    changed = {k: v for k, v in other.items() if k not in one or one[k] != v}
-    return {**changed, **{f"~{k}": None for k in one if k not in other}}
 
 
 def refuse_foreign_runs(root: Path, plan: Plan) -> None:
@@ -207,7 +57,7 @@ class Frozen:
         OmegaConf.set_readonly(hydra.hydra, False)  # a launcher writes into it
         with open_dict(hydra):
             hydra.hydra.overrides.task = list(sweep_overrides)
-            hydra.hydra.sweep.dir = str(master_config.hydra.sweep.dir)
+            hydra.hydra.sweep.dir = f"{OUTPUTS}/{self.plan.name}"
             hydra.hydra.sweep.subdir = f"{variant}/seed={seed}"
         options = {**self.options, "again": self.again}
         config = OmegaConf.create({**self.plan.config_of(variant, int(seed)), **options})

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.ablation.plan import Plan
+from runner.ablation.tuning import TUNING
 from runner.ablation.verdicts import Findings, judge
 from runner.report import verdict_table, verdicts
 from runner.report.end import say_where
@@ -71,7 +72,7 @@ class Progress:
         """Print what will be done."""
         self.plan, self.jobs, self.ended, self.shares = plan, jobs, {}, {}
         self.start = time.monotonic()
-        total = len(plan.seeds) * len(plan.variants)
+        total = sum(1 for _ in plan.runs())
         kept = f", {total - len(jobs)} of {total} are done already" if len(jobs) < total else ""
         seeds = f"{len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "one seed"
         if jobs:
@@ -95,9 +96,11 @@ class Progress:
             say(text)
 
     def end(self, findings: Findings) -> None:
-        """Show the verdicts, and write the reports and TensorBoard's views."""
+        """Show the verdicts, and write the reports and TensorBoard's views; of trials nothing."""
         if self.live:
             self.live.stop()
+        if self.plan.question.design == TUNING:
+            return
         say("", *verdict_table(findings), "", coloured=True)
         say_where(findings)
 
@@ -133,6 +136,8 @@ class Progress:
             return 0.0
 
     def _verdicts(self) -> RenderableType | None:
+        if self.plan.question.design == TUNING:
+            return None
         try:
             return verdicts(judge(self.root, self.plan))
         except Exception:  # a display must never end the runs; the report will raise

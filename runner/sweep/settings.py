@@ -53,6 +53,8 @@ class AblationSettings:
     until: Literal["fixed", "looks", "decided"]
     most_seeds: Annotated[int, Field(ge=1)]
     at: Literal["epochs", "multiply_adds", "time"]
+    tune: dict[str, list[Any]] | None
+    trials: Annotated[int, Field(ge=2, le=100_000)] | None
     dry_run: bool
 
     @property
@@ -71,6 +73,8 @@ class AblationSettings:
             looks=plan_looks(count, self.most_seeds) if self.until == "looks" else (),
             most_seeds=count if self.until == "fixed" else self.most_seeds,
             at=self.at,
+            tune={key: tuple(values) for key, values in (self.tune or {}).items()},
+            trials=self.trials or 0,
         )
 
     def numbers(self, first: int) -> tuple[int, ...]:
@@ -113,6 +117,11 @@ def check_settings(node: Mapping[str, Any]) -> AblationSettings:
         raise UserError(
             f"ablation.seeds must be >= {FEWEST_SEEDS} with ablation.until=looks, the fewest for a "
             f"verdict, got {len(seeds)}."
+        )
+    if settings.trials and not settings.tune:
+        raise UserError(
+            f"ablation.trials={settings.trials} needs ablation.tune, the settings to try: "
+            "'ablation.tune={optimizer.lr:[0.05,0.1,0.2]}'."
         )
     return settings
 

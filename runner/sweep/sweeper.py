@@ -7,7 +7,7 @@ again.
 import dataclasses
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from runner.ablation.plan import Plan, load_plan, save_plan
-from runner.ablation.table import unfair_metric
+from runner.ablation.table import is_evidence, unfair_metric
+from runner.ablation.tuning import TUNING, Tuned
 from runner.ablation.verdicts import Findings, judge
 from runner.config import available_cores
 from runner.data.cache import default_folder
 from runner.errors import UserError, cause_of
 from runner.names import label
+from runner.report import tuning_lines
 from runner.report.sentences import compared_at
 from runner.run.process import isolated
 from runner.run.status import conclude
@@ -34,12 +36,12 @@ from runner.store.lock import lock_folder
 from runner.store.runs import NOT_IN_CONFIG_HASH, Run, read_status
 from runner.sweep.budget import at_equal_cost
 from runner.sweep.buildable import refuse_unbuildable
+from runner.sweep.draft import Composer, Draft
 from runner.sweep.dry_run import describe, runs_left
+from runner.sweep.earlier import look_back
 from runner.sweep.failures import cause_in_words, exit_with_failures
 from runner.sweep.freeze import (
-    Composer,
     Frozen,
-    make_plan,
     refuse_foreign_runs,
     refuse_other,
 )
@@ -47,6 +49,7 @@ from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.progress import Progress
 from runner.sweep.settings import check_settings
 from runner.sweep.slots import slots, visible_cards
+from runner.sweep.tuning import find_trials, read_trials
 from runner.texts import same_command, say
 
 
@@ -80,28 +83,56 @@ class AblationSweeper(Sweeper):
         threads = int(before.config["threads"]) if before else self._threads()
         loader = cast(Composer, self.context.config_loader)
         command = shlex.join(["python", "-m", "runner", *sys.argv[1:]])  # to be typed again
-        make = partial(make_plan, settings, self.config, loader, arguments, threads, command)
-        plan = at_equal_cost(make, before)
+        draft = Draft(settings, self.config, loader, arguments, threads)
+        same = before and before.question.tune == settings.question.tune
+        tuned = before.tuned if before and same else {}
+        plan = at_equal_cost(partial(draft.plan, command, tuned), before)
+        trials = find_trials(root, draft, plan) if before is None else None
         if before:
             plan = refuse_other(root, before, plan)
-        for warning in unfair_metric(plan):
+        else:
+            listed = not isinstance(settings.seeds, int)
+            plan = dataclasses.replace(plan, notes=look_back(root, plan, listed))
+        for warning in (*unfair_metric(plan), *(() if before else plan.notes)):
             say(f"Note: {warning}")
         if settings.dry_run:
             workers = self._at_once(len(plan.seeds) * len(plan.variants))
-            say(*describe(root, plan, workers))
+            say(*describe(root, plan, workers, trials))
             return
         say(*compared_at(plan))
         refuse_foreign_runs(root, plan)
         if before is None:
             with isolated():
-                refuse_unbuildable(plan)
+                for each in (plan, trials) if trials else (plan,):
+                    refuse_unbuildable(each)
         root.mkdir(parents=True, exist_ok=True)
+        again = bool(self.config.again)
         with lock_folder(root):
+            if trials:
+                tuned = self._tune(root / TUNING, trials, again)
+                judged = at_equal_cost(partial(draft.plan, command, tuned), before=None)
+                plan = dataclasses.replace(judged, notes=plan.notes)
+                say("", *tuning_lines(plan), "", coloured=True)
             first = settings.numbers(int(self.config.seed))
-            findings = self._run(root, plan, first, again=bool(self.config.again))
-        bad = [run for run in findings.runs.values() if run.state not in ("done", "diverged")]
-        causes = [f"{label(run.folder)}: {_why(run)}" for run in bad]
-        exit_with_failures(causes, len(findings.runs), bool(self.config.again))
+            findings = self._run(root, plan, first, again)
+        _exit_with(
+            [run for run in findings.runs.values() if run.state not in ("done", "diverged")],
+            len(findings.runs),
+            again,
+        )
+
+    def _tune(self, root: Path, trials: Plan, again: bool) -> Mapping[str, Tuned]:
+        """Do the trials that are left; give back what is chosen for each variant.
+
+        Raises:
+            SystemExit: If the machine ended some, which the same command would try again.
+        """
+        refuse_foreign_runs(root, trials)
+        root.mkdir(exist_ok=True)
+        runs = self._run(root, trials, trials.seeds, again).runs.values()
+        undone = [run for run in runs if run.result is None and not is_evidence(run)]
+        _exit_with(undone, len(runs), again)
+        return read_trials(root, trials)
 
     def _run(self, root: Path, plan: Plan, first: Sequence[int], again: bool) -> Findings:
         """Do what is left of the plan, and add seeds to it as long as questions are open.
@@ -206,6 +237,11 @@ def _try(
     failed = [end._return_value if end.status is JobStatus.FAILED else None for end in ends]
     reasons = [(str(e), cause_of(e)) if e is not None else (DIED, "killed") for e in failed]
     return dict(zip(jobs, reasons, strict=True)), False
+
+
+def _exit_with(bad: Sequence[Run], total: int, again: bool) -> None:
+    """End the command with the reasons, if runs are not done."""
+    exit_with_failures([f"{label(run.folder)}: {_why(run)}" for run in bad], total, again)
 
 
 def _why(run: Run) -> str:

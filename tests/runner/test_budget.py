@@ -4,6 +4,7 @@ import dataclasses
 import os
 import random
 import re
+from functools import partial
 
 import pytest
 from hydra.types import RunMode
@@ -21,7 +22,8 @@ from runner.schedulers import Cosine, Linear, OneCycle, Step, tabulate, total_up
 from runner.store.runs import read_metrics
 from runner.sweep.budget import at_equal_cost, epochs
 from runner.sweep.cost import Cost, multiply_adds, seconds
-from runner.sweep.freeze import make_plan, refuse_other
+from runner.sweep.draft import Draft
+from runner.sweep.freeze import refuse_other
 from runner.sweep.settings import check_settings
 from runner.train import Training
 from tests.builders import THREE, make_findings, read_status, trick
@@ -39,10 +41,8 @@ def maker(*overrides):
     master = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
     asked = check_settings(OmegaConf.to_container(master.ablation))
 
-    def make(epochs=()):
-        return make_plan(asked, master, loader, overrides, 1, "as typed", dict(epochs))
-
-    return make
+    draft = Draft(asked, master, loader, overrides, 1)
+    return partial(draft.plan, "as typed")
 
 
 def small(*, width, depth, channels, classes):

@@ -13,7 +13,8 @@ from runner.cli.hydra_internals import Loader
 from runner.config import check
 from runner.errors import UserError
 from runner.run.result import finished
-from runner.sweep.freeze import Frozen, make_plan, refuse_foreign_runs, refuse_other
+from runner.sweep.draft import Draft
+from runner.sweep.freeze import Frozen, refuse_foreign_runs, refuse_other
 from runner.sweep.settings import check_settings
 from tests.conftest import settings
 
@@ -25,7 +26,8 @@ def planned(*overrides: str, swept: tuple[str, ...] = ()) -> tuple[Plan, OmegaCo
     loader = Loader()
     master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
     settings = check_settings(OmegaConf.to_container(master.ablation))
-    return make_plan(settings, master, loader, [*overrides, *swept], 1, "as typed"), master
+    draft = Draft(settings, master, loader, [*overrides, *swept], 1)
+    return draft.plan("as typed"), master
 
 
 def plan_of(*overrides: str) -> Plan:
