@@ -144,6 +144,7 @@ def _plain(findings: Findings, then: Next, code: int) -> dict[str, Any]:
     """Give back what an ablation's report.json has, without the runs; and what to do next."""
     content = as_json.content(findings)
     plan = content.pop("plan")
+    plan["question"].pop("at")  # what was held equal is not known
     content.pop("runs")
     runs = [{"variant": name, "seed": seed} for name, seed in then.runs]
     return {

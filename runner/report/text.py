@@ -14,7 +14,7 @@ from rich.text import Text
 from runner.ablation import wording
 from runner.ablation.decide import Verdict
 from runner.ablation.find import names_of
-from runner.ablation.plan import Plan
+from runner.ablation.plan import SCORES, Plan
 from runner.ablation.verdicts import Findings
 from runner.ablation.wording import EQUAL, is_share, with_unit
 from runner.report import format as fmt
@@ -181,7 +181,9 @@ def _introductions(named: Sequence[tuple[str, Findings]]) -> Iterator[str]:
 
 
 def _held_equal(plan: Plan) -> str:
-    """Say what all variants had the same of; nothing where their epochs are what is varied."""
+    """Say what all variants had the same of; nothing if that is not known, or what is varied."""
+    if plan.question.design == SCORES:
+        return ""
     varied = plan.question.at == "epochs" and any("epochs" in c for c in plan.changes.values())
     return "" if varied else f" at {EQUAL[plan.question.at]}"
 

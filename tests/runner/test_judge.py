@@ -118,7 +118,7 @@ def test_the_same_scores_in_any_form_have_the_same_verdicts(judged, name, conten
     assert not any("Unpaired" in warning for warning in found.json["warnings"])
 
 
-def test_standard_input_and_a_frame_too(monkeypatch, tmp_path):
+def test_standard_input_and_a_frame_too(monkeypatch, tmp_path, capsys):
     stdin = SimpleNamespace(buffer=io.BytesIO(table().encode()))
     monkeypatch.setattr(sys, "stdin", stdin)
     judge.main(["-", "--report", str(tmp_path / "page.html")])
@@ -133,7 +133,8 @@ def test_standard_input_and_a_frame_too(monkeypatch, tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert page.count("<svg") == 1
     assert "by the scores in standard input" in page
-    assert not re.search("runner.verify|tensorboard|an unknown", page)
+    assert not re.search("runner.verify|tensorboard|an unknown|equal epochs", page)
+    assert "equal epochs" not in capsys.readouterr().out
 
 
 def test_folders_of_tensorboard_are_read_by_their_last_value(judged, tmp_path):
