@@ -180,9 +180,10 @@ def _introductions(named: Sequence[tuple[str, Findings]]) -> Iterator[str]:
 
 
 def _held_equal(plan: Plan) -> str:
-    """Say what all variants had the same of; nothing where their epochs are what is varied."""
-    varied = plan.question.at == "epochs" and any("epochs" in c for c in plan.changes.values())
-    return "" if varied else f" at {EQUAL[plan.question.at]}"
+    """Say what all variants had the same of; nothing where they differ in epochs, or none knows."""
+    at = plan.question.at
+    varied = "epochs" not in plan.config or any("epochs" in c for c in plan.changes.values())
+    return "" if at == "epochs" and varied else f" at {EQUAL[at]}"
 
 
 def interval(findings: Findings) -> str:
