@@ -14,7 +14,7 @@ from rich.text import Text
 from runner.ablation import wording
 from runner.ablation.decide import Verdict
 from runner.ablation.find import names_of
-from runner.ablation.plan import SCORES, Plan
+from runner.ablation.plan import Plan
 from runner.ablation.verdicts import Findings
 from runner.ablation.wording import EQUAL, is_share, with_unit
 from runner.report import format as fmt
@@ -181,11 +181,10 @@ def _introductions(named: Sequence[tuple[str, Findings]]) -> Iterator[str]:
 
 
 def _held_equal(plan: Plan) -> str:
-    """Say what all variants had the same of; nothing if that is not known, or what is varied."""
-    if plan.question.design == SCORES:
-        return ""
-    varied = plan.question.at == "epochs" and any("epochs" in c for c in plan.changes.values())
-    return "" if varied else f" at {EQUAL[plan.question.at]}"
+    """Say what all variants had the same of; nothing where they differ in epochs, or none knows."""
+    at = plan.question.at
+    varied = "epochs" not in plan.config or any("epochs" in c for c in plan.changes.values())
+    return "" if at == "epochs" and varied else f" at {EQUAL[at]}"
 
 
 def interval(findings: Findings) -> str:

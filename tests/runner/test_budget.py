@@ -7,10 +7,13 @@ import re
 from functools import partial
 
 import pytest
+import torch
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from torch import nn
+from torch.nn import functional as F
 from torch.optim import lr_scheduler
+from torch.utils.flop_counter import FlopCounterMode
 
 from runner.ablation.plan import load_plan, save_plan
 from runner.cli.hydra_internals import Loader
@@ -21,7 +24,7 @@ from runner.run import attempt
 from runner.schedulers import Cosine, Linear, OneCycle, Step, tabulate, total_updates
 from runner.store.runs import read_metrics
 from runner.sweep.budget import at_equal_cost, epochs
-from runner.sweep.cost import Cost, multiply_adds, seconds
+from runner.sweep.cost import FORMULAS, Cost, multiply_adds, seconds
 from runner.sweep.draft import Draft
 from runner.sweep.freeze import refuse_other
 from runner.sweep.settings import check_settings
@@ -93,6 +96,17 @@ def test_tricks_count_and_neither_precision_nor_compilation_does():
     assert counted["anti_aliasing"].epoch > 1.3 * counted["baseline"].epoch
     assert counted["clipping"] == counted["baseline"]
     assert counted == multiply_adds(maker(*base, "precision=bfloat16", "compile=true")())
+
+
+def test_attention_counts_on_a_cpu_too():
+    tokens = torch.zeros(2, 4, 16, 8, requires_grad=True)  # [N, heads, tokens, features]
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        attended = F.scaled_dot_product_attention(tokens, tokens, tokens)
+    forwards = 2 * 2 * (2 * 4) * (16 * 16) * 8  # two products
+    assert counter.get_total_flops() == forwards
+    with counter:
+        attended.sum().backward()
+    assert counter.get_total_flops() == 5 * forwards / 2  # one of them anew, and four gradients
 
 
 def test_every_variant_gets_the_budget_of_the_first_to_half_an_update():
