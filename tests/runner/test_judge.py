@@ -227,6 +227,15 @@ def test_the_best_of_a_loop_is_to_be_run_afresh(judged):
     assert "must not count again" in found.json["next"]["why"]
 
 
+def test_too_few_common_seeds_are_filled_up(judged):
+    rows = [("baseline", 0, 0.9), ("a", 0, 0.91), ("b", 0, 0.92), ("b", 1, 0.93)]
+    for options in ([], ["--until", "decided"]):
+        found = judged(table(rows), "--json", *options)
+        assert {e["reason"] for e in found.json["effects"]} == {"one seed: no interval, no verdict"}
+        runs = {(run["variant"], run["seed"]) for run in found.json["next"]["runs"]}
+        assert runs == {(v, s) for v in ("baseline", "a", "b") for s in (1, 2)} - {("b", 1)}
+
+
 @pytest.mark.parametrize(
     ("content", "options", "code", "message"),
     [
