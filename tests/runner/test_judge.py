@@ -21,6 +21,8 @@ from runner.ablation.decide import Verdict, conclude, decide
 from runner.ablation.sampling import find_step
 from runner.ablation.scores import judge_scores
 from runner.ablation.unpaired import welch
+from runner.frames import read_frames
+from tests.builders import tricks, write_ablation, write_run
 from tests.conftest import ROOT
 
 TRUE = {"baseline": 0.90, "good": 0.93, "bad": 0.87, "same": 0.9001}
@@ -148,6 +150,19 @@ def test_folders_of_tensorboard_are_read_by_their_last_value(judged, tmp_path):
     assert good["differences"]["0"] == pytest.approx(0.03, abs=0.01)
     missing = judged(tmp_path / "logs", "--tag", "test/acuracy")
     assert (missing.code, "There are: test/accuracy." in missing.complaint) == (2, True)
+
+
+def test_folders_of_our_own_runs_are_read_too(judged, tmp_path):
+    for name, seed, score in without(ROWS[:12], ("bad", 2)):
+        write_run(tmp_path / "mine", name, seed, score)
+    write_run(tmp_path / "mine", "bad", 2, status="diverged")
+    found = judged(tmp_path / "mine", "--json")
+    assert verdicts(found) == {**VERDICTS, "bad": "UNDECIDED"}
+    write_ablation(tmp_path / "ablation", tricks(clipping=0.03), seeds=3)
+    found = judged(tmp_path / "ablation")
+    assert (found.code, "python -m runner.report" in found.complaint) == (1, True)
+    read_frames(tmp_path / "ablation").runs.to_csv(tmp_path / "runs.csv")
+    assert verdicts(judged(tmp_path, "--json")) == {"clipping": "HELPS"}
 
 
 # What is missing, failed or repeated
