@@ -58,7 +58,8 @@ def _verdict(
         return Verdict.INACTIVE, wording.SAME_WEIGHTS
     remarks = _remarks(plan, outcomes, settled)
     if ended < (planned or FEWEST_SEEDS) or ended < FEWEST_SEEDS:
-        return Verdict.NONE, "; ".join([wording.seeds_so_far(ended, planned), *remarks])
+        left = None if planned is None else planned - (ended - settled)
+        return Verdict.NONE, "; ".join([wording.seeds_so_far(settled, left), *remarks])
     remarks += _idle(outcomes, differ=same is False)
     if failed and estimated.verdict is not Verdict.HURTS:  # those that are left may be the better
         return Verdict.UNDECIDED, "; ".join(remarks)

@@ -75,14 +75,20 @@ def _fresh(findings: Findings, names: tuple[str, ...]) -> tuple[tuple[str, int],
 
 
 def _missing(findings: Findings, few: list[Finding], baseline: str) -> Iterator[tuple[str, int]]:
-    """Fill up those that have too few runs to be judged."""
-    seeds = list(findings.plan.seeds)
-    seeds += range(max(seeds) + 1, max(seeds) + 1 + max(0, FEWEST_SEEDS - len(seeds)))
-    for seed in seeds:
-        for name in (baseline, *(finding.contrast.name for finding in few)):
-            run = findings.runs.get((name, seed))
-            if run is None or run.state not in ("done", "diverged", "failed") or run.cause:
-                yield name, seed
+    """Fill up those that have too few runs to be judged, first where one side has run already."""
+    last = max(findings.plan.seeds)
+    for finding in few:
+        sides = baseline, finding.contrast.name
+        missing = {
+            seed: [name for name in sides if not _has_ended(findings, name, seed)]
+            for seed in (*findings.plan.seeds, *range(last + 1, last + 1 + FEWEST_SEEDS))
+        }
+        common = sum(not names for names in missing.values())
+        for seed, names in sorted(missing.items(), key=lambda item: len(item[1])):
+            begun = any((name, seed) in findings.runs for name in names)
+            if names and (begun or common < FEWEST_SEEDS):
+                common += 1
+                yield from ((name, seed) for name in names)
 
 
 def _added(
@@ -98,6 +104,11 @@ def _added(
         later += range(max(seeds) + 1, max(seeds) + 1 + wanted)
         for seed in later[:wanted]:
             for each in (baseline, name):
-                run = findings.runs.get((each, seed))
-                if run is None or run.cause or run.state == "running":
+                if not _has_ended(findings, each, seed):
                     yield each, seed
+
+
+def _has_ended(findings: Findings, variant: str, seed: int) -> bool:
+    """Whether a run has a score, or failed by itself."""
+    run = findings.runs.get((variant, seed))
+    return run is not None and run.state != "running" and not run.cause

@@ -207,7 +207,7 @@ def critical_t(
         sides: 1 or 2.
         gain: [...], the degrees of freedom over n - 1, of spreads that are shared.
     """
-    n = np.asarray(n, float)
+    n = np.asarray(np.maximum(n, 1), float)  # none is as little as one
     if not sequential:
         return np.asarray(stats.t.isf(alpha / sides, gain * (n - 1)))
     grown = (np.sqrt(1 + n) / (alpha * (3 - sides))) ** (2 / n)

@@ -21,6 +21,8 @@ from runner.ablation.decide import Verdict, conclude, decide
 from runner.ablation.sampling import find_step
 from runner.ablation.scores import judge_scores
 from runner.ablation.unpaired import welch
+from runner.frames import read_frames
+from tests.builders import tricks, write_ablation, write_run
 from tests.conftest import ROOT
 
 TRUE = {"baseline": 0.90, "good": 0.93, "bad": 0.87, "same": 0.9001}
@@ -150,6 +152,19 @@ def test_folders_of_tensorboard_are_read_by_their_last_value(judged, tmp_path):
     assert (missing.code, "There are: test/accuracy." in missing.complaint) == (2, True)
 
 
+def test_folders_of_our_own_runs_are_read_too(judged, tmp_path):
+    for name, seed, score in without(ROWS[:12], ("bad", 2)):
+        write_run(tmp_path / "mine", name, seed, score)
+    write_run(tmp_path / "mine", "bad", 2, status="diverged")
+    found = judged(tmp_path / "mine", "--json")
+    assert verdicts(found) == {**VERDICTS, "bad": "UNDECIDED"}
+    write_ablation(tmp_path / "ablation", tricks(clipping=0.03), seeds=3)
+    found = judged(tmp_path / "ablation")
+    assert (found.code, "python -m runner.report" in found.complaint) == (1, True)
+    read_frames(tmp_path / "ablation").runs.to_csv(tmp_path / "runs.csv")
+    assert verdicts(judged(tmp_path, "--json")) == {"clipping": "HELPS"}
+
+
 # What is missing, failed or repeated
 
 
@@ -225,6 +240,15 @@ def test_the_best_of_a_loop_is_to_be_run_afresh(judged):
     assert {name for name, _ in runs} == {"a1b2c3d", "b2c3d4e"}
     assert len(runs) == 10
     assert "must not count again" in found.json["next"]["why"]
+
+
+def test_too_few_common_seeds_are_filled_up(judged):
+    rows = [("baseline", 0, 0.9), ("a", 0, 0.91), ("b", 0, 0.92), ("b", 1, 0.93)]
+    for options in ([], ["--until", "decided"]):
+        found = judged(table(rows), "--json", *options)
+        assert {e["reason"] for e in found.json["effects"]} == {"one seed: no interval, no verdict"}
+        runs = {(run["variant"], run["seed"]) for run in found.json["next"]["runs"]}
+        assert runs == {(v, s) for v in ("baseline", "a", "b") for s in (1, 2)} - {("b", 1)}
 
 
 @pytest.mark.parametrize(
