@@ -265,6 +265,7 @@ def simulate(repeats):
     return tables
 
 
+TRUE_HEADS = ["", "test accuracy, points", "sd of a run", "effect / sd of a difference"]
 REAL_HEADS = ["", "false ones kept, of 100", "real ones kept, of 10", "runs"]
 
 
@@ -332,9 +333,8 @@ def truth_rows(digits):
 def do_for_real():
     """The tables of the digits, by their titles."""
     digits, tables = Digits(), {}
-    heads = ["", "test accuracy, points", "sd of a run", "effect / sd of a difference"]
     for title, heads, rows in (
-        ("What the ten real ones do, by ten seeds of their own", heads, truth_rows),
+        ("What the ten real ones do, by ten seeds of their own", TRUE_HEADS, truth_rows),
         ("What is kept of the 110", REAL_HEADS, real_rows),
     ):
         print(f"\n{title}\n")
