@@ -69,20 +69,11 @@ def plan_trials(draft: Draft, plan: Plan, before: Plan | None) -> Plan:
     """
     question, seeds = plan.question, tuning_seeds(plan)
     metric, goal = measure_of(question.metric)
-    _refuse_unmeasured(plan, metric)
-    if question.at != "epochs" and "epochs" in question.tune:
-        raise UserError(
-            f"ablation.at={question.at} sets the epochs of each variant. Drop epochs from "
-            "ablation.tune, or take ablation.at=epochs."
-        )
+    _refuse_untunable(plan, metric)
     grids = _grids(draft, plan)
-    for key in question.tune:
-        if not any(key in grid for grid in grids.values()):
-            raise UserError(_unused(key, plan))
     sizes = {arm: size_of(grid) for arm, grid in grids.items()}
     first = next(seeds)
     tried = schedule(sizes, question.trials or None, first)
-    usual = plan.config["epochs"]
     rows, repeats, arms = dict[str, list[str]](), dict[str, int](), dict[str, tuple[str, ...]]()
     for arm, places in tried.items():
         for place, times in places.items():
@@ -92,7 +83,7 @@ def plan_trials(draft: Draft, plan: Plan, before: Plan | None) -> Plan:
             if question.at != "epochs":
                 known = before if before and name in before.variants else None
                 length = known.epochs_of(name) if known else plan.epochs_of(arm)
-                rows[name] += write_overrides({"epochs": length}) if length != usual else []
+                rows[name].append(f"epochs={length}")
             repeats[name] = times
             levels = (write_value(values[k]) if k in values else UNUSED for k in question.tune)
             arms[name] = (arm, *levels)
@@ -108,6 +99,7 @@ def plan_trials(draft: Draft, plan: Plan, before: Plan | None) -> Plan:
             metric=metric,
             goal=goal,
             until="fixed",
+            looks=(),
             most_seeds=most,
         ),
         seeds=(first, *islice(seeds, most - 1)),
@@ -115,6 +107,7 @@ def plan_trials(draft: Draft, plan: Plan, before: Plan | None) -> Plan:
             Factor("tuned", tuple(plan.variants)),
             *(Factor(key, tuple(map(write_value, each))) for key, each in question.tune.items()),
         ),
+        across=(),
         variants=arms,
         contrasts=(),
         config=base,
@@ -130,7 +123,12 @@ def tuning_seeds(plan: Plan) -> Iterator[int]:
     return (seed for seed in candidates if seed not in listed and seed not in added)
 
 
-def _refuse_unmeasured(plan: Plan, metric: str) -> None:
+def _refuse_untunable(plan: Plan, metric: str) -> None:
+    if plan.question.at != "epochs" and "epochs" in plan.question.tune:
+        raise UserError(
+            f"ablation.at={plan.question.at} sets the epochs of each variant. Drop epochs from "
+            "ablation.tune, or take ablation.at=epochs."
+        )
     for variant in plan.variants:
         if not {**plan.config, **plan.changes[variant]}["data.validation"]:
             raise UserError(
@@ -143,7 +141,7 @@ def _grids(draft: Draft, plan: Plan) -> Mapping[str, Mapping[str, Sequence[Any]]
     """Give back for each variant the settings that it uses, with their values.
 
     Raises:
-        UserError: If a value is wrong.
+        UserError: If a value is wrong, or nothing uses a setting.
     """
     probes: dict[tuple[str, str], list[str]] = {}
     for arm in plan.variants:
@@ -164,6 +162,9 @@ def _grids(draft: Draft, plan: Plan) -> Mapping[str, Mapping[str, Sequence[Any]]
         with suppress(UserError):  # as typed alone it would be refused, if nothing uses it
             check(composed[f"{arm} {override}"], [override])
             grids[arm][key] = plan.question.tune[key]
+    for key in plan.question.tune:
+        if not any(key in grid for grid in grids.values()):
+            raise UserError(_unused(key, plan))
     return grids
 
 

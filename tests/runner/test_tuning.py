@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from runner.__main__ import main
-from runner.ablation.plan import load_plan
+from runner.ablation.plan import load_plan, save_plan
 from runner.ablation.tuning import TUNING, Tried, Tuned, choose, edges, schedule, setting, size_of
 from runner.cli.hydra_internals import Loader
 from runner.errors import UserError
@@ -134,6 +134,19 @@ def test_a_variant_tries_what_it_uses_and_no_more(tmp_path):
     assert judged.changes["clipping"] == plan.changes["clipping"]
     assert judged.changes["flooding"] == {**plan.changes["flooding"], **best}
     assert judged.tuned == chosen
+
+
+def test_trials_of_any_design_are_a_plan_that_can_be_read_again(tmp_path):
+    typed = ("ablation=cumulative", "tricks=[clipping,flooding]", "name=mine")
+    settings = "ablation.across={model.depth:[8,14]}", "ablation.until=looks"
+    _, plan, trials = planned(tmp_path, *typed, *settings, "ablation.tune={optimizer.lr:[0.1,0.2]}")
+    save_plan(tmp_path, trials)
+    assert load_plan(tmp_path) == trials
+    assert {row[0] for row in trials.variants.values()} == {*plan.variants}
+    for name, (arm, _) in trials.variants.items():
+        other = {**trials.config, **trials.changes[name]}
+        own = {**plan.config, **plan.changes[arm]}
+        assert {key for key in own if own[key] != other[key]} <= {LR}
 
 
 def test_a_scheduler_that_a_trick_replaces_is_not_tuned_there(tmp_path):
