@@ -10,8 +10,8 @@ from jinja2 import Environment, StrictUndefined
 from runner.ablation.decide import Verdict
 from runner.ablation.verdicts import Findings
 from runner.ablation.wording import with_unit
+from runner.report import across, sentences, tables
 from runner.report import format as fmt
-from runner.report import sentences, tables
 from runner.report.curves import curves
 from runner.report.drawing import Picture
 from runner.report.format import SHOWN, largest, name_of, ranked
@@ -75,8 +75,8 @@ def page(findings: Findings) -> str:
         noise=sentences.noise(findings),
         warnings=sentences.notes(findings),
         calibration=tables.calibration(findings),
-        agreement=tables.agreement(findings),
-        generality=sentences.generality(plan),
+        agreement=across.table(findings),
+        generality=across.generality(plan),
         stairs=stairs,
         effects=pictures,
         effects_more=_left_out(len(findings.effects), "effects are drawn"),

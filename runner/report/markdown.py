@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from runner.ablation.verdicts import Findings
+from runner.report import across, sentences, tables, text
 from runner.report import format as fmt
-from runner.report import sentences, tables, text
 from runner.store.runs import Run
 from runner.texts import printable
 
@@ -59,8 +59,8 @@ def page(findings: Findings) -> str:
         lines += ["", *table([*heads, "time", "memory", "reason"], body)]
         noise = sentences.noise(findings)
         lines += ["", begin(" ".join(filter(None, [f"{text.interval(findings)}.", noise])))]
-    if found := tables.agreement(findings):
-        lines += ["", *table(found[0], found[1:]), "", begin(sentences.generality(plan))]
+    if found := across.table(findings):
+        lines += ["", *table(found[0], found[1:]), "", begin(across.generality(plan))]
     for listed in (tables.interactions, tables.shares, tables.calibration):
         if found := listed(findings):
             lines += ["", *table(found[0], found[1:])]
