@@ -10,8 +10,8 @@ from jinja2 import Environment, StrictUndefined
 from runner.ablation.decide import Verdict
 from runner.ablation.verdicts import Findings
 from runner.ablation.wording import tuning, with_unit
+from runner.report import across, problems, sentences, tables
 from runner.report import format as fmt
-from runner.report import problems, sentences, tables
 from runner.report.curves import curves
 from runner.report.drawing import Picture
 from runner.report.format import SHOWN, largest, name_of, ranked
@@ -77,8 +77,8 @@ def page(findings: Findings) -> str:
         noise=noise_in_words(findings),
         warnings=problems.notes(findings),
         calibration=tables.calibration(findings),
-        agreement=tables.agreement(findings),
-        generality=sentences.generality(plan),
+        agreement=across.table(findings),
+        generality=across.generality(plan),
         stairs=stairs,
         tuning=tables.tuning(plan),
         tuning_rule=tuning(plan),

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from runner.ablation.verdicts import Findings
 from runner.ablation.wording import tuning
+from runner.report import across, problems, sentences, tables, text
 from runner.report import format as fmt
-from runner.report import problems, sentences, tables, text
 from runner.report.noise import noise_in_words
 from runner.store.runs import Run
 from runner.texts import printable
@@ -61,8 +61,8 @@ def page(findings: Findings) -> str:
         lines += ["", *table([*heads, "time", "memory", "reason"], body)]
         noise = noise_in_words(findings)
         lines += ["", begin(" ".join(filter(None, [f"{text.interval(findings)}.", noise])))]
-    if found := tables.agreement(findings):
-        lines += ["", *table(found[0], found[1:]), "", begin(sentences.generality(plan))]
+    if found := across.table(findings):
+        lines += ["", *table(found[0], found[1:]), "", begin(across.generality(plan))]
     if found := tables.tuning(plan):
         lines += ["", begin(tuning(plan)), "", *table(found[0], found[1:])]
     for listed in (tables.interactions, tables.shares, tables.calibration):

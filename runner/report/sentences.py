@@ -98,20 +98,6 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def generality(plan: Plan) -> str:
-    """Say what so few settings cannot show."""
-    count = len(plan.settings())
-    fewest = "" if count >= 6 else " It takes 6 settings for less than 5."
-    return (
-        f"Each verdict is about its own setting; that all of them are right has the error rate. "
-        f"{count} settings that were chosen, not drawn by chance, do not show that an effect holds "
-        f"in others: if nothing had an effect, all {count} means would still be above 0, or all "
-        f"below, in at least {100 * 2 ** (1 - count):.2g} of 100 ablations.{fewest} Whether the "
-        "effect differs between settings is tested over the shared seeds, as a family of its own; "
-        "that it does not is never concluded."
-    )
-
-
 def _what(plan: Plan) -> str:
     tricks = all(f.levels[1:] == (f.name,) for f in plan.judged)
     kind = "variant" if plan.question.design == SCORES else "trick" if tricks else "factor"

@@ -1,12 +1,10 @@
 """The tables below the verdicts: interactions, shares, what the tricks reported, p-values."""
 
 import statistics
-from collections import Counter
 from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
-from runner.ablation.agreement import Agreement
 from runner.ablation.plan import Plan
 from runner.ablation.sampling import Noise
 from runner.ablation.tuning import measure_of
@@ -103,50 +101,6 @@ def together(findings: Findings, setting: str = "") -> float | None:
             differences.append(known[1] - known[0])
     sign = 1.0 if question.goal == "maximize" else -1.0
     return sign * statistics.fmean(differences) if differences else None
-
-
-SIDE_BY_SIDE = 4  # settings that have a column each
-
-
-def agreement(findings: Findings, narrow: bool = False) -> Table:
-    """List each effect over the settings: the verdicts, mean and range, and whether they differ.
-
-    Args:
-        findings: The findings.
-        narrow: Whether there is no room for a column for each setting.
-    """
-    metric, settings = findings.plan.question.metric, [*findings.plan.settings()]
-    columns = [] if narrow or len(settings) > SIDE_BY_SIDE else settings
-    rows = []
-    for each in findings.agreement:
-        means = [mean for mean in each.means.values() if mean is not None]
-        reach = f"{fmt.difference(min(means), metric)} to {fmt.difference(max(means), metric)}"
-        counts = Counter(each.verdicts.values())
-        several = ", ".join(f"{verdict} in {n}" for verdict, n in counts.most_common())
-        rows.append(
-            [
-                printable(each.effect),
-                *(f"{fmt.difference(each.means[s], metric)} {each.verdicts[s]}" for s in columns),
-                *([] if columns else [several]),
-                fmt.difference(each.mean, metric) + (f" ({reach})" if means else ""),
-                f"{each.positive} of {len(means)}",
-                _apart(each, metric),
-            ]
-        )
-    heads = ["Effect", *map(printable, columns or ["Verdicts"]), "Mean (range)", "Above 0"]
-    return [[*heads, "The settings compared"], *rows] if rows else []
-
-
-def _apart(agreement: Agreement, metric: str) -> str:
-    """Say in which settings an effect is another one than in the others."""
-    if not agreement.compared:
-        return "not compared"
-    two = len(agreement.means) == 2
-    words = []
-    for setting, by in agreement.apart.items():
-        other = next(s for s in agreement.means if s != setting) if two else "the others"
-        words.append(f"{fmt.difference(by, metric)} in {setting} against {other}")
-    return printable("; ".join(words)) or "no more apart than by chance"
 
 
 def tuning(plan: Plan) -> Table:

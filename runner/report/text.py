@@ -17,8 +17,8 @@ from runner.ablation.find import names_of
 from runner.ablation.plan import Plan
 from runner.ablation.verdicts import Findings
 from runner.ablation.wording import EQUAL, is_share, with_unit
+from runner.report import across, problems, sentences, tables
 from runner.report import format as fmt
-from runner.report import problems, sentences, tables
 from runner.report.noise import noise_in_words
 from runner.store.runs import Run
 from runner.texts import printable, typeable
@@ -201,11 +201,11 @@ def interval(findings: Findings) -> str:
 
 def _more_tables(findings: Findings, name: str) -> Iterator[RenderableType]:
     """Lay out what lies below the verdicts: several settings, tuning, interactions, shares."""
-    if found := tables.agreement(findings, narrow=True):
+    if found := across.table(findings, narrow=True):
         yield Text()
         yield from [Text(name)] if name else []
         yield table(found[0], found[1 : LISTED + 1], wide=(0, 1, 4))
-        yield Text(sentences.generality(findings.plan))
+        yield Text(across.generality(findings.plan))
     if chosen := tuning(findings.plan):
         yield Text()
         yield from [Text(name)] if name else []
