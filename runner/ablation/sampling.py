@@ -152,7 +152,8 @@ class Noise:
     means of b and e over the N samples. The b_i are the same with every seed. So the variance over
     the seeds is var(a) + var(e) / N: what differs from training to training on however many
     samples, and what a larger test set would average out. The analysis of variance of the crossed
-    table estimates the sum by MS_seeds / N, and the second term by MS_rest / N.
+    table estimates the sum by MS_seeds / N, and the second term by MS_rest / N (Scheffé, The
+    Analysis of Variance, 1959, chapter 7).
     """
 
     variance: float

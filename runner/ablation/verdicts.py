@@ -205,7 +205,7 @@ def _find(
     of_effects = [
         (contrast.weights, each)
         for (contrast, _), each in zip(pairs, crossed, strict=True)
-        if contrast.kind == "effect" and each and each.seeds >= FEWEST_SEEDS
+        if contrast.kind == "effect" and each and each.seeds >= FEWEST_SEEDS and each.ms_seeds > 0
     ]
     alike = len({each.samples for _, each in of_effects}) == 1
     return found, pool_noise(of_effects, plan.question.alpha) if alike else None

@@ -21,8 +21,8 @@ def noise_in_words(findings: Findings) -> str | None:
     images += f"{found.samples:,} test images"
     if found.share >= 1 / 2:
         return (
-            f"{images}: four times as many would save about {saved:.0f} % of the seeds. The rest "
-            "comes from training, and only more seeds reduce it."
+            f"{images}: four times as many would save about {saved:.0f} % of the seeds. What comes "
+            "from training only more seeds reduce."
         )
     return (
         f"{images}, the rest from training, which only more seeds reduce: four times as many "

@@ -8,42 +8,47 @@ from runner.ablation.sampling import find_step
 from runner.errors import UserError
 from runner.store.runs import read_metrics
 from runner.train import Training
-from tests.conftest import settings
+from tests.conftest import run_in, settings
 
-RUN = ("batch_size=256", "model.width=4", "scheduler=constant", "tricks=[clipping,flooding]")
-FOUR, MEAN = ("epochs=4", "evaluate_every=3", *RUN), "test/mean_accuracy"
-
-
-def test_it_is_the_mean_after_each_of_the_last_epochs_and_moves_nothing(do, tmp_path):
-    plain = do(*FOUR)
-    found = do(*FOUR, "last_evaluations=3", folder="mean")
-    assert {k: v for k, v in found.items() if k not in (MEAN, "digests")} == {
-        k: v for k, v in plain.items() if k != "digests"
-    }
-    logged = {line["epoch"]: line.get("test/accuracy") for line in read_metrics(tmp_path / "mean")}
-    assert list(logged) == [2, 3, 4]
-    ended = {n: do(*RUN, f"epochs={n}", folder=f"{n}")["test/accuracy"] for n in (2, 3)}
-    assert logged == {**ended, 4: None}  # a constant rate: a shorter run is a part of a longer one
-    assert len({*ended.values(), found["test/accuracy"]}) == 3
-    assert found[MEAN] == fmean([*ended.values(), found["test/accuracy"]])
+MEAN = "test/mean_accuracy"
+RUN = ("batch_size=256", "model.width=2", "scheduler=constant", "tricks=[clipping,flooding]")
+THREE = ("epochs=3", "evaluate_every=3", *RUN)
+WITH_MEAN = (*THREE, "last_evaluations=2")
 
 
-def test_a_run_that_resumes_has_the_same_mean(do, tmp_path, monkeypatch):
-    whole = do(*FOUR, "last_evaluations=3")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Do a run that evaluates the test set twice; give back its result and its evaluations."""
+    folder = tmp_path_factory.mktemp("whole")
+    return run_in(folder, *WITH_MEAN), read_metrics(folder)
+
+
+def test_it_is_the_mean_after_each_of_the_last_epochs_and_moves_nothing(do, whole):
+    found, lines = whole
+    kept = {key: value for key, value in found.items() if key not in (MEAN, "digests")}
+    assert {**do(*THREE), "digests": None} == {**kept, "digests": None}
+    # with a constant rate a shorter run is a part of a longer one
+    two = do("epochs=2", *RUN, folder="two")["test/accuracy"]
+    assert [(line["epoch"], line.get("test/accuracy")) for line in lines] == [(2, two), (3, None)]
+    assert found["test/accuracy"] != two
+    assert found[MEAN] == fmean([two, found["test/accuracy"]])
+
+
+def test_a_run_that_resumes_has_the_same_mean(do, tmp_path, monkeypatch, whole):
     step = Training.step
 
     def break_off(training, batch):
-        if training.updates == 20:  # in the last epoch
+        if training.updates == 15:  # in the last epoch
             raise RuntimeError("the cable")
         step(training, batch)
 
     monkeypatch.setattr(Training, "step", break_off)
     with pytest.raises(UserError, match="the cable"):
-        do(*FOUR, "last_evaluations=3", folder="again")
+        do(*WITH_MEAN)
     monkeypatch.undo()
-    assert do(*FOUR, "last_evaluations=3", folder="again") == whole
-    (tmp_path / "again" / "result.json").unlink()  # as if stopped between its end and its result
-    assert do(*FOUR, "last_evaluations=3", folder="again") == whole
+    assert do(*WITH_MEAN) == whole[0]
+    (tmp_path / "run" / "result.json").unlink()  # as if stopped between its end and its result
+    assert do(*WITH_MEAN) == whole[0]
 
 
 def test_it_needs_as_many_epochs():
