@@ -157,7 +157,7 @@ def test_folders_of_our_own_runs_are_read_too(judged, tmp_path):
         write_run(tmp_path / "mine", name, seed, score)
     write_run(tmp_path / "mine", "bad", 2, status="diverged")
     found = judged(tmp_path / "mine", "--json")
-    assert verdicts(found) == {**VERDICTS, "bad": "UNDECIDED"}
+    assert verdicts(found) == {"bad": "UNDECIDED", "good": "HELPS", "same": "UNDECIDED"}
     write_ablation(tmp_path / "ablation", tricks(clipping=0.03), seeds=3)
     found = judged(tmp_path / "ablation")
     assert (found.code, "python -m runner.report" in found.complaint) == (1, True)
