@@ -160,8 +160,6 @@ def test_budgets_are_frozen_and_whatever_else_differs_is_refused(tmp_path):
     for changed, message in (
         (("epochs=6",), "epochs is 5, not 6"),
         (("ablation.at=multiply_adds",), "ablation.at is time, not multiply_adds"),
-        (("ablation.at=epochs",), "ablation.at is time, not epochs"),
-        (("optimizer.lr=0.3",), "optimizer.lr is 0.1, not 0.3"),
     ):
         with pytest.raises(UserError) as told:
             refuse_other(tmp_path, before, at_equal_cost(maker(*timed, *changed), before))
@@ -215,7 +213,7 @@ def test_a_run_may_end_within_an_epoch(undisturbed):
     assert lines[-1]["validation/accuracy"] == result["validation/accuracy"]
 
 
-@pytest.mark.parametrize("update", [3, 13, 14])
+@pytest.mark.parametrize("update", [13, 14])
 def test_such_a_run_resumes_bit_identically(undisturbed, tmp_path, monkeypatch, update):
     """At update 14 it is stopped between its training and its test."""
 
