@@ -56,11 +56,13 @@ def _apart(agreement: Agreement, metric: str) -> str:
 def generality(plan: Plan) -> str:
     """Say what so few settings cannot show."""
     count = len(plan.settings())
+    means = "both means" if count == 2 else f"all {count} means"
     fewest = "" if count >= 6 else " It takes 6 settings for less than 5."
     return (
-        f"Each verdict is about its own setting; that all of them are right has the error rate. "
-        f"{count} settings that were chosen, not drawn by chance, do not show that an effect holds "
-        f"in others: if nothing had an effect, all {count} means would still be above 0, or all "
+        "Each verdict is about its own setting; all of them together have the error rate. Settings "
+        "that were chosen, not drawn by chance, do not show that an effect holds in others: if "
+        f"nothing had an effect, {means} would still be above 0, or "
+        f"{'both' if count == 2 else 'all'} "
         f"below, in at least {100 * 2 ** (1 - count):.2g} of 100 ablations.{fewest} Whether the "
         "effect differs between settings is tested over the shared seeds, as a family of its own; "
         "that it does not is never concluded."
