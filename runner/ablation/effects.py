@@ -6,6 +6,7 @@ import numpy as np
 
 from runner.ablation import wording
 from runner.ablation.decide import Verdict
+from runner.ablation.designs import Contrast
 from runner.ablation.estimates import Estimate
 from runner.ablation.failures import seeds_to_prove
 from runner.ablation.outcomes import Outcomes
@@ -18,14 +19,17 @@ def judge_effect(
 ) -> dict[str, Any]:
     """Give back what a finding says of an effect alone: its verdict, and how its runs went."""
     verdict, reason = _verdict(plan, estimated, outcomes, failure_adjusted)
+    apart = tuned_apart(plan, outcomes.contrast) if verdict in wording.SCORED else []
+    if apart:
+        verdict, reason = Verdict.UNDECIDED, wording.tuned_apart(estimated.mean, apart, plan)
     undecided, have = verdict is Verdict.UNDECIDED, int(estimated.used.sum())
     failed = outcomes.failures(outcomes.with_it)
     more = [_more(n, have) for n in (estimated.needed, estimated.fewest, estimated.most)]
-    forecast = undecided and not failed and more[1] is not None
+    forecast = undecided and not failed and not apart and more[1] is not None
     return {
         "verdict": verdict,
         "reason": reason,
-        "open": undecided or verdict is Verdict.NONE,
+        "open": (undecided and not apart) or verdict is Verdict.NONE,
         "within_margin": estimated.within and verdict in wording.SCORED,
         "more_seeds": more[0] if forecast else None,
         "more_seeds_range": (more[1], more[2]) if forecast else None,
@@ -40,6 +44,20 @@ def judge_effect(
         "left_out": tuple(outcomes.left_out),
         "ended_outside": outcomes.outside,
     }
+
+
+def tuned_apart(plan: Plan, contrast: Contrast) -> list[str]:
+    """Give back the settings that variants of a contrast share, and were tuned to other values.
+
+    Then the luck of the choice is a part of their difference, in every run alike, and no number
+    of seeds shows how large it is.
+    """
+    values: dict[str, list[Any]] = {}
+    for variant in contrast.weights:
+        if variant in plan.tuned:
+            for key, value in plan.tuned[variant].best.values.items():
+                values.setdefault(key, []).append(value)
+    return [key for key, some in values.items() if any(value != some[0] for value in some)]
 
 
 def _verdict(

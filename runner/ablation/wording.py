@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from runner.ablation.decide import Verdict
 from runner.ablation.designs import BASELINE
 from runner.ablation.plan import Plan, Question
-from runner.ablation.tuning import measure_of
+from runner.ablation.tuning import join, measure_of
 
 BAD = ("failed", "diverged")
 """The states of runs that failed. A damaged run is not one of them: it counts as missing."""
@@ -166,4 +166,12 @@ def tuning(plan: Plan) -> str | None:
     return (
         f"Each variant was tuned before it was judged: {trials} trials with {which}, chosen by "
         f"{measure}. The verdicts rest on other seeds."
+    )
+
+
+def tuned_apart(mean: float, keys: Sequence[str], plan: Plan) -> str:
+    """Say why there is no verdict on variants that were tuned to other values of a setting."""
+    return (
+        f"{amount(mean, plan.question)}, but they were tuned to other values of {join(keys)}, and "
+        "the luck of that choice may be all of it"
     )

@@ -14,13 +14,15 @@ from omegaconf import OmegaConf
 from runner.__main__ import main
 from runner.ablation.plan import load_plan, save_plan
 from runner.ablation.tuning import TUNING, Tried, Tuned, choose, edges, schedule, setting, size_of
+from runner.ablation.verdicts import Verdict, judge
 from runner.cli.hydra_internals import Loader
 from runner.errors import UserError
 from runner.report.drawing import Picture
 from runner.sweep.draft import Draft
 from runner.sweep.settings import check_settings
 from runner.sweep.tuning import find_trials, read_trials, tuning_seeds
-from tests.builders import make_plan, trick, write_status
+from tests.builders import make_plan, trick, write_ablation, write_status
+from tests.conftest import ROOT, biscuits
 
 LR = "optimizer.lr"
 
@@ -90,6 +92,26 @@ def test_a_choice_at_the_edge_of_the_values_is_told():
     assert line.startswith(f"The best {LR} of clipping is the largest one tried, 0.2.")
     assert not list(edges(arms, {LR: (0.1, 0.2)}))  # of two, either is at an edge
     assert not list(edges(arms, {"model": ("a", "b", "c")}))
+
+
+@pytest.mark.parametrize(
+    ("rates", "verdict"), [((0.1, 0.1), Verdict.HELPS), ((0.1, 0.2), Verdict.UNDECIDED)]
+)
+def test_between_variants_tuned_to_other_values_of_a_setting_there_is_no_verdict(
+    tmp_path, rates, verdict
+):
+    root, factors = tmp_path / "mine", {trick("clipping"): {"clipping": 0.05}}
+    plan = write_ablation(root, factors, until="decided", most_seeds=30)
+    own = {"baseline": {}, "clipping": {"tricks.clipping.max_norm": 3.0}}
+    chosen = {
+        arm: Tuned((Tried({LR: lr, **own[arm]}, (0.9,)),), 0, (1_000_000,))
+        for arm, lr in zip(own, rates, strict=True)
+    }
+    (finding,) = judge(root, replace(plan, tuned=chosen)).effects
+    assert finding.verdict is verdict
+    assert not finding.open  # more seeds would not tell
+    assert finding.more_seeds is None
+    assert ("tuned to other values of optimizer.lr" in finding.reason) == (rates[0] != rates[1])
 
 
 GRID = "ablation.tune={optimizer.lr:[0.05,0.1,0.2],tricks.flooding.level:[0.02,0.1]}"
@@ -281,3 +303,36 @@ def test_a_folder_with_trials_is_no_place_for_another_ablation(outputs, monkeypa
         again(tmp_path, monkeypatch, *TYPED, "ablation.tune=null")
     with pytest.raises(SystemExit, match=r"ablation\.margin is 0\.005, not 0\.01"):
         again(tmp_path, monkeypatch, *TYPED, "ablation.margin=0.01")
+
+
+LOUDER = """
+from dataclasses import dataclass
+import tricks
+
+@dataclass(frozen=True)
+class Louder(tricks.Trick):
+    name = "louder"
+    times: float = 10.0
+
+    def schedule(self, factor, update, updates_per_epoch):
+        return self.times * factor
+"""
+
+
+@pytest.mark.slow
+def test_a_trick_that_is_nothing_but_a_larger_learning_rate_helps_untuned_alone(tmp_path):
+    (tmp_path / "louder.py").write_text(LOUDER)
+    (tmp_path / "own/tricks").mkdir(parents=True)
+    node = "louder: {enabled: true, _target_: louder.Louder, times: 10.0}"
+    (tmp_path / "own/tricks/louder.yaml").write_text(node)
+    typed = ("-cd", "own", "ablation=one_at_a_time", "tricks=louder", "epochs=3", "threads=1")
+    known = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "BISCUITS_ALLOW": "louder.Louder"}
+    grid = "ablation.tune={optimizer.lr:[0.01,0.03,0.1,0.3]}"
+    found = {}
+    for name, given in (("untuned", "optimizer.lr=0.01"), ("tuned", grid)):
+        code, out, complaint = biscuits(tmp_path, *typed, given, f"name={name}", **known)
+        assert code == 0, complaint + out
+        content = json.loads((tmp_path / "outputs" / name / "report.json").read_text())
+        found[name] = content["effects"][0]["verdict"]
+    assert found["untuned"] == "HELPS"
+    assert found["tuned"] in ("INACTIVE", "UNDECIDED", "NEGLIGIBLE")
