@@ -60,7 +60,8 @@ def smallest(contrasts: Sequence[Contrast], settings: int, seeds: int, question:
     sizes, gains = np.linalg.norm(weights, axis=1), np.ones(len(contrasts))
     if question.spread == "shared" and question.until != "decided":
         sharing = find_sharing(sparse.csr_array(weights))
-        gains = gains if sharing is None else gains * gain(sharing)
+        if sharing and seeds >= sharing.fewest:
+            gains = gains * gain(sharing)
     alpha = question.alpha / (len(contrasts) * settings) / max(1, len(question.looks))
     sequential = question.until == "decided"
     found = {

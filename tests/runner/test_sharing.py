@@ -38,6 +38,16 @@ def test_a_shared_spread_is_half_its_own_and_half_that_of_all():
     assert found.df == pytest.approx(3 * 1.6)
 
 
+def test_steps_share_their_spread_from_five_seeds_on_and_other_designs_from_three():
+    steps = np.diff(np.eye(6), axis=0)  # each variant less the one before it
+    for weights, fewest in ((steps, 5), (against_the_baseline(5), 3), (np.eye(5), 3)):
+        sharing = sharing_of(weights)
+        for seeds in (3, 4, 5):
+            own = moments(draw(weights, 1, seeds)[0])
+            shared = bool((share(own, sharing).df > own.df).any())
+            assert shared == (seeds >= fewest)
+
+
 def test_a_spread_is_shared_within_a_setting_alone():
     weights, settings = np.eye(8), ["small", "large"] * 4
     sharing = find_sharing(sparse.csr_array(weights), settings)
