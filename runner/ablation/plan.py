@@ -49,7 +49,7 @@ class Question:
     most_seeds: int
     """Where `looks` and `decided` give up; the number of seeds where `fixed`."""
     spread: Literal["shared", "own"] = "own"
-    """Whether an effect's spread is half that of all, where there are three or more."""
+    """Whether an effect's spread is partly that of all, where there are three or more."""
     looks: tuple[int, ...] = ()
     """The numbers of seeds at which `looks` looks, rising."""
     at: Literal["epochs", "multiply_adds", "time"] = "epochs"

@@ -16,6 +16,9 @@ from runner.ablation.statistics import FEWEST_SEEDS, Array, Moments
 FEWEST_EFFECTS = 3
 """With fewer, each has its own spread."""
 
+OWN = 0.4
+"""The part of its own spread that an effect keeps; the rest is that of all."""
+
 WIDE = 0.02
 """An effect keeps its own spread if it would be as wide among equal ones so rarely."""
 
@@ -31,10 +34,11 @@ class Sharing(NamedTuple):
     """With fewer seeds, each has its own spread."""
 
 
-IN_A_CHAIN = 5
-"""Seeds from which on differences share their spread, if the end of one is the start of another, as
-those of steps: a single variant that spreads ten times as far as the others then makes two wide
-differences, which hide behind each other. With three and four seeds that errs in 5.5 and 5.0 %."""
+WITH_A_COMMON_RUN, IN_A_CHAIN = 4, 5
+"""Seeds from which on differences share their spread, if they have a run in common, as those
+against one baseline, and if the end of one is the start of another, as those of steps. A variant
+that spreads ten times as far as the others makes several wide differences, which hide behind each
+other: with fewer seeds more than 5 % of families would err."""
 
 MOST_EFFECTS = 1000
 """With more, each has its own spread: its degrees of freedom would take too much memory."""
@@ -52,23 +56,25 @@ def find_sharing(weights: sparse.csr_array, settings: Sequence[str] = ()) -> Sha
     several = dict.fromkeys(settings) if len({*settings}) > 1 else ()
     groups = tuple(np.flatnonzero(np.array(settings) == setting) for setting in several)
     size = np.sqrt(weights.power(2).sum(1))
-    in_a_chain = (weights @ weights.T).min() < -1e-9 * size.max() ** 2
-    return Sharing(size, groups, IN_A_CHAIN if in_a_chain else FEWEST_SEEDS)
+    products, little = (weights @ weights.T).toarray(), 1e-9 * size.max() ** 2
+    np.fill_diagonal(products, 0.0)
+    fewest = WITH_A_COMMON_RUN if products.max() > little else FEWEST_SEEDS
+    return Sharing(size, groups, IN_A_CHAIN if products.min() < -little else fewest)
 
 
 def share(found: Moments, sharing: Sharing) -> Moments:
-    """Give moments whose spread is half an effect's own, and half that of all.
+    """Give moments whose spread is partly an effect's own, and partly that of all.
 
-    s^2 = (own + pooled) / 2, pooled = |w|^2 sum_j v_j (own_j / |w_j|^2) / sum_j v_j, v = n - 1.
+    s^2 = 0.4 own + 0.6 pooled, pooled = |w|^2 sum_j v_j (own_j / |w_j|^2) / sum_j v_j, v = n - 1.
     Its degrees of freedom are Satterthwaite's, 2 sigma^4 / var(s^2), with the covariances
     2 r^2 / max(v_j, v_k) of variances over the same seeds; r = 1/2, the correlation of two
     differences against one baseline, the largest of any two that our designs ask about. With
-    equally many seeds they are 16 K / (7 K + 9) v, and 2 v at most: 1.6 v of three effects, 1.8 v
+    equally many seeds they are 100 K / (37 K + 63) v, and 2 v at most: 1.7 v of three effects, 2 v
     of five. (Satterthwaite, Biometrics Bulletin, 1946.)
 
     An effect keeps its own spread where it is wider than that of the others: if the F-test of
     own / pooled(others) says so at `WIDE`. All do where fewer than three have three seeds, or
-    five in a chain of steps.
+    four of differences with a run in common, or five in a chain of steps.
 
     Args:
         found: [..., K].
@@ -94,18 +100,19 @@ def share(found: Moments, sharing: Sharing) -> Moments:
         bound = _quantile(degrees, total - degrees)
         chosen = counts & enough & (own <= bound * others)
         df = np.minimum(_degrees(degrees, parts), 2 * degrees)
-    sd = sharing.size * np.sqrt((own + pooled) / 2)
+    sd = sharing.size * np.sqrt(OWN * own + (1 - OWN) * pooled)
     return found._replace(sd=np.where(chosen, sd, found.sd), df=np.where(chosen, df, found.df))
 
 
 def _degrees(degrees: Array, parts: Array) -> Array:
-    """Satterthwaite's degrees of freedom of (own + pooled) / 2; the variance of s^2 times 4 / 2."""
+    """Satterthwaite's degrees of freedom of the shared s^2, 2 over its variance in sigma^4."""
     larger = np.maximum(degrees[..., :, None], degrees[..., None, :])
     squared = 0.25 + 0.75 * np.eye(degrees.shape[-1])
     covariance = np.where(larger > 0, squared / larger, 0.0)
     with_pool = (covariance * parts[..., None, :]).sum(-1)
     of_pool = (with_pool * parts).sum(-1, keepdims=True)
-    return np.asarray(4 / (1 / degrees + 2 * with_pool + of_pool))
+    mixed = 2 * OWN * (1 - OWN) * with_pool + (1 - OWN) ** 2 * of_pool
+    return np.asarray(1 / (OWN**2 / degrees + mixed))
 
 
 def _quantile(above: Array, below: Array) -> Array:
@@ -116,7 +123,7 @@ def _quantile(above: Array, below: Array) -> Array:
     return np.asarray(bounds[places.ravel()].reshape(np.shape(above)))
 
 
-def gain(sharing: Sharing) -> float:
-    """Give the degrees of freedom of an effect over n - 1, if all have equally many seeds."""
+def gain(sharing: Sharing, seeds: int) -> float:
+    """Give the degrees of freedom of an effect over n - 1, if all have so many seeds."""
     count = len(sharing.size)
-    return min(16 * count / (7 * count + 9), 2.0)
+    return min(100 * count / (37 * count + 63), 2.0) if seeds >= sharing.fewest else 1.0

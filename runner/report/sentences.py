@@ -141,7 +141,7 @@ def rules(plan: Plan) -> str:
         f"For BROKEN it is another {rate}, if runs fail independently of each other{test}.",
     ]
     if question.spread == "shared" and sum(c.kind == "effect" for c in plan.contrasts) > 2:
-        lines.append("The spread of an effect is half its own and half that of all effects.")
+        lines.append("The spread of an effect is partly its own, and partly that of all effects.")
     if "interaction" in kinds:
         lines.append(f"Interactions are a family of their own, with a further {rate}.")
     return " ".join(lines)

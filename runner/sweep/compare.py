@@ -61,7 +61,7 @@ def smallest(contrasts: Sequence[Contrast], settings: int, seeds: int, question:
     if question.spread == "shared" and question.until != "decided":
         sharing = find_sharing(sparse.csr_array(weights))
         if sharing and seeds >= sharing.fewest:
-            gains = gains * gain(sharing)
+            gains = gains * gain(sharing, seeds)
     alpha = question.alpha / (len(contrasts) * settings) / max(1, len(question.looks))
     sequential = question.until == "decided"
     found = {

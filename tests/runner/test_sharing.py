@@ -29,18 +29,18 @@ def draw(weights, families, seeds, scales=1.0, seed=0):
     return weights @ (scores * np.broadcast_to(scales, weights.shape[1])[:, None])
 
 
-def test_a_shared_spread_is_half_its_own_and_half_that_of_all():
+def test_a_shared_spread_is_partly_its_own_and_partly_that_of_all():
     own = np.array([1.0, 2.0, 2.5])
     found = share(
         Moments(np.zeros(3), own, np.full(3, 4.0), np.full(3, 3.0)), sharing_of(np.eye(3))
     )
-    assert found.sd**2 == pytest.approx((own**2 + np.mean(own**2)) / 2)
-    assert found.df == pytest.approx(3 * 1.6)
+    assert found.sd**2 == pytest.approx(0.4 * own**2 + 0.6 * np.mean(own**2))
+    assert found.df == pytest.approx(3 * 300 / 174)
 
 
-def test_steps_share_their_spread_from_five_seeds_on_and_other_designs_from_three():
+def test_differences_with_a_common_run_share_their_spread_from_four_seeds_on_and_steps_from_five():
     steps = np.diff(np.eye(6), axis=0)  # each variant less the one before it
-    for weights, fewest in ((steps, 5), (against_the_baseline(5), 3), (np.eye(5), 3)):
+    for weights, fewest in ((steps, 5), (against_the_baseline(5), 4), (np.eye(5), 3)):
         sharing = sharing_of(weights)
         for seeds in (3, 4, 5):
             own = moments(draw(weights, 1, seeds)[0])
@@ -74,8 +74,9 @@ def test_differences_of_other_sizes_are_brought_to_the_same_size_first():
 def test_tricks_against_one_baseline_have_the_degrees_of_freedom_of_a_formula(count):
     sharing = sharing_of(against_the_baseline(count))
     found = share(moments(draw(np.eye(count), 1, 6)[0]), sharing)
-    assert found.df.max() == pytest.approx(5 * gain(sharing))
-    assert gain(sharing) == pytest.approx(min(2, 16 * count / (7 * count + 9)))
+    assert found.df.max() == pytest.approx(5 * gain(sharing, 6))
+    assert gain(sharing, 6) == pytest.approx(min(2, 100 * count / (37 * count + 63)))
+    assert gain(sharing, 3) == 1
 
 
 @pytest.mark.parametrize("seeds", [(6, 6, 6, 6, 6), (4, 6, 6, 8, 12)])
@@ -111,7 +112,7 @@ def test_two_effects_or_two_seeds_share_nothing():
 
 
 @pytest.mark.parametrize("scales", [[1, 1, 1, 1], [10, 1, 1, 1], [1, 10, 1, 1], [1, 3, 1, 1]])
-@pytest.mark.parametrize("seeds", [3, 6])
+@pytest.mark.parametrize("seeds", [4, 6])
 def test_false_verdicts_stay_rare_whatever_spreads(scales, seeds):
     weights = against_the_baseline(3)
     d = draw(weights, 6000, seeds, scales, seed=seeds)
@@ -125,7 +126,7 @@ def test_five_seeds_find_half_as_much_again():
     own, shared = (decide(d, 0.5, 0.05, sharing=s) for s in (None, sharing_of(weights)))
     helps = [(each.verdict[:, 0] == Verdict.HELPS).mean() for each in (own, shared)]
     assert helps[0] == pytest.approx(0.28, abs=0.02)
-    assert helps[1] == pytest.approx(0.45, abs=0.02)
+    assert helps[1] == pytest.approx(0.47, abs=0.02)
 
 
 def test_looks_come_with_half_as_many_seeds_more():
