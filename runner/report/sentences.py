@@ -38,7 +38,7 @@ def sentence(plan: Plan) -> str:
         return f"{made} {_measure(question)}"
     compared = DESIGNS.get(question.design, f"{printable(question.design)} of {{what}}")
     first_ones = [variants[0] for variants in plan.settings().values()]
-    configs = [{**config, **plan.changes[variant]} for variant in first_ones]
+    configs = [{**config, **plan.changes.get(variant, {})} for variant in first_ones]
     epochs = _listed([str(c["epochs"]) for c in configs if "epochs" in c])
     models, data = (_listed([_part(c, group) for c in configs]) for group in ("model", "data"))
     parts = [

@@ -210,7 +210,9 @@ def read_line(line: str | bytes, where: str) -> dict[str, Any]:
     try:
         content = checked(json.loads(line))
         content.pop("format", None)
-        if not isinstance(content["update"], int) or number(content["epoch"]) is None:
+        epoch = content["epoch"]
+        known = isinstance(epoch, int) or number(epoch) is not None
+        if not (known and isinstance(content["update"], int)):
             raise Damaged("has no number of epochs, or no whole number of updates")
     except (ValueError, LookupError, RecursionError) as error:
         problem = str(error) if isinstance(error, Damaged) else f"is damaged ({error})"
