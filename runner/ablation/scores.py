@@ -21,6 +21,7 @@ from runner.ablation.score_table import (
     left_out,
     seed_numbers,
     suspicions,
+    unlikely_units,
     without_repeats,
 )
 from runner.ablation.unpaired import judge_groups
@@ -152,7 +153,7 @@ def judge_records(
     seeds = seed_numbers(rows) if paired else {}
     plan = _plan(question, baseline, others, list(seeds.values()), str(root), command)
     table = lay_out(root, plan, groups, seeds)
-    notes += suspicions(groups)
+    notes += [*suspicions(groups, baseline), *unlikely_units(rows, question.margin)]
     if paired:
         found = judge_table(root, plan, table, counted_on)
         return dataclasses.replace(found, warnings=(*notes, *left_out(plan, table)))

@@ -216,10 +216,10 @@ def test_what_the_machine_did_to_a_run_is_no_evidence(judged, status, verdict):
 
 
 def test_a_value_of_the_status_can_be_named_a_failure(judged):
-    rows = [(*row, "oom" if row[:2] == ("good", 2) else "ok") for row in ROWS]
+    rows = [(*row, "gone" if row[:2] == ("good", 2) else "ok") for row in ROWS]
     heads = ("variant", "seed", "score", "status")
     assert verdicts(judged(table(rows, heads), "--json"))["good"] == "HELPS"
-    found = judged(table(rows, heads), "--json", "--failed", "oom")
+    found = judged(table(rows, heads), "--json", "--failed", "gone")
     assert verdicts(found)["good"] == "UNDECIDED"
 
 
@@ -303,7 +303,44 @@ def test_rows_that_are_there_twice_count_once_and_equal_scores_are_suspicious(ju
     assert "All runs have the same score in baseline: is the seed used there?" in notes
 
 
+def test_what_looks_like_a_mistake_is_noted(judged):
+    def notes(rows, *options):
+        return " ".join(judged(table(rows), *options, "--json").json["warnings"])
+
+    base = [row for row in ROWS if row[0] == "baseline"]
+    same = [("copy", seed, score) for _, seed, score in base]
+    assert "score is that of baseline in copy: was the change switched on" in notes(base + same)
+    assert "switched on" not in notes(ROWS)
+    low = max(100 * score for *_, score in ROWS)
+    percent = [(v, s, 100 * x if v != "baseline" else x) for v, s, x in ROWS]
+    assert f"to {low:g} (line" in notes(percent, "--margin", "0.5")
+    assert "The margin, 5, is far more than any two scores differ" in notes(ROWS, "--margin", "5")
+
+
+@pytest.mark.parametrize(("status", "known"), [("OOM", True), ("kept", True), ("gone", False)])
+def test_a_status_that_nobody_knows_is_named(judged, status, known):
+    rows = [(*row, status if row[0] != "baseline" else "done") for row in ROWS]
+    found = judged(table(rows, ("variant", "seed", "score", "status")), "--json")
+    notes = " ".join(found.json["warnings"])
+    assert ("those whose status is gone. If it means that they failed: --failed gone" in notes) is (
+        not known
+    )
+    assert ("HELPS" in verdicts(found).values()) is (status != "OOM")
+
+
+def test_a_number_too_large_is_called_so(judged):
+    found = judged(table([(v, s, x * 1e200) for v, s, x in ROWS]))
+    assert (found.code, "too large a number to be judged" in found.complaint) == (1, True)
+
+
 # Until decided
+
+
+def test_single_runs_are_continued_in_the_same_table(judged):
+    rows = [row for row in ROWS if row[1] == 0]
+    then = judged(table(rows), "--until", "decided", "--json").json["next"]
+    assert {run["variant"] for run in then["runs"]} == {row[0] for row in rows}
+    assert "at the end of the table" in then["why"]
 
 
 def test_runs_are_asked_for_until_all_is_decided(judged):
