@@ -213,7 +213,10 @@ def _baseline(
             return given
         near = did_you_mean(given, groups)
         there = listed(list(groups), 20)
-        raise Unsaid(f"--baseline: no variant {printable(given, 80)}.{near} There are: {there}.")
+        known = f"--baseline: no variant {printable(given, 80)}.{near} There are: {there}."
+        if all(re.fullmatch(r".+\D\d+", name) for name in groups):
+            known += " If they end in a seed, say so: --split '(?P<variant>.+)_(?P<seed>[0-9]+)'."
+        raise Unsaid(known)
     if same := [name for name in groups if name.lower() == BASELINE]:
         return same[0]
     if scores.first is not None:

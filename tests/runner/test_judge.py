@@ -273,6 +273,10 @@ def test_too_few_common_seeds_are_filled_up(judged):
         ),
         (table(), ["--samples", "7"], 1, "no multiples of 1/7"),
         (table(), ["--baseline", "bassline"], 2, "Did you mean baseline? There are: baseline, g"),
+        (
+            table([(f"{v}_{s}", x) for v, s, x in ROWS], ("run", "score")),
+            *(["--baseline", "good"], 2, "If they end in a seed, say so: --split"),
+        ),
         (table(), ["--score", "scroe"], 2, "--score: no column scroe. Did you mean score?"),
         (table(), ["--variant", "x"], 2, "There are: variant, seed, score"),
         (table(), ["--lower-is-better"], 2, "--margin: what is the smallest difference"),
@@ -481,3 +485,11 @@ def test_the_guide_and_its_template(judged, capsys):
     assert verdicts(found) == {"mine": "UNDECIDED"}
     for option in re.findall(r"--[a-z-]+", guide):
         assert option in judge._parser().format_help(), option
+
+
+def test_a_report_has_no_columns_of_what_nobody_knows(judged, tmp_path):
+    page = tmp_path / "page.html"
+    judged(table(), "--report", str(page))
+    text = page.read_text()
+    assert "Detectable</th>" in text
+    assert not [word for word in ("Time</th>", "Memory</th>", "Time and memory") if word in text]
