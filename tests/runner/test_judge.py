@@ -21,6 +21,7 @@ from runner.ablation.decide import Verdict, conclude, decide
 from runner.ablation.sampling import find_step
 from runner.ablation.scores import judge_scores
 from runner.ablation.unpaired import welch
+from runner.errors import UserError
 from runner.frames import read_frames
 from tests.builders import tricks, write_ablation, write_run
 from tests.conftest import ROOT
@@ -493,3 +494,21 @@ def test_a_report_has_no_columns_of_what_nobody_knows(judged, tmp_path):
     text = page.read_text()
     assert "Detectable</th>" in text
     assert not [word for word in ("Time</th>", "Memory</th>", "Time and memory") if word in text]
+
+
+def test_frames_of_all_shapes_are_read_as_they_are_meant():
+    frame = pd.DataFrame(ROWS, columns=["variant", "seed", "score"])
+    number = {name: place for place, name in enumerate(TRUE)}
+    expected = sorted(found.p_value for found in judge_scores(frame).effects)
+    for other, baseline in (
+        (frame.set_index(["variant", "seed"]), None),
+        (frame.pivot(index="seed", columns="variant", values="score"), None),
+        (frame.assign(variant=frame.variant.map(number)), number["baseline"]),
+        (frame.astype({"variant": "category", "seed": "Int64"}), None),
+    ):
+        found = judge_scores(other, baseline)
+        assert sorted(each.p_value for each in found.effects) == pytest.approx(expected)
+    with pytest.raises(UserError, match="Two columns are called 'score'"):
+        judge_scores(pd.concat([frame, frame[["score"]]], axis=1))
+    with pytest.raises(UserError, match="--until must be fixed or decided, got decide"):
+        judge_scores(frame, until="decide")
