@@ -44,11 +44,12 @@ def next_runs(findings: Findings) -> Next:
     counts = dict.fromkeys(findings.plan.variants, 0)
     for variant, _ in findings.runs:
         counts[variant] += 1
-    if max(counts.values()) == 1:
+    unpaired = any(finding.unpaired for finding in findings.effects)
+    if max(counts.values()) == 1 and (unpaired or question.until == "fixed"):
         if (best := _best(findings)) is None:
             return Next((), "")
         return Next(_fresh(findings, (baseline, best)), BEST.format(best=best))
-    if any(finding.unpaired for finding in findings.effects):
+    if unpaired:
         few = [f for f in open_ones if f.verdict is Verdict.NONE]
         if question.until == "fixed" and not few:
             return Next((), FIXED)

@@ -27,8 +27,22 @@ class Score(NamedTuple):
     word: str
     """Why it has no score, in words."""
 
+    @property
+    def done(self) -> bool:
+        """Whether it has a score that counts."""
+        return self.state == "done"
 
-FAILED = ("failed", "fail", "failure", "crash", "diverged", "error", "broken", "nan")
+
+FAILED = (
+    *("failed", "fail", "failure", "crash", "diverged", "error", "broken", "nan"),
+    *("oom", "out_of_memory", "exception"),
+)
+DONE = (
+    *("", "done", "finished", "complete", "completed", "success", "succeeded", "successful", "ok"),
+    *("passed", "keep", "kept", "discard", "discarded", "revert", "reverted", "baseline"),
+    *("accept", "accepted", "reject", "rejected", "best", "improved", "true"),
+)
+"""Of runs that ended by themselves, whether a loop kept them or not."""
 UNFINISHED = {
     **dict.fromkeys(("running", "pending", "scheduled", "queued", "started"), "running"),
     **dict.fromkeys(("crashed", "killed", "preempted", "preempting", "timeout", "timed_out"), ""),
@@ -39,16 +53,32 @@ UNFINISHED = {
 EMPTY = ("", "nan", "none", "null", "na", "n/a", "inf", "-inf", "+inf", "infinity", "-infinity")
 
 
+def is_known(status: str, failing: set[str]) -> bool:
+    """Whether it is clear what a status means."""
+    word = _word(status)
+    return word in DONE or word in UNFINISHED or word in failing or status.lower() in failing
+
+
+def _word(status: str) -> str:
+    return re.sub(r"[\s-]+", "_", status.lower())
+
+
 def read_state(status: str, failing: set[str], value: float, cell: str) -> tuple[str, str]:
     """Give the state of a run, and why it has no score."""
-    word = re.sub(r"[\s-]+", "_", status.lower())
+    word = _word(status)
     if word in failing or status.lower() in failing:
         return "failed", f"its status is {status}"
     if word in UNFINISHED:
         return UNFINISHED[word] or "killed", f"its status is {status}"
     if value == value:
         return "done", ""
-    return "diverged", f"its score is {cell}" if cell else "its score is empty"
+    return "diverged", (
+        f"its score is {cell}{_why_unusable(cell)}" if cell else "its score is empty"
+    )
+
+
+def _why_unusable(cell: str) -> str:
+    return "" if cell.lower() in EMPTY else ", too large a number to be judged"
 
 
 def is_number(cell: Cell) -> bool:

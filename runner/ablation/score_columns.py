@@ -9,6 +9,7 @@ from runner.ablation.score_cells import (
     FAILED,
     Cell,
     Score,
+    is_known,
     is_number,
     read_number,
     read_state,
@@ -130,6 +131,11 @@ def read_scores(records: Records, options: Options) -> Scores:
         )
     found += f", status from {status}" if status else ""
     notes = [f"Read: {printable(found, 300)}."] if (variant, score) != ("variant", "score") else []
+    if unknown := dict.fromkeys(t for s in states if not is_known(t := text_of(s), failing)):
+        notes.append(
+            f"Taken for runs that are done: those whose {status} is {listed(list(unknown), 5)}. If "
+            f"it means that they failed: --failed {printable(next(iter(unknown)), 40)}."
+        )
     metric = re.sub(r"^(metrics|summary)[./]", "", score)
     return Scores(rows, metric, _first(records, names), [*records.notes, *notes])
 

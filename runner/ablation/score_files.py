@@ -73,7 +73,7 @@ def _decode(content: bytes, source: str) -> str:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(
             f"{printable(source)}, line {line}: must be text in UTF-8, got other bytes. Save it as "
-            "UTF-8."
+            "CSV in UTF-8."
         ) from None
 
 

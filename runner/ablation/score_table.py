@@ -128,13 +128,41 @@ def _numbers(plan: Plan, which: NDArray[np.bool_]) -> str:
     return f"{'seed' if len(seeds) == 1 else 'seeds'} {listed(seeds, 10)}"
 
 
-def suspicions(groups: Mapping[str, Sequence[Score]]) -> list[str]:
-    """Say which variants have the same score in every run, as if the seed were not used."""
-    same = []
-    for name, rows in groups.items():
-        known = [row.value for row in rows if row.state == "done"]
-        if len(known) >= FEWEST_SEEDS and len({*known}) == 1:
-            same.append(name)
-    if not same:
-        return []
-    return [f"All runs have the same score in {listed(same, 5)}: is the seed used there?"]
+def suspicions(groups: Mapping[str, Sequence[Score]], baseline: str) -> list[str]:
+    """Say what looks as if a seed or a change were not used, or units were mixed."""
+    known = {
+        name: {row.seed or (name, index): row.value for index, row in enumerate(rows) if row.done}
+        for name, rows in groups.items()
+    }
+    lines = []
+    if same := [n for n, s in known.items() if len(s) >= FEWEST_SEEDS and len({*s.values()}) == 1]:
+        lines.append(f"All runs have the same score in {listed(same, 5)}: is the seed used there?")
+    own = known.pop(baseline)
+    common = {name: scores.keys() & own.keys() for name, scores in known.items()}
+    if equal := [
+        name
+        for name, seeds in common.items()
+        if len(seeds) >= FEWEST_SEEDS and all(known[name][seed] == own[seed] for seed in seeds)
+    ]:
+        lines.append(
+            f"With every seed the score is that of {baseline} in {listed(equal, 5)}: was the "
+            "change switched on there?"
+        )
+    return [printable(line, 400) for line in lines]
+
+
+def unlikely_units(rows: Sequence[Score], margin: float) -> list[str]:
+    """Say that a margin, or some scores, seem to be in another unit than the others."""
+    known = [row for row in rows if row.done]
+    low, high = min(known, key=lambda row: row.value), max(known, key=lambda row: row.value)
+    if 0 < 4 * (high.value - low.value) < margin:
+        return [
+            f"The margin, {margin:g}, is far more than any two scores differ: they go from "
+            f"{low.value:g} to {high.value:g}. Is it in their unit?"
+        ]
+    if 0 < low.value <= 1 < 20 < high.value <= 100:
+        return [
+            f"The scores go from {low.value:g} ({low.place}) to {high.value:g} ({high.place}). If "
+            "some are shares and some percent, write all of them alike."
+        ]
+    return []

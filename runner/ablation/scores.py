@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from runner.ablation.counted import as_counted
 from runner.ablation.designs import BASELINE, Contrast, Factor
@@ -21,6 +21,7 @@ from runner.ablation.score_table import (
     left_out,
     seed_numbers,
     suspicions,
+    unlikely_units,
     without_repeats,
 )
 from runner.ablation.unpaired import judge_groups
@@ -65,7 +66,8 @@ def judge_scores(
 
     Args:
         frame: A row for each run; a row without a score is a run that failed. Or a column for each
-            variant, one of them named by `baseline`, and a row for each seed.
+            variant, one of them named by `baseline`, and a row for each seed. Levels of the index
+            that have a name are columns too.
         baseline: The variant that the others are compared with; `baseline`, if there is one.
         margin: The smallest difference that matters, in the unit of the scores. Without it 0.005,
             if all scores are shares from 0 to 1.
@@ -93,12 +95,19 @@ def judge_scores(
     >>> [(f.contrast.name, f.verdict.value, f.reason) for f in found.effects]
     [('mine', 'HELPS', '+3.20 points, more than chance')]
     """
+    places = [f"row {index}" for index in frame.index]
+    levels = [name for name in frame.index.names if name is not None and name not in frame.columns]
+    frame = frame.reset_index(levels)  # such as the seeds, after a pivot
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise UserError(f"Two columns are called {printable(str(twice), 60)!r}. Rename one.")
     cells = frame.astype(object).where(frame.notna(), None)
     records = Records(
         {str(name): cells[name].tolist() for name in cells.columns},
-        [f"row {index}" for index in frame.index],
+        places,
     )
-    options = Options(variant, seed, score, status, baseline, failed, split)
+    named = None if baseline is None else str(baseline)
+    options = Options(variant, seed, score, status, named, failed, split)
     asked = {"alpha": alpha, "until": until, "samples": samples}
     return judge_records(records, options, margin, lower_is_better, **asked)  # type: ignore[arg-type]
 
@@ -128,8 +137,7 @@ def judge_records(
         root: Where the table came from, for the head of a report.
         command: What was typed.
     """
-    if not 0 < alpha < 1:
-        raise Unsaid(f"--alpha must be between 0 and 1, got {alpha:g}.")
+    _check(alpha, until)
     scores = read_scores(records, options)
     notes = list(scores.notes)
     rows, counted_on = _counted(without_repeats(scores.rows, notes), samples)
@@ -152,7 +160,7 @@ def judge_records(
     seeds = seed_numbers(rows) if paired else {}
     plan = _plan(question, baseline, others, list(seeds.values()), str(root), command)
     table = lay_out(root, plan, groups, seeds)
-    notes += suspicions(groups)
+    notes += [*suspicions(groups, baseline), *unlikely_units(rows, question.margin)]
     if paired:
         found = judge_table(root, plan, table, counted_on)
         return dataclasses.replace(found, warnings=(*notes, *left_out(plan, table)))
@@ -166,6 +174,13 @@ def judge_records(
         runs=table.runs,
         warnings=(*notes, UNPAIRED),
     )
+
+
+def _check(alpha: float, until: str) -> None:
+    if not 0 < alpha < 1:
+        raise Unsaid(f"--alpha must be between 0 and 1, got {alpha:g}.")
+    if until not in get_args(Until):
+        raise Unsaid(f"--until must be fixed or decided, got {printable(str(until), 40)}.")
 
 
 def _plan(
@@ -212,7 +227,10 @@ def _baseline(
             return given
         near = did_you_mean(given, groups)
         there = listed(list(groups), 20)
-        raise Unsaid(f"--baseline: no variant {printable(given, 80)}.{near} There are: {there}.")
+        known = f"--baseline: no variant {printable(given, 80)}.{near} There are: {there}."
+        if all(re.fullmatch(r".+\D\d+", name) for name in groups):
+            known += " If they end in a seed, say so: --split '(?P<variant>.+)_(?P<seed>[0-9]+)'."
+        raise Unsaid(known)
     if same := [name for name in groups if name.lower() == BASELINE]:
         return same[0]
     if scores.first is not None:

@@ -3,7 +3,7 @@
 import io
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from rich.box import Box
 from rich.cells import cell_len
@@ -93,6 +93,7 @@ def table(
     rows: Sequence[Sequence[str | Text]],
     wide: Collection[int],
     right: Collection[int] = (),
+    kept: Collection[int] | None = None,
 ) -> Table:
     """Lay out a table.
 
@@ -101,28 +102,42 @@ def table(
         rows: The cells of each row.
         wide: The columns that are broken where there is no room; the others keep their cells whole.
         right: The columns that end at the same place.
+        kept: The columns that are laid out, if not all.
     """
+    kept = range(len(heads)) if kept is None else kept
     heads = [typeable(head) for head in heads]
     rows = [[typeable(c) if isinstance(c, str) else c for c in row] for row in rows]
     drawn = Table(box=RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
-    by_column = [[head, *(str(row[n]) for row in rows)] for n, head in enumerate(heads)]
-    widths = [max(map(cell_len, cells)) for cells in by_column]
-    words = {
-        n: min(WORD, max(cell_len(word) for cell in by_column[n] for word in [*cell.split(), ""]))
-        for n in wide
-    }
-    needed = sum(words.get(n, width) for n, width in enumerate(widths)) + 2 * len(heads) - 2
-    for n, head in enumerate(heads):
+    widths, words = _widths(heads, rows, wide)
+    needed = _needed(widths, words, kept)
+    for n in kept:
         drawn.add_column(
-            Text(head),
+            Text(heads[n]),
             justify="right" if n in right else "left",
             overflow="fold",
             width=None if n in wide else widths[n],
             min_width=words.get(n) if needed <= columns() else None,
         )
     for row in rows:
-        drawn.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+        drawn.add_row(*(Text(c) if isinstance(c := row[n], str) else c for n in kept))
     return drawn
+
+
+def _widths(
+    heads: Sequence[str], rows: Sequence[Sequence[str | Text]], wide: Collection[int]
+) -> tuple[list[int], dict[int, int]]:
+    """Measure the cells of each column, and the words of those that can be broken."""
+    by_column = [[head, *(str(row[n]) for row in rows)] for n, head in enumerate(heads)]
+    words = {
+        n: min(WORD, max(cell_len(word) for cell in by_column[n] for word in [*cell.split(), ""]))
+        for n in wide
+    }
+    return [max(map(cell_len, cells)) for cells in by_column], words
+
+
+def _needed(widths: Sequence[int], words: Mapping[int, int], kept: Collection[int]) -> int:
+    """Give the room that some columns need at least."""
+    return sum(words.get(n, widths[n]) for n in kept) + 2 * len(kept) - 2
 
 
 def verdicts(*several: Findings) -> Group:
@@ -138,7 +153,13 @@ def verdicts(*several: Findings) -> Group:
         first = len(heads)
         heads += ["difference", "better", "time", "reason"]
         wide, right = (*range(1, first), first + 3), range(first, first + 3)
-        parts += [Text(), table(heads, rows, wide, right)]
+        widths, words = _widths(heads, rows, wide)
+        unknown = [n for n in right if all(str(row[n]) == "-" for row in rows)]
+        kept = [n for n in range(len(heads)) if n == first or n not in unknown]
+        for column in (first + 2, first + 1):  # time, then better, where there is no room
+            if column in kept and _needed(widths, words, kept) > columns():
+                kept.remove(column)
+        parts += [Text(), table(heads, rows, wide, right, kept)]
     parts += [part for name, f in pairs for part in _more_tables(f, name)]
     remarks = [line for name, f in pairs for line in _remarks(f, name)]
     return Group(*parts, *([Text(), *remarks] if remarks else []))

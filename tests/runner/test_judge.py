@@ -21,6 +21,7 @@ from runner.ablation.decide import Verdict, conclude, decide
 from runner.ablation.sampling import find_step
 from runner.ablation.scores import judge_scores
 from runner.ablation.unpaired import welch
+from runner.errors import UserError
 from runner.frames import read_frames
 from tests.builders import tricks, write_ablation, write_run
 from tests.conftest import ROOT
@@ -216,10 +217,10 @@ def test_what_the_machine_did_to_a_run_is_no_evidence(judged, status, verdict):
 
 
 def test_a_value_of_the_status_can_be_named_a_failure(judged):
-    rows = [(*row, "oom" if row[:2] == ("good", 2) else "ok") for row in ROWS]
+    rows = [(*row, "gone" if row[:2] == ("good", 2) else "ok") for row in ROWS]
     heads = ("variant", "seed", "score", "status")
     assert verdicts(judged(table(rows, heads), "--json"))["good"] == "HELPS"
-    found = judged(table(rows, heads), "--json", "--failed", "oom")
+    found = judged(table(rows, heads), "--json", "--failed", "gone")
     assert verdicts(found)["good"] == "UNDECIDED"
 
 
@@ -273,6 +274,10 @@ def test_too_few_common_seeds_are_filled_up(judged):
         ),
         (table(), ["--samples", "7"], 1, "no multiples of 1/7"),
         (table(), ["--baseline", "bassline"], 2, "Did you mean baseline? There are: baseline, g"),
+        (
+            table([(f"{v}_{s}", x) for v, s, x in ROWS], ("run", "score")),
+            *(["--baseline", "good"], 2, "If they end in a seed, say so: --split"),
+        ),
         (table(), ["--score", "scroe"], 2, "--score: no column scroe. Did you mean score?"),
         (table(), ["--variant", "x"], 2, "There are: variant, seed, score"),
         (table(), ["--lower-is-better"], 2, "--margin: what is the smallest difference"),
@@ -303,7 +308,44 @@ def test_rows_that_are_there_twice_count_once_and_equal_scores_are_suspicious(ju
     assert "All runs have the same score in baseline: is the seed used there?" in notes
 
 
+def test_what_looks_like_a_mistake_is_noted(judged):
+    def notes(rows, *options):
+        return " ".join(judged(table(rows), *options, "--json").json["warnings"])
+
+    base = [row for row in ROWS if row[0] == "baseline"]
+    same = [("copy", seed, score) for _, seed, score in base]
+    assert "score is that of baseline in copy: was the change switched on" in notes(base + same)
+    assert "switched on" not in notes(ROWS)
+    low = max(100 * score for *_, score in ROWS)
+    percent = [(v, s, 100 * x if v != "baseline" else x) for v, s, x in ROWS]
+    assert f"to {low:g} (line" in notes(percent, "--margin", "0.5")
+    assert "The margin, 5, is far more than any two scores differ" in notes(ROWS, "--margin", "5")
+
+
+@pytest.mark.parametrize(("status", "known"), [("OOM", True), ("kept", True), ("gone", False)])
+def test_a_status_that_nobody_knows_is_named(judged, status, known):
+    rows = [(*row, status if row[0] != "baseline" else "done") for row in ROWS]
+    found = judged(table(rows, ("variant", "seed", "score", "status")), "--json")
+    notes = " ".join(found.json["warnings"])
+    assert ("those whose status is gone. If it means that they failed: --failed gone" in notes) is (
+        not known
+    )
+    assert ("HELPS" in verdicts(found).values()) is (status != "OOM")
+
+
+def test_a_number_too_large_is_called_so(judged):
+    found = judged(table([(v, s, x * 1e200) for v, s, x in ROWS]))
+    assert (found.code, "too large a number to be judged" in found.complaint) == (1, True)
+
+
 # Until decided
+
+
+def test_single_runs_are_continued_in_the_same_table(judged):
+    rows = [row for row in ROWS if row[1] == 0]
+    then = judged(table(rows), "--until", "decided", "--json").json["next"]
+    assert {run["variant"] for run in then["runs"]} == {row[0] for row in rows}
+    assert "at the end of the table" in then["why"]
 
 
 def test_runs_are_asked_for_until_all_is_decided(judged):
@@ -444,3 +486,29 @@ def test_the_guide_and_its_template(judged, capsys):
     assert verdicts(found) == {"mine": "UNDECIDED"}
     for option in re.findall(r"--[a-z-]+", guide):
         assert option in judge._parser().format_help(), option
+
+
+def test_a_report_has_no_columns_of_what_nobody_knows(judged, tmp_path):
+    page = tmp_path / "page.html"
+    judged(table(), "--report", str(page))
+    text = page.read_text()
+    assert "Detectable</th>" in text
+    assert not [word for word in ("Time</th>", "Memory</th>", "Time and memory") if word in text]
+
+
+def test_frames_of_all_shapes_are_read_as_they_are_meant():
+    frame = pd.DataFrame(ROWS, columns=["variant", "seed", "score"])
+    number = {name: place for place, name in enumerate(TRUE)}
+    expected = sorted(found.p_value for found in judge_scores(frame).effects)
+    for other, baseline in (
+        (frame.set_index(["variant", "seed"]), None),
+        (frame.pivot(index="seed", columns="variant", values="score"), None),
+        (frame.assign(variant=frame.variant.map(number)), number["baseline"]),
+        (frame.astype({"variant": "category", "seed": "Int64"}), None),
+    ):
+        found = judge_scores(other, baseline)
+        assert sorted(each.p_value for each in found.effects) == pytest.approx(expected)
+    with pytest.raises(UserError, match="Two columns are called 'score'"):
+        judge_scores(pd.concat([frame, frame[["score"]]], axis=1))
+    with pytest.raises(UserError, match="--until must be fixed or decided, got decide"):
+        judge_scores(frame, until="decide")
