@@ -149,6 +149,21 @@ def test_no_more_is_promised_than_the_rule_holds(tmp_path):
     assert rules(make_plan("calibration", ())).count("%") == 0
 
 
+def test_a_shared_spread_is_told_where_there_are_seeds_enough_for_it():
+    three = ("clipping", "flooding", "centralization")
+    for design, tricks, seeds, until, told in (
+        ("one_at_a_time", three, 3, "fixed", False),
+        ("one_at_a_time", three, 4, "fixed", True),
+        ("one_at_a_time", three[:2], 5, "fixed", False),
+        ("cumulative", three[:2], 4, "fixed", False),
+        ("cumulative", three[:2], 5, "fixed", True),
+        ("one_at_a_time", three, 5, "decided", False),
+    ):
+        plan = make_plan(design, tricks, until=until, spread="shared")
+        plan = dataclasses.replace(plan, seeds=tuple(range(seeds)))
+        assert ("partly its own" in rules(plan)) == told, (design, tricks, seeds, until)
+
+
 def test_a_loss_is_no_fair_measure_of_a_trick_that_changes_it(tmp_path):
     for name, metric, warned in (
         ("label_smoothing", "test/loss", True),
