@@ -11,7 +11,7 @@ from runner.ablation.decide import Decision, Verdict, conclude, decide, paired_t
 from runner.ablation.plan import Plan, Question
 from runner.ablation.power import seeds_needed, smallest_effect
 from runner.ablation.sampling import find_steps
-from runner.ablation.sharing import Sharing, find_sharing, share
+from runner.ablation.sharing import FEWEST_EFFECTS, Sharing, find_sharing, share
 from runner.ablation.statistics import (
     FEWEST_SEEDS,
     Array,
@@ -224,6 +224,19 @@ def _more_seeds(
         found["needed"][some] = seeds_needed(mean, sd, **rule)
         found["fewest"][some], found["most"][some] = low.min(0), high.max(0)
     return {name: np.where(np.isinf(each), np.nan, each) for name, each in found.items()}
+
+
+def shares_spreads(plan: Plan) -> bool:
+    """Say whether any effect's spread may be partly that of others, with the seeds there are."""
+    if plan.question.spread != "shared" or plan.question.until == "decided":
+        return False
+    some = [place for place, c in enumerate(plan.contrasts) if c.kind == "effect"]
+    if len(some) < FEWEST_EFFECTS:
+        return False
+    sharing = find_sharing(_weights(plan)[some], [plan.contrasts[place].setting for place in some])
+    if sharing is None or len(plan.seeds) < sharing.fewest:
+        return False
+    return max(map(len, sharing.groups), default=len(some)) >= FEWEST_EFFECTS
 
 
 def _weights(plan: Plan) -> sparse.csr_array:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from runner.ablation.decide import Verdict
+from runner.ablation.estimates import shares_spreads
 from runner.ablation.plan import SCORES, Plan, Question, Values
 from runner.ablation.verdicts import Findings
 from runner.ablation.wording import EQUAL, with_unit
@@ -77,7 +78,8 @@ def compared_at(plan: Plan) -> Iterator[str]:
         if len(found) > LISTED:
             found[LISTED:] = [f"others of {len(found) - LISTED} more"]
         whose = printable(first, 40) if found or len(settings) > 1 else "every variant"
-        parts.append(", ".join([f"{usual:g} epochs of {whose}", *found]))
+        epochs = "epoch" if usual == 1 else "epochs"
+        parts.append(", ".join([f"{usual:g} {epochs} of {whose}", *found]))
     more = [f"and {len(parts) - LISTED} more"] if len(parts) > LISTED else []
     yield f"The verdicts are at {EQUAL[at]}: {'; '.join([*parts[:LISTED], *more])}."
 
@@ -140,8 +142,9 @@ def rules(plan: Plan) -> str:
         f"at most {rate}{looks}.",
         f"For BROKEN it is another {rate}, if runs fail independently of each other{test}.",
     ]
-    if question.spread == "shared" and sum(c.kind == "effect" for c in plan.contrasts) > 2:
-        lines.append("The spread of an effect is partly its own, and partly that of all effects.")
+    if shares_spreads(plan):
+        every = "all in its setting" if len(plan.settings()) > 1 else "all effects"
+        lines.append(f"The spread of an effect is partly its own, and partly that of {every}.")
     if "interaction" in kinds:
         lines.append(f"Interactions are a family of their own, with a further {rate}.")
     return " ".join(lines)

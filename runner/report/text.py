@@ -215,7 +215,8 @@ def interval(findings: Findings) -> str:
     if question.until == "decided":
         return f"± is its {level} confidence sequence, which holds at every look"
     if question.looks:
-        return f"± is its {level} interval, which holds at all {len(question.looks)} looks"
+        looks = "both" if len(question.looks) == 2 else f"all {len(question.looks)}"
+        return f"± is its {level} interval, which holds at {looks} looks"
     alone = "; a verdict allows for the number of effects, and takes more than 0 outside of it"
     return f"± is its own {level} interval{alone if len(findings.effects) > 1 else ''}"
 

@@ -77,6 +77,12 @@ def refuse_other(root: Path, before: Plan, now: Plan) -> Plan:
     """
     one, other = _comparable(before), _comparable(now)
     differing = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    if "ablation.until" in differing:  # what follows from it
+        differing = [key for key in differing if key not in ("ablation.looks", "seeds")]
+    if "variants" in differing:  # those of one side differ in all that they have
+        here = tuple(f"{name}: " for name in before.variants if name in now.variants)
+        known = tuple(f"{name}: " for name in {**before.variants, **now.variants})
+        differing = [k for k in differing if not k.startswith(known) or k.startswith(here)]
     if not differing:
         return dataclasses.replace(before, question=now.question)
     listed = "; ".join(f"{k} is {one.get(k)}, not {other.get(k)}" for k in differing[:5])

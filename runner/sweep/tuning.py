@@ -171,6 +171,12 @@ def _grids(draft: Draft, plan: Plan) -> Mapping[str, Mapping[str, Sequence[Any]]
 def _unused(key: str, plan: Plan) -> str:
     """Say why no variant uses a setting."""
     known = {key for changes in (plan.config, *plan.changes.values()) for key in changes}
+    if within := [name for name in known if name.startswith(f"{key}.")]:
+        usual = next((name for name in within if name == f"{key}.lr"), min(within))
+        return (
+            f"ablation.tune names {key}, which is a group of settings. Name one of them, such as "
+            f"{usual}. Options of a group are compared as ablation.factors."
+        )
     if key not in known:
         near = did_you_mean(key, known)
         return f"ablation.tune names {key}, which is no setting.{near}"

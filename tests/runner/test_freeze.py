@@ -1,6 +1,7 @@
 """From a config to a frozen plan: what a variant is, what comes back from sweep.yaml, refusals."""
 
 import dataclasses
+import re
 
 import pytest
 import yaml
@@ -183,6 +184,19 @@ def test_the_same_plan_is_resumed_and_another_is_refused_with_what_differs(tmp_p
             refuse_other(tmp_path, plan, plan_of(*ONE, *changed))
         assert message in str(told.value)
         assert "name=NAME" in str(told.value)
+
+
+def test_what_follows_from_a_difference_is_not_told_as_another(tmp_path):
+    for changed, told in (
+        (("ablation.until=looks",), "ablation.until is fixed, not looks. Give"),
+        (
+            ("ablation.tricks=[clipping]",),
+            "tricks.flooding.enabled is False, not True; "
+            "variants is ['baseline', 'clipping', 'flooding'], not ['baseline', 'clipping']. Give",
+        ),
+    ):
+        with pytest.raises(UserError, match=re.escape(told)):
+            refuse_other(tmp_path, plan_of(*ONE), plan_of(*ONE, *changed))
 
 
 def test_a_run_of_another_config_is_neither_resumed_nor_counted(tmp_path, do):

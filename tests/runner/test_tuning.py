@@ -197,6 +197,7 @@ def test_the_seeds_of_the_trials_never_judge():
 
 REFUSED = {
     ("ablation.tune={optimizer.lrr:[1,2]}",): "Did you mean optimizer.lr?",
+    ("ablation.tune={optimizer:[sgd,adam]}",): "a group of settings. Name one of them, such as opt",
     ("ablation.tune={optimizer.lr:[0.1]}",): "must have two different values or more",
     ("ablation.tune={batch_size:[64,64.0]}",): "must have two different values or more",
     ("ablation.tune={optimizer.lr:[0.1,fast]}",): "optimizer.lr",

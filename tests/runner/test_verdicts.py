@@ -15,6 +15,7 @@ from runner.ablation.wording import SAME_WEIGHTS
 from runner.errors import UserError
 from runner.report import verdict_table, write_report
 from runner.report.sentences import rules
+from runner.report.text import interval
 from tests import builders
 from tests.builders import NOISE, Runs
 
@@ -147,6 +148,27 @@ def test_no_more_is_promised_than_the_rule_holds(tmp_path):
     assert "at most 5 %, however often one looks." in grows
     assert "Fisher" not in grows
     assert rules(make_plan("calibration", ())).count("%") == 0
+
+
+def test_a_shared_spread_is_told_where_there_are_seeds_enough_for_it():
+    three = ("clipping", "flooding", "centralization")
+    for design, tricks, seeds, until, told in (
+        ("one_at_a_time", three, 3, "fixed", False),
+        ("one_at_a_time", three, 4, "fixed", True),
+        ("one_at_a_time", three[:2], 5, "fixed", False),
+        ("cumulative", three[:2], 4, "fixed", False),
+        ("cumulative", three[:2], 5, "fixed", True),
+        ("one_at_a_time", three, 5, "decided", False),
+    ):
+        plan = make_plan(design, tricks, until=until, spread="shared")
+        plan = dataclasses.replace(plan, seeds=tuple(range(seeds)))
+        assert ("partly its own" in rules(plan)) == told, (design, tricks, seeds, until)
+
+
+def test_the_looks_at_which_an_interval_holds_are_counted_in_words(tmp_path):
+    for looks, told in (((3, 5), "at both looks"), ((3, 5, 8), "at all 3 looks")):
+        plan = make_plan(seeds=3, until="looks", looks=looks, most_seeds=looks[-1])
+        assert interval(judge(tmp_path, plan)).endswith(told)
 
 
 def test_a_loss_is_no_fair_measure_of_a_trick_that_changes_it(tmp_path):
