@@ -22,10 +22,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from runner.ablation.next_runs import Next, next_runs
-from runner.ablation.score_columns import Options, Unsaid
-from runner.ablation.score_files import STDIN, read_records
 from runner.ablation.scores import judge_records
+from runner.ablation.scores.columns import Options, Unsaid
+from runner.ablation.scores.files import STDIN, read_records
+from runner.ablation.scores.next_runs import Next, next_runs
 from runner.ablation.verdicts import Findings
 from runner.errors import UserError
 from runner.report import as_json, html, verdict_table

@@ -16,11 +16,11 @@ from scipy import stats
 from torch.utils.tensorboard import SummaryWriter
 
 from runner import judge
-from runner.ablation.counted import as_counted
 from runner.ablation.decide import Verdict, conclude, decide
 from runner.ablation.sampling import find_step
 from runner.ablation.scores import judge_scores
-from runner.ablation.unpaired import welch
+from runner.ablation.scores.counted import as_counted
+from runner.ablation.scores.unpaired import welch
 from runner.errors import UserError
 from runner.frames import read_frames
 from tests.builders import tricks, write_ablation, write_run

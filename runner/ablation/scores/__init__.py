@@ -1,6 +1,6 @@
 """Verdicts for anybody's scores: a table with a variant, a seed and a score in each row.
 
-score_files -> score_columns (and score_cells) -> here (and score_table) -> verdicts. With the same
+files -> columns (and cells) -> here (and table) -> verdicts. With the same
 seeds in all variants it is judged as an ablation is; otherwise by `unpaired`.
 """
 
@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from runner.ablation.counted import as_counted
 from runner.ablation.designs import BASELINE, Contrast, Factor
 from runner.ablation.plan import SCORES, Plan, Question
-from runner.ablation.score_cells import Score, by_variant
-from runner.ablation.score_columns import Options, Records, Scores, Unsaid, read_scores
-from runner.ablation.score_table import (
+from runner.ablation.scores.cells import Score, by_variant
+from runner.ablation.scores.columns import Options, Records, Scores, Unsaid, read_scores
+from runner.ablation.scores.counted import as_counted
+from runner.ablation.scores.table import (
     is_paired,
     lay_out,
     left_out,
@@ -24,7 +24,7 @@ from runner.ablation.score_table import (
     unlikely_units,
     without_repeats,
 )
-from runner.ablation.unpaired import judge_groups
+from runner.ablation.scores.unpaired import judge_groups
 from runner.ablation.verdicts import Findings, judge_table
 from runner.ablation.wording import is_share
 from runner.errors import UserError, did_you_mean

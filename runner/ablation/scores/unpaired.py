@@ -20,7 +20,7 @@ from runner.ablation.estimates import LIKELY, MOST_MORE, UNLIKELY
 from runner.ablation.plan import Plan, Question
 from runner.ablation.power import seeds_needed, smallest_effect
 from runner.ablation.sampling import find_step
-from runner.ablation.score_cells import Score
+from runner.ablation.scores.cells import Score
 from runner.ablation.statistics import FEWEST_SEEDS, SAME, Array, spread
 from runner.ablation.verdicts import Finding
 

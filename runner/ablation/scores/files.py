@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.ablation.find import find_ablations, find_loose_runs
-from runner.ablation.score_cells import Cell
-from runner.ablation.score_columns import Records, Unsaid
+from runner.ablation.scores.cells import Cell
+from runner.ablation.scores.columns import Records, Unsaid
 from runner.errors import UserError
 from runner.names import flatten
 from runner.texts import listed, printable, reason

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from runner.ablation.score_cells import (
+from runner.ablation.scores.cells import (
     EMPTY,
     FAILED,
     Cell,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.ablation.plan import Plan
-from runner.ablation.score_cells import Score
+from runner.ablation.scores.cells import Score
 from runner.ablation.statistics import FEWEST_SEEDS
 from runner.ablation.table import Table
 from runner.errors import UserError
