@@ -16,6 +16,8 @@ def noise_in_words(findings: Findings) -> str | None:
     if found is None:
         return None
     low, high = (round(100 * end) for end in found.interval)
+    if low == high:  # of so few seeds that nothing is known
+        return None
     saved = 100 * found.share * (1 - 1 / MORE)
     images = f"{100 * found.share:.0f} % of the noise ({low} to {high} %) comes from the "
     images += f"{found.samples:,} test images"

@@ -49,12 +49,27 @@ def describe(root: Path, plan: Plan, workers: int, trials: Plan | None = None) -
         f"{total} runs, seed by seed: {seeds}; {total - len(left)} are done",
         f"about {_duration(rest / workers)} for the other {len(left)}, {workers} at once "
         "(training only, estimated from some updates of each variant)",
+        *_at_most(plan, sum(took.values()) / workers),
         *_power(plan),
         *describe_designs(plan),
         "",
         "Nothing was run or written. Drop ablation.dry_run=true to start.",
     ]
     return lines
+
+
+def _at_most(plan: Plan, a_seed: float) -> list[str]:
+    """Write how many seeds may follow, where they are added, and what all would take."""
+    most = plan.question.most_seeds
+    if not plan.question.grows or most <= len(plan.seeds):
+        return []
+    when = "after each one"
+    if plan.question.looks:
+        when = f"with {', '.join(map(str, plan.question.looks))} seeds"
+    return [
+        f"seeds are added to what is undecided, with a look {when}: {most * len(plan.variants)} "
+        f"runs and {_duration(most * a_seed)} at most"
+    ]
 
 
 def _length(plan: Plan, variant: str) -> str:
@@ -100,13 +115,15 @@ def _power(plan: Plan) -> list[str]:
     several = len({contrast.setting for contrast in effects})
     asked = [contrast for contrast in effects if contrast.setting == effects[0].setting]
 
+    size = hypot(*asked[0].weights.values())  # which is that of all in most designs
+
     def found_with(seeds: int) -> float:
-        """Give it in the unit of the first difference, which is that of all in most designs."""
-        size = hypot(*asked[0].weights.values())
+        """Give it in standard deviations of the first difference."""
         return smallest(asked, several, seeds, plan.question) / size
 
     seeds = plan.question.most_seeds if plan.question.grows else len(plan.seeds)
-    found, power = found_with(seeds), f"(power {100 * POWER:.0f} %)"
+    found = found_with(seeds)
+    power = f"(power {100 * POWER:.0f} %; {found * size:.2f} times that of a run's score)"
     unit = "times the seed-to-seed standard deviation of the difference"
     weak = []
     if seeds < ENOUGH:
