@@ -84,6 +84,7 @@ def the_run(commands, variant="*", seed=0):
     return folder
 
 
+@pytest.mark.slow
 def test_the_same_command_resumes_on_a_machine_with_other_cores(commands):
     commands.has_cores(2)
     assert commands.run(*SHORT, "name=whole")[0] is None

@@ -206,6 +206,7 @@ def test_a_run_leaves_the_process_to_the_next_one_as_it_was(tmp_path, monkeypatc
     assert read_json(tmp_path / "run/run.json")[0]["flags"] is None
 
 
+@pytest.mark.slow
 def test_every_run_of_a_process_is_compiled_and_from_nothing(tmp_path, monkeypatch):
     made = []
 

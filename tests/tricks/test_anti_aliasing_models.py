@@ -94,7 +94,12 @@ MODELS = {  # with the strided convolutions that no activation follows, by their
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+LARGE = ("resnet34", "vgg11_bn", "convnext_tiny", "timm/cspdarknet53")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in MODELS]
+)
 def test_a_model_of_others_gives_what_the_rule_gives(name):
     if name.startswith("timm/"):
         pytest.importorskip("timm", reason="timm is not installed: its models are skipped")
