@@ -73,8 +73,9 @@ def share(found: Moments, sharing: Sharing) -> Moments:
     of five. (Satterthwaite, Biometrics Bulletin, 1946.)
 
     An effect keeps its own spread where it is wider than that of the others: if the F-test of
-    own / pooled(others) says so at `WIDE`. All do where fewer than three have three seeds, or
-    four of differences with a run in common, or five in a chain of steps.
+    own / pooled(others) says so at `WIDE`. So does one without any, such as a trick that changed
+    nothing: the others would pass for surer than they are. All do where fewer than three have three
+    seeds, or four of differences with a run in common, or five in a chain of steps.
 
     Args:
         found: [..., K].
@@ -87,9 +88,9 @@ def share(found: Moments, sharing: Sharing) -> Moments:
             within = share(Moments(*(each[..., some] for each in found)), inner)
             sd[..., some], df[..., some] = within.sd, within.df
         return found._replace(sd=sd, df=df)
-    degrees = np.where(found.n >= sharing.fewest, found.n - 1, 0.0)
+    counts = (found.n >= sharing.fewest) & (found.sd > 0)
+    degrees = np.where(counts, found.n - 1, 0.0)
     total = degrees.sum(-1, keepdims=True)
-    counts = degrees > 0
     if not (enough := counts.sum(-1, keepdims=True) >= FEWEST_EFFECTS).any():
         return found
     own = np.where(counts, np.square(found.sd / sharing.size), 0.0)

@@ -120,6 +120,18 @@ def test_false_verdicts_stay_rare_whatever_spreads(scales, seeds):
     assert false.mean() < 0.05 + 2 * (0.05 * 0.95 / 6000) ** 0.5
 
 
+def test_a_trick_that_changed_nothing_lends_no_spread():
+    weights = against_the_baseline(5)
+    d = draw(weights, 6000, 5)
+    d[:, 3:] = 0.0  # two of them are inactive
+    found = share(moments(d), sharing_of(weights))
+    alone = share(moments(d[:, :3]), sharing_of(weights[:3]))
+    assert found.sd[:, :3] == pytest.approx(alone.sd)
+    assert (found.sd[:, 3:] == 0).all()
+    false = (decide(d, 0.0, 0.05, sharing=sharing_of(weights)).verdict != "UNDECIDED").any(1)
+    assert false.mean() < 0.05
+
+
 def test_five_seeds_find_half_as_much_again():
     weights, effects = against_the_baseline(5), np.array([0.5, 0, 0, 0, 0])[:, None]
     d = 0.3 * 0.7**0.5 * draw(weights, 6000, 5) + effects
