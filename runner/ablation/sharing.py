@@ -19,7 +19,7 @@ FEWEST_EFFECTS = 3
 OWN = 0.4
 """The part of its own spread that an effect keeps; the rest is that of all."""
 
-WIDE = 0.02
+WIDE = 0.05
 """An effect keeps its own spread if it would be as wide among equal ones so rarely."""
 
 
