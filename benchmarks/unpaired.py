@@ -26,7 +26,7 @@ from benchmarks.calibration import (
     unequal,
 )
 from runner.ablation.decide import conclude
-from runner.ablation.unpaired import welch
+from runner.ablation.scores.unpaired import welch
 
 SIZES = ((3, 3), (5, 5), (10, 10), (3, 10), (10, 3), (5, 20), (20, 5))
 

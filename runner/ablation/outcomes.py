@@ -36,10 +36,6 @@ class Outcomes:
         counts = Counter(self._of(self.table.states, variants)[failed].tolist())
         return {state: counts[state] for state in BAD if counts[state]}
 
-    def failed_seeds(self, variants: list[str]) -> list[int]:
-        """Give back the settled seeds with which a run of these variants failed by itself."""
-        return self._seeds(self._failed(variants).any(0) & self.settled)
-
     @cached_property
     def failure_p(self) -> float:
         """The chance of so many more failures with it than without it, if it changed nothing."""

@@ -40,11 +40,7 @@ from runner.sweep.draft import Composer, Draft
 from runner.sweep.dry_run import describe, runs_left
 from runner.sweep.earlier import look_back
 from runner.sweep.failures import cause_in_words, exit_with_failures
-from runner.sweep.freeze import (
-    Frozen,
-    refuse_foreign_runs,
-    refuse_other,
-)
+from runner.sweep.freeze import Frozen, refuse_foreign_runs, refuse_other
 from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.progress import Progress
 from runner.sweep.settings import check_settings

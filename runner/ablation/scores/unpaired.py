@@ -1,7 +1,7 @@
 """Runs without common seeds: two groups of scores, judged by Welch's t with few degrees of freedom.
 
-The rule of `decide` concludes from these tests as it does from paired ones. `benchmarks/
-calibration.py` measures its error rates too.
+The rule of `decide` concludes from these tests as it does from paired ones;
+`benchmarks/unpaired.py` measures its error rates.
 """
 
 from collections import Counter
