@@ -13,16 +13,15 @@ from math import sqrt
 
 import numpy as np
 
-from benchmarks.calibration import (
+from benchmarks.calibration import bound, table
+from benchmarks.families import (
     ALPHA,
     SAMPLES,
     TRICKS,
     Family,
-    bound,
     diverging,
     heavy,
     normal,
-    table,
     unequal,
 )
 from runner.ablation.decide import conclude
