@@ -34,11 +34,11 @@ class Sharing(NamedTuple):
     """With fewer seeds, each has its own spread."""
 
 
-WITH_A_COMMON_RUN, IN_A_CHAIN = 4, 5
-"""Seeds from which on differences share their spread, if they have a run in common, as those
-against one baseline, and if the end of one is the start of another, as those of steps. A variant
-that spreads ten times as far as the others makes several wide differences, which hide behind each
-other: with fewer seeds more than 5 % of families would err."""
+WITH_A_COMMON_RUN, MIXED = 4, 7
+"""Seeds from which on differences share their spread, if every two weigh a run alike, as those
+against one baseline, and if only some do, as steps or the levels of several factors. A variant that
+spreads ten times as far as the others makes several wide differences, which hide behind each other:
+with fewer seeds more than 5 % of families would err."""
 
 MOST_EFFECTS = 1000
 """With more, each has its own spread: its degrees of freedom would take too much memory."""
@@ -53,13 +53,18 @@ def find_sharing(weights: sparse.csr_array, settings: Sequence[str] = ()) -> Sha
     """
     if not FEWEST_EFFECTS <= weights.shape[0] <= MOST_EFFECTS:
         return None
+    of = np.array(settings)
     several = dict.fromkeys(settings) if len({*settings}) > 1 else ()
-    groups = tuple(np.flatnonzero(np.array(settings) == setting) for setting in several)
+    groups = tuple(np.flatnonzero(of == setting) for setting in several)
     size = np.sqrt(weights.power(2).sum(1))
     products, little = (weights @ weights.T).toarray(), 1e-9 * size.max() ** 2
-    np.fill_diagonal(products, 0.0)
-    fewest = WITH_A_COMMON_RUN if products.max() > little else FEWEST_SEEDS
-    return Sharing(size, groups, IN_A_CHAIN if products.min() < -little else fewest)
+    pairs = ~np.eye(len(size), dtype=bool)
+    if groups:
+        pairs &= of[:, None] == of
+    if (np.abs(products[pairs]) <= little).all():
+        return Sharing(size, groups)
+    alike = (products[pairs] > little).all()
+    return Sharing(size, groups, WITH_A_COMMON_RUN if alike else MIXED)
 
 
 def share(found: Moments, sharing: Sharing) -> Moments:
@@ -75,7 +80,7 @@ def share(found: Moments, sharing: Sharing) -> Moments:
     An effect keeps its own spread where it is wider than that of the others: if the F-test of
     own / pooled(others) says so at `WIDE`. So does one without any, such as a trick that changed
     nothing: the others would pass for surer than they are. All do where fewer than three have three
-    seeds, or four of differences with a run in common, or five in a chain of steps.
+    seeds, or four of differences with a run in common, or seven if only some of them have one.
 
     Args:
         found: [..., K].

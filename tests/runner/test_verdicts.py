@@ -156,8 +156,8 @@ def test_a_shared_spread_is_told_where_there_are_seeds_enough_for_it():
         ("one_at_a_time", three, 3, "fixed", False),
         ("one_at_a_time", three, 4, "fixed", True),
         ("one_at_a_time", three[:2], 5, "fixed", False),
-        ("cumulative", three[:2], 4, "fixed", False),
-        ("cumulative", three[:2], 5, "fixed", True),
+        ("cumulative", three[:2], 6, "fixed", False),
+        ("cumulative", three[:2], 7, "fixed", True),
         ("one_at_a_time", three, 5, "decided", False),
     ):
         plan = make_plan(design, tricks, until=until, spread="shared")
