@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse, stats
+from scipy import sparse
 
 from runner.ablation.decide import Decision, Verdict, conclude, decide, paired_tests_at_looks
 from runner.ablation.plan import Plan, Question
-from runner.ablation.power import seeds_needed, smallest_effect
+from runner.ablation.power import Forecast, forecast_seeds, smallest_effect
 from runner.ablation.sampling import find_steps
-from runner.ablation.sharing import FEWEST_EFFECTS, Sharing, find_sharing, share
+from runner.ablation.sharing import Sharing, find_sharing, gain_of, share
 from runner.ablation.statistics import (
     FEWEST_SEEDS,
     Array,
@@ -20,12 +20,6 @@ from runner.ablation.statistics import (
     moments,
     t_test,
 )
-
-MOST_MORE = 1000
-"""So many additional seeds are considered."""
-
-UNLIKELY, LIKELY = 0.2, 0.8
-"""Between these lies what a mean or a spread may well be."""
 
 NOTHING = 1e-13
 """A weighted sum below this share of the size of its terms is 0, but for rounding."""
@@ -105,7 +99,7 @@ def estimate(
         if not some.size:
             continue
         settings = [plan.contrasts[place].setting for place in some]
-        sharing = find_sharing(weights[some], settings) if question.spread == "shared" else None
+        sharing = find_sharing(weights[some], settings) if question.shares else None
         of_kind = np.where(used[some], values[some], np.nan)
         described = _describe(question, of_kind, step[some], sharing, kind != "share")
         for name, column in described.items():
@@ -165,7 +159,7 @@ def _describe(
 ) -> dict[str, Array]:
     """Compute `NUMBERS`, but for the p-values, of all contrasts of a kind, [some, S]."""
     own, sequential = moments(values), question.until == "decided"
-    shared = share(own, sharing) if sharing is not None and not sequential else own
+    shared = share(own, sharing) if sharing is not None else own
     each = question.alpha / max(1, len(question.looks))
     sd, _, low, high = t_test(shared, each, step)
     if sequential:
@@ -196,47 +190,29 @@ def _more_seeds(
     undecided: NDArray[np.bool_],
     step: Array,
 ) -> dict[str, Array]:
-    """Find the seeds that would probably decide; and the fewest and the most that may be needed.
-
-    These are the extremes over the ends of the 60 % intervals of mean and spread. In simulations
-    with 3, 5 and 10 seeds the number for the true ones lay between them in 64 to 98 of 100.
-
-    Returns:
-        `needed`, `fewest` and `most`, [C]; NaN for more than `MOST_MORE` seeds beyond those that
-        are there, and where nothing is undecided.
-    """
+    """Forecast the seeds that would decide what is undecided, [C]; see `forecast_seeds`."""
     question = plan.question
     effects = np.array([contrast.kind == "effect" for contrast in plan.contrasts])
-    found = {name: np.full(len(lengths), np.nan) for name in ("needed", "fewest", "most")}
+    found = {name: np.full(len(lengths), np.nan) for name in Forecast._fields}
     alpha = question.alpha / max(1, effects.sum()) / max(1, len(question.looks))
     sequential = question.until == "decided"
     for n in set(lengths[undecided & effects].tolist()):
         some = np.flatnonzero(undecided & effects & (lengths == n))
-        gain = numbers["gain"][some]
-        rule = {"margin": question.margin, "alpha": alpha, "have": n, "sequential": sequential}
-        rule |= {"limit": n + MOST_MORE, "step": step[some], "gain": gain}
-        mean, sd, df = numbers["mean"][some], numbers["sd"][some], gain * (n - 1)
-        off = sd / n**0.5 * stats.t.isf(UNLIKELY, df)
-        around = np.stack([mean - off, mean, mean + off])
-        spreads = [sd * (df / stats.chi2.isf(q, df)) ** 0.5 for q in (UNLIKELY, LIKELY)]
-        ends = [seeds_needed(around, spread, **rule) for spread in spreads]
-        low, high = (np.where(np.isnan(end), np.inf, end) for end in ends)
-        found["needed"][some] = seeds_needed(mean, sd, **rule)
-        found["fewest"][some], found["most"][some] = low.min(0), high.max(0)
-    return {name: np.where(np.isinf(each), np.nan, each) for name, each in found.items()}
+        mean, sd, gain = (numbers[name][some] for name in ("mean", "sd", "gain"))
+        rule = question.margin, alpha, sequential, step[some], gain
+        forecast = forecast_seeds(mean, sd, sd / n**0.5, n, *rule)
+        for name, column in forecast._asdict().items():
+            found[name][some] = column
+    return found
 
 
 def shares_spreads(plan: Plan) -> bool:
     """Say whether any effect's spread may be partly that of others, with the seeds there are."""
-    if plan.question.spread != "shared" or plan.question.until == "decided":
-        return False
     some = [place for place, c in enumerate(plan.contrasts) if c.kind == "effect"]
-    if len(some) < FEWEST_EFFECTS:
+    if not (plan.question.shares and some):
         return False
     sharing = find_sharing(_weights(plan)[some], [plan.contrasts[place].setting for place in some])
-    if sharing is None or len(plan.seeds) < sharing.fewest:
-        return False
-    return max(map(len, sharing.groups), default=len(some)) >= FEWEST_EFFECTS
+    return sharing is not None and gain_of(sharing, len(plan.seeds)) > 1
 
 
 def _weights(plan: Plan) -> sparse.csr_array:

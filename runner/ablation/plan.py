@@ -65,6 +65,11 @@ class Question:
         """Whether seeds are added with an eye on the verdicts."""
         return self.until != "fixed"
 
+    @property
+    def shares(self) -> bool:
+        """Whether spreads are shared: an e-value takes each effect's own, whatever was asked."""
+        return self.spread == "shared" and self.until != "decided"
+
 
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)

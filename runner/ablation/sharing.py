@@ -129,7 +129,9 @@ def _quantile(above: Array, below: Array) -> Array:
     return np.asarray(bounds[places.ravel()].reshape(np.shape(above)))
 
 
-def gain(sharing: Sharing, seeds: int) -> float:
-    """Give the degrees of freedom of an effect over n - 1, if all have so many seeds."""
-    count = len(sharing.size)
-    return min(100 * count / (37 * count + 63), 2.0) if seeds >= sharing.fewest else 1.0
+def gain_of(sharing: Sharing, seeds: int) -> float:
+    """Give the degrees of freedom over n - 1, if all have so many seeds: in the largest group."""
+    count = max(map(len, sharing.groups), default=len(sharing.size))
+    if seeds < sharing.fewest or count < FEWEST_EFFECTS:
+        return 1.0
+    return min(100 * count / (37 * count + 63), 2.0)

@@ -70,14 +70,16 @@ def found(verdict: Verdict, mean: float, within: bool, seeds: int, question: Que
     return text
 
 
-def undecided(fewest: float, most: float) -> str:
-    """Say how many more seeds it may well take, from the fewest to the most; NaN: over 1000."""
+def undecided(fewest: float, most: float, what: str = "seed") -> str:
+    """Say how many more it may well take, from the fewest to the most; NaN: over 1000."""
     if fewest != fewest:
-        return "more than 1000 more seeds"
+        return f"more than 1000 more {what}s"
     if most != most:
-        return f"{int(fewest)} more seeds or many more" if fewest > 1 else "one more seed or many"
+        return (
+            f"{int(fewest)} more {what}s or many more" if fewest > 1 else f"one more {what} or many"
+        )
     ends = sorted({int(fewest), int(most)})
-    return f"about {' to '.join(map(str, ends))} more {'seed' if ends == [1] else 'seeds'}"
+    return f"about {' to '.join(map(str, ends))} more {what}{'s' * (ends != [1])}"
 
 
 def seeds_so_far(count: int, planned: int | None) -> str:

@@ -10,7 +10,7 @@ from scipy import sparse
 from runner.ablation.designs import Contrast, design
 from runner.ablation.plan import Plan, Question
 from runner.ablation.power import smallest_effect
-from runner.ablation.sharing import find_sharing, gain
+from runner.ablation.sharing import find_sharing, gain_of
 from runner.ablation.statistics import FEWEST_SEEDS
 from runner.errors import UserError
 
@@ -58,10 +58,10 @@ def smallest(contrasts: Sequence[Contrast], settings: int, seeds: int, question:
         for name, weight in contrast.weights.items():
             row[names[name]] = weight
     sizes, gains = np.linalg.norm(weights, axis=1), np.ones(len(contrasts))
-    if question.spread == "shared" and question.until != "decided":
+    if question.shares:
         sharing = find_sharing(sparse.csr_array(weights))
         if sharing and seeds >= sharing.fewest:
-            gains = gains * gain(sharing, seeds)
+            gains = gains * gain_of(sharing, seeds)
     alpha = question.alpha / (len(contrasts) * settings) / max(1, len(question.looks))
     sequential = question.until == "decided"
     found = {

@@ -304,7 +304,7 @@ def test_a_missing_file_and_a_mistyped_option(judged, tmp_path):
 def test_rows_that_are_there_twice_count_once_and_equal_scores_are_suspicious(judged):
     rows = [(v, s, 0.9 if v == "baseline" else x) for v, s, x in ROWS]
     notes = " ".join(judged(table([*rows, rows[0]]), "--json").json["warnings"])
-    assert "1 rows are there twice" in notes
+    assert "One row is there twice, and counts once." in notes
     assert "All runs have the same score in baseline: is the seed used there?" in notes
 
 

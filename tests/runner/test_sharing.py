@@ -10,7 +10,7 @@ from runner.ablation.decide import (
     paired_tests_at_looks,
     plan_looks,
 )
-from runner.ablation.sharing import find_sharing, gain, share
+from runner.ablation.sharing import find_sharing, gain_of, share
 from runner.ablation.statistics import Moments, moments
 
 
@@ -78,9 +78,9 @@ def test_differences_of_other_sizes_are_brought_to_the_same_size_first():
 def test_tricks_against_one_baseline_have_the_degrees_of_freedom_of_a_formula(count):
     sharing = sharing_of(against_the_baseline(count))
     found = share(moments(draw(np.eye(count), 1, 6)[0]), sharing)
-    assert found.df.max() == pytest.approx(5 * gain(sharing, 6))
-    assert gain(sharing, 6) == pytest.approx(min(2, 100 * count / (37 * count + 63)))
-    assert gain(sharing, 3) == 1
+    assert found.df.max() == pytest.approx(5 * gain_of(sharing, 6))
+    assert gain_of(sharing, 6) == pytest.approx(min(2, 100 * count / (37 * count + 63)))
+    assert gain_of(sharing, 3) == 1
 
 
 @pytest.mark.parametrize("seeds", [(6, 6, 6, 6, 6), (4, 6, 6, 8, 12)])

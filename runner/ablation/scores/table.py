@@ -38,7 +38,8 @@ def without_repeats(rows: Sequence[Score], notes: list[str]) -> list[Score]:
             )
         repeated += 1
     if repeated:
-        notes.append(f"{repeated} rows are there twice, and count once.")
+        rows_are = "One row is" if repeated == 1 else f"{repeated} rows are"
+        notes.append(f"{rows_are} there twice, and count{'s' * (repeated == 1)} once.")
     return list(kept.values()) if kept else list(rows)
 
 

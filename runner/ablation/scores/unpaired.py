@@ -16,9 +16,8 @@ from runner.ablation import wording
 from runner.ablation.decide import Tests, Verdict, adjust, conclude
 from runner.ablation.designs import Contrast
 from runner.ablation.effects import known
-from runner.ablation.estimates import LIKELY, MOST_MORE, UNLIKELY
 from runner.ablation.plan import Plan, Question
-from runner.ablation.power import seeds_needed, smallest_effect
+from runner.ablation.power import Forecast, forecast_seeds, smallest_effect
 from runner.ablation.sampling import find_step
 from runner.ablation.scores.cells import Score
 from runner.ablation.statistics import FEWEST_SEEDS, SAME, Array, spread
@@ -173,25 +172,16 @@ def _forecasts(question: Question, compared: Welch, step: float) -> dict[str, Ar
     alpha = question.alpha / len(mean)
     half = stats.t.isf(question.alpha / 2, compared.df) * compared.error
     found = {"low": mean - half, "high": mean + half}
-    found |= {name: np.full(mean.shape, np.nan) for name in ("smallest", "needed", "least", "most")}
+    found |= {name: np.full(mean.shape, np.nan) for name in ("smallest", *Forecast._fields)}
     pair = compared.error * np.sqrt(n)  # the spread that so many pairs would have
     open_ones = ~np.isnan(compared.tests.p_zero)
     for count in {*n[open_ones].tolist()}:
         some = np.flatnonzero(open_ones & (n == count))
-        have = int(count)
-        rule = question.margin, alpha, have, False, have + MOST_MORE, step
-        found["smallest"][some] = smallest_effect(have, pair[some], alpha)
-        found["needed"][some] = seeds_needed(mean[some], sd[some], *rule)
-        off = pair[some] / have**0.5 * stats.t.isf(UNLIKELY, have - 1)
-        around = np.stack([mean[some] - off, mean[some], mean[some] + off])
-        ends = [
-            seeds_needed(
-                around, sd[some] * ((have - 1) / stats.chi2.isf(q, have - 1)) ** 0.5, *rule
-            )
-            for q in (UNLIKELY, LIKELY)
-        ]
-        low, high = (np.where(np.isnan(end), np.inf, end) for end in ends)
-        found["least"][some], found["most"][some] = low.min(0), high.max(0)
+        found["smallest"][some] = smallest_effect(int(count), pair[some], alpha)
+        numbers = mean[some], sd[some], compared.error[some], int(count)
+        forecast = forecast_seeds(*numbers, question.margin, alpha, step=step)
+        for name, column in forecast._asdict().items():
+            found[name][some] = column
     return found
 
 
@@ -202,7 +192,7 @@ def _finding(
     n = min(len(group.scores), len(own.scores))
     verdict, reason = _verdict(question, contrast, group, own, numbers)
     ends = [
-        None if numbers[k] is None else int(numbers[k]) - n for k in ("needed", "least", "most")
+        None if numbers[k] is None else int(numbers[k]) - n for k in ("needed", "fewest", "most")
     ]
     forecast = verdict is Verdict.UNDECIDED and not group.failed and ends[1] is not None
     interval = numbers["low"], numbers["high"]
@@ -254,5 +244,5 @@ def _verdict(
         return verdict, f"{found}; {sizes}"
     if numbers["p_value"] is None:
         return verdict, "the same score in all runs of one side: no spread to judge by"
-    more = [np.nan if numbers[end] is None else numbers[end] - n for end in ("least", "most")]
-    return verdict, f"{wording.undecided(*more)} of each; {sizes}"
+    fewest, most = (np.nan if numbers[e] is None else numbers[e] - n for e in ("fewest", "most"))
+    return verdict, f"{wording.undecided(fewest, most, 'run')} of each; {sizes}"
