@@ -35,55 +35,41 @@ def fixed(family, seeds, families, draw):
     return family.verdicts(family.differences(draw, families, seeds), sequential=False)
 
 
-def until_decided(family, families, draw, false_by="false"):
-    """Judge after each seed until all is decided.
+def until(way, family, families, draw, false_by="false"):
+    """Judge again and again until all is decided: `decided` after each seed, `looks` at a few.
 
-    Returns, for each family: whether any verdict was false at any look; the last verdict on the
-    first trick; the seeds that it took.
+    At looks, seeds are added to the tricks that are undecided alone, as in an ablation.
+
+    Returns, for each family: whether any verdict was false at any look, [F]; the last verdicts,
+    [F, K]; the seeds until each trick had its own, [F, K].
     """
-    wrong = getattr(family, false_by)
+    wrong, few = getattr(family, false_by), way == "looks"
     open_ones = (Verdict.UNDECIDED, Verdict.NONE)
+    looks = LOOKS if few else range(FIRST, LAST + 1)
     differences = family.differences(draw, families, LAST)
-    false, first = np.zeros(families, bool), np.full(families, Verdict.UNDECIDED, object)
-    took, going = np.full(families, LAST), np.arange(families)
-    for n in range(FIRST, LAST + 1):
-        verdicts = family.verdicts(differences[going, :, :n], sequential=True)
+    settled = np.ones(differences.shape, bool)
+    false, going = np.zeros(families, bool), np.arange(families)
+    last = np.full(differences.shape[:-1], Verdict.UNDECIDED, object)
+    took = np.full(last.shape, LAST)
+    for n in looks:
+        seen = differences[going, :, :n]
+        if few:
+            known = settled[going, :, :n]
+            verdicts = family.verdicts_at_looks(np.where(known, seen, np.nan), known, LOOKS)
+        else:
+            verdicts = family.verdicts(seen, sequential=True)
         false[going] = wrong(verdicts) | (false[going] & (false_by != "void"))
-        now = (first[going] == Verdict.UNDECIDED) & (verdicts[:, 0] != Verdict.UNDECIDED)
-        took[going[now]] = n
-        first[going] = verdicts[:, 0]
-        going = going[np.isin(verdicts, open_ones).any(-1)]
-    return false, first, took
-
-
-def until_looks(family, families, draw, false_by="false"):
-    """Judge at each look until all is decided; as `until_decided`.
-
-    Seeds are added to the tricks that are undecided alone, as in an ablation.
-    """
-    wrong = getattr(family, false_by)
-    differences = family.differences(draw, families, LAST)
-    settled = np.zeros(differences.shape, bool)
-    settled[..., : LOOKS[0]] = True
-    false, first = np.zeros(families, bool), np.full(families, Verdict.UNDECIDED, object)
-    took, going = np.full(families, LAST), np.arange(families)
-    for index, n in enumerate(LOOKS):
-        seen = np.where(settled[going, :, :n], differences[going, :, :n], np.nan)
-        verdicts = family.verdicts_at_looks(seen, settled[going, :, :n], LOOKS)
-        false[going] |= wrong(verdicts)
-        now = (first[going] == Verdict.UNDECIDED) & (verdicts[:, 0] != Verdict.UNDECIDED)
-        took[going[now]] = n
-        first[going] = verdicts[:, 0]
-        undecided = verdicts == Verdict.UNDECIDED
-        if index + 1 < len(LOOKS):
-            settled[going, :, n : LOOKS[index + 1]] = undecided[..., None]
+        undecided = np.isin(verdicts, open_ones)
+        took[going] = np.where(np.isin(last[going], open_ones) & ~undecided, n, took[going])
+        last[going] = verdicts
+        settled[going, :, n:] = undecided[..., None]
         going = going[undecided.any(-1)]
-    return false, first, took
+    return false, last, took
 
 
-def until(family):
+def usual(family):
     """How seeds are added: with few looks where spreads are shared, else with one after each."""
-    return until_looks if family.shared else until_decided
+    return "looks" if family.shared else "decided"
 
 
 class Simulation:
@@ -103,7 +89,7 @@ class Simulation:
         total = 0
         for families, draw in self.chunks(repeats):
             if seeds is None:
-                total += until(family)(family, families, draw, false_by)[0].sum()
+                total += until(usual(family), family, families, draw, false_by)[0].sum()
             else:
                 total += getattr(family, false_by)(fixed(family, seeds, families, draw)).sum()
         return float(total) / repeats
@@ -112,7 +98,7 @@ class Simulation:
         """Measure a rate; again if it is too high, and then it counts."""
         repeats = self.repeats
         rate = self.rate(family, seeds, repeats, false_by)
-        where = f"{family.title}, {len(family.effects)} tricks, {seeds or until(family).__name__}"
+        where = f"{family.title}, {len(family.effects)} tricks, {seeds or usual(family)}"
         if bounded and rate > bound(repeats):
             self.again.append(f"{where}: {100 * rate:.2f} %")
             repeats *= 10
@@ -139,24 +125,35 @@ class Simulation:
                 cells.append(f"{100 * sum(found) / self.repeats:.0f}")
             found, took = 0, []
             for n, draw in self.chunks(self.repeats):
-                _, first, seeds = until(family)(family, n, draw)
-                found += (first == wanted).sum()
-                took.append(seeds)
+                _, last, seeds = until(usual(family), family, n, draw)
+                found += (last[:, 0] == wanted).sum()
+                took.append(seeds[:, 0])
             cells.append(f"{100 * found / self.repeats:.0f}")
             cells.append(f"{np.median(np.concatenate(took)):.0f}")
             yield [family.title, str(len(family.effects)), *cells]
 
     def budgets(self, families):
-        """For each design what it finds, what it calls negligible, and how often it errs, in %."""
+        """For each design what it finds, what it calls negligible, and how often it errs, in %.
+
+        The seeds are a number, or the way in which they are added.
+        """
         for family, seeds in families:
-            helps = negligible = false = 0
+            count, variants = family.weights.shape
+            helps = negligible = false = runs = 0
             for n, draw in self.chunks(self.repeats):
-                verdicts = fixed(family, seeds, n, draw)
+                if isinstance(seeds, int):
+                    verdicts = fixed(family, seeds, n, draw)
+                    wrong, took = family.false(verdicts), np.full((n, count), seeds)
+                else:
+                    wrong, verdicts, took = until(seeds, family, n, draw)
                 helps += (verdicts[:, 0] == Verdict.HELPS).sum()
                 negligible += (verdicts[:, 1] == Verdict.NEGLIGIBLE).sum()
-                false += family.false(verdicts).sum()
+                false += wrong.sum()
+                alone = variants == count + 1  # the baseline is run with every seed
+                most = took.max(1)
+                runs += (took.sum(1) + most if alone else most * variants).sum()
             shares = [f"{100 * n / self.repeats:.1f}" for n in (helps, negligible, false)]
-            yield [family.title, str(seeds * family.weights.shape[1]), *shares]
+            yield [family.title, f"{runs / self.repeats:.0f}", *shares]
 
 
 def bound(repeats):

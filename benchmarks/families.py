@@ -341,6 +341,9 @@ def budgets():
         for shared, whose in ((False, "own"), (True, "shared")):
             title = f"{kind}, {seeds} seeds, {whose} spread"
             yield Family(title, effects, 0.5, sd=sd, design=kind, shared=shared), seeds
+    for way, shared in (("decided", False), ("looks", False), ("looks", True)):
+        title = f"one_at_a_time, until={way}, {'shared' if shared else 'own'} spread"
+        yield Family(title, effects, 0.5, sd=sd, shared=shared), way
 
 
 def shared():
