@@ -21,6 +21,7 @@ USERS = frozenset(
 FUNCTIONS = {
     "data": ("runner.data", "digits", "torchvision_set", "image_folder", "npz"),
     "model": ("runner.models", "cifar_resnet", "resnet18_cifar", "torchvision_model", "timm_model"),
+    "loss": ("runner.losses", "cross_entropy"),
 }
 """The functions that these groups may name; the others name classes."""
 

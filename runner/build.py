@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.allowed import locate
@@ -75,6 +75,7 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
         micro_batch_size=settings.micro_batch_size,
         precision=settings.precision,
         not_finite=settings.not_finite,
+        loss=build_loss(settings),
         seed=settings.seed,
     )
     torch.manual_seed(derive_seed(settings.seed, "training"))
@@ -159,6 +160,14 @@ def build_scheduler(
         return tabulate(target, node["unit"], taken, lr=lr, updates_per_epoch=count, epochs=epochs)
     scheduler = _call(node, "scheduler", "scheduler")
     return lambda update: float(scheduler.factor(update, updates_per_epoch, epochs))
+
+
+def build_loss(settings: Settings) -> Callable[[Tensor, Tensor], Tensor]:
+    """Build the loss, as a function of logits [N, K] and targets to losses [N]."""
+    node = settings.loss
+    target = locate(node["_target_"], "loss", "loss")
+    taken = {k: v for k, v in node.items() if k != "_target_" and k not in OWN_KEYS["loss"]}
+    return partial(target, **taken)
 
 
 def refuse_unfit(

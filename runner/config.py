@@ -30,7 +30,10 @@ from tricks import Trick, in_order
 
 Natural = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
+NonNegative = Annotated[float, Field(ge=0)]
 Node = dict[str, Any]
+
+CROSS_ENTROPY = {"_target_": "runner.losses.cross_entropy"}
 
 
 @with_config(STRICT)
@@ -61,6 +64,12 @@ class Settings:
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 300.0
     resume: Literal["exact", "anywhere"] = "exact"
     last_evaluations: Annotated[int, Field(ge=2)] | None = None
+    loss: Node = dataclasses.field(default_factory=lambda: dict(CROSS_ENTROPY))
+    drop_last: bool = False
+    metrics: list[str] = dataclasses.field(default_factory=list)
+    result: Literal["last", "best"] = "last"
+    patience: Positive | None = None
+    keep: Literal["last", "best", "none"] = "last"
 
     def updates(self, updates_per_epoch: int) -> int:
         """Count the updates of the whole training."""
@@ -80,11 +89,14 @@ OWN_KEYS: dict[str, dict[str, tuple[Any, Any]]] = {
     "model": {"weights": (str | None, None)},
     "optimizer": {"decay_norms_and_biases": (bool, True)},
     "scheduler": {"unit": (Literal["epoch", "update"], "epoch")},
+    "loss": {
+        "class_weights": (Literal["balanced"] | tuple[NonNegative, ...] | None, None),
+    },
     "tricks": {"enabled": (bool, False)},
 }
 """What the runner itself reads of a node, its type and its default; the rest is the target's."""
 
-GIVEN = {"self", "params", "optimizer", "channels", "classes"}
+GIVEN = {"self", "params", "optimizer", "channels", "classes", "logits", "targets"}
 """Parameters of a target that the runner provides."""
 
 
@@ -124,7 +136,8 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
         )
     for key in ("name", "variant"):
         check_name(key, plain[key])
-    groups = ("data", "model", "optimizer", "scheduler")
+    groups = ("data", "model", "optimizer", "scheduler", "loss")
+    plain["loss"] = settings.loss
     tricks = _used(plain["tricks"], overrides)
     named = {group: (plain[group].get("_target_"), group) for group in groups}
     named |= {f"tricks.{name}": (node["_target_"], "tricks") for name, node in tricks.items()}

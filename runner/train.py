@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from runner.losses import cross_entropy
 from tricks import Batch, Chain, Trick, derive_seed, scale_learning_rates_
 from tricks.gradients import norm_of
 
@@ -57,6 +57,7 @@ class Training:
         not_finite: What to do when the loss or a gradient is not finite: `error` ends the
             training before the weights are touched, `skip` leaves the update out and counts it.
             A float16 scaler's overflow is always skipped: it is how the scale is found.
+        loss: Logits [N, K] and targets to the losses of the samples, [N].
         seed: What the random numbers of the tricks depend on.
     """
 
@@ -71,10 +72,11 @@ class Training:
         micro_batch_size: int | None = None,
         precision: Literal["float32", "bfloat16", "float16"] = "float32",
         not_finite: Literal["error", "skip"] = "error",
+        loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         seed: int = 0,
     ) -> None:
         self.model, self.optimizer, self.trick = model, optimizer, trick
-        self.factor, self.updates_per_epoch = factor, updates_per_epoch
+        self.factor, self.updates_per_epoch, self.loss = factor, updates_per_epoch, loss
         self.micro_batch_size, self.not_finite, self.seed = micro_batch_size, not_finite, seed
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
@@ -105,7 +107,7 @@ class Training:
             micro = self.trick.batch(micro, self._generator(index))
             with self.autocast():
                 outputs = self.model(micro.inputs)
-            losses = F.cross_entropy(outputs.float(), micro.targets, reduction="none")
+            losses = self.loss(outputs.float(), micro.targets)
             mean = self.trick.loss(losses).mean() * share
             self.scaler.scale(mean).backward()
             loss = loss + losses.detach().mean() * share

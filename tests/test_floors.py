@@ -27,6 +27,7 @@ FLOORS = [
     ["ablation"],
     ["allowed", "evaluate", "fit"],
     ["data", "models", "optimizers", "schedulers", "train", "weights"],
+    ["losses"],
     ["store"],
     ["names", "signals", "terminal", "validation"],
     ["quoting", "texts"],

@@ -79,7 +79,7 @@ def _who_has(group: str, key: str, loader: "Loader") -> list[str]:
 
 def _elsewhere(key: str, loader: "Loader") -> str:
     """Suggest the options that have a key, which those chosen lack."""
-    for group in ("optimizer", "scheduler", "model", "data"):
+    for group in ("optimizer", "scheduler", "loss", "model", "data"):
         if options := [f"{group}={option}" for option in _who_has(group, key, loader)[:3]]:
             return f" Did you mean {group}.{key}, of {' or '.join(options)}?"
     return ""

@@ -18,11 +18,11 @@ from runner.names import CONF, OUTPUTS, flatten, inside, shorten, write_value
 
 AUTO = "auto"
 
-GROUPS = ("data", "model", "optimizer", "scheduler")
+GROUPS = ("data", "model", "optimizer", "scheduler", "loss")
 
 NOT_IN_VARIANT = (
     *("name", "variant", "again", "seed", "tricks", "hydra", "ablation"),
-    *("format", "checkpoint_seconds", "resume"),  # no part of what a run is
+    *("format", "checkpoint_seconds", "resume", "keep"),  # no part of what a run is
 )
 
 

@@ -37,8 +37,8 @@ HARMLESS = re.compile(
 """Of the variables, those that move no bit: about printing, files, and where threads run."""
 HERE = Path(__file__).resolve().parent.parent
 TRAINING_CODE = (
-    *("build.py", "data/*.py", "evaluate.py", "fit.py", "models.py", "optimizers.py"),
-    *("schedulers.py", "train.py", "weights.py"),
+    *("build.py", "data/*.py", "evaluate.py", "fit.py", "losses.py", "models.py"),
+    *("optimizers.py", "schedulers.py", "train.py", "weights.py"),
     *("run/attempt.py", "run/result.py", "../tricks/*.py"),
 )
 """The files, seen from `runner/`, that the bits of a run come from."""
@@ -112,7 +112,7 @@ def _digest_code() -> str:
 
 def _own_modules(settings: Settings) -> set[str]:
     """The modules of the classes and functions that a config names."""
-    nodes = (settings.data, settings.model, settings.optimizer, settings.scheduler)
+    nodes = (settings.data, settings.model, settings.optimizer, settings.scheduler, settings.loss)
     on = [node for node in settings.tricks.values() if node["enabled"]]
     return {str(node["_target_"]).rpartition(".")[0] for node in (*nodes, *on)}
 

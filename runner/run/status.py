@@ -24,6 +24,7 @@ from runner.signals import Stopped
 from runner.store.files import FORMAT, Damaged, checked, remove_leftovers, write_json, write_text
 from runner.store.lock import lock_folder
 from runner.store.runs import (
+    ADDED,
     CONFIG,
     CORRECT,
     MACHINE,
@@ -54,7 +55,8 @@ def is_run_of(folder: Path, settings: Settings) -> bool:
             f"{label(folder / CONFIG)} {error}. Put it back as it was, or remove that folder."
         ) from None
     given = dict(flatten(settings.to_dict()))
-    if differing := [key for key in {**saved, **given} if saved.get(key) != given.get(key)]:
+    before = {**ADDED, **saved}
+    if differing := [key for key in {**saved, **given} if before.get(key) != given.get(key)]:
         listed = ", ".join(f"{k} is {saved.get(k)}, not {given.get(k)}" for k in differing[:5])
         raise UserError(
             f"{label(folder)} holds a run of another config: {listed}. Give this one a name of "

@@ -20,33 +20,49 @@ from runner.store.values import read_values
 RESULT, STATUS, MACHINE = "result.json", "status.json", "run.json"
 CONFIG = "config.yaml"
 METRICS, CORRECT = "metrics.jsonl", "correct.npy"
+PREDICTIONS, MISTAKES = "predictions.npz", "mistakes.png"
+MODEL, BEST = "model.pt", "best.pt"
 CAUSES = ("exception", "killed", "timeout", "machine")
 """What makes a run fail; the last three are no fault of what is being tried."""
 MOST_BYTES = 2**28  # that are read of either
 LARGEST = 3e38  # about what a 32-bit float holds; a larger number is no measurement
 
 
-NOT_IN_CONFIG_HASH = ("checkpoint_seconds", "resume")
+NOT_IN_CONFIG_HASH = ("checkpoint_seconds", "resume", "keep")
 """Settings that change no bit of a run, and so are no part of what it is."""
 
 
-ADDED = (("", "last_evaluations"), ("data", "test"))
-"""Settings, by group and key, that older runs did not have: None is what these runs did."""
+ADDED: dict[str, Any] = {
+    "last_evaluations": None,
+    "drop_last": False,
+    "metrics": [],
+    "result": "last",
+    "patience": None,
+    "loss._target_": "runner.losses.cross_entropy",
+    "loss.class_weights": None,
+    "data.test": None,
+    "data.folds": None,
+    "data.fold": None,
+    "data.split_seed": 0,
+    "data.resize": "stretch",
+    "data.bits": 8,
+    "data.bands": "auto",
+    "data.sampling": "shuffle",
+    "data.augment.transforms": [],
+    "model.pretrained": False,
+    "model.kwargs": {},
+}
+"""Settings that older runs did not have, by their dotted keys, and what these runs did."""
 
 
 def digest_config(config: Mapping[str, Any]) -> str:
     """Give back the hash of a run's config, as run.json holds it.
 
-    Settings that change no bit are left out. A trick's parameter that is None counts as one that is
-    not there, so that runs made before the trick had it keep their hash; so does a setting of
-    `ADDED`.
+    Settings that change no bit are left out. So are those of `ADDED` that are as they were before,
+    and a trick's parameter that is None, so that older runs keep their hash.
     """
-    config = {k: v for k, v in config.items() if k not in ("format", *NOT_IN_CONFIG_HASH)}
-    for group, key in ADDED:
-        node = config.get(group) if group else config
-        if isinstance(node, dict) and key in node and node[key] is None:
-            kept = {k: v for k, v in node.items() if k != key}
-            config = {**config, group: kept} if group else kept
+    kept = {k: v for k, v in config.items() if k not in ("format", *NOT_IN_CONFIG_HASH)}
+    config = _without_added(kept)
     tricks = config.get("tricks")
     if isinstance(tricks, dict):
         present = {
@@ -57,6 +73,22 @@ def digest_config(config: Mapping[str, Any]) -> str:
         }
         config["tricks"] = present
     return digest(config)
+
+
+def _without_added(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leave out the settings that are as in runs that did not have them, and what is then empty."""
+    kept = {}
+    for key, value in node.items():
+        dotted = f"{prefix}{key}"
+        if dotted in ADDED and ADDED[dotted] == value:
+            continue
+        if isinstance(value, dict) and any(added.startswith(f"{dotted}.") for added in ADDED):
+            inner = _without_added(value, f"{dotted}.")
+            if value and not inner:
+                continue
+            value = inner
+        kept[str(key)] = value
+    return kept
 
 
 @dataclass(frozen=True)
