@@ -123,7 +123,7 @@ def build_model(
 ) -> nn.Module:
     """Build the model; random weights depend on the seed alone, loaded ones may have a note."""
     torch.manual_seed(derive_seed(settings.seed, "weights"))
-    channels, classes = data.train.images.shape[1], len(data.classes)
+    channels, classes = data.train.shape[0], len(data.classes)
     model = _call(settings.model, "model", "model", channels=channels, classes=classes)
     file = settings.model["weights"]
     if file is not None and (part := load_weights(model, file, classes)):

@@ -39,7 +39,8 @@ def npz(file: str) -> Source:
         Split(_images(arrays, f"x_{split}"), _labels(arrays, f"y_{split}"))
         for split in ("train", "test", *(["val"] if "x_val" in arrays else []))
     )
-    return Source(train, test, _classes(arrays), *validation)
+    own = validation[0] if validation else None
+    return Source(train, test, _classes(arrays), own)
 
 
 def _read(file: str) -> dict[str, NDArray[Any]]:

@@ -1,21 +1,16 @@
 """A data set of image files, in one folder per class: listed, and decoded once."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 
-from runner.data import cache as cached
-from runner.data.decode import decode
-from runner.data.listing import Listing, scan
+from runner.data.decode import Reading
+from runner.data.images import read_images
+from runner.data.listing import scan
 from runner.data.source import Source, Split
-from runner.errors import UserError
-from runner.texts import listed, reason, short
 
 Side = Annotated[int, Field(ge=1)]  # pixels
 
@@ -45,42 +40,14 @@ def image_folder(root: str, size: Side | None = None, cache: str | None = None) 
             that `train` has not; images cannot be read or, without a `size`, differ in size; or
             the folder changes while it is read.
     """
-    folder = Path(os.path.expanduser(root))
-    listing = scan(folder)
-    images = torch.from_numpy(_load(folder.resolve(), listing, size, cache))
-    parts = filter(None, (listing.train, listing.test, listing.validation))
+    folder, reading = Path(os.path.expanduser(root)), Reading(size)
+    listing, place = scan(folder), folder.resolve()
+    images = read_images(
+        place, listing.files, reading, cache, lambda: scan(place).files, listing.ignored
+    )
+    parts = [files for files in (listing.train, listing.test, listing.validation) if files]
+    rows = torch.arange(len(images)).split([len(files) for files in parts])
     labels = [torch.tensor([file.label for file in files]) for files in parts]
-    pieces = images.split([len(part) for part in labels])
-    train, test, *validation = map(Split, pieces, labels)
-    return Source(train, test, listing.classes, *validation)
-
-
-def _load(root: Path, listing: Listing, size: int | None, folder: str | None) -> NDArray[np.uint8]:
-    """Return the images [N, C, H, W], training first, from the cache if nothing has changed."""
-    files = listing.files
-    file, key = cached.path(folder, root, size), cached.fingerprint(files)
-    cached.remove_leftovers(file.parent)
-    if (images := cached.load(file, key, len(files), size)) is not None:
-        return images
-    rest = f" Ignored: {listing.ignored}." if listing.ignored else ""
-    _log(f"Decoding the {len(files):,} images of {short(root)} once, into {short(file)}.{rest}")
-    images = decode(root, [file.path for file in files], size)
-    now = scan(root).files
-    if now != files:
-        changed = sorted({file.path for file in {*files} ^ {*now}})
-        raise UserError(
-            f"data.root: {short(root)} changed while it was being read: {listed(changed)}. "
-            "Run the command again when nothing writes there."
-        )
-    try:
-        cached.save(file, key, images)
-    except (OSError, UserError) as error:
-        _log(
-            f"The decoded images are not cached: cannot write {short(file)}: "
-            f"{reason(error.__cause__ or error)}. Set data.cache to another folder."
-        )
-    return images
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    train, test, *validation = (Split(images, *each) for each in zip(labels, rows, strict=True))
+    own = validation[0] if validation else None
+    return Source(train, test, listing.classes, own, reading)

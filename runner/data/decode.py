@@ -6,8 +6,10 @@ import warnings
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,24 @@ CHUNK = 16  # images that a thread decodes at a time
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 """What a file is read as, whatever its suffix. Pillow decodes these by itself; for others, such as
 PostScript, it would start programs on them."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How image files become pixels.
+
+    Fields:
+        size: Side, or height and width, to resize to, in pixels; None: as they are.
+        resize: `stretch` to the size; `pad`: fit within it, with a black border; `crop`: fill it,
+            and cut off what goes beyond, to the centre.
+        bits: Of a pixel, 8 or 16.
+        bands: `auto`: grey or RGB; `all`: every band is a channel.
+    """
+
+    size: int | tuple[int, int] | None = None
+    resize: Literal["stretch", "pad", "crop"] = "stretch"
+    bits: Literal[8, 16] = 8
+    bands: Literal["auto", "all"] = "auto"
 
 
 Decoded = tuple[NDArray[np.uint8], bool]
@@ -64,6 +84,20 @@ def decode(root: Path, paths: Sequence[str], size: int | None) -> NDArray[np.uin
         )
     assert images is not None
     return images[:, :1].copy() if grey else images
+
+
+def decode_one(path: Path, reading: Reading, channels: int = 3) -> NDArray[Any] | str:
+    """Return the pixels of an image file, [channels, H, W], or why it cannot be read.
+
+    Args:
+        path: The file.
+        reading: How the others were read.
+        channels: Of the others; 1: a coloured image becomes grey.
+    """
+    assert isinstance(reading.size, int | None)
+    with _silence():
+        result = _read(path, reading.size)
+    return result if isinstance(result, str) else result[0].transpose(2, 0, 1)[:channels]
 
 
 @contextmanager

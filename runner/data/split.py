@@ -7,14 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from runner.data.decode import Reading
 from runner.data.source import Source, Split
 from runner.errors import UserError
 from runner.texts import listed
 from tricks import derive_seed
 
-GREY_LEVELS = 256
 AUTO_SHARE = 0.1  # held out of the training images where a data set has no split for validation
-CHUNK = 4096  # images counted at a time, to bound the memory it takes
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +25,13 @@ class DataSet:
     test: Split
     classes: tuple[str, ...]
     mean: Tensor
-    """[C], float32, of the pixels / 255."""
+    """[C], float32, of the pixels / levels, 255 or 65535."""
     std: Tensor
-    """[C], float32, of the pixels / 255; at least one grey level, 1/255."""
+    """[C], float32, of the pixels / levels; at least one level, 1 / levels."""
     notes: tuple[str, ...] = ()
     """What a user should know of the splits before reading the accuracy on them."""
+    reading: Reading | None = None
+    """How the image files were read; None where the data set is not of files."""
 
     def to(self, device: torch.device) -> "DataSet":
         """Return the data set with all its tensors on a device."""
@@ -71,9 +72,10 @@ def split_source(source: Source, validation: float | Literal["auto"], seed: int)
             f"the {len(source.validation.labels):,} images of the data set's own validation split "
             f"are not used, as data.validation={validation}; auto uses them"
         )
-    mean, std = pixel_statistics(train.images)
+    mean, std = pixel_statistics(train)
     held_out = source.train.take(chosen) if own is None else own
-    return DataSet(train, held_out, source.test, source.classes, mean, std, tuple(notes))
+    splits, classes_ = (train, held_out, source.test), source.classes
+    return DataSet(*splits, classes_, mean, std, tuple(notes), source.reading)
 
 
 def _absent(source: Source, name: str, split: Split) -> Iterator[str]:
@@ -119,25 +121,29 @@ def choose_stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     return chosen
 
 
-def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel, float32 [C], of the pixels / 255.
+def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel, float32 [C], of the pixels / levels.
 
-    Exact but for the last rounding: the grey levels are counted, in integers. The deviation is
-    that of the whole population (divided by N), and at least one grey level, 1/255, so that
+    Exact but for the last rounding: the levels, 0 to 255 or 65535, are counted, in integers. The
+    deviation is that of the whole population (divided by N), and at least one level, so that
     a constant channel can be divided by it.
 
     Args:
-        images: [N, C, H, W], uint8, not empty.
+        split: Not empty.
 
-    >>> pixel_statistics(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1))
+    >>> images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    >>> pixel_statistics(Split(images, torch.tensor([0, 1])))
     (tensor([0.5000]), tensor([0.5000]))
     """
-    counts = torch.zeros(images.shape[1], GREY_LEVELS, dtype=torch.int64)
-    for chunk in torch.split(images, CHUNK):
+    white = split.levels
+    counts = torch.zeros(split.shape[0], white + 1, dtype=torch.int64)
+    for chunk in split.chunks():
         for count, channel in zip(counts, chunk.unbind(1), strict=True):
-            count += channel.flatten().bincount(minlength=GREY_LEVELS)
+            values = channel.flatten()
+            values = values.int() if values.dtype == torch.uint16 else values
+            count += values.bincount(minlength=white + 1)
     shares = counts.double() / counts.sum(1, keepdim=True)
-    levels = torch.arange(GREY_LEVELS, dtype=torch.float64) / 255
+    levels = torch.arange(white + 1, dtype=torch.float64) / white
     mean = shares @ levels
     variance = (shares * (levels - mean[:, None]).square()).sum(1)
-    return mean.float(), variance.sqrt().clamp(min=1 / 255).float()
+    return mean.float(), variance.sqrt().clamp(min=1 / white).float()

@@ -6,14 +6,14 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from runner.config import Settings
 from runner.run.own_code import digest_own
@@ -72,13 +72,14 @@ def fingerprint(
     }
 
 
-def digest_tensors(state: dict[str, torch.Tensor]) -> str:
-    """Give back a hash of the names and the bits of tensors."""
+def digest_tensors(state: Mapping[str, Tensor | Iterable[Tensor]]) -> str:
+    """Give back a hash of the names and the bits of tensors, whole or in pieces."""
     total = hashlib.sha256()
-    for name, tensor in state.items():
+    for name, given in state.items():
         total.update(name.encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        total.update(flat.view(torch.uint8).numpy().tobytes())
+        for tensor in (given,) if isinstance(given, Tensor) else given:
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

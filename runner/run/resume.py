@@ -5,11 +5,12 @@ beside the config and the data. `resume=anywhere` resumes all the same, and run.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from runner.build import Bench
 from runner.config import Settings
@@ -42,7 +43,9 @@ def device_begun_with(folder: Path, settings: Settings) -> str:
 def environment(bench: Bench, machine: Mapping[str, Any]) -> dict[str, str]:
     """Give back what the bits of a run depend on beside its config: data, code, hardware."""
     splits = (bench.data.train, bench.data.validation, bench.data.test)
-    tensors = {f"{i}/{name}": t for i, s in enumerate(splits) for name, t in s._asdict().items()}
+    tensors = dict[str, Tensor | Iterable[Tensor]]()
+    for number, split in enumerate(splits):
+        tensors |= {f"{number}/images": split.chunks(), f"{number}/labels": split.labels}
     return {"data": digest_tensors(tensors), **bits_depend_on(machine)}
 
 

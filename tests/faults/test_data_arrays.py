@@ -200,7 +200,7 @@ def test_arrays_that_unpack_to_more_than_the_memory_are_refused_before_they_are_
 
 
 def pixels_and_labels(source):
-    return [*source.train, *source.test]
+    return [*source.train[:2], *source.test[:2]]
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

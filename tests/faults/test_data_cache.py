@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from runner.data import cache as cached
-from runner.data import class_folders as folder_module
 from runner.data import image_folder
+from runner.data import images as images_module
 from runner.data.decode import decode
 from tests.faults.images import (
     CACHES,
@@ -186,7 +186,7 @@ def test_a_folder_that_changes_while_it_is_decoded_is_refused_and_nothing_is_kep
         return images
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder_module, "decode", decode_meanwhile)
+        patch.setattr(images_module, "decode", decode_meanwhile)
         text = refusal(read)
     assert f"{folder} changed while it was being read: {told[0]}. " in text
     assert not cache.exists()
@@ -204,7 +204,7 @@ def test_a_folder_that_vanishes_while_it_is_decoded_is_refused(
         shutil.rmtree(folder)
         return images
 
-    monkeypatch.setattr(folder_module, "decode", decode_meanwhile)
+    monkeypatch.setattr(images_module, "decode", decode_meanwhile)
     assert f"{folder} does not exist. " in refusal(read)
     assert not cache.exists()
     faults(CACHES)

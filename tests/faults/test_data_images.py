@@ -23,6 +23,7 @@ from tests.faults.images import (
     flipped,
     make_folder,
     picture,
+    pixels_of,
     put,
     refusal,
     refused_by_command,
@@ -109,7 +110,7 @@ def test_what_browsers_and_phones_save_under_the_name_of_a_jpeg_is_read(folder, 
     frames[0].save(folder / "train/cat/x.jpg", kind, save_all=True, append_images=frames[1:])
     with Image.open(folder / "train/cat/x.jpg") as image:
         first = np.asarray(image.convert("RGB"))
-    assert np.array_equal(read().train.images[2].permute(1, 2, 0), first)
+    assert np.array_equal(pixels_of(read().train)[2].permute(1, 2, 0), first)
 
 
 def tiff(bands):
@@ -262,7 +263,7 @@ def test_classes_that_differ_in_case_alone_stay_apart(folder, read):
 
 def test_a_grey_image_among_coloured_ones_and_one_of_another_size_are_told(folder, read, faults):
     write(folder, "train/dog/grey.png", picture(7, channels=1))
-    assert read().train.images.shape == (4, 3, 6, 5)
+    assert pixels_of(read().train).shape == (4, 3, 6, 5)
     write(folder, "train/dog/large.png", picture(8, height=9))
     assert "data.size is needed because the images differ in size: " in refusal(read)
     faults(DATA_FILES)
@@ -280,7 +281,7 @@ def test_images_of_one_pixel_are_data_too(tmp_path):
         write(tmp_path, name, picture(seed, 1, 1))
     source = image_folder(root=str(tmp_path), cache=str(tmp_path / "cache"))
     check_source(source, "data")
-    assert source.train.images.shape == (3, 3, 1, 1)
+    assert pixels_of(source.train).shape == (3, 3, 1, 1)
 
 
 @pytest.mark.parametrize("path", ["", "train", "test", "train/cat", "test/dog", "train/cat/a.png"])
@@ -311,4 +312,4 @@ def test_warnings_of_the_decoder_do_not_leak(folder, read):
     write(folder, "train/cat/large.png", np.zeros((9500, 9500), np.uint8))  # Pillow warns of it
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert read(size=4).train.images.shape == (4, 3, 4, 4)
+        assert pixels_of(read(size=4).train).shape == (4, 3, 4, 4)

@@ -25,8 +25,8 @@ from runner.data import image_folder
 
 def load(root, cache):
     source = image_folder(root=root, cache=cache, size={SIDE})
-    images = source.train.images.numpy().tobytes() + source.test.images.numpy().tobytes()
-    print(hashlib.sha256(images).hexdigest(), flush=True)
+    blocks = [*source.train.chunks(), *source.test.chunks()]
+    print(hashlib.sha256(b"".join(b.numpy().tobytes() for b in blocks)).hexdigest(), flush=True)
 
 def forked(*work):
     child = os.fork()
@@ -54,8 +54,8 @@ def child(script, *arguments):
 
 
 def digest(source):
-    images = source.train.images.numpy().tobytes() + source.test.images.numpy().tobytes()
-    return hashlib.sha256(images).hexdigest()
+    blocks = [*source.train.chunks(), *source.test.chunks()]
+    return hashlib.sha256(b"".join(block.numpy().tobytes() for block in blocks)).hexdigest()
 
 
 @pytest.fixture

@@ -45,7 +45,11 @@ def source(train=SOUND, test=SOUND, classes=("a", "b", "c")):
         (source(Split(PIXELS / 0.0, NUMBERS)), "got float32 [6, 3, 5, 5] with NaN or infinity"),
         (source(Split((PIXELS / 0.0).half(), NUMBERS)), "got float16 [6, 3, 5, 5] with NaN or"),
         (source(Split(PIXELS > 9, NUMBERS)), "got bool [6, 3, 5, 5]. "),
-        (source(Split(PIXELS.to(torch.uint16), NUMBERS)), "got uint16 [6, 3, 5, 5]. "),
+        (source(Split(PIXELS.to(torch.int16), NUMBERS)), "got int16 [6, 3, 5, 5]. "),
+        (source(Split(PIXELS, NUMBERS, NUMBERS - 1)), "train.rows must be from 0 to 5, as there"),
+        (source(Split(PIXELS, NUMBERS, NUMBERS + 4)), "as there are 6 images, got 6. Return the"),
+        (source(Split(PIXELS, NUMBERS, NUMBERS[:4])), "labels must be int64 [4], one for each"),
+        (source(Split(PIXELS, NUMBERS, NUMBERS.int())), "train.rows must be int64 [N] or None"),
         (source(Split(IMAGES, NUMBERS)), "got ndarray. "),
         (source(Split(PIXELS.to("meta"), NUMBERS)), "on the CPU, got torch.strided on meta. "),
         (
@@ -229,6 +233,8 @@ def test_the_command_refuses_what_a_function_of_the_users_own_gives_back(tmp_pat
     (told,) = refused_by_command(
         tmp_path, "data._target_=own_images.load", BISCUITS_ALLOW="own_images.load"
     )
-    assert told.startswith("data (own_images.load): train.images must be uint8 [N, C, H, W], got ")
+    assert told.startswith(
+        "data (own_images.load): train.images must be uint8 or uint16 [N, C, H, W], got "
+    )
     assert "float32 [4, 1, 8, 8] with NaN or infinity in it. " in told
     faults(DATA_FILES)

@@ -11,7 +11,7 @@ from PIL import Image
 from runner.data import check_source, image_folder, split_source
 from runner.errors import UserError
 from tests.conftest import settings
-from tests.faults.images import NAMES, make_folder, picture, write
+from tests.faults.images import NAMES, make_folder, picture, pixels_of, write
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def test_images_come_back_pixel_for_pixel_with_the_folders_as_classes(read):
     assert source.classes == ("cat", "dog")
     assert source.train.labels.tolist() == [0, 0, 1]
     assert source.test.labels.tolist() == [0, 1]
-    assert torch.equal(source.train.images, torch.stack([chw(picture(n)) for n in (0, 1, 2)]))
-    assert torch.equal(source.test.images, torch.stack([chw(picture(n)) for n in (3, 4)]))
+    assert torch.equal(pixels_of(source.train), torch.stack([chw(picture(n)) for n in (0, 1, 2)]))
+    assert torch.equal(pixels_of(source.test), torch.stack([chw(picture(n)) for n in (3, 4)]))
 
 
 def replaced_unseen(path, pixels):
@@ -65,9 +65,9 @@ def test_a_folder_that_has_not_changed_is_not_decoded_again(read, bitmaps, capfd
     assert "Decoding the 5 images of" in capfd.readouterr().err
     replaced_unseen(bitmaps / "a.bmp", picture(99))  # only decoding would notice
     again = read()
-    assert torch.equal(again.train.images, first.train.images)
+    assert torch.equal(pixels_of(again.train), pixels_of(first.train))
     assert torch.equal(again.train.labels, first.train.labels)
-    assert torch.equal(again.test.images, first.test.images)
+    assert torch.equal(pixels_of(again.test), pixels_of(first.test))
     assert again.classes == first.classes
     assert capfd.readouterr().err == ""
 
@@ -103,14 +103,14 @@ def test_a_folder_that_has_changed_is_decoded_again_into_the_same_file(
     read()
     replaced_unseen(bitmaps / "a.bmp", picture(99))
     change(bitmaps)
-    assert torch.equal(read().train.images[0], chw(picture(99)))
+    assert torch.equal(pixels_of(read().train)[0], chw(picture(99)))
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_each_size_and_each_folder_has_its_own_cache(read, folder, tmp_path):
-    assert read().train.images.shape == (3, 3, 6, 5)
-    assert read(size=4).train.images.shape == (3, 3, 4, 4)
-    assert read().train.images.shape == (3, 3, 6, 5)
+    assert pixels_of(read().train).shape == (3, 3, 6, 5)
+    assert pixels_of(read(size=4).train).shape == (3, 3, 4, 4)
+    assert pixels_of(read().train).shape == (3, 3, 6, 5)
     shutil.copytree(folder, tmp_path / "other", copy_function=shutil.copy2)  # times and all
     image_folder(root=str(tmp_path / "other"), cache=str(tmp_path / "cache"))
     assert len(list((tmp_path / "cache").iterdir())) == 3
@@ -127,7 +127,7 @@ def test_a_damaged_cache_is_noticed_and_rebuilt(read, tmp_path, capfd, damage):
     damaged = {"flip": flipped, "cut": content[:-100], "empty": b"", "text": b"something else"}
     file.write_bytes(damaged[damage])
     capfd.readouterr()
-    assert torch.equal(read().train.images, whole.train.images)
+    assert torch.equal(pixels_of(read().train), pixels_of(whole.train))
     assert "Decoding" in capfd.readouterr().err
     assert file.read_bytes()[:4] == content[:4]
     read()
@@ -156,21 +156,21 @@ def test_images_that_are_all_grey_have_one_channel(tmp_path):
         write(tmp_path, name, picture(seed, channels=1))
     source = image_folder(root=str(tmp_path), cache=str(tmp_path / "cache"))
     wanted = torch.stack([torch.from_numpy(picture(n, channels=1))[None] for n in (0, 1, 2)])
-    assert torch.equal(source.train.images, wanted)
+    assert torch.equal(pixels_of(source.train), wanted)
 
 
 def test_one_colour_image_makes_all_rgb(folder, read):
     for seed, name in enumerate(NAMES[1:], start=1):
         write(folder, name, picture(seed, channels=1))
     source = read()
-    assert torch.equal(source.train.images[0], chw(picture(0)))
+    assert torch.equal(pixels_of(source.train)[0], chw(picture(0)))
     grey = torch.from_numpy(picture(4, channels=1))
-    assert torch.equal(source.test.images[1], grey.expand(3, -1, -1))
+    assert torch.equal(pixels_of(source.test)[1], grey.expand(3, -1, -1))
 
 
 def test_transparency_is_dropped(folder, read):
     write(folder, NAMES[0], picture(0, channels=4))
-    assert torch.equal(read().train.images[0], chw(picture(0, channels=4)[..., :3].copy()))
+    assert torch.equal(pixels_of(read().train)[0], chw(picture(0, channels=4)[..., :3].copy()))
 
 
 def test_hidden_files_and_files_with_other_suffixes_are_ignored(folder, read):
@@ -188,8 +188,8 @@ def test_resizing_is_antialiased(tmp_path):
     for name in NAMES:
         write(tmp_path, name, board.astype(np.uint8))
     source = image_folder(root=str(tmp_path), size=4, cache=str(tmp_path / "cache"))
-    assert source.train.images.shape == (3, 1, 4, 4)
-    assert ((source.train.images.float() - 127.5).abs() < 20).all()
+    assert pixels_of(source.train).shape == (3, 1, 4, 4)
+    assert ((pixels_of(source.train).float() - 127.5).abs() < 20).all()
 
 
 def test_images_of_different_sizes_need_a_size(folder, read):
@@ -201,7 +201,7 @@ def test_images_of_different_sizes_need_a_size(folder, read):
     with pytest.raises(UserError, match=message):
         read()
     source = read(size=6)
-    assert source.test.images.shape == (3, 3, 6, 6)
+    assert pixels_of(source.test).shape == (3, 3, 6, 6)
     with pytest.raises(UserError, match=r"data\.size must be >= 1, got 0\."):
         settings("data=image_folder", "data.root=images", "data.size=0")
 

@@ -9,7 +9,7 @@ from torchvision.datasets import ImageFolder
 from runner.data import check_source, image_folder, split_source
 from runner.data.listing import VALIDATION, scan
 from runner.errors import UserError
-from tests.faults.images import make_folder, picture, write
+from tests.faults.images import make_folder, picture, pixels_of, write
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def test_a_folder_for_validation_is_the_validation_split(folder, tmp_path, name,
     data = split_source(source, "auto", seed=0)
     assert data.validation.labels.tolist() == [0, 0, 1, 1]
     wanted = [torch.from_numpy(picture(20 + seed)).permute(2, 0, 1) for seed in (0, 2, 1, 3)]
-    assert torch.equal(data.validation.images, torch.stack(wanted))
-    assert torch.equal(data.train.images, source.train.images)
+    assert torch.equal(pixels_of(data.validation), torch.stack(wanted))
+    assert torch.equal(pixels_of(data.train), pixels_of(source.train))
     assert data.notes == ()
     share = split_source(source, 0.4, seed=0)
     assert len(share.train.labels) == 2
@@ -72,7 +72,7 @@ def test_without_one_a_tenth_is_held_out_as_before(folder, tmp_path):
     source = image_folder(root=str(folder), cache=str(tmp_path / "cache"))
     auto, tenth = (split_source(source, share, seed=3) for share in ("auto", 0.1))
     assert len(auto.validation.labels) == 2
-    assert torch.equal(auto.validation.images, tenth.validation.images)
+    assert torch.equal(pixels_of(auto.validation), pixels_of(tenth.validation))
 
 
 def test_what_is_left_alone_is_told_once(folder, tmp_path, capfd):

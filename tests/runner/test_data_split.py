@@ -38,11 +38,12 @@ def test_images_keep_their_labels_through_the_split():
     source = source_of([30, 20, 50])
     known = {
         tuple(image.flatten().tolist()): int(label)
-        for image, label in zip(*source.train, strict=True)
+        for image, label in zip(source.train.images, source.train.labels, strict=True)
     }
     data = split_source(source, 0.2, seed=0)
-    for image, label in [*zip(*data.train, strict=True), *zip(*data.validation, strict=True)]:
-        assert known[tuple(image.flatten().tolist())] == int(label)
+    for split in (data.train, data.validation):
+        for image, label in zip(split.images, split.labels, strict=True):
+            assert known[tuple(image.flatten().tolist())] == int(label)
 
 
 @pytest.mark.parametrize(
@@ -109,16 +110,17 @@ def test_the_statistics_are_those_of_the_remaining_training_pixels():
 
 
 def test_the_statistics_of_more_than_one_chunk_are_exact():
-    images = torch.full((5000, 1, 2, 2), 7, dtype=torch.uint8)
+    images = torch.full((5000, 1, 64, 64), 7, dtype=torch.uint8)  # 20 MB
     images[4999] = 250
-    mean, std = pixel_statistics(images)
+    mean, std = pixel_statistics(Split(images, torch.zeros(5000).long()))
     share = 1 / 5000
     assert mean.item() == pytest.approx((7 + 243 * share) / 255, rel=1e-7)
     assert std.item() == pytest.approx(243 / 255 * (share * (1 - share)) ** 0.5, rel=1e-7)
 
 
 def test_a_constant_channel_has_a_deviation_of_one_grey_level():
-    mean, std = pixel_statistics(torch.full((3, 2, 4, 4), 51, dtype=torch.uint8))
+    images = torch.full((3, 2, 4, 4), 51, dtype=torch.uint8)
+    mean, std = pixel_statistics(Split(images, torch.zeros(3).long()))
     torch.testing.assert_close(mean, torch.full((2,), 0.2))
     torch.testing.assert_close(std, torch.full((2,), 1 / 255))
 
@@ -149,7 +151,7 @@ SOUND = Split(IMAGES, LABELS)
         ({"classes": ()}, "classes must be two or more different names, got none. "),
         (
             {"train": Split(IMAGES.float(), LABELS)},
-            r"train.images must be uint8 \[N, C, H, W\], got float32 \[4, 1, 2, 2\]. ",
+            r"train.images must be uint8 or uint16 \[N, C, H, W\], got float32 \[4, 1, 2, 2\]. ",
         ),
         ({"test": Split(IMAGES[:, 0], LABELS)}, r"test.images must be .*, got uint8 \[4, 2, 2\]. "),
         ({"test": Split(IMAGES.numpy(), LABELS)}, "test.images must be .*, got ndarray. "),
