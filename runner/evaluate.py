@@ -20,6 +20,10 @@ class Evaluation(NamedTuple):
     """Mean cross-entropy, nats."""
     correct: Tensor
     """[N] bool: whether each prediction is right, in the order of the split."""
+    logits: Tensor
+    """[N, K] float32, in the same order; on the CPU, as is all of this."""
+    labels: Tensor
+    """[N] int64."""
 
     @property
     def accuracy(self) -> float:
@@ -36,13 +40,16 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
         batches: Batches in the order of their split.
     """
     model.eval()
-    losses, correct = [], []
+    losses, correct, logits, labels = [], [], [], []
     for inputs, targets in batches.epoch(0):
         outputs = model(inputs).float()
         losses.append(F.cross_entropy(outputs, targets, reduction="none"))
         correct.append(outputs.argmax(1) == targets)
+        logits.append(outputs.cpu())
+        labels.append(targets.cpu())
     model.train()
-    return Evaluation(torch.cat(losses).double().mean().item(), torch.cat(correct).cpu())
+    loss = torch.cat(losses).double().mean().item()
+    return Evaluation(loss, *(torch.cat(each).cpu() for each in (correct, logits, labels)))
 
 
 @torch.no_grad()

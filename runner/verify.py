@@ -116,7 +116,7 @@ def _read(folder: Path) -> Run:
         raise UserError(
             f"{where} is not done ({state}). Finish it with the command that started it."
         )
-    damage = find_damage(run)
+    damage = find_damage(run, thorough=True)
     if run.correct() is None:
         damage.append(f"{CORRECT} is damaged or not there")
     if damage:

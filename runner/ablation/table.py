@@ -1,5 +1,8 @@
 """The runs of a plan as arrays over variants and seeds, and what a reader must know about them."""
 
+import math
+import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,8 +19,18 @@ from runner.ablation.statistics import Array
 from runner.ablation.tuning import edges
 from runner.errors import UserError
 from runner.store.files import Damaged, read_json
-from runner.store.runs import CORRECT, MACHINE, RESULT, STATUS, Run, number, read_run
+from runner.store.runs import (
+    CORRECT,
+    MACHINE,
+    PREDICTIONS,
+    RESULT,
+    STATUS,
+    Run,
+    number,
+    read_run,
+)
 
+MOST_READ = 2**23  # bytes of predictions that are compared with their digest for each report
 LISTED = 5  # damaged files and values that are named; the others are counted
 
 
@@ -157,8 +170,12 @@ def _score(run: Run, result: dict[str, Any], metric: str) -> float:
     return found
 
 
-def find_damage(run: Run) -> list[str]:
-    """Name the files of a run which are damaged, or missing after its end, each with what is."""
+def find_damage(run: Run, thorough: bool = False) -> list[str]:
+    """Name the files of a run which are damaged, or missing after its end, each with what is.
+
+    Of predictions that are larger than `MOST_READ` it is only seen whether they are there, if the
+    search is not thorough.
+    """
     found = [run.damage]
     if not run.status and STATUS not in (run.damage or ""):
         found.append(f"{STATUS} is not there, or empty")
@@ -174,9 +191,22 @@ def find_damage(run: Run) -> list[str]:
     except Damaged as error:
         found.append(str(error))
     digests = (run.result or {}).get("digests")
-    if isinstance(digests, dict) and CORRECT in digests and run.correct() is None:
+    told = digests if isinstance(digests, dict) else {}
+    if CORRECT in told and run.correct() is None:
         found.append(f"{CORRECT} is damaged or not there")
+    if PREDICTIONS in told and not _has_predictions(run, math.inf if thorough else MOST_READ):
+        found.append(f"{PREDICTIONS} is damaged or not there")
     return list(dict.fromkeys(filter(None, found)))
+
+
+def _has_predictions(run: Run, most: float) -> bool:
+    """Whether predictions.npz is there and whole; more than `most` bytes are not read."""
+    try:
+        about = os.lstat(run.folder / PREDICTIONS)
+    except OSError:
+        return False
+    unread = stat.S_ISREG(about.st_mode) and about.st_size > most
+    return unread or run.predictions() is not None
 
 
 def _seconds(run: Run) -> float:

@@ -130,10 +130,10 @@ class Attempt:
             if not self.quiet and not lines:  # of a sweep it would be a page for each run
                 self.log.text("config", (self.folder / CONFIG).read_text())
             self.train()
-            result, correct = evaluate_on_test(self.bench, self.settings, self.log.lines)
+            result, found = evaluate_on_test(self.bench, self.settings, self.log.lines)
             tested = {key: value for key, value in result.items() if key.startswith("test/")}
             self.log.scalars(self.training.updates, tested)
-            return write_result(self.folder, result, correct, self.log.lines)
+            return write_result(self.folder, result, found, self.log.lines)
 
     def resume(self) -> list[str]:
         """Restore the last checkpoint, if there is one; give back the log's lines of then."""

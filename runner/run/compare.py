@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runner.errors import UserError
 from runner.names import flatten
 from runner.run import checkpoint
-from runner.store.runs import CONFIG, CORRECT, METRICS, RESULT, Run
+from runner.store.answers import Answers
+from runner.store.runs import CONFIG, CORRECT, METRICS, PREDICTIONS, RESULT, Run, number
 from runner.texts import printable
 
 
 def differences(saved: Run, again: Run) -> Iterator[str]:
     """List what is not bit-identical, in the order in which a run writes it."""
     lines = zip_longest(saved.metrics, again.metrics)
-    for number, (then, now) in enumerate(lines, start=1):
+    for line, (then, now) in enumerate(lines, start=1):
         if then is None or now is None:
             yield f"{METRICS} has {len(saved.metrics)} evaluations, now {len(again.metrics)}"
             return
-        place = f"{METRICS}, line {number} (epoch {now['epoch']}, update {now['update']})"
+        place = f"{METRICS}, line {line} (epoch {now['epoch']}, update {now['update']})"
         yield from (f"{place}: {what}" for what in _unequal(then, now))
     yield from (f"{RESULT}: {what}" for what in _unequal(saved.result or {}, again.result or {}))
     then, now = _answers(saved), _answers(again)
@@ -35,9 +35,30 @@ def differences(saved: Run, again: Run) -> Iterator[str]:
         words = ("right" if right[where[0]] else "wrong" for right in (then, now))
         answer = "test sample {} was {}, is now {}".format(where[0], *words)
         yield f"{CORRECT}: {answer} ({len(where)} of {len(then)} differ)"
+    yield from _unequal_logits(saved, again)
 
 
-def _answers(run: Run) -> NDArray[np.bool_]:
+def _unequal_logits(saved: Run, again: Run) -> Iterator[str]:
+    """Name the first logit that differs by its sample and its class."""
+    if (before := saved.predictions()) is None:  # an older run has none
+        return
+    after = again.predictions()
+    assert after is not None  # it was just made
+    (then, _), (now, _) = before, after
+    if then.shape != now.shape:
+        yield f"{PREDICTIONS} has logits {list(then.shape)}, now {list(now.shape)}"
+    elif not np.array_equal(before[1], after[1]):
+        yield f"{PREDICTIONS} has other labels"
+    elif len(where := np.argwhere(then.view(np.int32) != now.view(np.int32))) > 0:
+        sample, column = where[0]
+        names = again.classes() or ()
+        name = names[column] if column < len(names) else str(column)
+        was, is_ = then[sample, column], now[sample, column]
+        logit = f"of test sample {sample} for class {name} was {was}, is now {is_}"
+        yield f"{PREDICTIONS}: the logit {logit} ({len(where):,} of {then.size:,} differ)"
+
+
+def _answers(run: Run) -> Answers:
     found = run.correct()
     assert found is not None  # the run has no damage
     return found
@@ -58,8 +79,12 @@ def _counts(key: str) -> bool:
 
 def count(run: Run) -> str:
     """Say how much of a finished run is compared."""
-    numbers = sum(_counts(key) for part in (*run.metrics, run.result or {}) for key in part)
-    return f"{numbers - 1} numbers, weights, {len(_answers(run))} answers"
+    parts = (*run.metrics, run.result or {})
+    found = [value for part in parts for key, value in part.items() if _counts(key)]
+    numbers = sum(value is None or number(value) is not None for value in found)
+    predictions = run.predictions()
+    logits = "" if predictions is None else f", {predictions[0].size:,} logits"
+    return f"{numbers} numbers, weights, {len(_answers(run))} answers{logits}"
 
 
 def changes(saved: Run, again: Run, config: str) -> Iterator[str]:

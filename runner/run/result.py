@@ -7,26 +7,29 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runner.build import Bench
 from runner.config import Settings
 from runner.errors import UserError
-from runner.evaluate import evaluate, shift_consistency
+from runner.evaluate import Evaluation, evaluate, shift_consistency
 from runner.names import label
 from runner.run.fingerprint import digest_tensors
 from runner.run.status import is_run_of
+from runner.store.answers import digest_answers, digest_predictions
 from runner.store.files import read_json, write_atomically, write_json
 from runner.store.runs import (
     CONFIG,
     CORRECT,
     METRICS,
+    PREDICTIONS,
     RESULT,
-    digest_answers,
     digest_metrics,
     read_line,
 )
 from runner.train import Diverged
+
+MOST_CLASSES = 1000
+"""Whose names are in result.json."""
 
 
 def evaluate_on_validation(bench: Bench) -> dict[str, float]:
@@ -46,8 +49,8 @@ def accuracy_on_test(bench: Bench) -> float:
 
 def evaluate_on_test(
     bench: Bench, settings: Settings, lines: Sequence[str] = ()
-) -> tuple[dict[str, Any], NDArray[np.bool_]]:
-    """Give back the result of a trained model, and which test samples it answers right.
+) -> tuple[dict[str, Any], Evaluation]:
+    """Give back the result of a trained model, and what it answers on the test split.
 
     No time is in it: the same run gives the same bits.
 
@@ -83,20 +86,30 @@ def evaluate_on_test(
         "skipped": training.skipped,
         "weights": digest_tensors(training.model.state_dict()),
     }
-    return result, found.correct.numpy()
+    names = bench.data.classes
+    classes = {"classes": [*names]} if len(names) <= MOST_CLASSES else {}
+    return {**result, **classes}, found
 
 
 def write_result(
-    folder: Path, result: dict[str, Any], correct: NDArray[np.bool_], lines: Sequence[str]
+    folder: Path, result: dict[str, Any], found: Evaluation, lines: Sequence[str]
 ) -> dict[str, Any]:
-    """Write correct.npy and result.json, which has digests of the former and of the log's lines.
+    """Write correct.npy, predictions.npz, and result.json, which has digests of both and the log.
 
     Returns:
         The result with the digests.
     """
+    correct, logits, labels = (t.numpy() for t in (found.correct, found.logits, found.labels))
     write_atomically(folder / CORRECT, lambda file: np.save(file, correct))
-    metrics = digest_metrics(read_line(line, METRICS) for line in lines)
-    result = {**result, "digests": {METRICS: metrics, CORRECT: digest_answers(correct)}}
+    write_atomically(
+        folder / PREDICTIONS, lambda file: np.savez(file, logits=logits, labels=labels)
+    )
+    digests = {
+        METRICS: digest_metrics(read_line(line, METRICS) for line in lines),
+        CORRECT: digest_answers(correct),
+        PREDICTIONS: digest_predictions(logits, labels),
+    }
+    result = {**result, "digests": digests}
     write_json(folder / RESULT, result)
     return result
 

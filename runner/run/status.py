@@ -30,6 +30,7 @@ from runner.store.runs import (
     MACHINE,
     METRICS,
     NOT_IN_CONFIG_HASH,
+    PREDICTIONS,
     RESULT,
     STATUS,
     read_status,
@@ -201,7 +202,7 @@ def conclude(
 
 def clear(folder: Path) -> None:
     """Remove a run's own files, and nothing else; the config last, which says whose they are."""
-    own = (RESULT, *checkpoint.FILES, METRICS, CORRECT, STATUS, MACHINE)
+    own = (RESULT, *checkpoint.FILES, METRICS, CORRECT, PREDICTIONS, STATUS, MACHINE)
     events = (path.name for path in folder.glob("events.out.tfevents.*"))
     for name in (*own, *events, CONFIG):
         (folder / name).unlink(missing_ok=True)

@@ -1,19 +1,21 @@
 """Runs as their files tell them: read, never executed; also while they are still being written."""
 
-import hashlib
 import json
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from runner.names import flatten
+from runner.store.answers import (
+    Answers,
+    Predictions,
+    digest_answers,
+    digest_predictions,
+    read_answers,
+    read_predictions,
+)
 from runner.store.files import Damaged, checked, digest, read_bytes, read_json
 from runner.store.values import read_values
 
@@ -164,19 +166,36 @@ class Run:
         except (TypeError, ValueError):  # such as a date, which is no JSON
             return {}
 
-    def correct(self) -> NDArray[np.bool_] | None:
+    def correct(self) -> Answers | None:
         """[N] bool: which test samples were answered right; None if that cannot be read."""
         if self.elsewhere:
             return None
         try:
-            content = read_bytes(self.folder / CORRECT, MOST_BYTES)
-            with warnings.catch_warnings(action="ignore"):
-                found = np.load(BytesIO(content), allow_pickle=False)
+            found = read_answers(self.folder / CORRECT)
             self._refuse_others(CORRECT, digest_answers(found))
-            sound = isinstance(found, np.ndarray) and found.ndim == 1 and found.dtype == np.bool_
-            return found if sound else None
         except Exception:  # one made by hand can fail in any way
             return None
+        return found
+
+    def predictions(self) -> Predictions | None:
+        """Logits float32 [N, K] and labels int64 [N] of the test split, in its order.
+
+        None if they cannot be read, or the run is of a version that did not write them.
+        """
+        if self.elsewhere:
+            return None
+        try:
+            found = read_predictions(self.folder / PREDICTIONS)
+            self._refuse_others(PREDICTIONS, digest_predictions(*found))
+        except Exception:  # one made by hand can fail in any way
+            return None
+        return found
+
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the classes; None if they are not recorded, as of more than 1000."""
+        found = (self.result or {}).get("classes")
+        known = isinstance(found, list) and all(isinstance(name, str) for name in found)
+        return tuple(found) if isinstance(found, list) and known else None
 
     def _refuse_others(self, name: str, found: str) -> None:
         """Compare a file with the digest that result.json has of it; older ones have none."""
@@ -189,11 +208,6 @@ def digest_metrics(lines: Iterable[dict[str, Any]]) -> str:
     """Give back a hash of evaluations, without the time that they took."""
     kept = [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
     return digest({"lines": kept})
-
-
-def digest_answers(correct: NDArray[np.bool_]) -> str:
-    """Give back a hash of which test samples were answered right."""
-    return hashlib.sha256(np.packbits(correct).tobytes()).hexdigest()[:16]
 
 
 def read_run(folder: Path, variant: str) -> Run:

@@ -18,8 +18,9 @@ from runner import verify
 from runner.errors import UserError
 from runner.frames import read_frames
 from runner.report.__main__ import main as report
+from runner.store.answers import digest_answers, digest_predictions, read_predictions
 from runner.store.files import digest, write_json
-from runner.store.runs import digest_answers, digest_metrics
+from runner.store.runs import digest_metrics
 from tests.faults.payloads import ODD, RAW, OnLoad
 
 
@@ -131,6 +132,8 @@ def seal(folder):
         line.pop("format", None)
     answers = digest_answers(np.load(folder / "correct.npy"))
     result["digests"] = {"metrics.jsonl": digest_metrics(lines), "correct.npy": answers}
+    if (predictions := folder / "predictions.npz").exists():
+        result["digests"]["predictions.npz"] = digest_predictions(*read_predictions(predictions))
     files = {name: json.loads((folder / name).read_text()) for name in ("status.json", "run.json")}
     for name, content in {**files, "result.json": result}.items():
         content.pop("checksum", None)
@@ -144,7 +147,14 @@ def sealed(content):
 
 FILES = (
     *("config.yaml", "run.json", "status.json", "metrics.jsonl", "result.json", "correct.npy"),
-    *("checkpoint.pt", "checkpoint.before.pt", ".lock", "sweep.yaml", "report.json"),
+    *(
+        "predictions.npz",
+        "checkpoint.pt",
+        "checkpoint.before.pt",
+        ".lock",
+        "sweep.yaml",
+        "report.json",
+    ),
 )
 
 

@@ -37,7 +37,9 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["status.json", "result.json", "run.json", "correct.npy"])
+@pytest.mark.parametrize(
+    "name", ["status.json", "result.json", "run.json", "correct.npy", "predictions.npz"]
+)
 def test_a_good_file_elsewhere_is_not_read_through_a_link(copied, tmp_path, name):
     (copied / name).unlink()
     (copied / name).symlink_to(tmp_path / "outside" / name)
@@ -45,7 +47,8 @@ def test_a_good_file_elsewhere_is_not_read_through_a_link(copied, tmp_path, name
     if name in ("status.json", "result.json"):
         assert f"{name} is a link, which is not followed" in run.damage
     assert name != "run.json" or run.machine == {}
-    assert name != "correct.npy" or run.correct() is None
+    assert (run.correct() is None) == (name == "correct.npy")
+    assert (run.predictions() is None) == (name == "predictions.npz")
 
 
 @pytest.mark.parametrize("name", ["mine/baseline/seed=0", "mine/baseline"])
@@ -57,7 +60,8 @@ def test_a_folder_that_is_a_link_out_of_its_sweep_is_not_read(copied, tmp_path, 
     run = read_run(copied, "baseline")
     assert run.state == "damaged"
     assert run.damage == "its folder is a link out of here"
-    assert (run.metrics, run.machine, run.correct(), run.result) == ([], {}, None, None)
+    assert (run.metrics, run.machine, run.result) == ([], {}, None)
+    assert run.correct() is run.predictions() is run.classes() is None
 
 
 def test_a_link_within_a_sweep_is_a_name_for_its_run(copied, tmp_path):

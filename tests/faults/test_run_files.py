@@ -20,7 +20,9 @@ def test_a_damaged_file_of_a_run_is_told_by_name(folders, name, faults):
     faults("damaged run files", folders.try_all(name, told[::12] + found[3::60] + deep))
 
 
-@pytest.mark.parametrize("name", ["sweep.yaml", "config.yaml", "correct.npy", "checkpoint.pt"])
+@pytest.mark.parametrize(
+    "name", ["sweep.yaml", "config.yaml", "correct.npy", "predictions.npz", "checkpoint.pt"]
+)
 @pytest.mark.usefixtures("no_pictures")
 def test_a_damaged_plan_config_or_binary_ends_in_a_line(folders, name, faults):
     found = list(folders.faults(name))

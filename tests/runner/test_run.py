@@ -10,6 +10,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn.functional import cross_entropy
 
 from runner.build import build
 from runner.cli.task import task
@@ -46,6 +47,7 @@ def test_a_run_writes_its_files_and_the_same_config_gives_the_same_bits(do, tmp_
         "metrics.jsonl",
         "result.json",
         "correct.npy",
+        "predictions.npz",
         "checkpoint.pt",
         "checkpoint.before.pt",
     } <= names
@@ -53,6 +55,12 @@ def test_a_run_writes_its_files_and_the_same_config_gives_the_same_bits(do, tmp_
 
     correct = np.load(tmp_path / "run" / "correct.npy")
     assert correct.mean() == pytest.approx(result["test/accuracy"])
+    run = read_run(tmp_path / "run", "run")
+    logits, labels = run.predictions()
+    assert ((logits.argmax(1) == labels) == correct).all()
+    loss = cross_entropy(torch.tensor(logits, dtype=torch.float64), torch.tensor(labels)).item()
+    assert loss == pytest.approx(result["test/loss"], rel=1e-6)
+    assert run.classes() == tuple("0123456789")
     assert read_status(tmp_path / "run")["status"] == "done"
 
 

@@ -14,8 +14,9 @@ import torch
 from runner.build import build
 from runner.run import checkpoint, fingerprint
 from runner.run.attempt import Attempt, attempt
+from runner.store.answers import digest_answers, digest_predictions, read_predictions
 from runner.store.files import write_json
-from runner.store.runs import digest_answers, digest_metrics, read_metrics
+from runner.store.runs import digest_metrics, read_metrics
 from runner.train import Diverged
 from runner.verify import main
 from tests.conftest import settings
@@ -68,6 +69,7 @@ def seal(folder):
         digests={
             "metrics.jsonl": digest_metrics(read_metrics(folder)),
             "correct.npy": digest_answers(np.load(folder / "correct.npy")),
+            "predictions.npz": digest_predictions(*read_predictions(folder / "predictions.npz")),
         },
     )
 
@@ -86,10 +88,12 @@ def test_a_run_done_again_is_bit_identical_and_its_folder_is_only_read(folder, c
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((folder / "result.json").read_text())
     keys = [key for line in lines for key in line if key != "format"]
-    numbers = sum(not key.startswith("time/") for key in keys) + len(result) - 4
+    numbers = sum(not key.startswith("time/") for key in keys) + len(result) - 6
     answers = len(np.load(folder / "correct.npy"))
-    told = f"{folder} is bit-identical: {numbers} numbers, weights, {answers} answers\n"
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == (
+        f"{folder} is bit-identical: {numbers} numbers, weights, {answers} answers, "
+        f"{10 * answers:,} logits\n"
+    )
 
 
 def test_time_is_not_compared(folder, capsys):
@@ -166,6 +170,21 @@ def test_a_flipped_answer_is_noticed(folder):
     np.save(folder / "correct.npy", answers[:5])
     seal(folder)
     assert f"correct.npy has 5 answers, now {len(answers)}" in refusal(folder)
+
+
+def test_a_bit_of_a_logit_is_noticed_with_its_sample_and_class(folder):
+    with np.load(folder / "predictions.npz") as saved:
+        logits, labels = saved["logits"], saved["labels"]
+    true = logits[7, 3]
+    logits[[7, 9], 3] = np.nextafter(true, np.float32(9)), 0.0
+    np.savez(folder / "predictions.npz", logits=logits, labels=labels)
+    assert f"{folder} is damaged: predictions.npz is damaged or not there" in refusal(folder)
+    seal(folder)
+    told = f"the logit of test sample 7 for class 3 was {logits[7, 3]}, is now {true}"
+    assert f"predictions.npz: {told} (2 of 3,590 differ)" in refusal(folder)
+    np.savez(folder / "predictions.npz", logits=logits[:, :9], labels=labels.clip(max=8))
+    seal(folder)
+    assert "predictions.npz has logits [359, 9], now [359, 10]" in refusal(folder)
 
 
 def test_what_has_changed_since_is_named_where_it_may_be_why(folder):
@@ -247,6 +266,7 @@ def test_an_empty_config_or_a_list_is_refused(folder):
         ),
         (lambda f: (f / "correct.npy").write_bytes(b"x"), "is damaged: correct.npy is damaged"),
         (lambda f: (f / "correct.npy").unlink(), "is damaged: correct.npy is damaged or not there"),
+        (lambda f: (f / "predictions.npz").unlink(), "predictions.npz is damaged or not there"),
         (
             lambda f: change_json(f / "result.json", format=99),
             "is damaged: result.json is of format 99",
