@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -130,6 +130,22 @@ def build_model(
         note(f"model.weights: {part}")
     with _with_config_path("tricks"):
         return chain.model(model)
+
+
+def rebuild_model(
+    model: Node, tricks: Mapping[str, Node], channels: int, classes: int
+) -> nn.Module:
+    """Build a model again as tricks changed it, with random weights.
+
+    Args:
+        model: Its node, checked.
+        tricks: The nodes of the tricks, checked, in order, by where they are from.
+        channels: Channels of the images.
+        classes: Number of classes.
+    """
+    built = _call(model, "model", "model", channels=channels, classes=classes)
+    with _with_config_path("tricks"):
+        return Chain(*(_call(node, at, "tricks") for at, node in tricks.items())).model(built)
 
 
 def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:

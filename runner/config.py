@@ -142,15 +142,19 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
     named = {group: (plain[group].get("_target_"), group) for group in groups}
     named |= {f"tricks.{name}": (node["_target_"], "tricks") for name, node in tricks.items()}
     refuse_foreign(named)
-    nodes: Node = {group: _check_node(group, plain[group], group) for group in groups}
+    nodes: Node = {group: check_node(group, plain[group], group) for group in groups}
     nodes["tricks"] = _check_tricks(tricks, overrides)
     threads = len(available_cores()) if settings.threads == "auto" else settings.threads
     epochs = int(settings.epochs) if settings.epochs.is_integer() else settings.epochs
     return dataclasses.replace(settings, **nodes, threads=threads, epochs=epochs)
 
 
-def _check_node(where: str, node: Node, group: str) -> Node:
-    """Check the keys of a node by its target's signature, and add those that the runner reads."""
+def check_node(where: str, node: Node, group: str) -> Node:
+    """Check the keys of a node by its target's signature, and add those that the runner reads.
+
+    Raises:
+        UserError: If the target is not allowed, or a key is unknown or has a wrong value.
+    """
     target = locate(node.get("_target_"), where, group)
     if group == "scheduler" and not issubclass(target, Scheduler):
         refuse_impure(target, node)
@@ -230,7 +234,7 @@ def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[s
     checked, classes = dict[str, Node](), dict[str, type[Trick]]()
     for name, given in nodes.items():
         where = f"tricks.{name}"
-        node = _check_node(where, given, "tricks")
+        node = check_node(where, given, "tricks")
         classes[name] = locate(node["_target_"], where, "tricks")
         if name != classes[name].name:
             raise UserError(

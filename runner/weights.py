@@ -3,7 +3,6 @@
 import os
 import pickle
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from runner.errors import UserError
+from runner.store.archive import refuse_packed
 from runner.store.files import Damaged, read_bytes
 from runner.texts import listed, short
 
@@ -21,8 +21,6 @@ PLACES = (("training", "model"), ("model",), ("state_dict",), ("model_state_dict
 
 WRAPPERS = ("module", "_orig_mod")
 """What DataParallel and torch.compile put before, or into, the names."""
-
-SLACK = 2**24  # bytes that an archive may unpack to beyond its own: TorchScript packs its code
 
 State = Mapping[str, Any]
 
@@ -140,7 +138,7 @@ def _read(file: Path) -> State:
             from safetensors.torch import load  # timm brings it
 
             return load(data)
-        _refuse_packed(data)
+        refuse_packed(data)
         with warnings.catch_warnings(action="ignore"):  # about formats that are refused below
             content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
         if isinstance(content, Mapping):
@@ -164,12 +162,3 @@ def _read(file: Path) -> State:
             problem = "holds more than tensors; loading it could run any code"
     expected = "Expected a file written by torch.save(model.state_dict(), file)."
     raise UserError(f"model.weights: {short(file)} {problem}. {expected}")
-
-
-def _refuse_packed(data: bytes) -> None:
-    """Refuse an archive whose content is much larger than the file: torch.save packs nothing."""
-    if zipfile.is_zipfile(BytesIO(data)):
-        with zipfile.ZipFile(BytesIO(data)) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-            if size > len(data) + SLACK:
-                raise Damaged(f"would unpack to {size:,} bytes, which torch.save never does")

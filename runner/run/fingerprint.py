@@ -39,7 +39,7 @@ HERE = Path(__file__).resolve().parent.parent
 TRAINING_CODE = (
     *("build.py", "data/*.py", "evaluate.py", "fit.py", "losses.py", "models.py"),
     *("optimizers.py", "schedulers.py", "train.py", "weights.py"),
-    *("run/attempt.py", "run/result.py", "../tricks/*.py"),
+    *("run/attempt.py", "run/result.py", "store/archive.py", "../tricks/*.py"),
 )
 """The files, seen from `runner/`, that the bits of a run come from."""
 

@@ -12,6 +12,7 @@ import pytest
 from runner import config
 from runner.__main__ import main
 from runner.run import checkpoint
+from runner.store import archive
 from runner.store.files import read_json
 from runner.train import Training
 
@@ -188,7 +189,7 @@ def sealed(content):
     from hashlib import sha256
 
     digest = sha256(content + b"\0\0").hexdigest()
-    return content + checkpoint._comment(digest)
+    return content + archive.comment(digest)
 
 
 def test_a_finished_run_whose_data_changed_is_given_back_with_a_word_and_again_redoes_it(

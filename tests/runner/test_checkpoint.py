@@ -6,6 +6,7 @@ import torch
 from runner.errors import UserError
 from runner.run import checkpoint
 from runner.run.checkpoint import BEFORE, LAST, NEW
+from runner.store import archive
 from runner.store.files import write_atomically
 
 
@@ -128,7 +129,7 @@ def test_a_failed_write_leaves_the_old_checkpoint_and_no_rubbish(tmp_path):
 def sealed(folder, content):
     """Write a checkpoint of somebody who knows how to make its checksum."""
     with open(folder / LAST, "wb") as file:
-        checkpoint.write(content, file)
+        archive.write(content, file)
 
 
 def test_nothing_is_unpickled_from_a_checkpoint(tmp_path, monkeypatch):
