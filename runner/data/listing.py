@@ -111,8 +111,8 @@ def _unlabelled(root: Path, test: str | None, empty: list[str]) -> str:
 
 def _refuse_surplus(root: Path, split: str, train: str, classes: list[str]) -> None:
     """Refuse classes that the training images do not have, or spell in another way."""
-    spelled = {_folded(name): name for name in classes}
-    surplus = {n: spelled.get(_folded(n)) for n in subfolders(root / split) if n not in classes}
+    spelled = {folded(name): name for name in classes}
+    surplus = {n: spelled.get(folded(n)) for n in subfolders(root / split) if n not in classes}
     if surplus:
         meant = [f"{name} ({train}/{other}?)" for name, other in surplus.items() if other]
         new = [name for name, other in surplus.items() if not other]
@@ -122,7 +122,7 @@ def _refuse_surplus(root: Path, split: str, train: str, classes: list[str]) -> N
         )
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """Return a name without what the eye passes over: case, spaces, how accents are encoded."""
     return unicodedata.normalize("NFKC", name).casefold().strip()
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from runner.data.decode import Reading
+from runner.data.remarks import find_remarks
 from runner.data.source import Source, Split
 from runner.errors import UserError
 from runner.texts import listed
@@ -81,6 +82,8 @@ def split_source(source: Source, validation: float | Literal["auto"], seed: int)
         )
     mean, std = pixel_statistics(train)
     held_out = source.train.take(chosen) if own is None else own
+    others = {"test": source.test, "validation": held_out}
+    notes += find_remarks(train, others, source.classes, source.files)
     splits, classes_ = (train, held_out, source.test), source.classes
     return DataSet(*splits, classes_, mean, std, tuple(notes), source.reading, source.files)
 
