@@ -19,7 +19,7 @@ USERS = frozenset(
 """What the user trusts beside ours; read when the process starts, so before a config can say so."""
 
 FUNCTIONS = {
-    "data": ("runner.data", "digits", "torchvision_set", "image_folder", "npz"),
+    "data": ("runner.data", "digits", "torchvision_set", "image_folder", "image_table", "npz"),
     "model": ("runner.models", "cifar_resnet", "resnet18_cifar", "torchvision_model", "timm_model"),
     "loss": ("runner.losses", "cross_entropy"),
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -213,10 +214,19 @@ def title(node: Node, group: str) -> str:
     """
     if "name" in node:
         return short(node["name"])
-    own = {"_target_", *OWN_KEYS[group]}
-    given = [f"{k}={v}" for k, v in node.items() if k not in own and v is not None]
+    own, usual = {"_target_", *OWN_KEYS[group]}, _defaults(node, group)
+    given = [f"{k}={v}" for k, v in node.items() if k not in own and usual.get(k) != v]
     name = node["_target_"].rpartition(".")[2]
     return short(f"{name}({', '.join(given)})" if given else name)
+
+
+def _defaults(node: Node, group: str) -> dict[str, Any]:
+    """The values that a node's target takes by itself."""
+    try:
+        parameters = signature(locate(node["_target_"], group, group)).parameters
+    except ValueError:  # a builtin without a signature
+        return {}
+    return {name: each.default for name, each in parameters.items()}
 
 
 def find_device(name: str) -> torch.device:

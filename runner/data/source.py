@@ -1,7 +1,7 @@
 """`Source`, what a data-set function returns, and the check that it is well formed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import torch
@@ -83,6 +83,14 @@ class Source:
     """None to take it from the training split, as `data.validation` says."""
     reading: Reading | None = None
     """How its image files are read, if it is of files: so that others can be read alike."""
+    _: KW_ONLY
+    groups: Tensor | None = None
+    """[N] of the training images, ids from 0: images of one group, such as those of one patient,
+    are not divided between training and validation. None: every image by itself."""
+    files: tuple[str, ...] = ()
+    """[M]: the files of the images that the rows of the splits count in, if it is of files."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the splits."""
 
 
 def check_source(source: object, where: str) -> None:
@@ -111,6 +119,8 @@ def check_source(source: object, where: str) -> None:
                 f"{where}: the training images have the shape {train[1]}, the {name} images "
                 f"{shape}. Convert them to one shape."
             )
+    if source.groups is not None:
+        _check_groups(source.groups, len(source.train.labels), where)
     counts = source.train.labels.bincount(minlength=len(source.classes)).tolist()
     if unseen := [name for name, n in zip(source.classes, counts, strict=True) if n == 0]:
         raise UserError(
@@ -165,6 +175,14 @@ def _check_split(split: object, classes: int, where: str) -> None:
         raise UserError(
             f"{where}.labels must be from 0 to {classes - 1}, as there are {classes} classes, "
             f"got {low if low < 0 else high}. Number the classes from 0, or name all of them."
+        )
+
+
+def _check_groups(groups: Tensor, count: int, where: str) -> None:
+    if not _is_tensor(groups, torch.int64, 1) or len(groups) != count or bool((groups < 0).any()):
+        raise UserError(
+            f"{where}: groups must be int64 [{count}] from 0, one for each training image, got "
+            f"{_describe(groups)}. Return the number of each image's group, or None."
         )
 
 

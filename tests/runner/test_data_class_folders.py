@@ -247,7 +247,7 @@ def test_of_many_broken_images_ten_are_named_and_the_rest_counted(folder, read):
         ),
         (
             lambda root: shutil.rmtree(root / "test"),
-            r"data\.root: no folder test/ in .*images, which has train\. ",
+            r"data\.root: no folder test/ or val/ in .*images, which has train\. ",
         ),
         (
             lambda root: [shutil.rmtree(path) for path in (root / "train").iterdir()],
