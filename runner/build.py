@@ -2,9 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -14,15 +13,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.allowed import locate
+from runner.begin import begin_model, rebuilder
 from runner.config import OWN_KEYS, Node, Settings
 from runner.data import Augmentation, Batches, DataSet, check_source, split_source
 from runner.errors import Unfit, UserError
 from runner.fit import Fit
+from runner.nodes import call, with_config_path
 from runner.optimizers import parameter_groups, refuse_unusable
 from runner.schedulers import Scheduler, tabulate
 from runner.texts import short
 from runner.train import Training
-from runner.weights import load_weights
 from tricks import Chain, derive_seed
 
 
@@ -37,6 +37,8 @@ class Bench:
     test: Batches
     notes: tuple[str, ...]
     """What a user should know before reading its numbers."""
+    has_loaded: bool = False
+    """Whether the model begins with weights that were read."""
 
 
 def build(settings: Settings, data: DataSet | None = None) -> Bench:
@@ -56,7 +58,13 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
     data = (data or build_data(settings)).to(device)
     chain = build_tricks(settings)
     notes = [*data.notes]
-    model = build_model(settings, data, chain, notes.append).to(device)
+    model, origin = begin_model(settings, data)
+    notes += origin.notes
+    with with_config_path("tricks"):
+        model = chain.model(model).to(device)
+    if origin.statistics:
+        mean, std = (each.to(device) for each in origin.statistics)
+        data = replace(data, mean=mean, std=std)
     memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
     if settings.channels_last:
         _refuse_four_channels(model, device)
@@ -85,7 +93,8 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
     refuse_unfit(settings, training, training_batches, evaluated, len(data.classes))
     if settings.compile:
         _compile(model)
-    return Bench(data, training, training_batches, validation, test, tuple(notes))
+    has_loaded = bool(settings.model["weights"] or settings.model.get("pretrained"))
+    return Bench(data, training, training_batches, validation, test, tuple(notes), has_loaded)
 
 
 def _compile(model: nn.Module) -> None:
@@ -107,7 +116,7 @@ def _compile(model: nn.Module) -> None:
 
 def build_data(settings: Settings) -> DataSet:
     """Read the data set and take the validation split off."""
-    source = _call(settings.data, "data", "data")
+    source = call(settings.data, "data", "data")
     check_source(source, f"data ({settings.data['_target_']})")
     return split_source(source, settings.data["validation"], settings.seed)
 
@@ -115,38 +124,8 @@ def build_data(settings: Settings) -> DataSet:
 def build_tricks(settings: Settings) -> Chain:
     """Build the tricks that are on, in the order of the config."""
     nodes = {name: node for name, node in settings.tricks.items() if node["enabled"]}
-    with _with_config_path("tricks"):
-        return Chain(*(_call(node, f"tricks.{name}", "tricks") for name, node in nodes.items()))
-
-
-def build_model(
-    settings: Settings, data: DataSet, chain: Chain, note: Callable[[str], object] = lambda _: None
-) -> nn.Module:
-    """Build the model; random weights depend on the seed alone, loaded ones may have a note."""
-    torch.manual_seed(derive_seed(settings.seed, "weights"))
-    channels, classes = data.train.shape[0], len(data.classes)
-    model = _call(settings.model, "model", "model", channels=channels, classes=classes)
-    file = settings.model["weights"]
-    if file is not None and (part := load_weights(model, file, classes)):
-        note(f"model.weights: {part}")
-    with _with_config_path("tricks"):
-        return chain.model(model)
-
-
-def rebuild_model(
-    model: Node, tricks: Mapping[str, Node], channels: int, classes: int
-) -> nn.Module:
-    """Build a model again as tricks changed it, with random weights.
-
-    Args:
-        model: Its node, checked.
-        tricks: The nodes of the tricks, checked, in order, by where they are from.
-        channels: Channels of the images.
-        classes: Number of classes.
-    """
-    built = _call(model, "model", "model", channels=channels, classes=classes)
-    with _with_config_path("tricks"):
-        return Chain(*(_call(node, at, "tricks") for at, node in tricks.items())).model(built)
+    with with_config_path("tricks"):
+        return Chain(*(call(node, f"tricks.{name}", "tricks") for name, node in nodes.items()))
 
 
 def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
@@ -154,7 +133,7 @@ def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     groups = parameter_groups(model, settings.optimizer["decay_norms_and_biases"])
 
     def make(params: list[Any]) -> Optimizer:
-        optimizer = _call(settings.optimizer, "optimizer", "optimizer", params=params)
+        optimizer = call(settings.optimizer, "optimizer", "optimizer", params=params)
         assert isinstance(optimizer, Optimizer)
         return optimizer
 
@@ -175,7 +154,7 @@ def build_scheduler(
         taken = {k: v for k, v in node.items() if k not in ("_target_", "unit")}
         lr, count = optimizer.param_groups[0]["lr"], updates_per_epoch
         return tabulate(target, node["unit"], taken, lr=lr, updates_per_epoch=count, epochs=epochs)
-    scheduler = _call(node, "scheduler", "scheduler")
+    scheduler = call(node, "scheduler", "scheduler")
     return lambda update: float(scheduler.factor(update, updates_per_epoch, epochs))
 
 
@@ -199,7 +178,8 @@ def refuse_unfit(
     A model that cannot be copied is not tried.
     """
     try:
-        fit = Fit(training.model, title(settings.model, "model"), classes, training.autocast)
+        name, rebuild = title(settings.model, "model"), rebuilder(settings, batches, classes)
+        fit = Fit(training.model, name, classes, training.autocast, rebuild)
     except Exception:  # copying may fail in any way
         return
     resizable = "size" in settings.data
@@ -247,26 +227,6 @@ def find_device(name: str) -> torch.device:
             "Use device=cpu or device=auto."
         )
     return device
-
-
-def _call(node: Node, where: str, group: str, **given: Any) -> Any:  # noqa: ANN401
-    """Call a node's target with its keys, without those that are the runner's own."""
-    target = locate(node["_target_"], where, group)
-    taken = {k: v for k, v in node.items() if k != "_target_" and k not in OWN_KEYS[group]}
-    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in taken.items()}
-    with _with_config_path(where):
-        return target(**tuples, **given)
-
-
-@contextmanager
-def _with_config_path(where: str) -> Iterator[None]:
-    """Put the config's key before a constructor's error message."""
-    try:
-        yield
-    # torch has a RuntimeError for what does not fit into memory, or into 64 bits
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{where}: {text}") from error
 
 
 def _refuse_emulated(settings: Settings, device: torch.device) -> None:

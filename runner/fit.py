@@ -5,7 +5,9 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from runner.data import Batches
 from runner.errors import UserError, cause_of
+from runner.quoting import literal
 from runner.texts import reason
 
 SIDES = (32, 48, 64, 75, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
@@ -24,7 +27,15 @@ OTHERS = ("site-packages", "dist-packages", str(HERE), str(HERE.parent / "tricks
 
 
 class Fit:
-    """A copy of a model, to try which inputs it takes; the model itself does not change."""
+    """A copy of a model, to try which inputs it takes; the model itself does not change.
+
+    Args:
+        model: The model.
+        name: What it is called.
+        classes: How many logits it has to give.
+        autocast: Makes the context of its precision.
+        rebuild: Builds it again with one more keyword of its library's; None if it has none.
+    """
 
     def __init__(
         self,
@@ -32,9 +43,11 @@ class Fit:
         name: str,
         classes: int,
         autocast: Callable[[], AbstractContextManager[Any]],
+        rebuild: Callable[[str, Any], nn.Module] | None = None,
     ) -> None:
         self.model = copy.deepcopy(model)
         self.name, self.classes, self.autocast = name, classes, autocast
+        self.rebuild = rebuild
 
     def problem(self, inputs: Tensor, training: bool = True) -> str | None:
         """Pass inputs [n, C, H, W]; give back why that fails, if it does."""
@@ -100,8 +113,26 @@ class Fit:
         if taken:
             resize = f"It takes {taken} x {taken}: resize the images, or choose another model"
             remedy = f"Set data.size={taken}" if resizable else resize
+        if keyword := self._keyword(images):
+            remedy = f"{remedy}; or build it for them: {keyword}"
         shape = " x ".join(map(str, (own, *sides)))
         return f"model: {self.name} does not take images of {shape}: {problem}. {remedy}."
+
+    def _keyword(self, images: Tensor) -> str | None:
+        """Write the keyword that makes the library build the model for these images, if tried."""
+        parameters = signature(type(self.model)).parameters
+        key = next((key for key in ("img_size", "image_size") if key in parameters), None)
+        height, width = images.shape[2:]
+        if key is None or self.rebuild is None or (key == "image_size" and height != width):
+            return None
+        value = height if height == width else [height, width]
+        try:
+            other = self.rebuild(key, value).to(images.device)
+        except Exception:  # it cannot be built for them
+            return None
+        if Fit(other, self.name, self.classes, self.autocast).problem(images):
+            return None
+        return quote(f"+model.kwargs.{key}={literal(value)}")
 
 
 def _declared(model: nn.Module) -> Iterator[int]:

@@ -5,11 +5,22 @@ torchvision and timm are imported where they are used, because that takes second
 """
 
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from runner.errors import UserError, did_you_mean
+from runner.keywords import (
+    TIMM_GIVEN,
+    TORCHVISION_GIVEN,
+    explained,
+    refuse_given,
+    refuse_passed_over,
+    tupled,
+)
+from runner.pretrained import create_pretrained, load_torchvision
 
 MAX_WEIGHTS = 10**9  # of a ResNet: four gigabytes, and as much again for the optimizer
 
@@ -124,8 +135,15 @@ def resnet18_cifar(*, channels: int, classes: int) -> nn.Module:
     return model
 
 
-def torchvision_model(*, name: str, channels: int, classes: int) -> nn.Module:
-    """Build any classification model of torchvision, with random weights.
+def torchvision_model(
+    *,
+    name: str,
+    channels: int,
+    classes: int,
+    pretrained: bool = False,
+    kwargs: dict[str, Any] | None = None,
+) -> nn.Module:
+    """Build any classification model of torchvision.
 
     Unless there are three channels, the first convolution is replaced by one with the same settings
     and the same standard deviation of its weights. Auxiliary classifiers (GoogLeNet, Inception v3)
@@ -136,9 +154,13 @@ def torchvision_model(*, name: str, channels: int, classes: int) -> nn.Module:
         name: Name of the model in torchvision.
         channels: Channels of the images.
         classes: Number of classes.
+        pretrained: Whether to begin with torchvision's weights (`weights="DEFAULT"`), as
+            `runner.pretrained.load_torchvision` does; else with random ones.
+        kwargs: Passed to torchvision's constructor: `{"dropout": 0.3}`.
 
     Raises:
-        UserError: If torchvision has no such model.
+        UserError: If torchvision has no such model, it does not take a keyword, or its weights
+            cannot be had.
     """
     from torchvision import models
 
@@ -146,27 +168,47 @@ def torchvision_model(*, name: str, channels: int, classes: int) -> nn.Module:
     if name not in names:
         listing = "torchvision.models.list_models(module=torchvision.models)"
         raise UserError(_unknown_model("torchvision", name, names, listing))
+    options: dict[str, Any] = {key: tupled(value) for key, value in (kwargs or {}).items()}
+    refuse_given(options, TORCHVISION_GIVEN)
     extra = name in ("googlenet", "inception_v3")  # outputs in training
-    options = {"aux_logits": False, "init_weights": True} if extra else {}
-    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
+    single = {"aux_logits": False, "init_weights": True} if extra else {}
+    with explained("torchvision", name, options, lambda: models.get_model(name)):
+        model: nn.Module = models.get_model(
+            name, weights=None, num_classes=classes, **single, **options
+        )
+    refuse_passed_over("torchvision", name, options, model)
     if channels != 3:
         first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
         weights = torch.randn(len(first.weight), channels, *first.kernel_size)
         first.in_channels, std = channels, first.weight.std().item()
         first.weight = nn.Parameter(std * weights)
+    if pretrained:
+        load_torchvision(model, name, channels, classes, options)
     return model
 
 
-def timm_model(*, name: str, channels: int, classes: int) -> nn.Module:
-    """Build any model of timm, with random weights: https://huggingface.co/docs/timm/models.
+def timm_model(
+    *,
+    name: str,
+    channels: int,
+    classes: int,
+    pretrained: bool = False,
+    kwargs: dict[str, Any] | None = None,
+) -> nn.Module:
+    """Build any model of timm: https://huggingface.co/docs/timm/models.
 
     Args:
-        name: Name of the model in timm.
+        name: Name of the model in timm; with pretrained weights also with their tag, as in
+            `resnet18.a1_in1k`.
         channels: Channels of the images.
         classes: Number of classes.
+        pretrained: Whether to begin with timm's weights, adapted to the channels and the classes
+            by timm; else with random ones.
+        kwargs: Passed to `timm.create_model`: `{"img_size": 32, "drop_path_rate": 0.1}`.
 
     Raises:
-        UserError: If timm is not installed, or has no such model.
+        UserError: If timm is not installed, has no such model, or no weights for it; the model does
+            not take a keyword, or the weights cannot be had.
     """
     try:
         import timm
@@ -177,7 +219,11 @@ def timm_model(*, name: str, channels: int, classes: int) -> nn.Module:
         ) from None
     if not timm.is_model(name):
         raise UserError(_unknown_model("timm", name, timm.list_models(), "timm.list_models()"))
-    return timm.create_model(name, in_chans=channels, num_classes=classes)
+    options: dict[str, Any] = {key: tupled(value) for key, value in (kwargs or {}).items()}
+    refuse_given(options, TIMM_GIVEN)
+    create = partial(timm.create_model, name, in_chans=channels, num_classes=classes, **options)
+    with explained("timm", name, options, lambda: timm.create_model(name)):
+        return create_pretrained(create, name) if pretrained else create()
 
 
 def _unknown_model(library: str, name: str, names: Iterable[str], listing: str) -> str:

@@ -37,9 +37,9 @@ HARMLESS = re.compile(
 """Of the variables, those that move no bit: about printing, files, and where threads run."""
 HERE = Path(__file__).resolve().parent.parent
 TRAINING_CODE = (
-    *("build.py", "data/*.py", "evaluate.py", "fit.py", "losses.py", "models.py"),
-    *("optimizers.py", "schedulers.py", "train.py", "weights.py"),
-    *("run/attempt.py", "run/result.py", "store/archive.py", "../tricks/*.py"),
+    *("begin.py", "build.py", "data/*.py", "evaluate.py", "fit.py", "keywords.py", "losses.py"),
+    *("models.py", "nodes.py", "optimizers.py", "pretrained.py", "schedulers.py", "train.py"),
+    *("weights.py", "run/attempt.py", "run/result.py", "store/archive.py", "../tricks/*.py"),
 )
 """The files, seen from `runner/`, that the bits of a run come from."""
 

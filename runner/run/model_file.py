@@ -14,7 +14,8 @@ from pydantic import Field, with_config
 from torch import Tensor, nn
 
 from runner.allowed import refuse_foreign
-from runner.build import Bench, rebuild_model
+from runner.begin import rebuild_model
+from runner.build import Bench
 from runner.config import OWN_KEYS, Natural, Node, Positive, Settings, check_node
 from runner.data.decode import Reading
 from runner.errors import UserError

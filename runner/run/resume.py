@@ -46,7 +46,9 @@ def environment(bench: Bench, machine: Mapping[str, Any]) -> dict[str, str]:
     tensors = dict[str, Tensor | Iterable[Tensor]]()
     for number, split in enumerate(splits):
         tensors |= {f"{number}/images": split.chunks(), f"{number}/labels": split.labels}
-    return {"data": digest_tensors(tensors), **bits_depend_on(machine)}
+    loaded = digest_tensors(bench.training.model.state_dict()) if bench.has_loaded else None
+    read = {"the first weights": loaded} if loaded else {}
+    return {"data": digest_tensors(tensors), **read, **bits_depend_on(machine)}
 
 
 def restore(

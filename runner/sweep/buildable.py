@@ -6,7 +6,8 @@ import time
 from omegaconf import OmegaConf
 
 from runner.ablation.plan import Plan
-from runner.build import build, build_data, build_model, build_optimizer, build_tricks
+from runner.begin import build_model
+from runner.build import build, build_data, build_optimizer, build_tricks
 from runner.config import check
 from runner.errors import UserError
 

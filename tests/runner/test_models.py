@@ -198,5 +198,6 @@ def test_every_model_of_the_config_is_built_from_its_keys(file):
     node = OmegaConf.to_container(OmegaConf.load(file))
     name = node.pop("_target_").removeprefix("runner.models.")
     assert node.pop("weights") is None
+    assert node.pop("pretrained", False) is False
     model = getattr(models, name)(**node, channels=1, classes=7)
     assert model.eval()(torch.randn(1, 1, 32, 32)).shape == (1, 7)
