@@ -52,6 +52,8 @@ class TrainedModel(nn.Module):
         threads: The run's CPU threads. On as many, on its device, the answers are its own bits.
         device_type: The run's device, `cpu` or `cuda`.
         data: The name of its data set.
+        architecture: What builds the network: its node of the config, and those of the tricks that
+            changed it.
     """
 
     scale: Tensor
@@ -68,6 +70,7 @@ class TrainedModel(nn.Module):
         self.reading, self.precision, self.data = facts.reading, facts.precision, facts.data
         self.batch_size, self.threads = facts.batch_size, facts.threads
         self.device_type = facts.device
+        self.architecture = {"model": facts.architecture.model, "tricks": facts.tricks}
         scale, shift = normalization(self.mean, self.std, facts.levels)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
