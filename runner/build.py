@@ -48,12 +48,7 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
         UserError: If a part cannot be built from its config.
     """
     device = find_device(settings.device)
-    torch.set_num_threads(int(settings.threads))
-    if device.type == "cuda":  # on a CPU torch is deterministic, for a number of threads
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = False
+    compute_exactly(device, int(settings.threads))
     _refuse_emulated(settings, device)
     data = (data or build_data(settings)).to(device)
     chain = build_tricks(settings)
@@ -95,6 +90,16 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
         _compile(model)
     has_loaded = bool(settings.model["weights"] or settings.model.get("pretrained"))
     return Bench(data, training, training_batches, validation, test, tuple(notes), has_loaded)
+
+
+def compute_exactly(device: torch.device, threads: int) -> None:
+    """Let torch compute the same bits each time."""
+    torch.set_num_threads(threads)
+    if device.type == "cuda":  # on a CPU torch is deterministic, for a number of threads
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False
 
 
 def _compile(model: nn.Module) -> None:

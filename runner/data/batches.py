@@ -17,6 +17,19 @@ from tricks import Batch, derive_seed
 NO_AUGMENTATION = Augmentation()
 
 
+def normalization(mean: Tensor, std: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Return scale and shift, float32 [1, C, 1, 1]: (x / levels - mean) / std = x scale + shift.
+
+    Args:
+        mean: [C], of the pixels / levels.
+        std: [C], of the pixels / levels.
+        levels: The value of white, 255 or 65535.
+    """
+    per_channel = std.double().view(1, -1, 1, 1)
+    shift = (-mean.double().view(1, -1, 1, 1) / per_channel).float()
+    return (1 / (levels * per_channel)).float(), shift
+
+
 @dataclass(eq=False)
 class Batches:
     """The batches of a split, on its device; the last one may be smaller.
@@ -47,10 +60,8 @@ class Batches:
     memory_format: torch.memory_format = torch.contiguous_format
 
     def __post_init__(self) -> None:
-        # (x / levels - mean) / std = x * scale + shift
-        per_channel = self.std.double().view(1, -1, 1, 1).to(self.split.labels.device)
-        self._scale = (1 / (self.split.levels * per_channel)).float()
-        self._shift = (-self.mean.view(1, -1, 1, 1).to(per_channel) / per_channel).float()
+        scale, shift = normalization(self.mean, self.std, self.split.levels)
+        self._scale, self._shift = (t.to(self.split.labels.device) for t in (scale, shift))
 
     def __len__(self) -> int:
         return -(-len(self.split.labels) // self.batch_size)

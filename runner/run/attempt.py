@@ -13,7 +13,7 @@ from tqdm import tqdm
 from runner.build import Bench, build, title
 from runner.config import Settings
 from runner.names import label
-from runner.run import checkpoint
+from runner.run import checkpoint, model_file
 from runner.run.fingerprint import fingerprint
 from runner.run.log import RunLog
 from runner.run.process import isolated
@@ -133,6 +133,7 @@ class Attempt:
             result, found = evaluate_on_test(self.bench, self.settings, self.log.lines)
             tested = {key: value for key, value in result.items() if key.startswith("test/")}
             self.log.scalars(self.training.updates, tested)
+            model_file.write(self.folder, self.settings, self.bench)
             return write_result(self.folder, result, found, self.log.lines)
 
     def resume(self) -> list[str]:

@@ -25,10 +25,12 @@ from runner.store.files import FORMAT, Damaged, checked, remove_leftovers, write
 from runner.store.lock import lock_folder
 from runner.store.runs import (
     ADDED,
+    BEST,
     CONFIG,
     CORRECT,
     MACHINE,
     METRICS,
+    MODEL,
     NOT_IN_CONFIG_HASH,
     PREDICTIONS,
     RESULT,
@@ -202,7 +204,8 @@ def conclude(
 
 def clear(folder: Path) -> None:
     """Remove a run's own files, and nothing else; the config last, which says whose they are."""
-    own = (RESULT, *checkpoint.FILES, METRICS, CORRECT, PREDICTIONS, STATUS, MACHINE)
+    answers = (METRICS, CORRECT, PREDICTIONS, MODEL, BEST)
+    own = (RESULT, *checkpoint.FILES, *answers, STATUS, MACHINE)
     events = (path.name for path in folder.glob("events.out.tfevents.*"))
     for name in (*own, *events, CONFIG):
         (folder / name).unlink(missing_ok=True)
