@@ -144,7 +144,7 @@ def settle(listing: Listing, hold_out: HoldOut) -> Listing:
     if not hold_out.setting:
         return listing
     labels = torch.tensor([listing.files[n].label for n in listing.train])
-    groups = None if listing.groups is None else torch.tensor(listing.groups)[listing.train]
+    groups = None if listing.groups is None else torch.tensor(listing.groups)[[*listing.train]]
     chosen = hold_out.choose(labels, listing.classes, groups).tolist()
     train = [n for n, out in zip(listing.train, chosen, strict=True) if not out]
     test = [n for n, out in zip(listing.train, chosen, strict=True) if out]
