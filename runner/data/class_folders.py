@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from runner.data.decode import Reading
-from runner.data.folds import Fold, Folds, HoldOut, Share, SplitSeed, split_up
+from runner.data.folds import Fold, Folds, HoldOut, Share, SplitSeed, make_source, settle
 from runner.data.images import read_images
 from runner.data.listing import Listing, scan
 from runner.data.source import Source
@@ -63,7 +63,7 @@ def image_folder(
     def look() -> Listing:
         return scan(folder, hold_out.setting)
 
-    listing, reading = look(), Reading(size)
+    listing, reading = settle(look(), hold_out), Reading(size)
     images = read_images(
         folder.resolve(),
         listing.files,
@@ -72,4 +72,4 @@ def image_folder(
         rescan=lambda: look().files,
         ignored=listing.ignored,
     )
-    return split_up(listing, images, reading, hold_out)
+    return make_source(listing, images, reading)

@@ -139,32 +139,38 @@ class HoldOut:
             )
 
 
-def split_up(listing: Listing, images: Tensor, reading: Reading, hold_out: HoldOut) -> Source:
-    """Return the splits of a listing, with what is held out of its training images as the test.
+def settle(listing: Listing, hold_out: HoldOut) -> Listing:
+    """Return a listing with what is held out of its training images as the test split."""
+    if not hold_out.setting:
+        return listing
+    labels = torch.tensor([listing.files[n].label for n in listing.train])
+    groups = None if listing.groups is None else torch.tensor(listing.groups)[[*listing.train]]
+    chosen = hold_out.choose(labels, listing.classes, groups).tolist()
+    train = [n for n, out in zip(listing.train, chosen, strict=True) if not out]
+    test = [n for n, out in zip(listing.train, chosen, strict=True) if out]
+    return listing._replace(train=train, test=test)
+
+
+def make_source(listing: Listing, images: Tensor, reading: Reading) -> Source:
+    """Return the splits of a settled listing.
 
     Args:
         listing: The files.
         images: [M, C, H, W], theirs.
         reading: How they were read.
-        hold_out: What is held out.
     """
     labels = torch.tensor([file.label for file in listing.files])
-    groups = None if listing.groups is None else torch.tensor(listing.groups)
     train, test, validation = (
         torch.tensor(rows, dtype=torch.int64)
         for rows in (listing.train, listing.test, listing.validation)
     )
-    if hold_out.setting:
-        whole = None if groups is None else groups[train]
-        chosen = hold_out.choose(labels[train], listing.classes, whole)
-        train, test = train[~chosen], train[chosen]
     return Source(
         Split(images, labels[train], train),
         Split(images, labels[test], test),
         listing.classes,
         Split(images, labels[validation], validation) if len(validation) else None,
         reading,
-        groups=None if groups is None else groups[train],
+        groups=None if listing.groups is None else torch.tensor(listing.groups)[train],
         files=tuple(file.path for file in listing.files),
         notes=listing.notes,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runner.data.class_folders import Side
 from runner.data.decode import Reading
-from runner.data.folds import Fold, Folds, HoldOut, Share, SplitSeed, split_up
+from runner.data.folds import Fold, Folds, HoldOut, Share, SplitSeed, make_source, settle
 from runner.data.images import read_images
 from runner.data.listing import SUFFIXES, ImageFile, Listing, folded
 from runner.data.source import Source
@@ -72,7 +72,7 @@ def image_table(
         found = read_table(table, columns)
         return _list(table, folder, suffix, found, hold_out.setting)
 
-    listing, reading = look(), Reading(size)
+    listing, reading = settle(look(), hold_out), Reading(size)
     images = read_images(
         folder.resolve(),
         listing.files,
@@ -81,7 +81,7 @@ def image_table(
         rescan=lambda: look().files,
         ignored=listing.ignored,
     )
-    return split_up(listing, images, reading, hold_out)
+    return make_source(listing, images, reading)
 
 
 def _list(table: Path, root: Path, suffix: str, content: Table, hold_out: str) -> Listing:

@@ -125,6 +125,8 @@ def _no_training(root: Path, present: list[str], other: str | None) -> str:
         f"no folder train/ in {short(root)}, which has {listed(present) or 'no folder at all'}"
     )
     inner = [name for name in present if _has_training(root / name)]
+    if len(present) == 1 and len(subfolders(root / present[0])) > 1:  # as archives unpack
+        inner = present
     if len(inner) == 1:
         return f"{problem}. Did you mean {as_text('data.root', str(root / inner[0]))}?"
     if len(present) > 1 and not other:

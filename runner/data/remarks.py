@@ -93,10 +93,11 @@ def _unequal(train: Split, test: Split, classes: Sequence[str]) -> Iterator[str]
     most, least = int(counts.argmax()), int(counts.argmin())
     if counts[most] < UNEQUAL * counts[least]:
         return
-    share = float((test.labels == most).float().mean())
+    share = 100 * float((test.labels == most).float().mean())
+    large, small = short(classes[most]), short(classes[least])
     yield (
-        f"the classes are unequal: {counts[most]:,} training images of {short(classes[most])}, "
-        f"{counts[least]:,} of {short(classes[least])}. To guess {short(classes[most])} is right "
-        f"for {share:.1%} of the test images. metrics=[balanced_accuracy] counts all classes alike; "
-        "loss.class_weights=balanced or data.sampling=balanced learns them so"
+        f"the classes are unequal: {counts[most]:,} training images of {large}, {counts[least]:,} "
+        f"of {small}. Guessing {large} every time gets {share:.1f} % of the test images right. "
+        "metrics=[balanced_accuracy] counts the classes alike; "
+        "loss.class_weights=balanced or data.sampling=balanced trains on them alike"
     )
