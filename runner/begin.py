@@ -81,7 +81,7 @@ def rebuilder(
     channels = batches.split.shape[0]
 
     def rebuild(key: str, value: object) -> nn.Module:
-        changed = {**node, "kwargs": {**node["kwargs"], key: value}}
+        changed = {**node, "kwargs": {**(node["kwargs"] or {}), key: value}}
         with torch.random.fork_rng([]):
             model = call(changed, "model", "model", channels=channels, classes=classes)
         assert isinstance(model, nn.Module)

@@ -109,12 +109,13 @@ class Fit:
         own, *sides = images.shape[1:]
         sizes = (images.new_zeros(2, own, side, side) for side in (*SIDES, *_declared(self.model)))
         taken = next((tried.shape[-1] for tried in sizes if not self.problem(tried)), None)
-        remedy = "Correct the model, or choose another"
+        keyword = self._keyword(images)
+        remedy = f"Set {keyword}" if keyword else "Correct the model, or choose another"
         if taken:
-            resize = f"It takes {taken} x {taken}: resize the images, or choose another model"
-            remedy = f"Set data.size={taken}" if resizable else resize
-        if keyword := self._keyword(images):
-            remedy = f"{remedy}; or build it for them: {keyword}"
+            other = f"set {keyword}" if keyword else "choose another model"
+            resize = f"It takes {taken} x {taken}: resize the images, or {other}"
+            size = f"Set data.size={taken}" + (f" or {keyword}" if keyword else "")
+            remedy = size if resizable else resize
         shape = " x ".join(map(str, (own, *sides)))
         return f"model: {self.name} does not take images of {shape}: {problem}. {remedy}."
 

@@ -107,7 +107,8 @@ def _changes(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator
     for key, value in values.items():
         if key not in defaults or json.dumps(value) != json.dumps(defaults[key]):  # as True != 1
             yield f"{key}={write_value(value)}"
-    yield from (f"~{key}" for key in defaults if key not in values)
+    filled = {key.rpartition(".")[0] for key in values}  # a group where there was nothing
+    yield from (f"~{key}" for key in defaults if key not in values and key not in filled)
 
 
 def chosen(config: DictConfig, group: str) -> str:

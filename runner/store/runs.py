@@ -52,7 +52,7 @@ ADDED: dict[str, Any] = {
     "data.sampling": "shuffle",
     "data.augment.transforms": [],
     "model.pretrained": False,
-    "model.kwargs": {},
+    "model.kwargs": None,
 }
 """Settings that older runs did not have, by their dotted keys, and what these runs did."""
 
