@@ -18,6 +18,7 @@ from runner.config import OWN_KEYS, Node, Settings
 from runner.data import Augmentation, Batches, DataSet, check_source, split_source
 from runner.errors import Unfit, UserError
 from runner.fit import Fit
+from runner.metrics import refuse_unmeasurable
 from runner.nodes import call, with_config_path
 from runner.optimizers import parameter_groups, refuse_unusable
 from runner.schedulers import Scheduler, tabulate
@@ -86,6 +87,7 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
     validation, test = batches(data.validation, size), batches(data.test, size)
     evaluated = [each for each in (validation, test) if len(each)]
     refuse_unfit(settings, training, training_batches, evaluated, len(data.classes))
+    refuse_unmeasurable(settings.metrics, data.test.labels.cpu().numpy(), len(data.classes))
     if settings.compile:
         _compile(model)
     has_loaded = bool(settings.model["weights"] or settings.model.get("pretrained"))

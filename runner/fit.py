@@ -58,7 +58,7 @@ class Fit:
         except Exception as error:  # a model may raise anything
             if cause_of(error) == "machine":
                 raise
-            return f"{reason(error).rstrip('!')}{_place(error)}"
+            return f"{reason(error).rstrip('!')}{place_of(error)}"
         if not isinstance(outputs, Tensor):
             return f"it returns a {type(outputs).__name__}, not logits"
         expected, found = [len(inputs), self.classes], list(outputs.shape)
@@ -145,7 +145,7 @@ def _declared(model: nn.Module) -> Iterator[int]:
             yield side
 
 
-def _place(error: Exception) -> str:
+def place_of(error: Exception) -> str:
     """Write where in the user's code an error was raised; "" if it was not there."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not any(part in frame.filename for part in OTHERS)]

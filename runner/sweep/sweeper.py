@@ -31,7 +31,7 @@ from runner.names import label
 from runner.report import tuning_lines
 from runner.report.sentences import compared_at
 from runner.run.process import isolated
-from runner.run.status import conclude
+from runner.run.status import conclude, tidy
 from runner.store.lock import lock_folder
 from runner.store.runs import NOT_IN_CONFIG_HASH, Run, read_status
 from runner.sweep.budget import at_equal_cost
@@ -136,6 +136,8 @@ class AblationSweeper(Sweeper):
         Every variant gets the first seeds; of the added ones, only the variants of open questions.
         """
         save_plan(root, plan)
+        for seed, variant in plan.runs():
+            tidy(plan.folder(root, variant, seed), str(self.config.get("keep", "last")))
         options = {key: self.config[key] for key in NOT_IN_CONFIG_HASH if key in self.config}
         frozen = Frozen(plan, again, options)
         context = dataclasses.replace(self.context, config_loader=frozen)  # type: ignore[arg-type]
