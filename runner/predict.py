@@ -78,10 +78,7 @@ def _predict(given: argparse.Namespace) -> None:
     model = load_run(given.run)
     top = given.top
     if top is not None and not 1 <= top <= len(model.classes):
-        count = len(model.classes)
-        raise UserError(
-            f"--top must be from 1 to {count}, as there are {count} classes, got {top}."
-        )
+        raise UserError(f"--top must be from 1 to the {len(model.classes)} classes, got {top}.")
     notes = [*place(model, given.device)]
     every = Answers(model, files)
     with closing(every.all()) as answers:
@@ -139,7 +136,7 @@ def _show(model: "TrainedModel", answers: "Sequence[Answer]", top: int) -> None:
 
     heads, rows = ["file"], []
     for n in range(1, top + 1):
-        heads += ["class", ""] if top == 1 else [f"class {n}", ""]
+        heads += ["class", "probability"] if top == 1 else [f"class {n}", ""]
     for path, probabilities in answers:
         likeliest = probabilities.argsort(descending=True, stable=True)[:top].tolist()
         named = [(model.classes[n], f"{100 * float(probabilities[n]):.1f} %") for n in likeliest]

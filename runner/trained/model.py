@@ -128,7 +128,7 @@ class TrainedModel(nn.Module):
             return Picture(None, found)
         if found.shape != self.shape:
             return Picture(None, f"{found.shape[0]} bands, and the model takes {channels}")
-        return Picture(torch.from_numpy(found), resized=resized)
+        return Picture(torch.from_numpy(found.copy()), resized=resized)
 
     def predict(self, images: Tensor | str | Path | Sequence[str | Path]) -> Tensor:
         """Give the probabilities [N, K], float32 on the CPU, of images or of image files.
