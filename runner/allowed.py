@@ -22,8 +22,18 @@ FUNCTIONS = {
     "data": ("runner.data", "digits", "torchvision_set", "image_folder", "image_table", "npz"),
     "model": ("runner.models", "cifar_resnet", "resnet18_cifar", "torchvision_model", "timm_model"),
     "loss": ("runner.losses", "cross_entropy"),
+    "transform": (
+        "torchvision.transforms.v2",
+        *("RandomResizedCrop", "RandomCrop", "RandomHorizontalFlip", "RandomVerticalFlip"),
+        *("RandomRotation", "RandomAffine", "RandomPerspective", "ElasticTransform"),
+        *("ColorJitter", "RandomGrayscale", "RandomInvert", "RandomPosterize", "RandomSolarize"),
+        *("RandomAutocontrast", "RandomEqualize", "RandomPhotometricDistort"),
+        *("RandomChannelPermutation", "RandomAdjustSharpness", "GaussianBlur", "GaussianNoise"),
+        *("JPEG", "RandomErasing", "AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix"),
+        *("RandomApply", "RandomChoice", "RandomOrder"),
+    ),
 }
-"""The functions that these groups may name; the others name classes."""
+"""What these groups may name of a module, by name; the others name all classes of a kind."""
 
 
 def locate(target: object, where: str, group: str) -> Any:  # noqa: ANN401
@@ -77,8 +87,8 @@ def refuse_foreign(targets: Mapping[str, tuple[object, str]]) -> None:
 
 
 def _key(where: str, group: str) -> str:
-    """Write the key of a name; metrics are a list of names."""
-    return where if group == "metric" else f"{where}._target_"
+    """Write the key of a name; metrics and transforms are lists of names."""
+    return where if group in ("metric", "transform") else f"{where}._target_"
 
 
 def _import(module: str, name: str, where: str, group: str) -> Any:  # noqa: ANN401

@@ -7,7 +7,6 @@ type and in its range, also those that were added with a plus.
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from inspect import Parameter, signature
@@ -20,6 +19,7 @@ from pydantic import Field
 
 from runner.allowed import locate, refuse_foreign
 from runner.data import Augmentation
+from runner.device import available_cores
 from runner.errors import UserError, did_you_mean
 from runner.metrics import check_metrics
 from runner.names import CONF, check_name
@@ -30,15 +30,17 @@ from runner.settings import Positive as Positive
 from runner.settings import Settings as Settings
 from runner.settings import refuse_contradictions
 from runner.store.files import FORMAT
+from runner.transforms import check_transforms, targets
 from runner.validation import make_fields, validate
 from tricks import Trick, in_order
 
-NonNegative = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 OWN_KEYS: dict[str, dict[str, tuple[Any, Any]]] = {
     "data": {
         "validation": (Annotated[float, Field(ge=0, lt=1)] | Literal["auto"], "auto"),
+        "sampling": (Literal["shuffle", "balanced"], "shuffle"),
         "augment": (Augmentation, {}),
     },
     "model": {"weights": (str | None, None)},
@@ -93,8 +95,9 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
     named = {group: (plain[group].get("_target_"), group) for group in groups}
     named |= {f"metrics[{i}]": (name, "metric") for i, name in enumerate(settings.metrics)}
     named |= {f"tricks.{name}": (node["_target_"], "tricks") for name, node in tricks.items()}
-    refuse_foreign(named)
+    refuse_foreign(named | targets(plain["data"].get("augment")))
     nodes: Node = {group: check_node(group, plain[group], group) for group in groups}
+    check_transforms(nodes["data"]["augment"])
     nodes["tricks"] = _check_tricks(tricks, overrides)
     check_metrics(settings.metrics)
     threads = len(available_cores()) if settings.threads == "auto" else settings.threads
@@ -243,10 +246,3 @@ def _defaults(node: Node, target: type) -> Node:
     found = ((n, p.default) for n, p in signature(target).parameters.items() if n in node)
     defaults = {n: v for n, v in found if isinstance(v, bool | int | float | str | tuple | None)}
     return {**node, **{n: [*v] if isinstance(v, tuple) else v for n, v in defaults.items()}}
-
-
-def available_cores() -> list[int]:
-    """Give back the numbers of the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))

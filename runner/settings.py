@@ -89,6 +89,11 @@ def refuse_contradictions(settings: Settings) -> None:
             f"epochs; {settings.chooses} chooses another by the validation split, and the test set "
             "is used once. Drop one of them."
         )
+    if settings.loss.get("class_weights") == settings.data.get("sampling") == "balanced":
+        raise UserError(
+            "loss.class_weights=balanced and data.sampling=balanced both make up for unequal "
+            "classes. Set one of them."
+        )
     if settings.chooses and settings.data.get("validation") == 0:
         raise UserError(
             f"{settings.chooses} chooses by the validation split, but data.validation=0. Set "

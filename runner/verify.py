@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.ablation.table import find_damage
-from runner.build import build, find_device
+from runner.build import build
 from runner.config import Settings
+from runner.device import find_device
 from runner.errors import UserError
 from runner.names import label
 from runner.run.attempt import attempt

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from runner.build import Bench, build, title
 from runner.config import Settings
+from runner.data.seen import first_sheet
 from runner.names import label
 from runner.run import checkpoint, model_file
 from runner.run.choice import Choice
@@ -134,6 +135,7 @@ class Attempt:
         with RunLog(self.folder, lines, self.training.updates) as self.log:
             if not self.quiet and not lines:  # of a sweep it would be a page for each run
                 self.log.text("config", (self.folder / CONFIG).read_text())
+                self.log.image("images/train", first_sheet(self.bench.batches))
             self.train()
             return self.finish()
 

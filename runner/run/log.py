@@ -8,6 +8,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Self
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from runner.errors import UserError
@@ -65,6 +66,15 @@ class RunLog:
             for name, number in numbers.items():
                 self.tensorboard.add_scalar(name, number, update)
             self.tensorboard.flush()
+
+    def image(self, name: str, pixels: Tensor) -> None:
+        """Show a picture [3, H, W], uint8, in TensorBoard alone.
+
+        Raises:
+            UserError: If there is no room for it.
+        """
+        with writing(self.events):
+            self.tensorboard.add_image(name, pixels, 0)
 
     def text(self, name: str, text: str) -> None:
         """Show lines in TensorBoard alone, as they are.

@@ -24,8 +24,8 @@ from runner.ablation.plan import Plan, load_plan, save_plan
 from runner.ablation.table import is_evidence, unfair_metric
 from runner.ablation.tuning import TUNING, Tuned
 from runner.ablation.verdicts import Findings, judge
-from runner.config import available_cores
 from runner.data.cache import default_folder
+from runner.device import available_cores
 from runner.errors import UserError, cause_of
 from runner.names import label
 from runner.report import tuning_lines

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from runner.build import find_device
 from runner.data import normalization
 from runner.data.decode import Reading, decode_one
+from runner.device import find_device
 from runner.errors import UserError
 from runner.names import label
 from runner.run import model_file
