@@ -10,15 +10,24 @@ from torch import nn
 
 from runner import data
 from runner.export import main
-from runner.trained import export, load_run
+from runner.trained import export, forms, load_run
 from tests.conftest import run_in
+
+SHORT = ("epochs=1", "batch_size=512", "name=x")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run with an anti-aliased network."""
     place = tmp_path_factory.mktemp("exported") / "seed=0"
-    run_in(place, "epochs=1", "batch_size=512", "model.width=2", "tricks=[anti_aliasing]", "name=x")
+    run_in(place, *SHORT, "model.width=2")
+    return place
+
+
+@pytest.fixture(scope="module")
+def smooth(tmp_path_factory):
+    """A run with an anti-aliased network."""
+    place = tmp_path_factory.mktemp("smooth") / "seed=0"
+    run_in(place, *SHORT, "model.width=2", "tricks=[anti_aliasing]")
     return place
 
 
@@ -41,8 +50,12 @@ def session(file):
     return onnxruntime.InferenceSession(file.read_bytes())
 
 
-def test_onnx_takes_any_number_and_size_of_images_and_tells_of_itself(run, tmp_path, capfd):
-    file = tmp_path / "x.onnx"
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["run", "smooth"])
+def test_onnx_takes_any_number_and_size_of_images_and_tells_of_itself(
+    which, tmp_path, capfd, request
+):
+    run, file = request.getfixturevalue(which), tmp_path / "x.onnx"
     assert code(run, "--to", "onnx", file) == 0
     out, complaint = capfd.readouterr()
     assert (out.count("\n"), complaint) == (1, "")
@@ -58,8 +71,9 @@ def test_onnx_takes_any_number_and_size_of_images_and_tells_of_itself(run, tmp_p
     assert b"/tricks/" not in file.read_bytes()  # no path of the machine
 
 
-def test_a_program_of_torch_takes_any_number_and_size_of_images(run, tmp_path):
-    file = tmp_path / "x.pt2"
+@pytest.mark.parametrize("which", ["run", pytest.param("smooth", marks=pytest.mark.slow)])
+def test_a_program_of_torch_takes_any_number_and_size_of_images(which, tmp_path, request):
+    run, file = request.getfixturevalue(which), tmp_path / "x.pt2"
     assert code(run, "--to", "torch", file, "--normalized") == 0
     model, told = load_run(run), json.loads((tmp_path / "x.pt2.json").read_text())
     prepare = told["preparing"]
@@ -80,10 +94,11 @@ def test_the_weights_are_those_of_the_network(run, tmp_path):
     assert all(torch.equal(state[key], own[key]) for key in own)
 
 
-@pytest.mark.parametrize("kind", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
 @pytest.mark.parametrize("what", ["scale", "shift", "a blur"])
 def test_an_export_that_differs_is_refused_and_nothing_is_left(
-    run, tmp_path, monkeypatch, capsys, kind, what
+    smooth, tmp_path, monkeypatch, capsys, kind, what
 ):
     whole = export.Whole
 
@@ -91,25 +106,41 @@ def test_an_export_that_differs_is_refused_and_nothing_is_left(
         def __init__(self, model):
             super().__init__(model)
             if what == "a blur":
-                blurred = [m for m in self.network.modules() if m._forward_hooks]
-                blurred[0]._forward_hooks.clear()
-                blurred[0].register_forward_hook(lambda _, __, output: output[..., ::2, ::2])
+                blurred = next(m for m in self.network.modules() if m._forward_hooks)
+                blurred._forward_hooks.clear()
+                blurred.register_forward_hook(lambda _, __, output: output[..., ::2, ::2])
             else:
                 getattr(self, what).mul_(1.01)
 
     monkeypatch.setattr(export, "Whole", Wrong)
-    monkeypatch.setattr(export, "input_name", lambda _: "images", raising=False)
-    assert code(run, "--to", kind, tmp_path / "x") == 1
+    assert code(smooth, "--to", kind, tmp_path / "x") == 1
     assert "is not written: its logits differ from the original's by" in capsys.readouterr().err
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_size_that_the_network_ties_itself_to_is_kept_and_said(run, tmp_path, monkeypatch, capsys):
+def test_weights_that_differ_are_refused_and_nothing_is_left(run, tmp_path, monkeypatch, capsys):
+    save = forms.state_dict
+
+    def spoiled(network):
+        network.classifier.bias[0] += 0.01
+        return save(network)
+
+    monkeypatch.setattr(forms, "state_dict", spoiled)
+    assert code(run, "--to", "state_dict", tmp_path / "x") == 1
+    assert "is not written: its logits differ from the original's by" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.slow
+def test_a_size_that_the_network_ties_itself_to_is_kept_and_said(
+    run, tmp_path, monkeypatch, capsys
+):
     whole = export.Whole
 
     class Tied(whole):
         def forward(self, images):
-            return super().forward(images.reshape(len(images), 1, 8, 8))
+            assert images.shape[2:] == (8, 8)
+            return super().forward(images)
 
     monkeypatch.setattr(export, "Whole", Tied)
     assert code(run, "--to", "torch", tmp_path / "x") == 0
@@ -147,7 +178,7 @@ def test_what_is_wrong_is_one_line(run, tmp_path, monkeypatch, capsys):
     ids=lambda given: given[-1],
 )
 def test_other_networks_can_be_exported(tmp_path, given, kind):
-    run_in(tmp_path / "run", "epochs=1", "batch_size=512", "name=x", *given)
+    run_in(tmp_path / "run", *SHORT, *given)
     file = tmp_path / "x"
     assert code(tmp_path / "run", "--to", kind, file) == 0
     told, given = json.loads((tmp_path / "x.json").read_text()), data.digits().test.images[:40]
