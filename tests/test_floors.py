@@ -32,7 +32,7 @@ FLOORS = [
     ["metrics"],
     ["allowed", "evaluate", "fit", "settings"],
     ["data", "models", "optimizers", "schedulers", "train"],
-    ["keywords", "losses", "pretrained"],
+    ["keywords", "losses", "pretrained", "tiles"],
     ["weights"],
     ["store"],
     ["names", "signals", "terminal", "validation"],

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from runner.build import Bench, build, title
 from runner.config import Settings
 from runner.names import label
-from runner.run import checkpoint, model_file
+from runner.run import checkpoint, mistakes, model_file
 from runner.run.choice import Choice
 from runner.run.fingerprint import fingerprint
 from runner.run.log import RunLog
@@ -152,6 +152,8 @@ class Attempt:
         tested = {key: value for key, value in result.items() if key.startswith("test/")}
         self.log.scalars(result["updates"], tested)
         write_predictions(self.folder, found)
+        pictures = mistakes.write(self.folder, self.bench, found.logits)
+        self.log.pictures(result["updates"], pictures)
         model_file.write(self.folder, self.settings, self.bench)
         return write_result(self.folder, result, found, self.log.lines)
 
