@@ -81,9 +81,7 @@ def test_photographs_stay_small():
 
 def test_names_are_written_in_what_the_font_has():
     names = ["cat", "Müller", "猫", "cho", "chó", "a\nb"]
-    assert tiles.drawable(names) == [
-        *("cat", "Muller", "class 2", "class 3", "class 4", "a\\nb")
-    ]
+    assert tiles.drawable(names) == [*("cat", "Muller", "class 2", "class 3", "class 4", "a\\nb")]
     assert max(map(len, tiles.drawable(["x" * 10**6, "y"]))) <= 200
     sheets = [tiles.tiling([np.zeros((1, 8, 8), np.uint8)], [(n, n)], "") for n in ("x", "x" * 99)]
     assert sheets[0].size == sheets[1].size
