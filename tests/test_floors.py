@@ -34,7 +34,7 @@ FLOORS = [
     ["metrics"],
     ["allowed", "device", "evaluate", "fit", "settings"],
     ["data", "models", "optimizers", "schedulers", "train"],
-    ["keywords", "losses", "pretrained"],
+    ["keywords", "losses", "pretrained", "tiles"],
     ["weights"],
     ["store"],
     ["names", "signals", "terminal", "validation"],

@@ -14,7 +14,7 @@ from runner.build import Bench, build, title
 from runner.config import Settings
 from runner.data.seen import first_sheet
 from runner.names import label
-from runner.run import checkpoint, model_file
+from runner.run import checkpoint, mistakes, model_file
 from runner.run.choice import Choice
 from runner.run.fingerprint import fingerprint
 from runner.run.log import RunLog
@@ -135,7 +135,8 @@ class Attempt:
         with RunLog(self.folder, lines, self.training.updates) as self.log:
             if not self.quiet and not lines:  # of a sweep it would be a page for each run
                 self.log.text("config", (self.folder / CONFIG).read_text())
-                self.log.image("images/train", first_sheet(self.bench.batches))
+                sheet = first_sheet(self.bench.batches).permute(1, 2, 0).numpy()
+                self.log.pictures(0, {"images/train": sheet})
             self.train()
             return self.finish()
 
@@ -154,6 +155,8 @@ class Attempt:
         tested = {key: value for key, value in result.items() if key.startswith("test/")}
         self.log.scalars(result["updates"], tested)
         write_predictions(self.folder, found)
+        pictures = mistakes.write(self.folder, self.bench, found.logits)
+        self.log.pictures(result["updates"], pictures)
         model_file.write(self.folder, self.settings, self.bench)
         return write_result(self.folder, result, found, self.log.lines)
 

@@ -3,12 +3,14 @@
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Self
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from runner.errors import UserError
@@ -67,14 +69,17 @@ class RunLog:
                 self.tensorboard.add_scalar(name, number, update)
             self.tensorboard.flush()
 
-    def image(self, name: str, pixels: Tensor) -> None:
-        """Show a picture [3, H, W], uint8, in TensorBoard alone.
+    def pictures(
+        self, update: int, pictures: Mapping[str, Image.Image | NDArray[np.uint8]]
+    ) -> None:
+        """Show pictures [H, W, 3] by their tags, in TensorBoard alone.
 
         Raises:
-            UserError: If there is no room for it.
+            UserError: If there is no room for them.
         """
         with writing(self.events):
-            self.tensorboard.add_image(name, pixels, 0)
+            for tag, picture in pictures.items():
+                self.tensorboard.add_image(tag, np.asarray(picture), update, dataformats="HWC")
 
     def text(self, name: str, text: str) -> None:
         """Show lines in TensorBoard alone, as they are.
