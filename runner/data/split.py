@@ -38,9 +38,17 @@ class DataSet:
     """[M]: the image files that the rows of the splits count in, relative to their root."""
 
     def to(self, device: torch.device) -> "DataSet":
-        """Return the data set with all its tensors on a device."""
-        moved = {k: v.to(device) for k, v in vars(self).items() if hasattr(v, "to")}
-        return replace(self, **moved)
+        """Return the data set on a device.
+
+        Images that are mapped move to a card if all of them fit into half of its free memory; else
+        they stay, and go over batch by batch.
+        """
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        mapped = [split for split in splits.values() if split.rows is not None]
+        size = sum(len(split.labels) * split.images[:1].nbytes for split in mapped)
+        fits = device.type != "cuda" or size <= torch.cuda.mem_get_info(device)[0] / 2
+        moved = {name: split.to(device, whole=fits) for name, split in splits.items()}
+        return replace(self, **moved, mean=self.mean.to(device), std=self.std.to(device))
 
 
 def split_source(source: Source, validation: float | Literal["auto"], seed: int) -> DataSet:

@@ -104,7 +104,9 @@ def test_an_export_that_differs_is_refused_and_nothing_is_left(
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_size_that_the_network_ties_itself_to_is_kept_and_said(run, tmp_path, monkeypatch, capsys):
+def test_a_size_that_the_network_ties_itself_to_is_kept_and_said(
+    run, tmp_path, monkeypatch, capsys
+):
     whole = export.Whole
 
     class Tied(whole):
