@@ -43,12 +43,13 @@ class DataSet:
         Images that are mapped move to a card if all of them fit into half of its free memory; else
         they stay, and go over batch by batch.
         """
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        mapped = [split for split in splits.values() if split.rows is not None]
+        splits = (self.train, self.validation, self.test)
+        mapped = [split for split in splits if split.rows is not None]
         size = sum(len(split.labels) * split.images[:1].nbytes for split in mapped)
         fits = device.type != "cuda" or size <= torch.cuda.mem_get_info(device)[0] / 2
-        moved = {name: split.to(device, whole=fits) for name, split in splits.items()}
-        return replace(self, **moved, mean=self.mean.to(device), std=self.std.to(device))
+        train, validation, test = (split.to(device, whole=fits) for split in splits)
+        mean, std = self.mean.to(device), self.std.to(device)
+        return replace(self, train=train, validation=validation, test=test, mean=mean, std=std)
 
 
 def split_source(source: Source, validation: float | Literal["auto"], seed: int) -> DataSet:
