@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from runner.data.class_folders import Side
-from runner.data.decode import Reading
+from runner.data.decode import Bands, Bits, Reading, Resize, Size
 from runner.data.folds import Fold, Folds, HoldOut, Share, SplitSeed, make_source, settle
 from runner.data.images import read_images
 from runner.data.listing import SUFFIXES, ImageFile, Listing, folded
@@ -26,12 +25,15 @@ def image_table(
     split_column: str | None = "split",
     group_column: str | None = "group",
     suffix: str = "",
-    size: Side | None = None,
+    size: Size | None = None,
     cache: str | None = None,
     test: Share | None = None,
     folds: Folds | None = None,
     fold: Fold | None = None,
     split_seed: SplitSeed = 0,
+    resize: Resize = "stretch",
+    bits: Bits = 8,
+    bands: Bands = "auto",
 ) -> Source:
     """Return the images that a CSV file names, in UTF-8, separated by commas, semicolons or tabs.
 
@@ -57,6 +59,9 @@ def image_table(
         folds: Into how many folds the images are divided; None for five, where `fold` is given.
         fold: Which of them is the test split, from 0.
         split_seed: Seed of the choice.
+        resize: How to resize.
+        bits: Of a pixel, 8 or 16.
+        bands: Which become channels.
 
     Raises:
         UserError: If the table cannot be read, or lacks a column or a cell; names files that are
@@ -72,7 +77,7 @@ def image_table(
         found = read_table(table, columns)
         return _list(table, folder, suffix, found, hold_out.setting)
 
-    listing, reading = settle(look(), hold_out), Reading(size)
+    listing, reading = settle(look(), hold_out), Reading(size, resize, bits, bands)
     images = read_images(
         folder.resolve(),
         listing.files,

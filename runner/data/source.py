@@ -20,7 +20,8 @@ class Split(NamedTuple):
     """Images and their labels.
 
     The images are all in memory, or a memory map, of which the splits of a data set share one and
-    `rows` says whose is what. Read them by `images_of` and `chunks`, which know.
+    `rows` says whose is what. Read them by `images_of` and `chunks`, which know. On a card, mapped
+    images are there as a whole, or on the CPU while the labels are there.
     """
 
     images: Tensor
@@ -63,10 +64,19 @@ class Split(NamedTuple):
             return Split(self.images[chosen], self.labels[chosen])
         return Split(self.images, self.labels[chosen], self.rows[chosen])
 
-    def to(self, device: torch.device) -> "Split":
-        """Return the split on a device."""
-        rows = None if self.rows is None else self.rows.to(device)
-        return Split(self.images.to(device), self.labels.to(device), rows)
+    def to(self, device: torch.device, whole: bool = True) -> "Split":
+        """Return the split on a device; if not `whole`, its images stay, and come one by one."""
+        labels = self.labels.to(device)
+        if self.rows is None:
+            return Split(self.images.to(device), labels)
+        if not whole or device.type == "cpu":
+            return Split(self.images, labels, self.rows)
+        shape = (len(labels), *self.shape)
+        images, start = torch.empty(shape, dtype=self.images.dtype, device=device), 0
+        for chunk in self.chunks():
+            images[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        return Split(images, labels)
 
 
 @dataclass(frozen=True, eq=False)

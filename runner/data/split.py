@@ -38,9 +38,18 @@ class DataSet:
     """[M]: the image files that the rows of the splits count in, relative to their root."""
 
     def to(self, device: torch.device) -> "DataSet":
-        """Return the data set with all its tensors on a device."""
-        moved = {k: v.to(device) for k, v in vars(self).items() if hasattr(v, "to")}
-        return replace(self, **moved)
+        """Return the data set on a device.
+
+        Images that are mapped move to a card if all of them fit into half of its free memory; else
+        they stay, and go over batch by batch.
+        """
+        splits = (self.train, self.validation, self.test)
+        mapped = [split for split in splits if split.rows is not None]
+        size = sum(len(split.labels) * split.images[:1].nbytes for split in mapped)
+        fits = device.type != "cuda" or size <= torch.cuda.mem_get_info(device)[0] / 2
+        train, validation, test = (split.to(device, whole=fits) for split in splits)
+        mean, std = self.mean.to(device), self.std.to(device)
+        return replace(self, train=train, validation=validation, test=test, mean=mean, std=std)
 
 
 def split_source(source: Source, validation: float | Literal["auto"], seed: int) -> DataSet:
