@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.parameter import is_lazy
 from tqdm import tqdm
 
-from runner.build import Bench, build, title
+from runner.build import Bench, build
 from runner.config import Settings
 from runner.data.seen import first_sheet
 from runner.names import label
 from runner.run import checkpoint, mistakes, model_file
 from runner.run.choice import Choice
 from runner.run.fingerprint import fingerprint
+from runner.run.lines import beginning
 from runner.run.log import RunLog
 from runner.run.process import isolated
 from runner.run.result import (
@@ -179,21 +179,9 @@ class Attempt:
 
     def print_start(self, resumed: bool) -> None:
         """Print what the run is about to do, in one line; in a sweep only where it resumes."""
-        data, settings, machine = self.bench.data, self.settings, self.machine
-        splits = {"train": data.train, "validation": data.validation, "test": data.test}
-        numbers = [f"{len(s.labels):,} {name}" for name, s in splits.items() if len(s.labels)]
-        parameters = [*self.training.model.parameters()]
-        count = (
-            f"{sum(p.numel() for p in parameters):,}" if not any(map(is_lazy, parameters)) else "?"
-        )
-        words = [
-            f"{title(settings.model, 'model')} ({count} parameters)",
-            f"{title(settings.data, 'data')}: {' / '.join(numbers)} images",
-            machine["device"],
-            f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}",
-            f"tricks: {', '.join(self.training.trick.names) or 'none'}",
-        ]
-        line = label(self.folder) if self.quiet else f"{', '.join(words)} -> {label(self.folder)}"
+        line = label(self.folder)
+        if not self.quiet:
+            line = f"{beginning(self.settings, self.bench, self.machine)} -> {line}"
         if resumed:
             line += f"  resuming at update {self.first} of {self.status.total}"
         if resumed or not self.quiet:
