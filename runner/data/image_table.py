@@ -174,7 +174,7 @@ def _with_test(
 def _find_classes(table: Path, rows: Sequence[Row], notes: list[str]) -> tuple[str, ...]:
     """Return the labels of the training images, sorted; refuse others."""
     labels = {row.label for row in rows if row.split == "train"}
-    spelled = {folded(label): label for label in labels}
+    spelled = {folded(label): label for label in sorted(labels)}
     new = dict[str, str]()
     for row in rows:
         if row.label not in labels:
@@ -256,4 +256,5 @@ def _unnamed(root: Path, rows: Iterable[Row]) -> str:
             names = [e.name for e in content if e.name.lower().endswith(SUFFIXES)]
             paths = (os.path.join(folder, name) for name in names if not name.startswith("."))
             found += sorted(path for path in paths if path not in named)
-    return f"{len(found):,} images that no line names ({listed(found, 3)})" if found else ""
+    what = f"{len(found):,} image{'s' * (len(found) > 1)} that no line names"
+    return f"{what} ({listed(found, 3)})" if found else ""

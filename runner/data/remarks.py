@@ -48,9 +48,10 @@ def _copies(
     whole = zip(like, _hash_whole(split, like), strict=True)
     pairs = [(n, twins[image]) for n, image in whole if image in twins]
     if pairs:
+        many = "are copies of training images" if pairs[1:] else "is a copy of a training image"
         yield (
-            f"{len(pairs):,} of the {len(others):,} {name} images are copies of training images, "
-            f"which raises the {name} accuracy{_examples(train, split, pairs, files)}"
+            f"{len(pairs):,} of the {len(others):,} {name} images {many}, which raises the {name} "
+            f"accuracy{_examples(train, split, pairs, files)}"
         )
 
 

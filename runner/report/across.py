@@ -24,7 +24,8 @@ def table(findings: Findings, narrow: bool = False) -> Table:
     rows = []
     for each in findings.agreement:
         means = [mean for mean in each.means.values() if mean is not None]
-        reach = f"{fmt.difference(min(means), metric)} to {fmt.difference(max(means), metric)}"
+        ends = (min(means), max(means)) if means else ()
+        reach = " to ".join(fmt.difference(end, metric) for end in ends)
         counts = Counter(each.verdicts.values())
         several = ", ".join(f"{verdict} in {n}" for verdict, n in counts.most_common())
         rows.append(

@@ -81,6 +81,8 @@ ONE_BY_ONE = [
         for folder in ("'é'", "'é '", "'è'", "'1'", "1.0")
     ),
     ("data=image_folder", "data.root=a", "data.size=32"),
+    *(("data=image_folder", "data.root=a", f"data.fold={fold}") for fold in (0, 1)),
+    *(("data=image_table", f"data.file={file}") for file in ("a.csv", "x/a.csv")),
     ("name=mine",),
     ("name=mine", "data=mnist"),
     ("name=mine", "model=resnet20"),
