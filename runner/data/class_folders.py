@@ -63,11 +63,12 @@ def image_folder(
             without a `size`, differ in size; or the folder changes while it is read.
     """
     folder, hold_out = Path(os.path.expanduser(root)), HoldOut(test, folds, fold, split_seed)
+    reading = Reading(size, resize, bits, bands)
 
     def look() -> Listing:
         return scan(folder, hold_out.setting)
 
-    listing, reading = settle(look(), hold_out), Reading(size, resize, bits, bands)
+    listing = settle(look(), hold_out)
     images = read_images(
         folder.resolve(),
         listing.files,

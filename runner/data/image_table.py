@@ -72,12 +72,13 @@ def image_table(
     folder = table.parent if root is None else Path(os.path.expanduser(root))
     columns = Columns(file_column, label_column, split_column, group_column)
     hold_out = HoldOut(test, folds, fold, split_seed)
+    reading = Reading(size, resize, bits, bands)
 
     def look() -> Listing:
         found = read_table(table, columns)
         return _list(table, folder, suffix, found, hold_out.setting)
 
-    listing, reading = settle(look(), hold_out), Reading(size, resize, bits, bands)
+    listing = settle(look(), hold_out)
     images = read_images(
         folder.resolve(),
         listing.files,

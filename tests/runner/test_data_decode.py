@@ -283,9 +283,9 @@ def test_how_images_are_resized_is_told_at_the_start(tmp_path, capfd, resize, to
     for seed, name in enumerate(NAMES):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture(seed, 6, 6 if seed < 2 else 5)).save(tmp_path / name)
-    image_folder(str(tmp_path), 4, str(tmp_path / "cache"), resize)
+    image_folder(str(tmp_path), 4, str(tmp_path / "cache"), resize=resize)
     assert f"\n3 of 5 images are not square: {told}\n" in capfd.readouterr().err
-    image_folder(str(tmp_path), (6, 5), str(tmp_path / "cache"), resize)
+    image_folder(str(tmp_path), (6, 5), str(tmp_path / "cache"), resize=resize)
     assert "\n2 of 5 images are not of the shape 5 : 6: " in capfd.readouterr().err
 
 
