@@ -16,6 +16,8 @@ TUNING = "tuning"
 
 Goal = Literal["maximize", "minimize"]
 
+ON_TEST_ALONE = ("mean_accuracy", "shift_consistency")
+
 APART = 1_000_000
 """How far the seeds of the trials lie beyond the first that judges."""
 
@@ -67,15 +69,18 @@ class Tuned:
         return others[choose(others, goal)] if others else None
 
 
-def measure_of(metric: str) -> tuple[str, Goal]:
+def measure_of(metric: str, goal: Goal) -> tuple[str, Goal]:
     """Give back what settings are chosen by, for a metric that is judged: on the validation split.
 
-    >>> measure_of("test/accuracy"), measure_of("test/loss")
-    (('validation/accuracy', 'maximize'), ('validation/loss', 'minimize'))
+    It is the same metric there, or the accuracy for one that is measured on the test split alone.
+
+    >>> measure_of("test/macro_f1", "maximize"), measure_of("test/mean_accuracy", "maximize")
+    (('validation/macro_f1', 'maximize'), ('validation/accuracy', 'maximize'))
     """
-    if metric.endswith("loss"):
-        return "validation/loss", "minimize"
-    return "validation/accuracy", "maximize"
+    name = metric.partition("/")[2]
+    if name in ON_TEST_ALONE:
+        return "validation/accuracy", "maximize"
+    return f"validation/{name}", goal
 
 
 def choose(tried: Sequence[Tried], goal: Goal) -> int:

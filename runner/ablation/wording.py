@@ -10,7 +10,7 @@ from runner.ablation.tuning import join, measure_of
 BAD = ("failed", "diverged")
 """The states of runs that failed. A damaged run is not one of them: it counts as missing."""
 
-SHARES = ("accuracy", "shift_consistency")
+SHARES = ("accuracy", "shift_consistency", "macro_f1", "calibration_error")
 """Ends of the names of metrics from 0 to 1, which are shown in percentage points."""
 
 SCORED = (Verdict.HELPS, Verdict.HURTS, Verdict.NEGLIGIBLE)
@@ -164,7 +164,7 @@ def tuning(plan: Plan) -> str | None:
     seeds = max((tuned.seeds for tuned in plan.tuned.values()), key=len)
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     trials = max(tuned.trials for tuned in plan.tuned.values())
-    measure = measure_of(plan.question.metric)[0].replace("/", " ")
+    measure = measure_of(plan.question.metric, plan.question.goal)[0].replace("/", " ")
     return (
         f"Each variant was tuned before it was judged: {trials} trials with {which}, chosen by "
         f"{measure}. The verdicts rest on other seeds."

@@ -105,7 +105,7 @@ def together(findings: Findings, setting: str = "") -> float | None:
 
 def tuning(plan: Plan) -> Table:
     """List what was chosen for each variant, and how close the next setting came."""
-    metric, goal = measure_of(plan.question.metric)
+    metric, goal = measure_of(plan.question.metric, plan.question.goal)
     rows = []
     for arm in plan.variants if plan.tuned else ():
         if (tuned := plan.tuned.get(arm)) is None:

@@ -44,6 +44,11 @@ def at_equal_cost(make: Maker, before: Plan | None) -> Plan:
             f"ablation.at={at} sets the epochs of each variant, but ablation.factors varies epochs "
             "too. Drop it there, or take ablation.at=epochs."
         )
+    if any({**plan.config, **plan.changes[name]}.get("patience") for name in plan.variants):
+        raise UserError(
+            f"ablation.at={at} sets how long each variant trains, and patience stops some before. "
+            "Drop patience, or take ablation.at=epochs."
+        )
     others = [variant for variant, reference in references.items() if variant != reference]
     if before:
         known = {name: before.epochs_of(name) for name in others if name in before.variants}

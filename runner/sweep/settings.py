@@ -16,6 +16,7 @@ from runner.ablation.wording import is_share
 from runner.errors import UserError, did_you_mean
 from runner.names import flatten, write_label, write_value
 from runner.quoting import literal
+from runner.sweep.metrics import check_metric, falls, is_own
 from runner.validation import STRICT, validate
 
 HALF_A_POINT = 0.005
@@ -38,14 +39,7 @@ class AblationSettings:
     factors: Varied | None
     across: Varied | None
     seeds: Annotated[int, Field(ge=1, le=10_000)] | list[Annotated[int, Field(ge=0)]]
-    metric: Literal[
-        "test/accuracy",
-        "test/mean_accuracy",
-        "test/loss",
-        "test/shift_consistency",
-        "validation/accuracy",
-        "validation/loss",
-    ]
+    metric: str
     goal: Literal["auto", "maximize", "minimize"]
     margin: Annotated[float, Field(ge=0)] | None
     alpha: Annotated[float, Field(gt=0, lt=1)]
@@ -60,12 +54,15 @@ class AblationSettings:
     @property
     def question(self) -> Question:
         """What is asked, and how surely it has to be answered."""
-        falls = self.metric.endswith("loss")
-        count = len(self.numbers(0))
+        count, goal = len(self.numbers(0)), self.goal
+        if goal == "auto":
+            goal = "minimize" if falls(self.metric) else "maximize"
         return Question(
             design=self.design,
             metric=self.metric,
-            goal=("minimize" if falls else "maximize") if self.goal == "auto" else self.goal,
+            goal=("minimize" if falls(self.metric) else "maximize")
+            if self.goal == "auto"
+            else self.goal,
             margin=HALF_A_POINT if self.margin is None else float(self.margin),
             alpha=float(self.alpha),
             until=self.until,
@@ -84,23 +81,29 @@ class AblationSettings:
         return tuple(self.seeds)
 
 
-def check_settings(node: Mapping[str, Any]) -> AblationSettings:
+def check_settings(node: Mapping[str, Any], metrics: Sequence[str] = ()) -> AblationSettings:
     """Check the node `ablation` of a config.
+
+    Args:
+        node: The node.
+        metrics: The setting `metrics` of the same config.
 
     Raises:
         UserError: If a key is unknown, or a value of a wrong type or out of range.
     """
     settings = validate(AblationSettings, node, "ablation")
+    check_metric(settings.metric, metrics)
     seeds = settings.numbers(0)
     if len(set(seeds)) < len(seeds) or not seeds:
         raise UserError(
             f"ablation.seeds must be different numbers, got {list(seeds)}. "
             "The same seed gives the same run again, and no further evidence."
         )
-    if settings.margin is None and not is_share(settings.metric):
+    if settings.margin is None and (is_own(settings.metric) or not is_share(settings.metric)):
+        unit = "of your own" if is_own(settings.metric) else "in nats per sample"
         raise UserError(
-            f"ablation.margin must be given with ablation.metric={settings.metric}, which is in "
-            "nats per sample: name the smallest difference that matters to you, such as "
+            f"ablation.margin must be given with ablation.metric={settings.metric}, which is "
+            f"{unit}: name the smallest difference that matters to you, such as "
             "ablation.margin=0.02 (0 if every one does)."
         )
     if settings.until != "fixed" and settings.most_seeds < len(seeds):

@@ -42,6 +42,7 @@ from runner.sweep.earlier import look_back
 from runner.sweep.failures import cause_in_words, exit_with_failures
 from runner.sweep.freeze import Frozen, refuse_foreign_runs, refuse_other
 from runner.sweep.local_launcher import LocalLauncher
+from runner.sweep.metrics import listed_metrics
 from runner.sweep.progress import Progress
 from runner.sweep.settings import check_settings
 from runner.sweep.slots import slots, visible_cards
@@ -73,7 +74,7 @@ class AblationSweeper(Sweeper):
                 "Write ablation=one_at_a_time, or another of its options."
             )
         node = OmegaConf.to_container(self.config.ablation, resolve=True)
-        settings = check_settings(cast(dict[str, Any], node))
+        settings = check_settings(cast(dict[str, Any], node), listed_metrics(self.config))
         root = Path(str(self.config.hydra.sweep.dir))
         before = load_plan(root)
         threads = int(before.config["threads"]) if before else self._threads()

@@ -68,7 +68,7 @@ def plan_trials(draft: Draft, plan: Plan, before: Plan | None) -> Plan:
             there is no validation split to choose by.
     """
     question, seeds = plan.question, tuning_seeds(plan)
-    metric, goal = measure_of(question.metric)
+    metric, goal = measure_of(question.metric, question.goal)
     _refuse_untunable(plan, metric)
     grids = _grids(draft, plan)
     sizes = {arm: size_of(grid) for arm, grid in grids.items()}

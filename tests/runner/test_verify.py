@@ -191,10 +191,8 @@ def test_what_has_changed_since_is_named_where_it_may_be_why(folder):
     change_json(folder / "result.json", weights="0")
     machine = json.loads((folder / "run.json").read_text())
     machine["libraries"]["torch"] = "1.0"
-    change_json(folder / "run.json", threads=7, processor="another", libraries=machine["libraries"])
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    state["made_with"]["data"] = "f" * 64
-    checkpoint.save(folder, state)
+    changed = {"threads": 7, "processor": "another", "data": "f" * 16}
+    change_json(folder / "run.json", libraries=machine["libraries"], **changed)
     told = refusal(folder)
     assert "the number of threads, a part of config.yaml, was 7, is now 1\n" in told
     assert "processor was another, is now " in told
@@ -202,6 +200,18 @@ def test_what_has_changed_since_is_named_where_it_may_be_why(folder):
     assert "the hash of the images and labels was ffffffffffffffff, is now " in told
     assert "python was" not in told
     assert "the hash of config.yaml" not in told
+
+
+def test_the_data_of_an_older_run_are_known_from_its_checkpoint(folder):
+    change_json(folder / "result.json", weights="0")
+    machine = json.loads((folder / "run.json").read_text())
+    del machine["data"], machine["checksum"]
+    write_json(folder / "run.json", machine)
+    state = checkpoint.load(folder)
+    assert "hash of the images" not in refusal(folder)
+    state["made_with"]["data"] = "f" * 64
+    checkpoint.save(folder, state)
+    assert "the hash of the images and labels was ffffffffffffffff, is now " in refusal(folder)
 
 
 def test_a_config_that_was_edited_is_named_as_the_reason(folder):
