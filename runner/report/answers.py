@@ -55,10 +55,8 @@ class Answers:
     """[K, K]: a row for each true class, a column for each predicted one."""
     measured: list[dict[str, float]] = field(default_factory=list)
     """Of each run that was read, as `runner.metrics` names them."""
-    done: int = 0
-    """The runs that are done, read or not."""
-    size: int = 0
-    """Bytes that were read."""
+    saved: int = 1
+    """The runs that have predictions, read or not."""
     picture: bytes | None = None
     """PNG: the worst mistakes of the first run that has some."""
     problems: list[str] = field(default_factory=list)
@@ -108,68 +106,70 @@ def _known(value: float) -> float | None:
 
 
 def read_all(groups: Mapping[str, Sequence[Run]]) -> dict[str, Answers]:
-    """Read the answers of the first variants; those without any are left out.
+    """Read the answers of the first variants that have some.
 
     Args:
         groups: The runs of each variant, the most important variant first.
     """
     found: dict[str, Answers] = {}
-    left, pictures = MOST_BYTES, 0
+    left, tried = MOST_BYTES, 0
     for variant, runs in groups.items():
-        if len(found) == MOST_VARIANTS:
-            break
-        answers = read_answers(runs, left // (min(MOST_VARIANTS, len(groups)) - len(found)))
+        saved = [run for run in runs if run.state == "done" and not run.foreign and _size(run)]
+        if not saved:
+            continue
+        tried += 1
+        answers, size = _read(saved, left // (MOST_VARIANTS + 1 - tried))
+        left = max(0, left - size)
         if answers is not None:
-            found[variant], left = answers, max(0, left - answers.size)
-            if pictures < MOST_PICTURES:
-                answers.picture = _picture(runs, answers.problems)
-                pictures += answers.picture is not None
+            found[variant] = answers
+            if sum(each.picture is not None for each in found.values()) < MOST_PICTURES:
+                answers.picture = _picture(saved, answers.problems)
+        if tried == MOST_VARIANTS:
+            break
     return found
 
 
-def read_answers(runs: Sequence[Run], most: int = MOST_BYTES) -> Answers | None:
-    """Add up the answers of the first runs of a variant; None without any.
+def read_answers(run: Run) -> Answers | None:
+    """Read what one run answered; None if it is not known."""
+    return _read([run], MOST_BYTES)[0]
 
-    Args:
-        runs: Those that are not done are left out.
-        most: Bytes of predictions after which no more runs are read.
-    """
-    from runner import metrics  # imports torch, which takes seconds
 
+def _read(runs: Sequence[Run], most: int) -> tuple[Answers | None, int]:
+    """Add up the answers of the first runs, and the bytes that were read; the first always is."""
     answers: Answers | None = None
     size = 0
-    done = [run for run in runs if run.state == "done" and not run.foreign]
-    for run in done:
-        if answers is not None and (answers.seeds == MOST_SEEDS or size >= most):
+    for run in runs[:MOST_SEEDS]:
+        if size > most:
             break
-        if _size(run) > LARGEST or (read := run.predictions()) is None or not _is_sound(*read):
+        if (own := _size(run)) > LARGEST:
             continue
+        size += own
+        if (read := run.predictions()) is None or not _is_shown(read[0]):
+            continue
+        from runner import metrics  # imports torch, which takes seconds
+
         logits, labels = read
-        size += logits.nbytes
         counts, names = tiles.count(logits, labels), _names(run, logits.shape[1])
         if answers is None:
-            answers = Answers(names, counts, done=len(done))
+            answers = Answers(names, counts, saved=len(runs))
         elif answers.names == names:
             answers.counts += counts
         else:  # of other classes
             continue
         answers.measured.append(metrics.measure(_measures(logits.shape[1]), logits, labels))
-    if answers is not None:
-        answers.size = size
-    return answers
+    return answers, size
 
 
 def _size(run: Run) -> int:
+    """Give the bytes of the predictions of a run; 0 if there are none."""
     try:
-        return (run.folder / PREDICTIONS).lstat().st_size
+        return 0 if run.elsewhere else (run.folder / PREDICTIONS).lstat().st_size
     except OSError:
         return 0
 
 
-def _is_sound(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> bool:
-    classes = logits.shape[1]
-    inside = len(labels) > 0 and labels.min() >= 0 and labels.max() < classes
-    return 2 <= classes <= tiles.MOST_CLASSES and inside and bool(np.isfinite(logits).all())
+def _is_shown(logits: NDArray[np.float32]) -> bool:
+    return 2 <= logits.shape[1] <= tiles.MOST_CLASSES and bool(np.isfinite(logits).all())
 
 
 def _names(run: Run, classes: int) -> tuple[str, ...]:
@@ -183,17 +183,27 @@ def _measures(classes: int) -> list[str]:
 
 
 def _picture(runs: Sequence[Run], problems: list[str]) -> bytes | None:
-    """Give back the pixels of the first picture of mistakes, written anew."""
+    """Give back the picture of mistakes of the first run that has one; note what is wrong."""
     for run in runs:
-        if run.state != "done" or run.foreign or run.elsewhere:
-            continue
         try:
-            return tiles.encode(tiles.decode(read_bytes(run.folder / MISTAKES, tiles.MOST_BYTES)))
-        except FileNotFoundError:
+            return read_picture(run)
+        except FileNotFoundError:  # no answer was wrong
             continue
         except Damaged as error:
             problems.append(f"{run.variant}/{run.folder.name}: {MISTAKES} {error}, and is left out")
     return None
+
+
+def read_picture(run: Run) -> bytes:
+    """Give back the pixels of a run's picture of mistakes, as a PNG file written anew.
+
+    Raises:
+        FileNotFoundError: If it has none.
+        Damaged: If it is not one that a run wrote.
+    """
+    if run.elsewhere:
+        raise FileNotFoundError
+    return tiles.encode(tiles.decode(read_bytes(run.folder / MISTAKES, tiles.MOST_BYTES)))
 
 
 def limits(found: Mapping[str, Answers], variants: int) -> str:
@@ -206,7 +216,10 @@ def limits(found: Mapping[str, Answers], variants: int) -> str:
     unread = []
     if len(found) == MOST_VARIANTS < variants:
         unread.append(f"{MOST_VARIANTS} of {variants:,} variants")
-    fewer = [answers.seeds for answers in found.values() if answers.seeds < answers.done]
+    fewer = [answers.seeds for answers in found.values() if answers.seeds < answers.saved]
     if fewer:
         unread.append(f"{max(fewer)} seeds of each at most")
-    return f"To save time this is of {', and of '.join(unread)}. " if unread else ""
+    text = f"To save time this is of {', and of '.join(unread)}. " if unread else ""
+    if sum(answers.picture is not None for answers in found.values()) == MOST_PICTURES < len(found):
+        text += f"The worst mistakes are shown of {MOST_PICTURES} of them. "
+    return text

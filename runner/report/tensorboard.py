@@ -16,11 +16,9 @@ a reader would move on to the new file, and miss what the run writes later.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from statistics import fmean
 
-from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams import summary_v2 as hparams
@@ -28,6 +26,7 @@ from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS, 
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from torch.utils.tensorboard.summary import custom_scalars, text
 
+from runner import tiles
 from runner.ablation.designs import Factor
 from runner.ablation.find import names_of
 from runner.ablation.statistics import moments, t_test
@@ -223,8 +222,4 @@ def _summary(found: Findings | Multirun, runs: Sequence[Run]) -> Iterator[Logged
         return
     yield done, text("verdicts", markdown.page(found))
     if picture := forest(found):
-        content = picture.png()
-        width, height = Image.open(BytesIO(content)).size
-        size = {"width": width, "height": height, "colorspace": 4}
-        shown = Summary.Image(**size, encoded_image_string=content)
-        yield done, Summary(value=[Summary.Value(tag="effects", image=shown)])
+        yield done, tiles.summary("effects", picture.png())

@@ -42,12 +42,12 @@ class Where:
     def __bool__(self) -> bool:
         return bool(self.found)
 
-    def pairs(self) -> Iterator[tuple[str, Answers, Answers | None]]:
-        """Iterate over variants and their answers, with those of the reference if comparable."""
-        for name, own in self.found.items():
-            other = self.found.get(self.references[name])
-            alike = other is not None and other is not own and other.names == own.names
-            yield name, own, other if alike else None
+    def reference(self, name: str) -> tuple[str, Answers] | None:
+        """Give the name and the answers that a variant can be compared with."""
+        other = self.references[name]
+        found = self.found.get(other)
+        alike = found is not None and other != name and found.names == self.found[name].names
+        return (other, found) if found is not None and alike else None
 
 
 def of_ablation(findings: Findings) -> Where:
@@ -77,20 +77,22 @@ def of_groups(groups: Mapping[str, Sequence[Run]]) -> Where:
 
 def sections(where: Where) -> list[dict[str, Any]]:
     """Give back what the page shows of each variant."""
-    return [
-        {
-            "title": printable(f"{name}, {fmt.count(own.seeds, 'seed')}"),
-            "measures": measures(own),
-            "often": often(own, FEW if len(own.names) <= LABELLED else LISTED),
-            "matrix": _matrix(own) if len(own.names) <= LABELLED else None,
-            "classes": class_table(own, other),
-            "changed": None if other is None else changed(own, other),
-            "picture": own.picture and base64.b64encode(own.picture).decode(),
-            "numbered": _numbered(own) if own.picture else "",
-            "problems": [printable(problem, 300) for problem in own.problems],
-        }
-        for name, own, other in where.pairs()
-    ]
+    return [_section(name, own, where.reference(name)) for name, own in where.found.items()]
+
+
+def _section(name: str, own: Answers, reference: tuple[str, Answers] | None) -> dict[str, Any]:
+    few = len(own.names) <= LABELLED
+    return {
+        "title": printable(f"{name}, {fmt.count(own.seeds, 'seed')}"),
+        "measures": measures(own),
+        "often": often(own, FEW if few else LISTED),
+        "matrix": _matrix(own) if few else None,
+        "classes": class_table(own, reference),
+        "changed": reference and changed(own, *reference),
+        "picture": own.picture and base64.b64encode(own.picture).decode(),
+        "numbered": _numbered(own) if own.picture else "",
+        "problems": [printable(problem, 300) for problem in own.problems],
+    }
 
 
 def remark(where: Where) -> str:
@@ -101,7 +103,7 @@ def remark(where: Where) -> str:
     text += answers.limits(where.found, where.variants)
     if len(where.found) > 1:
         text += (
-            "How a class changes against the first one is not judged: of many, some change by "
+            "How the recall of single classes changes is not judged: of many, some change by "
             "chance. "
         )
     return text.rstrip()
@@ -132,30 +134,25 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def class_table(own: Answers, other: Answers | None = None) -> Table:
+def class_table(own: Answers, reference: tuple[str, Answers] | None = None) -> Table:
     """List the classes; beside those of a reference the ones that differ most come first.
 
     Without a reference they are in their order or, if they are many, the lowest recall comes first.
     """
-    changes = dict(enumerate(_changes(own, other))) if other else {}
-    rows = list(enumerate(own.classes))
-    if other:
-        rows.sort(key=lambda pair: -abs(changes[pair[0]] or 0.0))
-    elif len(rows) > LABELLED:
-        rows.sort(key=lambda pair: 2.0 if pair[1].recall is None else pair[1].recall)
+    rows = [(row, [_share(v) for v in (row.recall, row.precision, row.f1)]) for row in own.classes]
     heads = ["Class", "Test images", "Recall, %", "Precision, %", "F1, %"]
-    return [
-        [*heads, *(["Recall against the first, points"] if other else [])],
-        *(
-            [
-                printable(row.name, NAME),
-                f"{row.support / own.seeds:,.0f}",
-                *map(_share, (row.recall, row.precision, row.f1)),
-                *([_points(changes[number])] if other else []),
-            ]
-            for number, row in rows
-        ),
-    ]
+    if reference:
+        name, other = reference
+        heads.append(f"Recall against {printable(name, NAME)}, points")
+        changes = _changes(own, other)
+        for (_, cells), change in zip(rows, changes, strict=True):
+            cells.append(_points(change))
+        rows = [rows[place] for place in _by_size(changes)]
+    elif len(rows) > LABELLED:
+        rows.sort(key=lambda pair: 2.0 if pair[0].recall is None else pair[0].recall)
+    images = [f"{row.support / own.seeds:,.0f}" for row, _ in rows]
+    pairs = zip(rows, images, strict=True)
+    return [heads, *([printable(row.name, NAME), n, *cells] for (row, cells), n in pairs)]
 
 
 def _changes(own: Answers, other: Answers) -> list[float | None]:
@@ -168,13 +165,17 @@ def _points(change: float | None) -> str:
     return "-" if change is None else f"{round(change, 1) or 0.0:+.1f}"
 
 
-def changed(own: Answers, other: Answers) -> str:
-    """Name the classes that changed most: `recall of truck +3.1, cat -2.0 points`."""
+def _by_size(changes: Sequence[float | None]) -> list[int]:
+    """Order the places of changes, the largest in either direction first."""
+    return sorted(range(len(changes)), key=lambda place: -abs(changes[place] or 0.0))
+
+
+def changed(own: Answers, name: str, other: Answers) -> str:
+    """Name the classes that changed most: `recall of truck: +3.1, cat: -2.0 points`."""
     changes = _changes(own, other)
-    order = sorted(range(len(changes)), key=lambda n: -abs(changes[n] or 0.0))
-    found = [n for n in order[:FEW] if round(changes[n] or 0.0, 1)]
+    found = [place for place in _by_size(changes)[:FEW] if round(changes[place] or 0.0, 1)]
     words = [f"{printable(own.names[n], HEAD)}: {_points(changes[n])}" for n in found]
-    return f"recall of {', '.join(words)} points" if words else "recall as the first one's"
+    return f"recall of {', '.join(words)} points" if words else f"recall as {printable(name, NAME)}"
 
 
 class Cell(NamedTuple):
@@ -214,17 +215,14 @@ def _numbered(own: Answers) -> str:
 def terminal_lines(where: Where) -> Iterator[str]:
     """Write where a single run errs, in a few lines."""
     for own in where.found.values():
-        found = often(own)
-        yield (
-            f"Where it errs, of {own.counts.sum():,} test images:"
-            if found
-            else "No test image is answered wrong."
-        )
+        if not (found := often(own)):
+            yield "No test image is answered wrong."
+            continue
+        yield f"Where it errs, of {own.counts.sum():,} test images:"
         yield from (f"  {line}" for line in found)
-        known = [row for row in own.classes if row.recall is not None]
-        if found and (worst := min(known, key=lambda row: row.recall or 0.0)):
-            name = printable(worst.name, NAME)
-            yield f"  lowest recall: {name}, {_share(worst.recall)} %"
+        known = [(row.recall, row.name) for row in own.classes if row.recall is not None]
+        recall, name = min(known, key=lambda pair: pair[0])
+        yield f"  lowest recall: {printable(name, NAME)}, {_share(recall)} %"
 
 
 def per_class(where: Where) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from runner.build import Bench, build
@@ -35,6 +36,7 @@ from runner.store.files import remove_leftovers, write_json
 from runner.store.lock import lock_folder
 from runner.store.runs import CONFIG, MACHINE, STATUS
 from runner.texts import printable, say
+from runner.tiles import encode
 
 
 def resume_or_run(
@@ -135,8 +137,8 @@ class Attempt:
         with RunLog(self.folder, lines, self.training.updates) as self.log:
             if not self.quiet and not lines:  # of a sweep it would be a page for each run
                 self.log.text("config", (self.folder / CONFIG).read_text())
-                sheet = first_sheet(self.bench.batches).permute(1, 2, 0).numpy()
-                self.log.pictures(0, {"images/train": sheet})
+                sheet = Image.fromarray(first_sheet(self.bench.batches).permute(1, 2, 0).numpy())
+                self.log.pictures(0, {"images/train": encode(sheet)})
             self.train()
             return self.finish()
 

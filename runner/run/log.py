@@ -8,14 +8,12 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from runner.errors import UserError
 from runner.store.files import FORMAT, write_text, writing
 from runner.store.runs import METRICS
+from runner.tiles import summary
 
 
 class RunLog:
@@ -69,17 +67,15 @@ class RunLog:
                 self.tensorboard.add_scalar(name, number, update)
             self.tensorboard.flush()
 
-    def pictures(
-        self, update: int, pictures: Mapping[str, Image.Image | NDArray[np.uint8]]
-    ) -> None:
-        """Show pictures [H, W, 3] by their tags, in TensorBoard alone.
+    def pictures(self, update: int, pictures: Mapping[str, bytes]) -> None:
+        """Show PNG files by their tags, in TensorBoard alone.
 
         Raises:
             UserError: If there is no room for them.
         """
         with writing(self.events):
-            for tag, picture in pictures.items():
-                self.tensorboard.add_image(tag, np.asarray(picture), update, dataformats="HWC")
+            for tag, content in pictures.items():
+                self.tensorboard._get_file_writer().add_summary(summary(tag, content), update)
 
     def text(self, name: str, text: str) -> None:
         """Show lines in TensorBoard alone, as they are.

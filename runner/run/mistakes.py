@@ -19,7 +19,7 @@ MOST = 24
 CAPTION = "Below each image: the true class, then the predicted one and its probability"
 
 
-def write(folder: Path, bench: Bench, logits: torch.Tensor) -> dict[str, Image.Image]:
+def write(folder: Path, bench: Bench, logits: torch.Tensor) -> dict[str, bytes]:
     """Write mistakes.png: the wrongly answered test images of highest loss, the worst first.
 
     Without a wrong answer there is no such file.
@@ -30,7 +30,7 @@ def write(folder: Path, bench: Bench, logits: torch.Tensor) -> dict[str, Image.I
         logits: [N, K] of the test split, in its order.
 
     Returns:
-        The pictures for TensorBoard by their tags: the mistakes, if there are any, and how often
+        PNG files for TensorBoard by their tags: the mistakes, if there are any, and how often
         each class is taken for each other one.
     """
     labels = bench.data.test.labels.cpu().numpy()
@@ -38,13 +38,14 @@ def write(folder: Path, bench: Bench, logits: torch.Tensor) -> dict[str, Image.I
     pictures = {}
     chosen = worst(answers, labels)
     if len(chosen):
-        sheet = _draw(bench, chosen, answers[chosen], labels[chosen])
-        write_atomically(folder / MISTAKES, lambda file: file.write(tiles.encode(sheet)))
-        pictures[MISTAKES_TAG] = sheet
+        content = tiles.encode(_draw(bench, chosen, answers[chosen], labels[chosen]))
+        write_atomically(folder / MISTAKES, lambda file: file.write(content))
+        pictures[MISTAKES_TAG] = content
     else:
         (folder / MISTAKES).unlink(missing_ok=True)
     if len(names) <= tiles.MOST_CLASSES:
-        pictures[CONFUSION_TAG] = tiles.matrix(tiles.count(answers, labels), names)
+        matrix = tiles.matrix(tiles.count(answers, labels), names)
+        pictures[CONFUSION_TAG] = tiles.encode(matrix)
     return pictures
 
 

@@ -117,7 +117,7 @@ def test_an_ablation_shows_the_baseline_and_what_changes_most(tmp_path):
     assert "baseline, 2 seeds" in page.inside("h3")
     summaries = page.inside("summary")
     assert "clipping, 2 seeds: recall of dog: +40.0, cat: -10.0 points" in summaries
-    assert "flooding, 2 seeds: recall as the first one's" in summaries
+    assert "flooding, 2 seeds: recall as baseline" in summaries
     assert "dog taken for owl: 50.0 % (10 of 20)" in page.inside("li")
     counts = json.loads((tmp_path / "report.json").read_text())["per_class"]
     assert counts["clipping"]["confusion"] == [[14, 6, 0], [0, 18, 2], [0, 0, 20]]
