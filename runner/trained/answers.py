@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from runner.data.decode import silence
 from runner.data.listing import SUFFIXES
 from runner.device import available_cores, compute_exactly, find_device
 from runner.errors import UserError
@@ -64,7 +65,8 @@ class Answers:
 
     def _pictures(self, size: int) -> Generator[tuple[str, Tensor]]:
         """Read files by threads, `size` at a time."""
-        with ThreadPoolExecutor(len(available_cores())) as pool:
+        # silent once for all threads: by themselves they would undo each other's silence
+        with silence(), ThreadPoolExecutor(len(available_cores())) as pool:
             for start in range(0, len(self.files), size):
                 block = self.files[start : start + size]
                 for path, picture in zip(block, pool.map(self.model.look_at, block), strict=True):

@@ -154,7 +154,10 @@ def onnx(module: nn.Module, images: Tensor, any_size: bool, facts: Mapping[str, 
 
 
 def _trace(module: nn.Module, images: Tensor, any_size: bool) -> torch.export.ExportedProgram:
-    """Trace a module; of this machine nothing is in the program."""
+    """Trace a module; of this machine nothing is in the program.
+
+    A map of one pixel is no special case: small images must be among those of any size.
+    """
     free = {axis: torch.export.Dim.DYNAMIC for axis in FREE if any_size or axis == 0}
     with torch.no_grad():
         exported = torch.export.export(module, (images,), dynamic_shapes={input_name(module): free})

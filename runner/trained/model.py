@@ -113,22 +113,18 @@ class TrainedModel(nn.Module):
     def look_at(self, path: str | Path) -> Picture:
         """Read an image file, as `read` does; say why, if that is not possible."""
         channels, height, width = self.shape
-        size = height if height == width else (height, width)
-        usual = Reading(
-            size=size,
+        reading = self.reading or Reading(
+            (height, width),
             bits=8 if self.levels == 255 else 16,
             bands="auto" if channels in (1, 3) else "all",
         )
-        reading = self.reading or usual
         found = decode_one(Path(path), reading, channels)
         resized = not isinstance(found, str) and found.shape[1:] != (height, width)
         if resized:
-            found = decode_one(Path(path), replace(reading, size=size), channels)
+            found = decode_one(Path(path), replace(reading, size=(height, width)), channels)
         if isinstance(found, str):
             return Picture(None, found)
-        if found.shape != self.shape:
-            return Picture(None, f"{found.shape[0]} bands, and the model takes {channels}")
-        return Picture(torch.from_numpy(found.copy()), resized=resized)
+        return Picture(torch.from_numpy(found), resized=resized)
 
     def predict(self, images: Tensor | str | Path | Sequence[str | Path]) -> Tensor:
         """Give the probabilities [N, K], float32 on the CPU, of images or of image files.
