@@ -34,7 +34,8 @@ Verdicts:   python -m runner ablation=one_at_a_time tricks=core ablation.seeds=5
 Real data:  python -m runner data=image_folder data.root=FOLDER model=resnet20 tricks=core
 Again:      python -m runner -cp FOLDER_OF_A_RUN -cn config again=true
 Compare:    python -m runner.report outputs/NAME;  tensorboard --logdir outputs/NAME
-A look:     python -m runner.anti_alias MODEL;  python -m runner.plot_schedule [KEY=VALUE ...]
+A look:     python -m runner.plot_images [KEY=VALUE ...];  python -m runner.plot_schedule ...
+            python -m runner.anti_alias MODEL
 Everything: python -m runner --cfg job
 
 Groups (group=option), in {conf}:

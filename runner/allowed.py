@@ -19,11 +19,21 @@ USERS = frozenset(
 """What the user trusts beside ours; read when the process starts, so before a config can say so."""
 
 FUNCTIONS = {
-    "data": ("runner.data", "digits", "torchvision_set", "image_folder", "npz"),
+    "data": ("runner.data", "digits", "torchvision_set", "image_folder", "image_table", "npz"),
     "model": ("runner.models", "cifar_resnet", "resnet18_cifar", "torchvision_model", "timm_model"),
     "loss": ("runner.losses", "cross_entropy"),
+    "transform": (
+        "torchvision.transforms.v2",
+        *("RandomResizedCrop", "RandomCrop", "RandomHorizontalFlip", "RandomVerticalFlip"),
+        *("RandomRotation", "RandomAffine", "RandomPerspective", "ElasticTransform"),
+        *("ColorJitter", "RandomGrayscale", "RandomInvert", "RandomPosterize", "RandomSolarize"),
+        *("RandomAutocontrast", "RandomEqualize", "RandomPhotometricDistort"),
+        *("RandomChannelPermutation", "RandomAdjustSharpness", "GaussianBlur", "GaussianNoise"),
+        *("JPEG", "RandomErasing", "AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix"),
+        *("RandomApply", "RandomChoice", "RandomOrder"),
+    ),
 }
-"""The functions that these groups may name; the others name classes."""
+"""What these groups may name of a module, by name; the others name all classes of a kind."""
 
 
 def locate(target: object, where: str, group: str) -> Any:  # noqa: ANN401
@@ -33,7 +43,7 @@ def locate(target: object, where: str, group: str) -> Any:  # noqa: ANN401
         UserError: If it is not on the list, or does not exist.
     """
     if not isinstance(target, str) or "." not in target:
-        raise UserError(f"{where}._target_ must name a class, as package.Class, got {target}.")
+        raise UserError(f"{_key(where, group)} must name a class, as package.Class, got {target}.")
     refuse_foreign({where: (target, group)})
     module, _, name = target.rpartition(".")
     if target in USERS:
@@ -41,7 +51,7 @@ def locate(target: object, where: str, group: str) -> Any:  # noqa: ANN401
     offered = _offered(group)
     if name not in offered[module]:
         raise UserError(
-            f"{where}._target_ names {name}, which {module} does not offer."
+            f"{_key(where, group)} names {name}, which {module} does not offer."
             f"{did_you_mean(name, offered[module])} There are: {', '.join(offered[module])}."
         )
     return offered[module][name]
@@ -62,6 +72,7 @@ def refuse_foreign(targets: Mapping[str, tuple[object, str]]) -> None:
     if not foreign:
         return
     where, (target, group) = next(iter(foreign.items()))
+    offered = f"of {' or '.join(_offered(group))}" if group != "metric" else "built in"
     new = [*dict.fromkeys(str(target) for target, _ in foreign.values())]
     also = f" (and {', '.join(new[1:])} likewise)" if len(new) > 1 else ""
     what = "them" if len(new) > 1 else "it"
@@ -70,9 +81,14 @@ def refuse_foreign(targets: Mapping[str, tuple[object, str]]) -> None:
     rule = f" {odd[0]} names nothing: each name is whole, as package.Class." if odd else ""
     whole = ",".join([*sorted(USERS - {*odd}), *new])
     raise UserError(
-        f"{where}._target_ must be of {' or '.join(_offered(group))}, got {target}{also}. "
+        f"{_key(where, group)} must be {offered}, got {target}{also}. "
         f"If you trust {what}, {how}BISCUITS_ALLOW={whole} in the environment.{rule}"
     )
+
+
+def _key(where: str, group: str) -> str:
+    """Write the key of a name; metrics and transforms are lists of names."""
+    return where if group in ("metric", "transform") else f"{where}._target_"
 
 
 def _import(module: str, name: str, where: str, group: str) -> Any:  # noqa: ANN401
@@ -83,14 +99,14 @@ def _import(module: str, name: str, where: str, group: str) -> Any:  # noqa: ANN
         thing = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"{where}._target_ must be importable, got {module}.{name}: {error}. "
+            f"{_key(where, group)} must be importable, got {module}.{name}: {error}. "
             "Put its folder on PYTHONPATH."
         ) from None
     bases = tuple(_kinds(group).values()) if group in ("scheduler", "tricks") else ()
     if not (isinstance(thing, type) and issubclass(thing, bases) if bases else callable(thing)):
         kind = " or ".join(base.__name__ for base in bases)
         raise UserError(
-            f"{where}._target_ must be {f'a subclass of {kind}' if kind else 'callable'}, "
+            f"{_key(where, group)} must be {f'a subclass of {kind}' if kind else 'callable'}, "
             f"got {module}.{name}."
         )
     return thing
@@ -98,6 +114,8 @@ def _import(module: str, name: str, where: str, group: str) -> Any:  # noqa: ANN
 
 def _offered(group: str) -> dict[str, dict[str, Any]]:
     """For each module that a group may name, what it may name of it."""
+    if group == "metric":  # ours are not named by their modules
+        return {}
     if group in FUNCTIONS:
         module, *names = FUNCTIONS[group]
         return {module: {name: getattr(import_module(module), name) for name in names}}

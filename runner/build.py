@@ -1,10 +1,9 @@
 """Config to objects: the only place that instantiates, behind the allow-list."""
 
-import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -15,13 +14,23 @@ from runner.allowed import locate
 from runner.begin import begin_model, rebuilder
 from runner.config import OWN_KEYS, Node, Settings
 from runner.data import Augmentation, Batches, DataSet, check_source, split_source
-from runner.errors import Unfit, UserError
+from runner.device import (
+    compile_model,
+    compute_exactly,
+    find_device,
+    refuse_emulated,
+    refuse_four_channels,
+)
+from runner.errors import UserError
 from runner.fit import Fit
+from runner.losses import class_weights, weighted
+from runner.metrics import refuse_unmeasurable
 from runner.nodes import call, with_config_path
 from runner.optimizers import parameter_groups, refuse_unusable
 from runner.schedulers import Scheduler, tabulate
-from runner.texts import short
+from runner.texts import listed, short
 from runner.train import Training
+from runner.transforms import build_transforms
 from tricks import Chain, derive_seed
 
 
@@ -47,13 +56,8 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
         UserError: If a part cannot be built from its config.
     """
     device = find_device(settings.device)
-    torch.set_num_threads(int(settings.threads))
-    if device.type == "cuda":  # on a CPU torch is deterministic, for a number of threads
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = False
-    _refuse_emulated(settings, device)
+    compute_exactly(device, int(settings.threads))
+    refuse_emulated(device, settings.precision, settings.allow_emulated)
     data = (data or build_data(settings)).to(device)
     chain = build_tricks(settings)
     notes = [*data.notes]
@@ -66,13 +70,11 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
         data = replace(data, mean=mean, std=std)
     memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
     if settings.channels_last:
-        _refuse_four_channels(model, device)
+        refuse_four_channels(model, device)
         model = model.to(memory_format=memory_format)
     optimizer = chain.optimizer(build_optimizer(settings, model))
-    augmentation, size = Augmentation(**settings.data["augment"]), settings.batch_size
-    seed = derive_seed(settings.seed, "data")
+    training_batches, size = build_batches(settings, data), settings.batch_size
     batches = partial(Batches, mean=data.mean, std=data.std, memory_format=memory_format)
-    training_batches = batches(data.train, size, augmentation=augmentation, seed=seed, shuffle=True)
     updates_per_epoch = len(training_batches)
     training = Training(
         model.train(),
@@ -83,34 +85,18 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
         micro_batch_size=settings.micro_batch_size,
         precision=settings.precision,
         not_finite=settings.not_finite,
-        loss=build_loss(settings),
+        loss=build_loss(settings, data),
         seed=settings.seed,
     )
     torch.manual_seed(derive_seed(settings.seed, "training"))
     validation, test = batches(data.validation, size), batches(data.test, size)
     evaluated = [each for each in (validation, test) if len(each)]
     refuse_unfit(settings, training, training_batches, evaluated, len(data.classes))
+    refuse_unmeasurable(settings.metrics, data.test.labels.cpu().numpy(), len(data.classes))
     if settings.compile:
-        _compile(model)
+        compile_model(model)
     has_loaded = bool(settings.model["weights"] or settings.model.get("pretrained"))
     return Bench(data, training, training_batches, validation, test, tuple(notes), has_loaded)
-
-
-def _compile(model: nn.Module) -> None:
-    """Compile a model in place, so that the keys of its state stay; each run from nothing.
-
-    Torch keeps what it compiled for as long as the process lives, and trains uncompiled, with a
-    warning at most, what goes beyond its limit. Each shape gets a graph of its own: one for all
-    shapes would be made when the second shape comes, so a resumed run would make it elsewhere.
-    """
-    import torch._dynamo.config as limits  # takes a second to import
-
-    # on a card the compiler recommends less exact products, as a warning
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
-    torch.compiler.reset()
-    limits.recompile_limit, limits.accumulated_recompile_limit = 1024, 2**16
-    limits.fail_on_recompile_limit_hit = True
-    model.compile(dynamic=False)
 
 
 def build_data(settings: Settings) -> DataSet:
@@ -157,12 +143,60 @@ def build_scheduler(
     return lambda update: float(scheduler.factor(update, updates_per_epoch, epochs))
 
 
-def build_loss(settings: Settings) -> Callable[[Tensor, Tensor], Tensor]:
-    """Build the loss, as a function of logits [N, K] and targets to losses [N]."""
-    node = settings.loss
+def build_batches(settings: Settings, data: DataSet) -> Batches:
+    """Build the batches of the training split, on the device of the data.
+
+    Raises:
+        UserError: If a transform cannot be built or does not take the images, or if there is no
+            batch, since the only one would be smaller and is left out.
+    """
+    split, size, first = data.train, settings.batch_size, torch.zeros(1, dtype=torch.int64)
+    augmentation = Augmentation(**settings.data["augment"])
+    batches = Batches(
+        split,
+        size,
+        mean=data.mean,
+        std=data.std,
+        augmentation=augmentation,
+        transforms=build_transforms(augmentation.transforms, split.images_of(first)[0]),
+        seed=derive_seed(settings.seed, "data"),
+        shuffle=True,
+        balanced=settings.data["sampling"] == "balanced",
+        drop_last=settings.drop_last,
+        memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format,
+    )
+    if not len(batches):
+        count = len(split.labels)
+        raise UserError(
+            f"drop_last=true leaves no batch: batch_size={size}, and there are {count:,} training "
+            f"images. Set batch_size={count} or less, or drop_last=false."
+        )
+    return batches
+
+
+def build_loss(settings: Settings, data: DataSet) -> Callable[[Tensor, Tensor], Tensor]:
+    """Build the loss, as a function of logits [N, K] and targets to losses [N].
+
+    Raises:
+        UserError: If there is not one weight for each class, or all are 0.
+    """
+    node, classes, labels = settings.loss, len(data.classes), data.train.labels
     target = locate(node["_target_"], "loss", "loss")
     taken = {k: v for k, v in node.items() if k != "_target_" and k not in OWN_KEYS["loss"]}
-    return partial(target, **taken)
+    loss, given = partial(target, **taken), node["class_weights"]
+    if given is None:
+        return loss
+    if given != "balanced" and len(given) != classes:
+        raise UserError(
+            f"loss.class_weights must be {classes} numbers, one for each class, got {len(given)}. "
+            f"The classes are, in order: {listed(data.classes)}."
+        )
+    drawn = labels.cpu().bincount(minlength=classes)
+    if settings.data["sampling"] == "balanced":
+        drawn = torch.ones(classes)
+    with with_config_path("loss.class_weights"):
+        weights = class_weights(None if given == "balanced" else given, drawn)
+    return weighted(loss, weights.to(labels.device))
 
 
 def refuse_unfit(
@@ -193,49 +227,16 @@ def title(node: Node, group: str) -> str:
     """
     if "name" in node:
         return short(node["name"])
-    own = {"_target_", *OWN_KEYS[group]}
-    given = [f"{k}={v}" for k, v in node.items() if k not in own and v is not None]
+    own, usual = {"_target_", *OWN_KEYS[group]}, _defaults(node, group)
+    given = [f"{k}={v}" for k, v in node.items() if k not in own and usual.get(k) != v]
     name = node["_target_"].rpartition(".")[2]
     return short(f"{name}({', '.join(given)})" if given else name)
 
 
-def find_device(name: str) -> torch.device:
-    """Give back the device of that name; `auto` is CUDA where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+def _defaults(node: Node, group: str) -> dict[str, Any]:
+    """The values that a node's target takes by itself."""
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name}.")
-    count = torch.cuda.device_count() if device.type == "cuda" else 1
-    if (device.index or 0) >= count:
-        cards = f"{count} CUDA card{'s' * (count > 1)}" if count else "no CUDA card"
-        raise Unfit(
-            f"device={name}: torch sees {cards} here (torch {torch.__version__}). "
-            "Use device=cpu or device=auto."
-        )
-    return device
-
-
-def _refuse_emulated(settings: Settings, device: torch.device) -> None:
-    capability = torch.backends.cpu.get_cpu_capability()
-    emulated = device.type == "cpu" and settings.precision != "float32"
-    if emulated and "AVX512" not in capability and not settings.allow_emulated:
-        raise Unfit(
-            f"precision must be float32 on this processor ({capability}), which only emulates "
-            f"{settings.precision}, 20 to 40 times slower; got {settings.precision}. "
-            "To do it all the same, set allow_emulated=true."
-        )
-
-
-def _refuse_four_channels(model: nn.Module, device: torch.device) -> None:
-    """Torch's CPU convolutions with 4 channels crash, or take minutes, in channels_last."""
-    for name, module in model.named_modules():
-        four = isinstance(module, nn.Conv2d) and 4 in (module.in_channels, module.out_channels)
-        if four and device.type == "cpu":
-            raise UserError(
-                "channels_last must be false for a convolution of 4 channels on a CPU, got true "
-                f"with {name}, on which torch crashes. Use another width."
-            )
+        parameters = signature(locate(node["_target_"], group, group)).parameters
+    except ValueError:  # a builtin without a signature
+        return {}
+    return {name: each.default for name, each in parameters.items()}

@@ -7,7 +7,6 @@ type and in its range, also those that were added with a plus.
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from inspect import Parameter, signature
@@ -16,74 +15,32 @@ from typing import Annotated, Any, Literal, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
-from pydantic import Field, with_config
+from pydantic import Field
 
 from runner.allowed import locate, refuse_foreign
 from runner.data import Augmentation
+from runner.device import available_cores
 from runner.errors import UserError, did_you_mean
+from runner.metrics import check_metrics
 from runner.names import CONF, check_name
-from runner.schedulers import Scheduler, refuse_impure, total_updates
+from runner.schedulers import Scheduler, refuse_impure
+from runner.settings import Natural as Natural
+from runner.settings import Node as Node
+from runner.settings import Positive as Positive
+from runner.settings import Settings as Settings
+from runner.settings import refuse_contradictions
 from runner.store.files import FORMAT
-from runner.store.runs import NOT_IN_CONFIG_HASH
-from runner.validation import STRICT, make_fields, validate
+from runner.transforms import check_transforms, targets
+from runner.validation import make_fields, validate
 from tricks import Trick, in_order
 
-Natural = Annotated[int, Field(ge=0, lt=2**63)]
-Positive = Annotated[int, Field(ge=1, lt=2**63)]
-NonNegative = Annotated[float, Field(ge=0)]
-Node = dict[str, Any]
-
-CROSS_ENTROPY = {"_target_": "runner.losses.cross_entropy"}
-
-
-@with_config(STRICT)
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """A whole run, checked: the keys of conf/config.yaml, which documents them."""
-
-    name: str
-    variant: str
-    seed: Natural
-    epochs: Annotated[float, Field(gt=0, le=100_000)]  # a whole number is an int
-    batch_size: Positive
-    micro_batch_size: Positive | None
-    precision: Literal["float32", "bfloat16", "float16"]
-    allow_emulated: bool
-    channels_last: bool
-    compile: bool
-    device: str
-    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]  # OpenMP aborts at too many
-    not_finite: Literal["error", "skip"]
-    evaluate_every: Positive
-    data: Node
-    model: Node
-    optimizer: Node
-    scheduler: Node
-    tricks: Node
-    again: bool = False
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 300.0
-    resume: Literal["exact", "anywhere"] = "exact"
-    last_evaluations: Annotated[int, Field(ge=2)] | None = None
-    loss: Node = dataclasses.field(default_factory=lambda: dict(CROSS_ENTROPY))
-    drop_last: bool = False
-    metrics: list[str] = dataclasses.field(default_factory=list)
-    result: Literal["last", "best"] = "last"
-    patience: Positive | None = None
-    keep: Literal["last", "best", "none"] = "last"
-
-    def updates(self, updates_per_epoch: int) -> int:
-        """Count the updates of the whole training."""
-        return total_updates(self.epochs, updates_per_epoch)
-
-    def to_dict(self) -> Node:
-        """Give back the plain config, as config.yaml holds it, with `again` reset to false."""
-        whole = {**dataclasses.asdict(self), "again": False}
-        return {key: value for key, value in whole.items() if key not in NOT_IN_CONFIG_HASH}
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 OWN_KEYS: dict[str, dict[str, tuple[Any, Any]]] = {
     "data": {
         "validation": (Annotated[float, Field(ge=0, lt=1)] | Literal["auto"], "auto"),
+        "sampling": (Literal["shuffle", "balanced"], "shuffle"),
         "augment": (Augmentation, {}),
     },
     "model": {"weights": (str | None, None)},
@@ -129,21 +86,20 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
             "from the command."
         )
     settings = validate(Settings, plain)
-    if (settings.last_evaluations or 0) > math.ceil(settings.epochs):
-        raise UserError(
-            f"last_evaluations must be at most the epochs, {settings.epochs:g}, got "
-            f"{settings.last_evaluations}. Lower it, or train longer."
-        )
+    refuse_contradictions(settings)
     for key in ("name", "variant"):
         check_name(key, plain[key])
     groups = ("data", "model", "optimizer", "scheduler", "loss")
     plain["loss"] = settings.loss
     tricks = _used(plain["tricks"], overrides)
     named = {group: (plain[group].get("_target_"), group) for group in groups}
+    named |= {f"metrics[{i}]": (name, "metric") for i, name in enumerate(settings.metrics)}
     named |= {f"tricks.{name}": (node["_target_"], "tricks") for name, node in tricks.items()}
-    refuse_foreign(named)
+    refuse_foreign(named | targets(plain["data"].get("augment")))
     nodes: Node = {group: check_node(group, plain[group], group) for group in groups}
+    check_transforms(nodes["data"]["augment"])
     nodes["tricks"] = _check_tricks(tricks, overrides)
+    check_metrics(settings.metrics)
     threads = len(available_cores()) if settings.threads == "auto" else settings.threads
     epochs = int(settings.epochs) if settings.epochs.is_integer() else settings.epochs
     return dataclasses.replace(settings, **nodes, threads=threads, epochs=epochs)
@@ -290,10 +246,3 @@ def _defaults(node: Node, target: type) -> Node:
     found = ((n, p.default) for n, p in signature(target).parameters.items() if n in node)
     defaults = {n: v for n, v in found if isinstance(v, bool | int | float | str | tuple | None)}
     return {**node, **{n: [*v] if isinstance(v, tuple) else v for n, v in defaults.items()}}
-
-
-def available_cores() -> list[int]:
-    """Give back the numbers of the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))

@@ -58,7 +58,7 @@ class Fit:
         except Exception as error:  # a model may raise anything
             if cause_of(error) == "machine":
                 raise
-            return f"{reason(error).rstrip('!')}{_place(error)}"
+            return f"{reason(error).rstrip('!')}{place_of(error)}"
         if not isinstance(outputs, Tensor):
             return f"it returns a {type(outputs).__name__}, not logits"
         expected, found = [len(inputs), self.classes], list(outputs.shape)
@@ -85,10 +85,10 @@ class Fit:
         Raises:
             UserError: If the model does not take the images, or a single one where one is left.
         """
-        whole = replace(training, shuffle=False)
+        whole = replace(training, shuffle=False, drop_last=False)
         two = next(replace(whole, batch_size=2).epoch(0)).inputs
         count, size = len(training.split.labels), training.batch_size
-        sizes = passed(count, size, micro)
+        sizes = passed(count, size, micro, training.drop_last)
         alone = self.problem(two[:1]) if 1 in sizes else None
         if (alone or 1 not in sizes) and (problem := self.problem(two)):
             batch = next(whole.epoch(0)).inputs  # perhaps it takes no two, but as many as there are
@@ -96,13 +96,13 @@ class Fit:
                 raise UserError(self._unfit(two, problem, resizable))
         if alone:
             what = f"which {self.name} cannot be trained on: {alone}"
-            raise UserError(_one_left(what, [count], size, micro))
+            raise UserError(_one_left(what, [count], size, micro, training.drop_last))
         counts = [len(batches.split.labels) for batches in evaluated]
         if any(1 in passed(number, size, None) for number in counts) and (
             problem := self.problem(two[:1], training=False)
         ):
             what = f"which {self.name} cannot be evaluated on: {problem}"
-            raise UserError(_one_left(what, [count, *counts], size, micro))
+            raise UserError(_one_left(what, [count, *counts], size, micro, training.drop_last))
 
     def _unfit(self, images: Tensor, problem: str, resizable: bool) -> str:
         """Write which images the model takes instead, if some are found."""
@@ -145,32 +145,38 @@ def _declared(model: nn.Module) -> Iterator[int]:
             yield side
 
 
-def _place(error: Exception) -> str:
+def place_of(error: Exception) -> str:
     """Write where in the user's code an error was raised; "" if it was not there."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not any(part in frame.filename for part in OTHERS)]
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
-def passed(count: int, size: int, micro: int | None) -> set[int]:
+def passed(count: int, size: int, micro: int | None, drop_last: bool = False) -> set[int]:
     """Give back how many images are passed at once, in an epoch over so many.
 
     >>> sorted(passed(450, 64, 9))
     [1, 2, 9]
+    >>> sorted(passed(450, 64, 9, drop_last=True))
+    [1, 9]
     """
-    batches = {min(count, size), count % size} - {0}
+    batches = {size} if drop_last else {min(count, size), count % size} - {0}
     return {n for b in batches for n in (min(b, micro or b), b % (micro or b))} - {0}
 
 
-def _one_left(what: str, counts: Sequence[int], size: int, micro: int | None) -> str:
+def _one_left(
+    what: str, counts: Sequence[int], size: int, micro: int | None, drop_last: bool
+) -> str:
     """Write which setting leaves one image by itself, and the nearest values that do not.
 
     `counts` are the images of the training split, then of the others.
     """
 
-    def is_good(size: int, micro: int | None) -> bool:
-        parts = [passed(counts[0], size, micro), *(passed(n, size, None) for n in counts[1:])]
-        return size > 1 and micro != 1 and not any(1 in part for part in parts)
+    def is_good(size: int, micro: int | None, drop_last: bool = drop_last) -> bool:
+        parts = [passed(counts[0], size, micro, drop_last)]
+        parts += [passed(number, size, None) for number in counts[1:]]
+        is_empty = drop_last and size > counts[0]
+        return size > 1 and micro != 1 and not is_empty and not any(1 in part for part in parts)
 
     def near(value: int, is_good: Callable[[int], bool]) -> list[int]:
         lower = next((v for v in range(value - 1, 1, -1) if is_good(v)), None)
@@ -182,6 +188,8 @@ def _one_left(what: str, counts: Sequence[int], size: int, micro: int | None) ->
     if micro and is_good(size, None):
         key, value = "micro_batch_size", micro
         values = near(micro, lambda micro: is_good(size, micro))
-    choices = " or ".join(f"{key}={value}" for value in values)
+    found = [f"{key}={value}" for value in values]
+    found += ["drop_last=true"] * (not drop_last and is_good(size, micro, drop_last=True))
+    choices = " or ".join(found)
     remedy = f"Set {choices}" if choices else "Choose another model, or give each split more images"
     return f"{key}={value} passes one image by itself, {what}. {remedy}."

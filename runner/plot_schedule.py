@@ -22,6 +22,7 @@ from runner.cli.explain import explain
 from runner.cli.hydra_internals import Loader
 from runner.cli.task import register
 from runner.config import Settings, check
+from runner.data import updates_per_epoch
 from runner.errors import UserError
 from runner.store.files import write_atomically
 from runner.terminal import terminal
@@ -90,7 +91,7 @@ def count_updates(settings: Settings) -> int:
         data = build_data(dataclasses.replace(settings, data={**settings.data, **offline}))
     except UserError as error:
         raise UserError(f"{error} Or give --updates-per-epoch; then no data is read.") from error
-    return math.ceil(len(data.train.labels) / settings.batch_size)
+    return updates_per_epoch(len(data.train.labels), settings.batch_size, settings.drop_last)
 
 
 def trace(label: str, settings: Settings, updates_per_epoch: int) -> Curve:

@@ -3,6 +3,7 @@
 Lines of our own are printed by `say` of runner/texts.py; here is what Python and libraries print.
 """
 
+import argparse
 import errno
 import io
 import logging
@@ -13,9 +14,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
-from runner.texts import complain, drop, output_was_lost, printable_lines, reason
+from runner.errors import did_you_mean
+from runner.texts import complain, drop, output_was_lost, printable, printable_lines, reason
 
 
 @contextmanager
@@ -80,6 +82,21 @@ def _show_traceback(
 ) -> None:
     for line in printable_lines("".join(traceback.format_exception(kind, error, trace))):
         complain(line)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of options that says what an unknown one may have meant."""
+
+    def __init__(self, prog: str, description: str | None) -> None:
+        how = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=description, formatter_class=how, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and what is wrong, and exit with 2."""
+        known = [option for action in self._actions for option in action.option_strings]
+        words = message.partition("unrecognized arguments: ")[2].split()
+        near = next(filter(None, (did_you_mean(word.split("=")[0], known) for word in words)), "")
+        super().error(f"{printable(message)}{near and f'.{near}'}")
 
 
 class _Record(logging.LogRecord):

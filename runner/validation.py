@@ -36,6 +36,7 @@ RULES = {
     "less_than_equal": "<= {le:g}",
     "string_too_long": "text of at most {max_length} characters",
     "too_short": "a list of {min_length} or more",
+    "too_long": "a list of at most {max_length}",
     "needs_python_object": "",  # an alternative that no YAML can give, such as a tensor
 }
 """What a value must be, by the type of pydantic's error; the braces are for its context."""
@@ -102,7 +103,8 @@ def _explain(
             kind = "a setting" if path else kind
             return f"{_dotted(where, *path, key)} is not {kind}.{advice}"
         if problem["type"] == "missing":
-            return f"{_dotted(where, *path, key)} is missing. Give it a value."
+            place, _ = _follow(node, path)
+            return f"{_dotted(where, *place, key)} is missing. Give it a value."
     # each alternative of a union complains by itself; what got farthest knows best
     first = problems[0]["loc"][0]
     found = [(*_follow(node, p["loc"]), p) for p in problems if p["loc"][0] == first]

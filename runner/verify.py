@@ -17,19 +17,18 @@ from os.path import lexists
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from runner.ablation.table import find_damage
-from runner.build import build, find_device
-from runner.config import Settings, check
+from runner.build import build
+from runner.config import Settings
+from runner.device import find_device
 from runner.errors import UserError
 from runner.names import label
 from runner.run.attempt import attempt
 from runner.run.compare import changes, count, differences
 from runner.run.process import isolated
+from runner.run.saved import read_settings
 from runner.run.status import command
-from runner.store.files import FORMAT, Damaged, checked
+from runner.store.files import FORMAT
 from runner.store.runs import (
     CONFIG,
     CORRECT,
@@ -40,7 +39,6 @@ from runner.store.runs import (
     digest_config,
     read_run,
 )
-from runner.store.values import Limits, read_values
 from runner.terminal import terminal
 from runner.texts import printable, say
 
@@ -86,7 +84,7 @@ def verify(folder: Path) -> list[str]:
         UserError: If the run is not done, cannot be read, or cannot be done again here.
     """
     saved = _read(folder)
-    given = _read_config(folder / CONFIG)
+    given = read_settings(folder / CONFIG)
     settings = _on_its_device(folder, given, saved.machine)
     with tempfile.TemporaryDirectory(prefix="biscuits-verify-") as name:
         place = Path(name)
@@ -131,19 +129,6 @@ def _read(folder: Path) -> Run:
                 f"{FORMAT}. Verify the run with the version that wrote it."
             )
     return run
-
-
-def _read_config(path: Path) -> Settings:
-    """Read config.yaml as data: nothing of Hydra's or OmegaConf's own is followed in it."""
-    where = label(path)
-    try:
-        return check(OmegaConf.create(checked(read_values(path, Limits(interpolations=False)))))
-    except Damaged as error:
-        raise UserError(f"{where} {error}. Put it back as it was.") from None
-    except (OSError, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {error}. Put it back as it was.") from None
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def _on_its_device(folder: Path, settings: Settings, machine: Mapping[str, Any]) -> Settings:

@@ -159,7 +159,9 @@ def _package(group: str, option: str, options: Iterable[str]) -> str:
 def elsewhere(group: str, option: str) -> str:
     """Propose the option that takes what was given: a path, or the name of a library's model."""
     if group == "data" and re.search(r"[./~\\]", option):
-        taker, key = ("npz", "file") if option.endswith(".npz") else ("image_folder", "root")
+        tables = {".npz": "npz", ".csv": "image_table", ".tsv": "image_table"}
+        taker = tables.get(option[-4:].lower(), "image_folder")
+        key = "root" if taker == "image_folder" else "file"
         return f"data={taker} {as_text(f'data.{key}', option)}"
     for library in ("torchvision", "timm") if group == "model" else ():
         if (name := option.lower()) in _models(library):

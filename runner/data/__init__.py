@@ -3,7 +3,10 @@
 from runner.data.arrays import npz as npz
 from runner.data.augmentation import Augmentation as Augmentation
 from runner.data.batches import Batches as Batches
+from runner.data.batches import normalization as normalization
+from runner.data.batches import updates_per_epoch as updates_per_epoch
 from runner.data.class_folders import image_folder as image_folder
+from runner.data.image_table import image_table as image_table
 from runner.data.sets import digits as digits
 from runner.data.sets import torchvision_set as torchvision_set
 from runner.data.source import Source as Source

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from runner.data.source import Source, Split
 from runner.errors import UserError
-from runner.store.arrays import read_array
+from runner.store.arrays import memory_here, read_array
 from runner.texts import listed, reason, short
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -72,7 +72,7 @@ def _read(file: str) -> dict[str, NDArray[Any]]:
 
 def _refuse_larger_than_memory(file: str, size: int) -> None:
     """Refuse more bytes than there is memory for; packed, zeros take a thousandth on the disk."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = memory_here()
     if size > memory:
         raise UserError(
             f"data.file: the arrays of {short(file)} take {size / 1e9:,.1f} GB, more than the "

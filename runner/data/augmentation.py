@@ -1,12 +1,21 @@
-"""Random crops, flips and cutouts: drawn per sample, applied to whole batches."""
+"""Random crops, flips and cutouts: drawn per sample, applied to whole batches. Other transforms.
 
+In this order: crop, flip, the other transforms, normalising, cutout.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
+
+from runner.errors import UserError
+
+Transform = Callable[[Tensor], Tensor]
+"""An image [C, H, W] to one of the same shape and type; it draws from torch's global generator."""
 
 
 class Draw(NamedTuple):
@@ -19,6 +28,10 @@ class Draw(NamedTuple):
     centres: Tensor
     """[2, N]: row and column of the centre of the cutout."""
 
+    def first(self, most: int | None) -> "Draw":
+        """Return those of the first images."""
+        return Draw(*(numbers[..., :most] for numbers in self))
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -30,6 +43,7 @@ class Augmentation:
         flip: Whether to mirror left and right, with probability 1/2.
         cutout: Side in pixels of a square that is blanked out around a random pixel, clipped at
             the border; DeVries and Taylor, https://arxiv.org/abs/1708.04552.
+        transforms: Other transforms by name, as `runner.transforms.read` has it.
 
     The config checks that both numbers are >= 0.
     """
@@ -37,21 +51,25 @@ class Augmentation:
     crop: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
     cutout: Annotated[int, Field(ge=0)] = 0
+    transforms: Sequence[Any] = ()
 
-    def draw(self, images: Tensor, generator: torch.Generator) -> Draw:
-        """Draw the random numbers for images [N, C, H, W].
+    def draw(self, count: int, size: Sequence[int], generator: torch.Generator) -> Draw:
+        """Draw the random numbers for a number of images of one size, (H, W).
 
         All of them are drawn, used or not, so that switching one augmentation on does not change
         the draws of another.
         """
-        count, _, height, width = images.shape
+        height, width = size
 
         def below(bound: int) -> Tensor:
-            return torch.randint(bound, (count,), generator=generator, device=images.device)
+            return torch.randint(bound, (count,), generator=generator, device=generator.device)
 
         offsets = torch.stack([below(2 * self.crop + 1), below(2 * self.crop + 1)])
         flips = below(2).bool() if self.flip else below(2) < 0
         return Draw(offsets, flips, torch.stack([below(height), below(width)]))
+
+
+NO_AUGMENTATION = Augmentation()
 
 
 def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) -> Tensor:
@@ -77,6 +95,42 @@ def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) 
     places = starts[:, :, None] + (offsets[1, :, None] + columns)[:, None, :]
     places = places.view(count, 1, -1).expand(-1, channels, -1)
     return padded.flatten(2).gather(2, places).view(images.shape)
+
+
+def transform(images: Tensor, transforms: Sequence[Transform], seeds: Iterable[int]) -> Tensor:
+    """Pass each image through all transforms, with random numbers of its own.
+
+    On a CPU, one image at a time. The global generator is afterwards where it was.
+
+    Args:
+        images: [N, C, H, W], on any device.
+        transforms: In the order of application.
+        seeds: [N], from which torch's global generator begins anew for each image.
+
+    Raises:
+        UserError: If a transform changes shape or type.
+    """
+    done = torch.empty_like(images, device="cpu", memory_format=torch.contiguous_format)
+    with torch.random.fork_rng([]):
+        for image, out, seed in zip(images.cpu(), done, seeds, strict=True):
+            torch.default_generator.manual_seed(seed)
+            for apply in transforms:
+                image = apply(image)
+                if describe(image) != describe(out):
+                    whole = getattr(apply, "func", apply)  # of a function with keywords
+                    raise UserError(
+                        f"{getattr(whole, '__name__', type(whole).__name__)} must give back an "
+                        f"image as it gets it, {describe(out)}, got {describe(image)}."
+                    )
+            out.copy_(image)
+    return done.to(images.device)
+
+
+def describe(image: object) -> str:
+    """Write the type and the shape of an image."""
+    if not isinstance(image, Tensor):
+        return type(image).__name__
+    return f"{str(image.dtype).removeprefix('torch.')} {list(image.shape)}"
 
 
 def cut_out_(inputs: Tensor, side: int, centres: Tensor) -> None:

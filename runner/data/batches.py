@@ -4,17 +4,42 @@ Batch k of epoch e is a pure function of (seed, e, k): a run that resumes in mid
 batches as an uninterrupted one, and there is no state to save.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from runner.data.augmentation import Augmentation, crop_and_flip, cut_out_
+from runner.data.augmentation import (
+    NO_AUGMENTATION,
+    Augmentation,
+    Draw,
+    Transform,
+    crop_and_flip,
+    cut_out_,
+    transform,
+)
 from runner.data.source import Split
 from tricks import Batch, derive_seed
 
-NO_AUGMENTATION = Augmentation()
+
+def updates_per_epoch(samples: int, batch_size: int, drop_last: bool) -> int:
+    """Count the batches of an epoch; the last one may be smaller, and is then left out if asked."""
+    whole, rest = divmod(samples, batch_size)
+    return whole + (rest > 0 and not drop_last)
+
+
+def normalization(mean: Tensor, std: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Return scale and shift, float32 [1, C, 1, 1]: (x / levels - mean) / std = x scale + shift.
+
+    Args:
+        mean: [C], of the pixels / levels.
+        std: [C], of the pixels / levels.
+        levels: The value of white, 255 or 65535.
+    """
+    per_channel = std.double().view(1, -1, 1, 1)
+    shift = (-mean.double().view(1, -1, 1, 1) / per_channel).float()
+    return (1 / (levels * per_channel)).float(), shift
 
 
 @dataclass(eq=False)
@@ -30,6 +55,10 @@ class Batches:
         seed: Seed of the order and the augmentation.
         shuffle: Whether to shuffle the samples in each epoch, differently each time.
         memory_format: Memory format of the inputs.
+        balanced: Whether to draw as many samples anew in each epoch instead, each class equally
+            often on average, if they are shuffled at all.
+        drop_last: Whether to leave out the last batch of an epoch if it is smaller.
+        transforms: Other transforms of each image.
 
     >>> split = Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
     >>> batches = Batches(split, 2, mean=torch.zeros(1), std=torch.ones(1))
@@ -45,41 +74,74 @@ class Batches:
     seed: int = 0
     shuffle: bool = False
     memory_format: torch.memory_format = torch.contiguous_format
+    balanced: bool = False
+    drop_last: bool = False
+    transforms: Sequence[Transform] = ()
 
     def __post_init__(self) -> None:
-        # (x / levels - mean) / std = x * scale + shift
-        per_channel = self.std.double().view(1, -1, 1, 1).to(self.split.labels.device)
-        self._scale = (1 / (self.split.levels * per_channel)).float()
-        self._shift = (-self.mean.view(1, -1, 1, 1).to(per_channel) / per_channel).float()
+        scale, shift = normalization(self.mean, self.std, self.split.levels)
+        self._scale, self._shift = (t.to(self.split.labels.device) for t in (scale, shift))
 
     def __len__(self) -> int:
-        return -(-len(self.split.labels) // self.batch_size)
+        return updates_per_epoch(len(self.split.labels), self.batch_size, self.drop_last)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from batch `start` on."""
-        order = self._order(epoch)
+        order = self.order(epoch)
         for index in range(start, len(self)):
-            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-            images = self.split.images_of(chosen)
-            inputs = self._inputs(images, derive_seed(self.seed, "augmentation", epoch, index))
-            yield Batch(inputs, self.split.labels.index_select(0, chosen))
+            yield self._batch(order, epoch, index)
 
-    def _order(self, epoch: int) -> Tensor:
-        count, device = len(self.split.labels), self.split.labels.device
+    def first(self, most: int) -> Batch:
+        """Return the first samples of the first batch, without the work for the others."""
+        return self._batch(self.order(0), 0, 0, most)
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the samples of an epoch in their order, [N]: places in the split.
+
+        Balanced, each is drawn with replacement: its class, all classes being equally likely, and
+        then one of the class. So each of the n_c samples of one of K classes has the probability
+        1 / (K n_c), as with torch's `WeightedRandomSampler` and weights 1 / n_c, but exact for any
+        number of samples.
+        """
+        labels = self.split.labels
+        count, device = len(labels), labels.device
         if not self.shuffle:
             return torch.arange(count, device=device)
         generator = torch.Generator(device).manual_seed(derive_seed(self.seed, "order", epoch))
-        return torch.randperm(count, generator=generator, device=device)
+        if not self.balanced:
+            return torch.randperm(count, generator=generator, device=device)
+        by_class = labels.argsort(stable=True)
+        sizes = labels[by_class].unique_consecutive(return_counts=True)[1]
+        drawn = torch.randint(len(sizes), (count,), generator=generator, device=device)
+        share = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
+        sizes, starts = sizes[drawn], (sizes.cumsum(0) - sizes)[drawn]
+        return by_class[starts + (share * sizes).long()]
 
-    def _inputs(self, images: Tensor, seed: int) -> Tensor:
+    def _batch(self, order: Tensor, epoch: int, index: int, most: int | None = None) -> Batch:
+        start = index * self.batch_size
+        chosen = order[start : start + self.batch_size]
+        seed = derive_seed(self.seed, "augmentation", epoch, index)
+        draw, chosen = self._draw(len(chosen), seed, most), chosen[:most]
+        images = self.split.images_of(chosen)
+        seeds = (derive_seed(self.seed, "transforms", epoch, start + i) for i in range(len(chosen)))
+        return Batch(self._inputs(images, draw, seeds), self.split.labels.index_select(0, chosen))
+
+    def _draw(self, count: int, seed: int, most: int | None) -> Draw | None:
+        """Draw for a whole batch, also where only the first samples of it are wanted."""
+        if self.augmentation == NO_AUGMENTATION:
+            return None
+        generator = torch.Generator(self.split.labels.device).manual_seed(seed)
+        return self.augmentation.draw(count, self.split.shape[1:], generator).first(most)
+
+    def _inputs(self, images: Tensor, draw: Draw | None, seeds: Iterable[int]) -> Tensor:
         """Augment and normalise: [n, C, H, W], integers to float32."""
         augmentation = self.augmentation
-        if augmentation != NO_AUGMENTATION:
-            draw = augmentation.draw(images, torch.Generator(images.device).manual_seed(seed))
-        if augmentation.crop or augmentation.flip:
+        if draw and (augmentation.crop or augmentation.flip):
             images = crop_and_flip(images, augmentation.crop, draw.offsets, draw.flips)
+        if self.transforms:
+            images = transform(images, self.transforms, seeds)
         inputs = images.to(torch.float32, memory_format=self.memory_format)
         inputs.mul_(self._scale).add_(self._shift)
-        if augmentation.cutout:
+        if draw and augmentation.cutout:
             cut_out_(inputs, augmentation.cutout, draw.centres)
         return inputs

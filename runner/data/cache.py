@@ -1,37 +1,50 @@
-"""The cache of decoded images: an .npz file with a fingerprint of the files it was made from.
+"""The cache of decoded images: an array on the disk, mapped into memory, whole or not there.
 
-It is written atomically and read without pickle; the checksums of the format reveal damage.
+A file is what `numpy.save` writes, followed by a line of JSON: the fingerprint of the image files,
+the array's type and shape, and a checksum. It is written block by block into a temporary file,
+which is then renamed, and read without pickle. So processes share its pages, it may be larger than
+the memory, and `numpy.load(FILE, mmap_mode="r")` reads it too.
 """
 
 import fcntl
 import hashlib
+import json
 import os
+import shutil
 import time
-import zipfile
+import zlib
 from collections.abc import Iterable
 from contextlib import suppress
+from errno import ENOSPC
+from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.lib import format as npy
+from numpy.typing import DTypeLike, NDArray
 
+from runner.data.decode import Reading
 from runner.errors import UserError
-from runner.store.arrays import read_array
+from runner.store.arrays import memory_here
 from runner.store.files import write_atomically
 
 LOCK_GRACE = 60.0  # seconds; a process takes less from creating a file to locking it
-FORMAT = 2  # to be raised when the same files are decoded into other pixels than before
+FORMAT = 3  # to be raised when the same files are decoded into other pixels than before
+PIECE = 2**22  # bytes that are read at a time for the checksum
+LINE = 1000  # bytes that the line of JSON may have
+
+Shape = tuple[int, int, int, int]
 
 
-def path(folder: str | None, root: Path, size: int | None) -> Path:
-    """Return the cache file of an image folder at a size; it stays when the images change.
+def path(folder: str | None, root: Path, reading: Reading) -> Path:
+    """Return the cache file of an image folder read so; it stays when the images change.
 
     Raises:
         UserError: If there is no default folder.
     """
-    name = hashlib.sha256(os.fsencode(root) + f"\0{size}".encode()).hexdigest()[:16]
-    return (Path(os.path.expanduser(folder)) if folder else default_folder()) / f"images-{name}.npz"
+    name = hashlib.sha256(os.fsencode(root) + f"\0{reading}".encode()).hexdigest()[:16]
+    return (Path(os.path.expanduser(folder)) if folder else default_folder()) / f"images-{name}.npy"
 
 
 def fingerprint(files: Iterable[tuple[object, ...]]) -> str:
@@ -42,37 +55,104 @@ def fingerprint(files: Iterable[tuple[object, ...]]) -> str:
     return digest.hexdigest()
 
 
-def load(file: Path, key: str, count: int, size: int | None) -> NDArray[np.uint8] | None:
-    """Return the images if they are cached, undamaged, and made from files of this fingerprint."""
+def load(file: Path, key: str, count: int, reading: Reading) -> NDArray[Any] | None:
+    """Map the images [count, C, H, W] if they were made from files of this fingerprint.
+
+    Damage is found by the checksum where the array is smaller than half of the memory. Of a larger
+    one, which would take as long to read as to decode, only size, type, shape and fingerprint are
+    compared.
+    """
     try:
         if not file.is_file():  # reading a pipe would block
             return None
-        with zipfile.ZipFile(file) as archive:
-            if str(read_array(archive, "key")) != key:
+        with open(file, "rb") as handle:
+            npy.read_magic(handle)
+            shape, _, dtype = npy.read_array_header_1_0(handle)
+            size = handle.tell() + prod(shape) * dtype.itemsize
+            handle.seek(size)
+            line = handle.read(LINE)
+            about = json.loads(line)
+            if line != _line(key, shape, dtype, about["checksum"]):
                 return None
-            images: NDArray[np.uint8] = read_array(archive, "images")
+            if size < memory_here() / 2 and _checksum(handle, size) != about["checksum"]:
+                return None
     except Exception:  # any kind of damage: the images are decoded again
         return None
-    whole = images.dtype == np.uint8 and images.ndim == 4 and images.size and len(images) == count
-    fits = size is None or images.shape[2:] == (size, size)
-    return images if whole and fits and images.shape[1] in (1, 3) else None
+    return _map(file) if _is_of(reading, count, shape, dtype) else None
 
 
-def save(file: Path, key: str, images: NDArray[np.uint8]) -> None:
-    """Write the images with their fingerprint, in place of an older cache.
+def _is_of(reading: Reading, count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Return whether an array has the type and shape of so many images, read so."""
+    if len(shape) != 4 or min(shape) < 1 or dtype != dtype_of(reading):
+        return False
+    grey_or_rgb = shape[1] in (1, 3) or reading.bands == "all"
+    return shape[0] == count and shape[2:] == (reading.sides or shape[2:]) and grey_or_rgb
+
+
+def save(
+    file: Path, key: str, shape: Shape, dtype: DTypeLike, images: Iterable[NDArray[Any]]
+) -> NDArray[Any]:
+    """Write images [C, H, W] of one shape, in place of an older cache, and map them.
 
     Raises:
-        OSError: If the folder cannot be created.
+        OSError: If the folder cannot be created, or has no room.
         UserError: If the file cannot be written; nothing is left behind then.
     """
+    mapped = list[NDArray[Any]]()
 
     def write(handle: BinaryIO) -> None:
         with suppress(OSError):  # where the file system has no locks, nobody else can lock it
             fcntl.flock(handle, fcntl.LOCK_EX)
-        np.savez(handle, key=np.array(key), images=images)
+        kind = np.dtype(dtype)
+        about = {"shape": shape, "fortran_order": False, "descr": npy.dtype_to_descr(kind)}
+        npy.write_array_header_1_0(handle, about)
+        handle.flush()
+        with open(handle.name, "rb") as begun:
+            checksum = _checksum(begun, handle.tell())
+        for image in images:
+            content = np.ascontiguousarray(image, kind).data
+            checksum = zlib.crc32(content, checksum)
+            handle.write(content)
+        handle.write(_line(key, shape, kind, checksum))
+        handle.flush()
+        mapped.append(_map(Path(handle.name)))  # even if another process then replaces it
 
     file.parent.mkdir(parents=True, exist_ok=True)
+    need, free = bytes_of(shape, dtype), shutil.disk_usage(file.parent).free
+    if need > free:
+        raise OSError(ENOSPC, f"{need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free")
     write_atomically(file, write)
+    return mapped[0]
+
+
+def bytes_of(shape: Shape, dtype: DTypeLike) -> int:
+    """Return how many bytes an array has."""
+    return prod(shape) * np.dtype(dtype).itemsize
+
+
+def _line(key: str, shape: tuple[int, ...], dtype: np.dtype[Any], checksum: int) -> bytes:
+    about = {"key": key, "shape": shape, "dtype": dtype.str, "checksum": checksum}
+    return json.dumps(about).encode() + b"\n"
+
+
+def _checksum(handle: BinaryIO, size: int) -> int:
+    """Return the CRC-32 of the first bytes of a file."""
+    handle.seek(0)
+    checksum = 0
+    while size > 0 and (piece := handle.read(min(size, PIECE))):
+        checksum = zlib.crc32(piece, checksum)
+        size -= len(piece)
+    return checksum
+
+
+def dtype_of(reading: Reading) -> np.dtype[Any]:
+    """Return the type of the pixels that are read so."""
+    return np.dtype(np.uint8 if reading.bits == 8 else np.uint16)
+
+
+def _map(file: Path) -> NDArray[Any]:
+    mapped: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return mapped
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -80,7 +160,7 @@ def remove_leftovers(folder: Path) -> None:
 
     The process id in the name would not do: machines may share the folder.
     """
-    for leftover in folder.glob(".images-*.npz.*.tmp"):
+    for leftover in folder.glob(".images-*.np[yz].*.tmp"):  # npz: of older versions
         with suppress(OSError), leftover.open("r+b") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             state = os.fstat(handle.fileno())

@@ -1,29 +1,45 @@
-"""Image files into one array, by threads; all files that cannot be read are named at once."""
+"""An image file into an array of pixels: its header, its pixels, upright and resized.
+
+Pillow reads the files; those of 16 bits that it would cut, torchvision (PNG) and tifffile (TIFF).
+"""
 
 import logging
 import os
 import warnings
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
-from tqdm import tqdm
+from pydantic import Field
 
+from runner.data import tiff
+from runner.data.tiff import Look, Unreadable
 from runner.errors import UserError
-from runner.texts import listed, reason, short
+from runner.texts import reason
 
-CHUNK = 16  # images that a thread decodes at a time
+Pixels = NDArray[Any]  # [H, W, bands], uint8 or uint16
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 """What a file is read as, whatever its suffix. Pillow decodes these by itself; for others, such as
 PostScript, it would start programs on them."""
+
+BANDS = {"1": 1, "L": 1, "LA": 2, "PA": 4, "RGBA": 4}
+"""How many bands are kept of Pillow's modes by bands=all; of the others, which are colours, 3."""
+
+DEEP = {"I;16B": 1, "LA;16B": 2, "RGB;16B": 3, "RGBA;16B": 4}
+"""The bands of a PNG of 16 bits, by the name that Pillow has for how it is packed."""
+
+
+Side = Annotated[int, Field(ge=1)]  # pixels
+Size = Side | tuple[Side, Side]
+Resize = Literal["stretch", "pad", "crop"]
+Bits = Literal[8, 16]
+Bands = Literal["auto", "all"]
 
 
 @dataclass(frozen=True)
@@ -33,125 +49,252 @@ class Reading:
     Fields:
         size: Side, or height and width, to resize to, in pixels; None: as they are.
         resize: `stretch` to the size; `pad`: fit within it, with a black border; `crop`: fill it,
-            and cut off what goes beyond, to the centre.
-        bits: Of a pixel, 8 or 16.
+            and cut off what goes beyond, evenly on both sides. Bilinear and antialiased.
+        bits: Of a pixel, 8 or 16. With 16, an image of 8 bits is scaled: 255 becomes 65535.
         bands: `auto`: grey or RGB; `all`: every band is a channel.
-    """
-
-    size: int | tuple[int, int] | None = None
-    resize: Literal["stretch", "pad", "crop"] = "stretch"
-    bits: Literal[8, 16] = 8
-    bands: Literal["auto", "all"] = "auto"
-
-
-Decoded = tuple[NDArray[np.uint8], bool]
-"""The pixels of an image, [H, W, 3], and whether it is grey."""
-
-
-def decode(root: Path, paths: Sequence[str], size: int | None) -> NDArray[np.uint8]:
-    """Return the images [N, C, H, W]: grey (C = 1) if all of them are, else RGB.
 
     Raises:
-        UserError: If some cannot be read, they differ in size and no size is given, or they do not
-            fit into memory.
+        UserError: If images are to be padded or cropped, and to no size.
     """
-    images = None if size is None else _allocate(len(paths), size, size)
-    sizes, grey, broken = dict[tuple[int, ...], str](), True, list[str]()
-    with _silence(), closing(_read_all(root, paths, size)) as results:
-        progress = tqdm(results, total=len(paths), disable=None, unit="image")  # on a terminal
-        for index, (path, result) in enumerate(zip(paths, progress, strict=True)):
-            if isinstance(result, str):
-                broken.append(f"{short(path)} ({result})")
-                continue
-            pixels, is_grey = result
-            if images is None:
-                images = _allocate(len(paths), *pixels.shape[:2])
-            sizes.setdefault(pixels.shape[:2], path)
-            if len(sizes) == 1:
-                images[index] = pixels.transpose(2, 0, 1)
-            grey = grey and is_grey
-    if broken:
-        raise UserError(
-            f"data.root: cannot read {len(broken):,} of {len(paths):,} images in {short(root)}: "
-            f"{listed(broken)}. Repair, convert or remove them. Read are {', '.join(FORMATS)}, "
-            "grey or in colour, of 8 bits; data=npz takes arrays, also with 4 channels."
-        )
-    if len(sizes) > 1:
-        one, other = (f"{short(path)} is {w} x {h}" for (h, w), path in list(sizes.items())[:2])
-        raise UserError(
-            f"data.size is needed because the images differ in size: {one}, {other} pixels. "
-            f"Set data.size={min(next(iter(sizes)))} to resize them all."
-        )
-    assert images is not None
-    return images[:, :1].copy() if grey else images
+
+    size: Size | None = None
+    resize: Resize = "stretch"
+    bits: Bits = 8
+    bands: Bands = "auto"
+
+    def __post_init__(self) -> None:
+        if self.size is None and self.resize != "stretch":
+            raise UserError(
+                f"data.resize={self.resize} needs a size. Set data.size to a side in pixels, or to "
+                "'[HEIGHT,WIDTH]'."
+            )
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width to resize to."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
-def decode_one(path: Path, reading: Reading, channels: int = 3) -> NDArray[Any] | str:
+class _Image(NamedTuple):
+    """An image file that is open."""
+
+    look: Look
+    load: Callable[[], Pixels]
+    """Its pixels, as they are stored: not yet turned upright."""
+    orientation: int = 1
+    """EXIF's, 1 to 8."""
+
+
+def look_at(path: Path, reading: Reading) -> Look | str:
+    """Return what the header of an image file says, or why it cannot be read.
+
+    Raises:
+        UserError: If a package is missing that reads it.
+    """
+    try:
+        with _open(path, reading) as image:
+            return image.look
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise many types for damaged files
+        return _why(error)
+
+
+def read_pixels(path: Path, reading: Reading) -> Pixels | str:
+    """Return the pixels of an image file, upright and resized, or why it cannot be read."""
+    try:
+        with _open(path, reading) as image:
+            pixels = _turn(image.load(), image.orientation)
+            found = Look(*pixels.shape)
+            if found != image.look:  # as where the orientation of a PNG comes after its pixels
+                return f"{found} in fact, and {image.look} by its header"
+        if reading.sides:
+            pixels = _resize(pixels, *reading.sides, reading.resize)
+        return pixels * np.uint16(257) if reading.bits > 8 * pixels.itemsize else pixels
+    except UserError:
+        raise
+    except Exception as error:
+        return _why(error)
+
+
+def decode_one(path: Path, reading: Reading, channels: int = 3) -> Pixels | str:
     """Return the pixels of an image file, [channels, H, W], or why it cannot be read.
 
     Args:
         path: The file.
         reading: How the others were read.
-        channels: Of the others; 1: a coloured image becomes grey.
+        channels: Of the others. A coloured image becomes grey where there is one: its luminance,
+            (19595 R + 38470 G + 7471 B) / 65536, as Pillow has it from ITU-R BT.601.
     """
-    assert isinstance(reading.size, int | None)
-    with _silence():
-        result = _read(path, reading.size)
-    return result if isinstance(result, str) else result[0].transpose(2, 0, 1)[:channels]
+    with silence():
+        pixels = read_pixels(path, reading)
+    if isinstance(pixels, str):
+        return pixels
+    bands = pixels.shape[2]
+    if bands == 3 and channels == 1 and reading.bands == "auto":
+        grey = pixels.astype(np.int64) @ np.array([19595, 38470, 7471]) + 2**15 >> 16
+        pixels = grey[..., None].astype(pixels.dtype)
+    elif bands != channels and (bands, channels, reading.bands) != (1, 3, "auto"):
+        return f"{bands} bands instead of {channels}"
+    return channels_first(pixels, channels)
+
+
+def channels_first(pixels: Pixels, channels: int) -> Pixels:
+    """Bring [H, W, bands] to [channels, H, W]; a grey image has all its channels alike."""
+    shape = (channels, *pixels.shape[:2])
+    return np.ascontiguousarray(np.broadcast_to(pixels.transpose(2, 0, 1), shape))
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep back what Pillow warns and logs of, which names no file."""
-    logger = logging.getLogger("PIL")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+def silence() -> Iterator[None]:
+    """Keep back what the libraries warn and log of, which names no file."""
+    loggers = [logging.getLogger(name) for name in ("PIL", "tifffile")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
-def _allocate(count: int, height: int, width: int) -> NDArray[np.uint8]:
-    try:
-        return np.empty((count, 3, height, width), np.uint8)
-    except (MemoryError, ValueError) as error:  # the latter for sizes beyond 64 bits
-        raise UserError(
-            f"data.size: {count:,} images of {width} x {height} pixels do not fit into memory: "
-            f"{reason(error)}. Set a smaller data.size."
-        ) from error
+def _why(error: Exception) -> str:
+    return "not a readable image" if isinstance(error, UnidentifiedImageError) else reason(error)
 
 
-def _read_all(root: Path, paths: Sequence[str], size: int | None) -> Generator[Decoded | str]:
-    """Decode by threads, in order; closed early, it waits only for the chunks being decoded."""
-
-    def read(start: int) -> list[Decoded | str]:
-        return [_read(root / path, size) for path in paths[start : start + CHUNK]]
-
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        yield from chain.from_iterable(pool.map(read, range(0, len(paths), CHUNK)))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _read(path: Path, size: int | None) -> Decoded | str:
-    """Decode one image, or return why it cannot be read."""
+@contextmanager
+def _open(path: Path, reading: Reading) -> Iterator[_Image]:
     if not os.path.isfile(path):  # opening a pipe would block
-        return "not a file" if os.path.exists(path) else "a broken link, or deleted"
+        raise Unreadable("not a file" if os.path.exists(path) else "a broken link, or deleted")
+    every = reading.bands == "all"
+    if (every or reading.bits == 16) and tiff.is_tiff(path):
+        with tiff.opened(path, reading.bits, every) as image:
+            if image is not None:
+                yield _Image(*image)
+                return
+    with Image.open(path, formats=FORMATS) as picture:
+        deep = _refuse(picture, reading)
+        bands = _bands(picture, every, deep)
+        orientation = _orientation(picture)
+        sides = picture.size if orientation > 4 else picture.size[::-1]
+        look = Look(*sides, bands)
+        yield _Image(look, lambda: _load(path, picture, bands, deep), orientation)
+
+
+def _refuse(picture: Image.Image, reading: Reading) -> bool:
+    """Refuse what would lose something; give back whether the picture has 16 bits to keep."""
+    if picture.mode.startswith("F"):
+        raise Unreadable("numbers with a fraction: scale them to integers of 8 or 16 bits")
+    bands = getattr(picture, "tag_v2", {}).get(ExifTags.Base.SamplesPerPixel, 0)
+    if bands > len(picture.getbands()):
+        raise Unreadable(f"a TIFF of {bands} bands")  # Pillow would leave some out
+    grey = picture.mode.startswith("I")
+    if reading.bits == 8:
+        if grey:
+            raise Unreadable("more than 8 bits per channel")  # Pillow would clip them
+        return False
+    if picture.format == "PNG":
+        return _packing(picture) in DEEP
+    if picture.format == "PPM":
+        about = _packing(picture)
+        most = about[1] if isinstance(about, tuple) else 255
+        if not grey and isinstance(most, int) and most > 255:
+            raise Unreadable("a PPM of 16 bits in colour: save it as PNG")
+        return grey
+    if grey:
+        raise Unreadable("integers of another kind than 16 bits")
+    return False
+
+
+def _packing(picture: Image.Image) -> Any:  # noqa: ANN401
+    """Return what Pillow's plugin says of how the pixels are packed."""
+    return picture.tile[0][3]  # type: ignore[attr-defined]
+
+
+def _bands(picture: Image.Image, every: bool, deep: bool) -> int:
+    if picture.format == "PNG" and deep:
+        stored = DEEP[_packing(picture)]
+        return stored if every else 1 if stored == 1 else 3
+    if deep or picture.mode in ("1", "L"):
+        return 1
+    if not every:
+        return 3
+    clear = picture.mode == "P" and "transparency" in picture.info
+    return 4 if clear else BANDS.get(picture.mode, 3)
+
+
+def _load(path: Path, picture: Image.Image, bands: int, deep: bool) -> Pixels:
+    if deep and picture.format == "PNG":  # which Pillow cuts to 8 bits, but for grey
+        from torchvision.io import ImageReadMode, decode_image  # slow to import
+
+        decoded = decode_image(str(path), ImageReadMode.UNCHANGED)
+        stored: Pixels = decoded.numpy().transpose(1, 2, 0)
+        if stored.shape[2] == 2 and bands == 3:
+            stored = stored[..., :1].repeat(3, axis=2)
+        return stored[..., :bands]
+    if deep:
+        return np.asarray(picture)[..., None].astype(np.uint16)
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[bands]
+    return np.asarray(picture.convert(mode)).reshape(*picture.size[::-1], bands)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation that is still to be applied; 1: none, or not to be understood."""
+    if picture.format == "TIFF":  # Pillow turns these itself
+        return 1
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.mode.startswith(("I", "F")):
-                return "more than 8 bits per channel"  # Pillow would clip them
-            bands = getattr(image, "tag_v2", {}).get(ExifTags.Base.SamplesPerPixel, 0)
-            if bands > len(image.getbands()):
-                return f"a TIFF of {bands} bands"  # Pillow would leave some out
-            pixels = image.convert("RGB")
-        if size is not None:
-            pixels = pixels.resize((size, size), Image.Resampling.BILINEAR)
-        return np.asarray(pixels), image.mode in ("1", "L")
-    except UnidentifiedImageError:
-        return "not a readable image"
-    except Exception as error:  # decoders raise many types for damaged files
-        return reason(error)
+        # a PNG's own method would decode it to look for it behind the pixels
+        found = Image.Image.getexif(picture).get(ExifTags.Base.Orientation)
+    except Exception:  # damaged
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _turn(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn an image upright, by its EXIF orientation: mirrored, turned by quarters, or both.
+
+    The numbers are those of EXIF 3.0, 4.6.5.1.6: 1 is upright, 6 lies on its left side.
+    """
+    mirrored, quarters = orientation in (2, 4, 5, 7), {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}
+    if mirrored:
+        pixels = pixels[:, ::-1]
+    return np.rot90(pixels, quarters.get(orientation, 0))
+
+
+def _resize(pixels: Pixels, height: int, width: int, how: str) -> Pixels:
+    """Resize an image [H, W, bands]; Pillow mixes the bands of some, so of these one by one."""
+    if pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3):
+        plain = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+        resized = np.asarray(_fit(Image.fromarray(plain), height, width, how))
+        return resized.reshape(height, width, -1)
+    bands = [_fit(Image.fromarray(b), height, width, how) for b in _as_real(pixels)]
+    return np.stack([np.rint(np.asarray(band)) for band in bands], axis=2).astype(pixels.dtype)
+
+
+def _as_real(pixels: Pixels) -> Iterator[NDArray[np.float32]]:
+    yield from pixels.transpose(2, 0, 1).astype(np.float32)
+
+
+def _fit(picture: Image.Image, height: int, width: int, how: str) -> Image.Image:
+    """Resize a picture as `Reading.resize` says, as Pillow's ImageOps.pad and ImageOps.fit do.
+
+    A side that would be less than a pixel is one pixel, where ImageOps.pad leaves all black.
+    """
+    old_width, old_height = picture.size
+    box, inner = (0.0, 0.0, float(old_width), float(old_height)), (width, height)
+    if how == "crop":
+        scale = min(old_width / width, old_height / height)
+        left = max(0.0, (old_width - scale * width) / 2)
+        top = max(0.0, (old_height - scale * height) / 2)
+        box = (left, top, old_width - left, old_height - top)
+    elif how == "pad":
+        scale = min(width / old_width, height / old_height)
+        inner = max(1, round(scale * old_width)), max(1, round(scale * old_height))
+    resized = picture.resize(inner, Image.Resampling.BILINEAR, box=box)
+    if inner == (width, height):
+        return resized
+    whole = Image.new(picture.mode, (width, height))
+    whole.paste(resized, (round((width - inner[0]) / 2), round((height - inner[1]) / 2)))
+    return whole

@@ -1,17 +1,47 @@
-"""The pixels of image files: decoded once, into the cache, and read from there."""
+"""The pixels of many image files: looked at first, decoded once into the cache, mapped from there.
 
+All that can be refused by the headers is refused before anything is decoded.
+"""
+
+import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from math import prod
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from runner.data import cache as cached
-from runner.data.decode import Reading, decode
+from runner.data.decode import (
+    FORMATS,
+    Pixels,
+    Reading,
+    channels_first,
+    look_at,
+    read_pixels,
+    silence,
+)
 from runner.data.listing import ImageFile
-from runner.errors import UserError
+from runner.data.tiff import Look
+from runner.errors import Unfit, UserError
+from runner.store.arrays import memory_here
 from runner.texts import listed, reason, short
+
+CHUNK = 16  # images that a thread reads at a time, at most
+CHUNK_BYTES = 2**23  # of their pixels
+
+T = TypeVar("T")
 
 
 def read_images(
@@ -24,6 +54,9 @@ def read_images(
 ) -> Tensor:
     """Return the images [M, C, H, W] of files, in their order, from the cache if none has changed.
 
+    They are mapped from the cache, where that can be written; else they are in memory. C is 1
+    where all are grey, else 3; by bands=all it is their number of bands.
+
     Args:
         root: The folder that the paths are relative to.
         files: The files.
@@ -33,33 +66,180 @@ def read_images(
         ignored: What else is in the folder, in words.
 
     Raises:
-        UserError: If images cannot be read or, without a size, differ in size; or files change
-            while they are read.
+        UserError: If images cannot be read, differ in size without a size, or in their bands;
+            files change while they are read; or there is room for them neither on the disk nor in
+            memory.
     """
-    size = reading.size
-    assert isinstance(size, int | None)
-    file, key = cached.path(cache, root, size), cached.fingerprint(files)
+    file = cached.path(cache, root, reading)
+    key = cached.fingerprint((each.path, each.size, each.modified) for each in files)
     cached.remove_leftovers(file.parent)
-    if (images := cached.load(file, key, len(files), size)) is not None:
-        return torch.from_numpy(images)
+    if (images := cached.load(file, key, len(files), reading)) is not None:
+        return _to_tensor(images)
     rest = f" Ignored: {ignored}." if ignored else ""
     _log(f"Decoding the {len(files):,} images of {short(root)} once, into {short(file)}.{rest}")
-    images = decode(root, [file.path for file in files], size)
-    now = rescan()
+    with silence():
+        shape = _find_shape(root, [file.path for file in files], reading)
+        dtype = cached.dtype_of(reading)
+
+        def decode() -> Generator[Pixels]:
+            yield from _decode(root, files, reading, shape)
+            _refuse_changed(root, files, rescan())
+
+        try:
+            with closing(decode()) as decoded:
+                return _to_tensor(cached.save(file, key, shape, dtype, decoded))
+        except (OSError, Unfit) as error:
+            why = reason(error.__cause__ or error)
+        _refuse_larger_than_memory(cached.bytes_of(shape, dtype), len(files), file, why)
+        _log(
+            f"The decoded images are not cached: cannot write {short(file)}: {why}. "
+            "Set data.cache to another folder."
+        )
+        images = np.empty(shape, dtype)
+        with closing(decode()) as decoded:
+            for place, image in zip(images, decoded, strict=True):
+                place[:] = image
+    return torch.from_numpy(images)
+
+
+def _find_shape(root: Path, paths: Sequence[str], reading: Reading) -> cached.Shape:
+    """Look at all headers; return [M, C, H, W], or refuse what cannot be read to one shape."""
+    if reading.sides and (most := Image.MAX_IMAGE_PIXELS or 2**30) * 2 < prod(reading.sides):
+        height, width = reading.sides
+        raise UserError(
+            f"data.size: an image of {width} x {height} pixels is larger than the {2 * most:,} "
+            "pixels that an image may have. Set a smaller data.size."
+        )
+    looks, broken = list[tuple[str, Look]](), list[str]()
+    for path, look in _by_threads(lambda path: look_at(root / path, reading), paths, CHUNK):
+        if isinstance(look, str):
+            broken.append(f"{short(path)} ({look})")
+        else:
+            looks.append((path, look))
+    if broken:
+        _refuse_broken(root, broken, len(paths))
+    sizes = _first_of_each((path, look[:2]) for path, look in looks)
+    if reading.sides is None and len(sizes) > 1:
+        (height, width), *_ = sizes
+        one, other = (f"{short(path)} is {w} x {h}" for (h, w), path in list(sizes.items())[:2])
+        raise UserError(
+            f"data.size is needed because the images differ in size: {one}, {other} pixels. "
+            f"Set data.size={min(height, width)} to resize them all; data.resize says how."
+        )
+    bands = _first_of_each((path, look.bands) for path, look in looks)
+    if reading.bands == "all" and len(bands) > 1:
+        one, other = (f"{short(path)} has {n}" for n, path in list(bands.items())[:2])
+        raise UserError(
+            f"data.bands=all: the images differ in their bands: {one}, {other}. "
+            "Convert them to the same bands, or set data.bands=auto for grey or RGB."
+        )
+    if reading.sides:
+        _tell_resizing([look for _, look in looks], *reading.sides, reading.resize)
+    height, width = reading.sides or next(iter(sizes))
+    return len(paths), max(bands), height, width
+
+
+def _first_of_each(pairs: Iterator[tuple[str, T]]) -> dict[T, str]:
+    found = dict[T, str]()
+    for path, kind in pairs:
+        found.setdefault(kind, path)
+    return found
+
+
+def _tell_resizing(looks: Sequence[Look], height: int, width: int, how: str) -> None:
+    """Say what becomes of images that have another shape than they get."""
+    changed = sum(look.height * width != look.width * height for look in looks)
+    if not changed:
+        return
+    square = "square" if height == width else f"of the shape {width} : {height}"
+    kept = {
+        "stretch": "stretched to {}; data.resize=pad or crop keeps their shape",
+        "pad": "fitted within {}, with a black border",
+        "crop": "cut at two sides to fill {}",
+    }[how].format(f"{width} x {height}")
+    _log(f"{changed:,} of {len(looks):,} images are not {square}: {kept}.")
+
+
+def _decode(
+    root: Path, files: Sequence[ImageFile], reading: Reading, shape: cached.Shape
+) -> Generator[Pixels]:
+    """Yield the images [C, H, W] in order; at their end refuse the files that were broken."""
+    paths, broken = [file.path for file in files], list[str]()
+    chunk = max(1, min(CHUNK, CHUNK_BYTES // (shape[1] * shape[2] * shape[3])))
+    results = _by_threads(lambda path: read_pixels(root / path, reading), paths, chunk)
+    for path, pixels in results:
+        if isinstance(pixels, str):
+            broken.append(f"{short(path)} ({pixels})")
+        elif not broken:
+            yield channels_first(pixels, shape[1])
+    if broken:
+        _refuse_broken(root, broken, len(paths))
+
+
+def _by_threads(
+    read: Callable[[str], T], paths: Sequence[str], chunk: int
+) -> Generator[tuple[str, T]]:
+    """Read by threads, and yield in order; closed early, it waits only for what is being read.
+
+    Only so many are read ahead as keep the threads busy, that memory holds them.
+    """
+    workers = os.cpu_count() or 1
+    pool = ThreadPoolExecutor(workers)
+
+    def read_some(some: Sequence[str]) -> list[T]:
+        return [read(path) for path in some]
+
+    def begin() -> Iterator[tuple[Sequence[str], Future[list[T]]]]:
+        for start in range(0, len(paths), chunk):
+            some = paths[start : start + chunk]
+            yield some, pool.submit(read_some, some)
+
+    begun = begin()
+    ahead = deque(islice(begun, 2 * workers))
+    try:
+        with tqdm(total=len(paths), disable=None, unit="image") as progress:  # on a terminal
+            while ahead:
+                some, results = ahead.popleft()
+                for result in zip(some, results.result(), strict=True):
+                    yield result
+                    progress.update()
+                ahead.extend(islice(begun, 1))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _refuse_broken(root: Path, broken: Sequence[str], count: int) -> None:
+    raise UserError(
+        f"data.root: cannot read {len(broken):,} of {count:,} images in {short(root)}: "
+        f"{listed(broken)}. Repair, convert or remove them. Read are {', '.join(FORMATS)}, grey or "
+        "in colour, of 8 bits; data.bits=16 reads those of 16 bits, data.bands=all those of other "
+        "bands; data=npz takes arrays."
+    )
+
+
+def _refuse_changed(root: Path, files: Sequence[ImageFile], now: Sequence[ImageFile]) -> None:
     if now != files:
         changed = sorted({file.path for file in {*files} ^ {*now}})
         raise UserError(
             f"data.root: {short(root)} changed while it was being read: {listed(changed)}. "
             "Run the command again when nothing writes there."
         )
-    try:
-        cached.save(file, key, images)
-    except (OSError, UserError) as error:
-        _log(
-            f"The decoded images are not cached: cannot write {short(file)}: "
-            f"{reason(error.__cause__ or error)}. Set data.cache to another folder."
+
+
+def _refuse_larger_than_memory(size: int, count: int, file: Path, why: str) -> None:
+    if size > (memory := memory_here()):
+        raise UserError(
+            f"data.cache: the {count:,} decoded images take {size / 1e9:,.1f} GB, more than the "
+            f"{memory / 1e9:,.1f} GB of memory here, and {short(file)} cannot be written: {why}. "
+            "Set data.cache to a folder with room for them, or a smaller data.size."
         )
-    return torch.from_numpy(images)
+
+
+def _to_tensor(mapped: NDArray[Any]) -> Tensor:
+    """Share a mapped array with torch, without copying; writing into it would end the process."""
+    with warnings.catch_warnings():  # torch has no read-only tensors, and warns of that
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(mapped)
 
 
 def _log(line: str) -> None:

@@ -1,7 +1,7 @@
 """`Source`, what a data-set function returns, and the check that it is well formed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,8 @@ class Split(NamedTuple):
     """Images and their labels.
 
     The images are all in memory, or a memory map, of which the splits of a data set share one and
-    `rows` says whose is what. Read them by `images_of` and `chunks`, which know.
+    `rows` says whose is what. Read them by `images_of` and `chunks`, which know. On a card, mapped
+    images are there as a whole, or on the CPU while the labels are there.
     """
 
     images: Tensor
@@ -63,10 +64,19 @@ class Split(NamedTuple):
             return Split(self.images[chosen], self.labels[chosen])
         return Split(self.images, self.labels[chosen], self.rows[chosen])
 
-    def to(self, device: torch.device) -> "Split":
-        """Return the split on a device."""
-        rows = None if self.rows is None else self.rows.to(device)
-        return Split(self.images.to(device), self.labels.to(device), rows)
+    def to(self, device: torch.device, whole: bool = True) -> "Split":
+        """Return the split on a device; if not `whole`, its images stay, and come one by one."""
+        labels = self.labels.to(device)
+        if self.rows is None:
+            return Split(self.images.to(device), labels)
+        if not whole or device.type == "cpu":
+            return Split(self.images, labels, self.rows)
+        shape = (len(labels), *self.shape)
+        images, start = torch.empty(shape, dtype=self.images.dtype, device=device), 0
+        for chunk in self.chunks():
+            images[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        return Split(images, labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +93,14 @@ class Source:
     """None to take it from the training split, as `data.validation` says."""
     reading: Reading | None = None
     """How its image files are read, if it is of files: so that others can be read alike."""
+    _: KW_ONLY
+    groups: Tensor | None = None
+    """[N] of the training images, ids from 0: images of one group, such as those of one patient,
+    are not divided between training and validation. None: every image by itself."""
+    files: tuple[str, ...] = ()
+    """[M]: the files of the images that the rows of the splits count in, if it is of files."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the splits."""
 
 
 def check_source(source: object, where: str) -> None:
@@ -111,6 +129,8 @@ def check_source(source: object, where: str) -> None:
                 f"{where}: the training images have the shape {train[1]}, the {name} images "
                 f"{shape}. Convert them to one shape."
             )
+    if source.groups is not None:
+        _check_groups(source.groups, len(source.train.labels), where)
     counts = source.train.labels.bincount(minlength=len(source.classes)).tolist()
     if unseen := [name for name, n in zip(source.classes, counts, strict=True) if n == 0]:
         raise UserError(
@@ -165,6 +185,14 @@ def _check_split(split: object, classes: int, where: str) -> None:
         raise UserError(
             f"{where}.labels must be from 0 to {classes - 1}, as there are {classes} classes, "
             f"got {low if low < 0 else high}. Number the classes from 0, or name all of them."
+        )
+
+
+def _check_groups(groups: Tensor, count: int, where: str) -> None:
+    if not _is_tensor(groups, torch.int64, 1) or len(groups) != count or bool((groups < 0).any()):
+        raise UserError(
+            f"{where}: groups must be int64 [{count}] from 0, one for each training image, got "
+            f"{_describe(groups)}. Return the number of each image's group, or None."
         )
 
 

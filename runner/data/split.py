@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from runner.data.decode import Reading
+from runner.data.remarks import find_remarks
 from runner.data.source import Source, Split
 from runner.errors import UserError
 from runner.texts import listed
 from tricks import derive_seed
 
 AUTO_SHARE = 0.1  # held out of the training images where a data set has no split for validation
+DRAWS = 100  # random orders of the groups, of which the best is taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +34,22 @@ class DataSet:
     """What a user should know of the splits before reading the accuracy on them."""
     reading: Reading | None = None
     """How the image files were read; None where the data set is not of files."""
+    files: tuple[str, ...] = ()
+    """[M]: the image files that the rows of the splits count in, relative to their root."""
 
     def to(self, device: torch.device) -> "DataSet":
-        """Return the data set with all its tensors on a device."""
-        moved = {k: v.to(device) for k, v in vars(self).items() if hasattr(v, "to")}
-        return replace(self, **moved)
+        """Return the data set on a device.
+
+        Images that are mapped move to a card if all of them fit into half of its free memory; else
+        they stay, and go over batch by batch.
+        """
+        splits = (self.train, self.validation, self.test)
+        mapped = [split for split in splits if split.rows is not None]
+        size = sum(len(split.labels) * split.images[:1].nbytes for split in mapped)
+        fits = device.type != "cuda" or size <= torch.cuda.mem_get_info(device)[0] / 2
+        train, validation, test = (split.to(device, whole=fits) for split in splits)
+        mean, std = self.mean.to(device), self.std.to(device)
+        return replace(self, train=train, validation=validation, test=test, mean=mean, std=std)
 
 
 def split_source(source: Source, validation: float | Literal["auto"], seed: int) -> DataSet:
@@ -54,7 +67,7 @@ def split_source(source: Source, validation: float | Literal["auto"], seed: int)
     own = source.validation if validation == "auto" else None
     if validation == "auto":
         validation = AUTO_SHARE if own is None else 0.0
-    labels = source.train.labels
+    labels, groups = source.train.labels, source.groups
     count, classes = round(validation * len(labels)), len(source.classes)
     if validation != 0 and not 1 <= count <= len(labels) - classes:
         raise UserError(
@@ -62,9 +75,13 @@ def split_source(source: Source, validation: float | Literal["auto"], seed: int)
             f"take at least one, and leave one of each of the {classes} classes; "
             "0 means no validation split."
         )
-    chosen = choose_stratified(labels, count, derive_seed(seed, "validation"))
+    own_seed = derive_seed(seed, "validation")
+    if groups is None or count == 0:
+        chosen = choose_stratified(labels, count, own_seed)
+    else:
+        chosen = choose_groups(labels, groups, count, own_seed, f"data.validation={validation}")
     train = source.train.take(~chosen)
-    notes = [*_absent(source, "test", source.test)]
+    notes = [*source.notes, *_absent(source, "test", source.test)]
     if own is not None:
         notes += _absent(source, "validation", own)
     elif source.validation is not None:
@@ -74,8 +91,10 @@ def split_source(source: Source, validation: float | Literal["auto"], seed: int)
         )
     mean, std = pixel_statistics(train)
     held_out = source.train.take(chosen) if own is None else own
+    others = {"test": source.test, "validation": held_out}
+    notes += find_remarks(train, others, source.classes, source.files)
     splits, classes_ = (train, held_out, source.test), source.classes
-    return DataSet(*splits, classes_, mean, std, tuple(notes), source.reading)
+    return DataSet(*splits, classes_, mean, std, tuple(notes), source.reading, source.files)
 
 
 def _absent(source: Source, name: str, split: Split) -> Iterator[str]:
@@ -119,6 +138,50 @@ def choose_stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[order[depth.argsort(stable=True)[:count]]] = True
     return chosen
+
+
+def choose_groups(labels: Tensor, groups: Tensor, count: int, seed: int, setting: str) -> Tensor:
+    """Choose whole groups at random, about so many samples, nearly the same share of each class.
+
+    Of `DRAWS` random orders of the groups, each with as many first groups as come nearest to the
+    count, that one is taken in which the shares of the classes are nearest to the whole share. The
+    only group of a class is never chosen.
+
+    Args:
+        labels: [N] class ids.
+        groups: [N] ids.
+        count: How many samples to choose, about.
+        seed: Seed of the orders.
+        setting: What the count comes from, for the error.
+
+    Returns:
+        A mask [N].
+
+    Raises:
+        UserError: If no order leaves a sample of each class.
+    """
+    groups = groups.unique(return_inverse=True)[1]
+    table = torch.zeros(int(groups.max()) + 1, int(labels.max()) + 1)
+    table.index_put_((groups, labels), torch.ones(len(labels)), accumulate=True)
+    alone = (table > 0).sum(0) == 1
+    free = (table[:, alone] == 0).all(1).nonzero()[:, 0]
+    table, totals = table[free], table.sum(0)
+    generator = torch.Generator().manual_seed(seed)
+    best, least = None, float("inf")
+    for _ in range(DRAWS if len(free) else 0):
+        order = torch.randperm(len(free), generator=generator)
+        sizes = table[order].sum(1).cumsum(0)
+        first = order[: int((sizes - count).abs().argmin()) + 1]
+        taken = table[first].sum(0)
+        error = float((taken / totals.clamp(min=1) - count / len(labels)).abs().sum())
+        if error < least and bool((taken < totals).logical_or(totals == 0).all()):
+            best, least = first, error
+    if best is None:
+        raise UserError(
+            f"{setting} cannot take whole groups and leave an image of each class. "
+            "Lower it, or divide the images into more groups."
+        )
+    return torch.isin(groups, free[best])
 
 
 def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.ablation.verdicts import Findings
+from runner.report.where import Where, per_class
 from runner.store.runs import Run
 
 
-def content(findings: Findings) -> dict[str, Any]:
+def content(findings: Findings, where: Where | None = None) -> dict[str, Any]:
     """Give back all findings as plain values; of each run what its files say, without curves."""
     fields = {f.name: getattr(findings, f.name) for f in dataclasses.fields(findings)}
     fields.pop("root")
@@ -20,6 +21,7 @@ def content(findings: Findings) -> dict[str, Any]:
         "kind": "ablation",
         "decided": findings.decided,
         **plain(fields),
+        "per_class": per_class(where) if where else {},
         "runs": run_list(findings.root, runs),
     }
 

@@ -8,19 +8,25 @@ since torch's writer puts the present time and process into its name and first e
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from io import BytesIO
 from itertools import accumulate
 from math import nan
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
+from runner import tiles
 from runner.errors import UserError
-from runner.store.runs import CONFIG, METRICS, Run, number
+from runner.report.answers import read_answers
+from runner.store.files import Damaged, read_bytes
+from runner.store.runs import CONFIG, CONFUSION_TAG, METRICS, MISTAKES, MISTAKES_TAG, Run, number
 from runner.texts import printable
 
 EVENTS = "events.out.tfevents.*"
@@ -92,8 +98,20 @@ def rebuild(run: Run) -> None:
                 known = nan if value is None else number(value)  # null was not finite
                 if known is not None and tag not in ("epoch", "update"):
                     writer.add_scalar(printable(tag, 200), known, step, when)
+        for tag, picture in _pictures(run) if is_step(result.get("updates")) else ():
+            step = result["updates"]
+            writer.add_image(tag, np.asarray(picture), step, end, dataformats="HWC")
     for file in old:
         file.unlink()
+
+
+def _pictures(run: Run) -> Iterator[tuple[str, Image.Image]]:
+    """Give the pictures of a run by their tags, as far as their files can be read."""
+    with suppress(FileNotFoundError, Damaged):
+        content = read_bytes(run.folder / MISTAKES, tiles.MOST_BYTES)
+        yield MISTAKES_TAG, tiles.decode(content)
+    if found := read_answers([run]):
+        yield CONFUSION_TAG, tiles.matrix(found.counts, found.names)
 
 
 def is_step(value: object) -> bool:

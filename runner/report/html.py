@@ -18,6 +18,7 @@ from runner.report.format import SHOWN, largest, name_of, ranked
 from runner.report.noise import noise_in_words
 from runner.report.plots import costs, forest
 from runner.report.staircase import staircases
+from runner.report.where import Where, remark, sections
 from runner.store.runs import Run
 from runner.texts import printable
 
@@ -40,7 +41,7 @@ SECTIONS = (
     *("rules", "progress", "rows", "rows_more", "scores", "folders", "warnings", "calibration"),
     *("agreement", "generality", "stairs", "effects", "curves", "matrix", "interactions"),
     *("shares", "trick_metrics", "figures_behind"),
-    *("tuning", "tuning_rule"),
+    *("tuning", "tuning_rule", "where", "where_remark"),
     *("problems", "problems_more", "environment", "hashes"),
     *("effects_more", "curves_more", "interactions_more", "question", "unit", "margin", "noise"),
 )
@@ -57,7 +58,7 @@ def render(**values: Any) -> str:  # noqa: ANN401
     return template.render({**known, **values}) + "\n"
 
 
-def page(findings: Findings) -> str:
+def page(findings: Findings, where: Where | None = None) -> str:
     """Write the page of an ablation."""
     plan, question = findings.plan, findings.plan.question
     pictures = [picture.svg() for picture in (forest(findings), costs(findings)) if picture]
@@ -86,6 +87,7 @@ def page(findings: Findings) -> str:
         effects_more=_left_out(len(findings.effects), "effects are drawn"),
         curves=[picture.svg() for picture in _curves(findings)],
         curves_more=_left_out(len(plan.variants), "variants are drawn"),
+        **errs(where),
         matrix=matrix,
         interactions=tables.interactions(findings),
         interactions_more=None if matrix else _left_out(several, "are listed"),
@@ -97,6 +99,11 @@ def page(findings: Findings) -> str:
         hashes=tables.hashes(findings),
         commands=commands(findings.root, plan.command, runs),
     )
+
+
+def errs(where: Where | None) -> dict[str, Any]:
+    """Give back what the page says of where the models err; nothing without predictions."""
+    return {"where": sections(where), "where_remark": remark(where)} if where else {}
 
 
 def commands(root: Path, command: str | None, runs: Sequence[Run]) -> list[tuple[str, str]]:

@@ -8,8 +8,10 @@ from runner.ablation.wording import tuning
 from runner.report import across, problems, sentences, tables, text
 from runner.report import format as fmt
 from runner.report.noise import noise_in_words
+from runner.report.where import Where, class_table, measures, often
 from runner.store.runs import Run
 from runner.texts import printable
+from runner.tiles import LABELLED
 
 ENTITIES = (
     *(("<", "&lt;"), ("@", "&#64;"), ("$", "&#36;"), ("~", "&#126;")),
@@ -43,7 +45,7 @@ def table(heads: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
     return [head, f"|{' --- |' * len(heads)}", *rows]
 
 
-def page(findings: Findings) -> str:
+def page(findings: Findings, where: Where | None = None) -> str:
     """Write the Markdown of an ablation."""
     plan = findings.plan
     unit = fmt.unit(plan.question.metric)
@@ -68,9 +70,22 @@ def page(findings: Findings) -> str:
     for listed in (tables.interactions, tables.shares, tables.calibration):
         if found := listed(findings):
             lines += ["", *table(found[0], found[1:])]
+    lines += where_it_errs(where)
     lines += remarks(findings.runs.values(), problems.notes(findings))
     lines += ["", *code(printable(plan.command))]
     return "\n".join(lines) + "\n"
+
+
+def where_it_errs(where: Where | None) -> list[str]:
+    """Write where the reference errs: the worst confusions and, if they are few, all classes."""
+    if not where:
+        return []
+    name, own = next(iter(where.found.items()))
+    lines = ["", f"**Where it errs** ({escape(name)}): {escape(measures(own))}."]
+    if found := often(own):
+        lines += ["", begin(f"Most often: {'; '.join(found)}.")]
+    heads, *rows = class_table(own)
+    return [*lines, "", *table(heads, rows)] if len(rows) <= LABELLED else lines
 
 
 def remarks(runs: Iterable[Run], warnings: Sequence[str] = (), most: int = 40) -> list[str]:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from runner.ablation.find import names_of
 from runner.ablation.table import find_damage
-from runner.report import as_json, html, markdown, sentences, text
+from runner.report import as_json, html, markdown, sentences, text, where
 from runner.report.curves import curves
 from runner.report.format import SHOWN, count
 from runner.report.rows import Row, group, shared_words
+from runner.report.where import Where
 from runner.store.parameters import cell, differing, short_headings
 from runner.store.runs import Run
 from runner.texts import printable
@@ -218,10 +219,16 @@ def table(multirun: Multirun) -> list[str]:
     below = [*text.problem_lines(multirun.runs), *text.note_lines([*notes, *multirun.warnings])]
     narrow = f"The terminal is too narrow for: {', '.join(hidden)}." if hidden else None
     last = [*best(multirun), narrow, *remarks(multirun), NO_VERDICTS]
-    return text.lines(shown, "", *below, *(line for line in last if line))
+    errs = where.terminal_lines(where_it_errs(multirun)) if len(multirun.runs) == 1 else ()
+    return text.lines(shown, "", *below, *errs, *(line for line in last if line))
 
 
-def page(multirun: Multirun) -> str:
+def where_it_errs(multirun: Multirun) -> Where:
+    """Read the answers of the first rows."""
+    return where.of_groups({called(multirun, row): row.runs for row in multirun.rows})
+
+
+def page(multirun: Multirun, errs: Where | None = None) -> str:
     """Write the HTML page."""
     rows = multirun.rows
     drawn = {called(multirun, row): row.runs for row in rows[: SHOWN + 1]}
@@ -238,24 +245,26 @@ def page(multirun: Multirun) -> str:
         warnings=[*best(multirun), *multirun.warnings[:SHOWN], NO_VERDICTS],
         curves=[picture.svg() for picture in pictures],
         curves_more=more,
+        **html.errs(errs),
         **html.problem_list(multirun.runs),
         environment=html.environment_table(multirun.runs),
         commands=html.commands(multirun.root, None, multirun.runs),
     )
 
 
-def markdown_page(multirun: Multirun) -> str:
+def markdown_page(multirun: Multirun, errs: Where | None = None) -> str:
     """Write the Markdown."""
     heads, *body = score_table(multirun)
     lines = [f"## {markdown.escape(multirun.name)}"]
     for line in (*best(multirun), *remarks(multirun), NO_VERDICTS):
         lines += ["", markdown.begin(line)]
     lines += ["", *markdown.table([head or "remarks" for head in heads], body)]
+    lines += markdown.where_it_errs(errs)
     lines += markdown.remarks(multirun.runs, multirun.warnings)
     return "\n".join(lines) + "\n"
 
 
-def content(multirun: Multirun) -> dict[str, Any]:
+def content(multirun: Multirun, errs: Where | None = None) -> dict[str, Any]:
     """Give back the content of report.json."""
     table = multirun.summary.rename(columns={"std": "spread", "count": "runs"})
     variants = {
@@ -268,6 +277,7 @@ def content(multirun: Multirun) -> dict[str, Any]:
         "ranked_by": multirun.ranked_by,
         "warnings": multirun.warnings,
         "variants": as_json.plain(variants),
+        "per_class": where.per_class(errs) if errs else {},
         "settings": as_json.plain({row.name: row.settings for row in multirun.rows}),
         "runs": as_json.run_list(multirun.root, multirun.runs),
     }

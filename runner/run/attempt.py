@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.parameter import is_lazy
 from tqdm import tqdm
 
-from runner.build import Bench, build, title
+from runner.build import Bench, build
 from runner.config import Settings
+from runner.data.seen import first_sheet
 from runner.names import label
-from runner.run import checkpoint
+from runner.run import checkpoint, mistakes, model_file
+from runner.run.choice import Choice
 from runner.run.fingerprint import fingerprint
+from runner.run.lines import beginning
 from runner.run.log import RunLog
 from runner.run.process import isolated
 from runner.run.result import (
@@ -23,10 +25,11 @@ from runner.run.result import (
     evaluate_on_test,
     evaluate_on_validation,
     finished,
+    write_predictions,
     write_result,
 )
 from runner.run.resume import device_begun_with, environment, restore, threads_begun_with
-from runner.run.status import Status, clear, conclude, recorded, write_config
+from runner.run.status import Status, clear, conclude, recorded, tidy, write_config
 from runner.signals import defer_signals, raise_if_stopping, stop_requested
 from runner.store.files import remove_leftovers, write_json
 from runner.store.lock import lock_folder
@@ -68,8 +71,9 @@ def _resume_or_run(
             say(f"{label(folder)}  resumes with {' and '.join(kept)}, as it was begun")
         bench = build(dataclasses.replace(settings, device=device))
         return attempt(folder, settings, bench, quiet)
-    # killed between result.json and status.json
+    # it may have been killed after result.json
     conclude(folder, "done", replaces=("running", "stopped", "failed"))
+    tidy(folder, settings.keep)
     for key in changed_since(folder, settings):
         say(f"{label(folder)}  note: {key} has changed since; again=true makes the run anew")
     return result
@@ -97,7 +101,9 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
         if settings.again:
             clear(folder)
         with recorded(folder, settings, bench) as status:
-            return Attempt(folder, settings, bench, status, quiet).run()
+            result = Attempt(folder, settings, bench, status, quiet).run()
+        checkpoint.tidy(folder, settings.keep)
+        return result
 
 
 class Attempt:
@@ -129,43 +135,53 @@ class Attempt:
         with RunLog(self.folder, lines, self.training.updates) as self.log:
             if not self.quiet and not lines:  # of a sweep it would be a page for each run
                 self.log.text("config", (self.folder / CONFIG).read_text())
+                sheet = first_sheet(self.bench.batches).permute(1, 2, 0).numpy()
+                self.log.pictures(0, {"images/train": sheet})
             self.train()
-            result, found = evaluate_on_test(self.bench, self.settings, self.log.lines)
-            tested = {key: value for key, value in result.items() if key.startswith("test/")}
-            self.log.scalars(self.training.updates, tested)
-            return write_result(self.folder, result, found, self.log.lines)
+            return self.finish()
+
+    def finish(self) -> dict[str, Any]:
+        """Test the weights that `result` names, and write what is left of the run.
+
+        result.json is the last file: a run that is killed before it does all of this again, to the
+        same bits.
+        """
+        if self.settings.keep == "best":
+            self.choice.write_best()
+        chosen = self.choice.choose()
+        # from here on the weights that are tested are in the model
+        result, found = evaluate_on_test(self.bench, self.settings, self.log.lines)
+        result |= chosen
+        tested = {key: value for key, value in result.items() if key.startswith("test/")}
+        self.log.scalars(result["updates"], tested)
+        write_predictions(self.folder, found)
+        pictures = mistakes.write(self.folder, self.bench, found.logits)
+        self.log.pictures(result["updates"], pictures)
+        model_file.write(self.folder, self.settings, self.bench)
+        return write_result(self.folder, result, found, self.log.lines)
 
     def resume(self) -> list[str]:
         """Restore the last checkpoint, if there is one; give back the log's lines of then."""
-        lines: list[str] = []
+        lines, saved = list[str](), None
         self.status.update, self.status.checkpoint = 0, None
         if (state := checkpoint.load(self.folder)) is not None:
             self.changes = restore(self.folder, self.settings, self.bench, state, self.environment)
             lines = str(state.get("metrics", "")).splitlines(keepends=True)
+            saved = state.get("best")
             self.first = self.status.update = self.status.checkpoint = self.training.updates
+        self.choice = Choice(self.folder, self.settings, self.bench, lines, saved)
         self.print_start(resumed=state is not None)
         write_config(self.folder, self.settings)
+        facts = {**self.machine, "data": self.environment["data"][:16]}
         changes = {"moves": self.changes} if self.changes else {}
-        write_json(self.folder / MACHINE, {**self.machine, **changes})
+        write_json(self.folder / MACHINE, {**facts, **changes})
         return lines
 
     def print_start(self, resumed: bool) -> None:
         """Print what the run is about to do, in one line; in a sweep only where it resumes."""
-        data, settings, machine = self.bench.data, self.settings, self.machine
-        splits = {"train": data.train, "validation": data.validation, "test": data.test}
-        numbers = [f"{len(s.labels):,} {name}" for name, s in splits.items() if len(s.labels)]
-        parameters = [*self.training.model.parameters()]
-        count = (
-            f"{sum(p.numel() for p in parameters):,}" if not any(map(is_lazy, parameters)) else "?"
-        )
-        words = [
-            f"{title(settings.model, 'model')} ({count} parameters)",
-            f"{title(settings.data, 'data')}: {' / '.join(numbers)} images",
-            machine["device"],
-            f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}",
-            f"tricks: {', '.join(self.training.trick.names) or 'none'}",
-        ]
-        line = label(self.folder) if self.quiet else f"{', '.join(words)} -> {label(self.folder)}"
+        line = label(self.folder)
+        if not self.quiet:
+            line = f"{beginning(self.settings, self.bench, self.machine)} -> {line}"
         if resumed:
             line += f"  resuming at update {self.first} of {self.status.total}"
         if resumed or not self.quiet:
@@ -184,7 +200,7 @@ class Attempt:
                 say(f"{label(self.folder)}  note: {caveat}")
         try:
             with defer_signals():
-                while training.updates < total:
+                while training.updates < total and not self.choice.has_stopped:
                     epoch = training.updates // count
                     self.epoch(epoch)
                     done = epoch + 1 if training.updates % count == 0 else total / count
@@ -194,6 +210,11 @@ class Attempt:
                     self.save()
         finally:
             self.status.update = training.updates
+        if training.updates < total:
+            self.status.stopped_early = self.choice.epoch
+            self.status.write("running")
+            if not self.quiet:
+                say(f"{label(self.folder)}  {self.choice.why()}")
 
     def epoch(self, epoch: int) -> None:
         """Train what is left of an epoch; save in the middle of it when that is due."""
@@ -222,13 +243,14 @@ class Attempt:
         numbers = {
             **self.training.recent.take(),
             "train/skipped": self.training.skipped,
-            **evaluate_on_validation(self.bench),
+            **evaluate_on_validation(self.bench, self.settings.metrics),
             **({"test/accuracy": accuracy_on_test(self.bench)} if test else {}),
             "time/seconds": self.seconds,
             "time/images_per_second": self.images / self.seconds,
         }
         self.seconds, self.images = 0.0, 0
         self.log.write(epoch, self.training.updates, numbers)
+        self.choice.add(self.log.lines[-1])
         if not self.quiet:
             say(self.progress(epoch, numbers))
 
@@ -248,6 +270,7 @@ class Attempt:
             "made_with": self.environment,
             "moves": self.changes,
             "metrics": "".join(self.log.lines),
+            **self.choice.state_dict(),
         }
         checkpoint.save(self.folder, content)
         self.status.checkpoint, self.saved = self.training.updates, time.monotonic()
@@ -263,4 +286,5 @@ class Attempt:
         words.append(f"{numbers['time/images_per_second']:,.0f} images/s")
         updates, total = self.training.updates, self.status.total
         left = int((time.perf_counter() - self.start) / (updates - self.first) * (total - updates))
-        return "  ".join([*words, f"{left // 60}:{left % 60:02d} left"])
+        most = "at most " if self.settings.patience else ""
+        return "  ".join([*words, f"{most}{left // 60}:{left % 60:02d} left"])

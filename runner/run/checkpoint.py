@@ -1,10 +1,12 @@
 """Checkpoints: atomic, verified when read, exact; the last good one and the one before it."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from runner.store import archive
 from runner.store.files import FORMAT, Damaged, flush_folder, write_atomically, writing
+from runner.store.runs import BEST
 from runner.texts import say
 
 FILES = LAST, BEFORE, NEW = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.new.pt"
@@ -48,3 +50,23 @@ def load(folder: Path) -> dict[str, Any] | None:
     if there:
         say(f"{folder} has no good checkpoint. The run starts from the beginning.")
     return None
+
+
+def surplus(folder: Path, keep: str) -> list[Path]:
+    """List the files that a finished run does not keep, which are there.
+
+    Args:
+        folder: The folder of the run.
+        keep: `last`: the last checkpoint; `best`: best.pt, if it is there; `none`: neither.
+    """
+    is_gone = keep == "none" or (keep == "best" and (folder / BEST).is_file())
+    names = [NEW, BEFORE, *([LAST] if is_gone else []), *([BEST] if keep == "none" else [])]
+    return [folder / name for name in names if os.path.lexists(folder / name)]
+
+
+def tidy(folder: Path, keep: str) -> None:
+    """Remove what a finished run does not keep."""
+    if (folder / NEW).is_file():  # the last one, if it was not renamed
+        (folder / NEW).replace(folder / LAST)
+    for path in surplus(folder, keep):
+        path.unlink()

@@ -91,9 +91,8 @@ def changes(saved: Run, again: Run, config: str) -> Iterator[str]:
     """List what has changed since a run was made, among the things its bits depend on."""
     then, now = (dict(flatten(run.machine)) for run in (saved, again))
     now["config"] = config
-    seen = [_data(run.folder) for run in (saved, again)]
-    if None not in seen:
-        then["data"], now["data"] = seen
+    if "data" not in then and (seen := _data(saved.folder)):  # an older run
+        then["data"] = seen
     same_code = then.get("code.digest") == now.get("code.digest")
     moves = then.pop("moves", None)
     for move in moves if isinstance(moves, list) else ():
@@ -128,7 +127,7 @@ NAMES = {
 
 
 def _data(folder: Path) -> str | None:
-    """The hash of the data in a run's checkpoint; None if there is no checkpoint."""
+    """The hash of the data in an older run's checkpoint; None if there is no checkpoint."""
     try:
         with redirect_stdout(io.StringIO()):  # it reports damage, which does not matter here
             state = checkpoint.load(folder)

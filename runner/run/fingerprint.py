@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from runner.config import Settings
+from runner.metrics import is_built_in, own_metrics
 from runner.run.own_code import digest_own
 from runner.run.process import unusual_flags
 from runner.store.runs import digest_config
+from runner.transforms import targets
 
 LIBRARIES = (
     *("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn"),
@@ -37,9 +39,18 @@ HARMLESS = re.compile(
 """Of the variables, those that move no bit: about printing, files, and where threads run."""
 HERE = Path(__file__).resolve().parent.parent
 TRAINING_CODE = (
-    *("begin.py", "build.py", "data/*.py", "evaluate.py", "fit.py", "keywords.py", "losses.py"),
-    *("models.py", "nodes.py", "optimizers.py", "pretrained.py", "schedulers.py", "train.py"),
-    *("weights.py", "run/attempt.py", "run/result.py", "store/archive.py", "../tricks/*.py"),
+    *("begin.py", "build.py", "data/*.py", "device.py", "evaluate.py", "fit.py", "keywords.py"),
+    *("losses.py", "metrics.py", "models.py", "nodes.py", "optimizers.py", "pretrained.py"),
+    *(
+        "schedulers.py",
+        "train.py",
+        "transforms.py",
+        "weights.py",
+        "run/attempt.py",
+        "run/choice.py",
+        "run/result.py",
+    ),
+    *("store/archive.py", "../tricks/*.py"),
 )
 """The files, seen from `runner/`, that the bits of a run come from."""
 
@@ -115,14 +126,17 @@ def _own_modules(settings: Settings) -> set[str]:
     """The modules of the classes and functions that a config names."""
     nodes = (settings.data, settings.model, settings.optimizer, settings.scheduler, settings.loss)
     on = [node for node in settings.tricks.values() if node["enabled"]]
-    return {str(node["_target_"]).rpartition(".")[0] for node in (*nodes, *on)}
+    named = [*own_metrics(settings.metrics), *(node["_target_"] for node in (*nodes, *on))]
+    named += [target for target, _ in targets(settings.data["augment"]).values()]
+    return {str(name).rpartition(".")[0] for name in named}
 
 
 def _libraries(settings: Settings, model: nn.Module | None) -> set[str]:
     """The packages that the parts of a run come from, beside ours and Python's."""
     named = {type(module).__module__ for module in model.modules()} if model else set()
     tops = {name.partition(".")[0] for name in (*named, *_own_modules(settings))}
-    return tops - {"runner", "tricks", "torch", "__main__"} - sys.stdlib_module_names
+    measuring = {"scikit-learn"} if any(map(is_built_in, settings.metrics)) else set()
+    return (tops | measuring) - {"runner", "tricks", "torch", "__main__"} - sys.stdlib_module_names
 
 
 def _variables() -> str:

@@ -3,11 +3,14 @@
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from runner.errors import UserError
@@ -65,6 +68,18 @@ class RunLog:
             for name, number in numbers.items():
                 self.tensorboard.add_scalar(name, number, update)
             self.tensorboard.flush()
+
+    def pictures(
+        self, update: int, pictures: Mapping[str, Image.Image | NDArray[np.uint8]]
+    ) -> None:
+        """Show pictures [H, W, 3] by their tags, in TensorBoard alone.
+
+        Raises:
+            UserError: If there is no room for them.
+        """
+        with writing(self.events):
+            for tag, picture in pictures.items():
+                self.tensorboard.add_image(tag, np.asarray(picture), update, dataformats="HWC")
 
     def text(self, name: str, text: str) -> None:
         """Show lines in TensorBoard alone, as they are.

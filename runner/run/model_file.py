@@ -201,7 +201,7 @@ def _rebuild(facts: Facts, state: Mapping[str, Tensor], where: str) -> nn.Module
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
             _refuse_larger(build, state)
             seed = derive_seed(facts.architecture.seed, "weights")
-            torch.random.default_generator.manual_seed(seed)  # torch's own would seed cards too
+            torch.default_generator.manual_seed(seed)  # torch's own would seed cards too
             network = build()
         network.load_state_dict(state)
     except (UserError, ValueError, TypeError, RuntimeError) as error:

@@ -12,7 +12,9 @@ from runner.build import Bench
 from runner.config import Settings
 from runner.errors import UserError
 from runner.evaluate import Evaluation, evaluate, shift_consistency
+from runner.metrics import MEASURED, is_built_in, measure
 from runner.names import label
+from runner.run import checkpoint
 from runner.run.fingerprint import digest_tensors
 from runner.run.status import is_run_of
 from runner.store.answers import digest_answers, digest_predictions
@@ -26,19 +28,25 @@ from runner.store.runs import (
     digest_metrics,
     read_line,
 )
+from runner.texts import printable
 from runner.train import Diverged
 
 MOST_CLASSES = 1000
 """Whose names are in result.json."""
 
 
-def evaluate_on_validation(bench: Bench) -> dict[str, float]:
+def evaluate_on_validation(bench: Bench, metrics: Sequence[str] = ()) -> dict[str, float]:
     """Evaluate on the validation split; {} if there is none."""
     if len(bench.data.validation.labels) == 0:
         return {}
     with bench.training.autocast():
         found = evaluate(bench.training.model, bench.validation)
-    return {"validation/accuracy": found.accuracy, "validation/loss": found.loss}
+    more = measure(metrics, found.logits, found.labels)
+    return {
+        "validation/accuracy": found.accuracy,
+        "validation/loss": found.loss,
+        **{f"validation/{name}": value for name, value in more.items()},
+    }
 
 
 def accuracy_on_test(bench: Bench) -> float:
@@ -61,6 +69,7 @@ def evaluate_on_test(
 
     Raises:
         Diverged: If the test loss is not finite.
+        UserError: If a metric of the user's own is not.
     """
     training = bench.training
     with training.autocast():
@@ -68,6 +77,13 @@ def evaluate_on_test(
         if not math.isfinite(found.loss):
             raise Diverged(f"the test loss is not finite ({found.loss}) after the last update")
         consistency = shift_consistency(training.model, bench.test, settings.seed)
+    measured = measure(settings.metrics, found.logits, found.labels)
+    for name, value in measured.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"metrics: {name} is {value} on the test split; it must be finite. Correct it, and "
+                "repeat the command with resume=anywhere: the trained weights are kept."
+            )
     reported = training.whole.means()
     named = zip(training.trick.names, training.trick, strict=True)
     activities = {name: trick.activity for name, trick in named if trick.activity}
@@ -79,7 +95,8 @@ def evaluate_on_test(
         **({"test/mean_accuracy": fmean([*tested, found.accuracy])} if tested else {}),
         "test/loss": found.loss,
         "test/shift_consistency": consistency,
-        **evaluate_on_validation(bench),
+        **{f"test/{name}": value for name, value in measured.items()},
+        **evaluate_on_validation(bench, settings.metrics),
         **reported,
         "inactive": inactive,
         "updates": training.updates,
@@ -91,23 +108,27 @@ def evaluate_on_test(
     return {**result, **classes}, found
 
 
-def write_result(
-    folder: Path, result: dict[str, Any], found: Evaluation, lines: Sequence[str]
-) -> dict[str, Any]:
-    """Write correct.npy, predictions.npz, and result.json, which has digests of both and the log.
-
-    Returns:
-        The result with the digests.
-    """
+def write_predictions(folder: Path, found: Evaluation) -> None:
+    """Write what the tested weights answer: correct.npy and predictions.npz."""
     correct, logits, labels = (t.numpy() for t in (found.correct, found.logits, found.labels))
     write_atomically(folder / CORRECT, lambda file: np.save(file, correct))
     write_atomically(
         folder / PREDICTIONS, lambda file: np.savez(file, logits=logits, labels=labels)
     )
+
+
+def write_result(
+    folder: Path, result: dict[str, Any], found: Evaluation, lines: Sequence[str]
+) -> dict[str, Any]:
+    """Write result.json, with digests of the answers and of the log's lines.
+
+    Returns:
+        The result with the digests.
+    """
     digests = {
         METRICS: digest_metrics(read_line(line, METRICS) for line in lines),
-        CORRECT: digest_answers(correct),
-        PREDICTIONS: digest_predictions(logits, labels),
+        CORRECT: digest_answers(found.correct.numpy()),
+        PREDICTIONS: digest_predictions(found.logits.numpy(), found.labels.numpy()),
     }
     result = {**result, "digests": digests}
     write_json(folder / RESULT, result)
@@ -126,9 +147,10 @@ def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
     if result is not None and not _is_result(result):
         problem = f"{RESULT} is not the result of a run"
     if problem:
+        there = any((folder / name).exists() for name in checkpoint.FILES)
+        how = "resumes from its checkpoint" if there else "is done again: it kept no checkpoint"
         raise UserError(
-            f"{label(folder)}/{problem}. Remove that file and repeat the command: the run resumes "
-            "from its checkpoint."
+            f"{label(folder)}/{problem}. Remove that file and repeat the command: the run {how}."
         )
     return result
 
@@ -175,7 +197,18 @@ def _is_result(content: dict[str, Any]) -> bool:
 def summary(result: dict[str, Any]) -> str:
     """Write a result in half a line."""
     accuracy, consistency = result["test/accuracy"], result["test/shift_consistency"]
-    numbers = f"test accuracy {100 * accuracy:.2f} %  loss {result['test/loss']:.4f}"
-    names = ", ".join(result["inactive"])
-    inactive = f"  by their own count inactive: {names}" if names else ""
-    return f"{numbers}  shift consistency {100 * consistency:.2f} %{inactive}"
+    words = [
+        f"test accuracy {100 * accuracy:.2f} %",
+        f"loss {result['test/loss']:.4f}",
+        f"shift consistency {100 * consistency:.2f} %",
+    ]
+    for key, value in result.items():
+        split, _, name = key.partition("/")
+        if split == "test" and name not in MEASURED and isinstance(value, float):
+            percent = f"{100 * value:.2f} %" if is_built_in(name) else f"{value:.4g}"
+            words.append(f"{name.replace('_', ' ')} {percent}")
+    if "epoch" in result:
+        words.append(f"after epoch {result['epoch']:g}")
+    if names := ", ".join(result["inactive"]):
+        words.append(f"by their own count inactive: {names}")
+    return printable("  ".join(words))

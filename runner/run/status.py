@@ -25,14 +25,18 @@ from runner.store.files import FORMAT, Damaged, checked, remove_leftovers, write
 from runner.store.lock import lock_folder
 from runner.store.runs import (
     ADDED,
+    BEST,
     CONFIG,
     CORRECT,
     MACHINE,
     METRICS,
+    MISTAKES,
+    MODEL,
     NOT_IN_CONFIG_HASH,
     PREDICTIONS,
     RESULT,
     STATUS,
+    read_run,
     read_status,
 )
 from runner.store.values import read_values
@@ -97,6 +101,8 @@ class Status:
         self.update: int = before.get("update", 0)
         self.checkpoint: int | None = before.get("checkpoint")
         self.attempts: int = before.get("attempts", 0) + 1
+        self.stopped_early: float | None = None
+        """The epochs after which it stopped, if it did before the end."""
         self.start = time.monotonic() - before.get("seconds", 0.0)
         reset_peak(device)
 
@@ -112,6 +118,8 @@ class Status:
         }
         if status != "running":
             content |= {"update": self.update, "checkpoint": self.checkpoint}
+        if self.stopped_early is not None:
+            content["stopped_early"] = self.stopped_early
         write_json(self.path, {**content, "error": error, "cause": cause})
 
     def end(self, status: str, error: str | None = None, cause: str | None = None) -> None:
@@ -200,9 +208,20 @@ def conclude(
             write_json(folder / STATUS, {**found, **ended})
 
 
+def tidy(folder: Path, keep: str) -> None:
+    """Remove what a finished run does not keep, if it was killed before it could do so itself.
+
+    A run that is not finished is left as it is, and so is a folder that cannot be written.
+    """
+    if checkpoint.surplus(folder, keep) and read_run(folder, "").result is not None:
+        with suppress(UserError, OSError), lock_folder(folder):
+            checkpoint.tidy(folder, keep)
+
+
 def clear(folder: Path) -> None:
     """Remove a run's own files, and nothing else; the config last, which says whose they are."""
-    own = (RESULT, *checkpoint.FILES, METRICS, CORRECT, PREDICTIONS, STATUS, MACHINE)
+    answers = (CORRECT, PREDICTIONS, MISTAKES, MODEL, BEST)
+    own = (RESULT, *checkpoint.FILES, METRICS, *answers, STATUS, MACHINE)
     events = (path.name for path in folder.glob("events.out.tfevents.*"))
     for name in (*own, *events, CONFIG):
         (folder / name).unlink(missing_ok=True)

@@ -1,5 +1,6 @@
-"""One array of an .npz archive, checked and without pickle."""
+"""One array of an .npz archive, checked and without pickle; and the memory that there is."""
 
+import os
 import zipfile
 from typing import Any
 
@@ -20,3 +21,8 @@ def read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
         if member.read(1):
             raise ValueError(f"{name} holds more than its shape {list(array.shape)}")
     return array
+
+
+def memory_here() -> int:
+    """Return the bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -22,6 +22,7 @@ from runner.store.values import read_values
 RESULT, STATUS, MACHINE = "result.json", "status.json", "run.json"
 CONFIG = "config.yaml"
 METRICS, CORRECT = "metrics.jsonl", "correct.npy"
+MISTAKES_TAG, CONFUSION_TAG = "images/mistakes", "images/confusion"  # in TensorBoard
 PREDICTIONS, MISTAKES = "predictions.npz", "mistakes.png"
 MODEL, BEST = "model.pt", "best.pt"
 CAUSES = ("exception", "killed", "timeout", "machine")

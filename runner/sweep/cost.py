@@ -1,7 +1,8 @@
 """What an epoch of training costs in each variant: multiply-adds, counted, or seconds, measured.
 
 Both are of whole updates: augmentation, tricks, micro-batches, the optimizer's step. The last batch
-of an epoch, which may be smaller, counts by its share. Evaluations are left out.
+of an epoch, which may be smaller, counts by its share, or not at all if it is dropped. Evaluations
+are left out.
 """
 
 import time
@@ -153,7 +154,9 @@ class Trial:
 
     def cost(self, update: float) -> Cost:
         """Give back the cost of an epoch, by that of an update."""
-        return Cost(update * self.images / self.size, len(self.bench.batches))
+        batches = self.bench.batches
+        images = len(batches) * self.size if batches.drop_last else self.images
+        return Cost(update * images / self.size, len(batches))
 
     def update(self) -> float:
         """Make an update; give back the seconds that it took."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from runner.config import available_cores
+from runner.device import available_cores
 from runner.errors import UserError
 
 

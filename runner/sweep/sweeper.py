@@ -24,14 +24,14 @@ from runner.ablation.plan import Plan, load_plan, save_plan
 from runner.ablation.table import is_evidence, unfair_metric
 from runner.ablation.tuning import TUNING, Tuned
 from runner.ablation.verdicts import Findings, judge
-from runner.config import available_cores
 from runner.data.cache import default_folder
+from runner.device import available_cores
 from runner.errors import UserError, cause_of
 from runner.names import label
 from runner.report import tuning_lines
 from runner.report.sentences import compared_at
 from runner.run.process import isolated
-from runner.run.status import conclude
+from runner.run.status import conclude, tidy
 from runner.store.lock import lock_folder
 from runner.store.runs import NOT_IN_CONFIG_HASH, Run, read_status
 from runner.sweep.budget import at_equal_cost
@@ -136,6 +136,8 @@ class AblationSweeper(Sweeper):
         Every variant gets the first seeds; of the added ones, only the variants of open questions.
         """
         save_plan(root, plan)
+        for seed, variant in plan.runs():
+            tidy(plan.folder(root, variant, seed), str(self.config.get("keep", "last")))
         options = {key: self.config[key] for key in NOT_IN_CONFIG_HASH if key in self.config}
         frozen = Frozen(plan, again, options)
         context = dataclasses.replace(self.context, config_loader=frozen)  # type: ignore[arg-type]

@@ -13,8 +13,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from runner.data import check_source, image_folder, npz, torchvision_set
-from runner.data.decode import decode
-from runner.errors import UserError
+from runner.data.decode import Reading, decode_one
 from tests.faults.images import (
     DATA_FILES,
     NAMES,
@@ -70,16 +69,16 @@ def not_numbers(path):
         (lambda path: put(path, png(60_000, 60_000)), "Image size ("),
         (lambda path: put(path, png(2**31 - 1, 2**31 - 1)), "Image size ("),
         (depth16, "more than 8 bits per channel"),
-        (not_numbers, "more than 8 bits per channel"),
+        (not_numbers, "numbers with a fraction: scale them to integers of 8 or 16 bits"),
     ],
 )
 def test_what_is_no_image_is_named_before_anything_is_kept(
     folder, read, cache, faults, spoil, told
 ):
     spoil(folder / "train/cat/x.png")
-    text = refusal(read)
+    text = refusal(lambda: read(size=4))
     assert f"cannot read 1 of 6 images in {folder}: train/cat/x.png ({told}" in text
-    assert not cache.exists()
+    assert not cache.exists() or list(cache.iterdir()) == []
     faults(DATA_FILES)
 
 
@@ -136,7 +135,7 @@ def test_a_tiff_of_more_bands_than_are_read_is_refused_and_nothing_is_logged(
     told = refusal(read)
     what = "not a readable image" if bands == 13 else f"a TIFF of {bands} bands"
     assert f"train/cat/x.tif ({what}). Repair" in told
-    assert "data=npz takes arrays, also with 4 channels." in told
+    assert "data.bands=all those of other bands; data=npz takes arrays." in told
     assert not caplog.records
     assert capfd.readouterr().err.count("\n") == 1  # that they are decoded
 
@@ -155,21 +154,19 @@ def test_an_image_cut_short_at_any_tenth_is_refused(tmp_path, faults, kind):
     whole = content.getvalue()
     for tenth in TENTHS:
         put(tmp_path / "x", whole[: len(whole) * tenth // 10])
-        text = refusal(decode, tmp_path, ["x"], None)
-        assert f"cannot read 1 of 1 images in {tmp_path}: x (" in text
+        assert isinstance(decode_one(tmp_path / "x", Reading()), str)
     faults(DATA_FILES, len(TENTHS))
 
 
 def test_a_flipped_bit_in_any_byte_of_a_png_is_refused_or_changes_no_pixel(tmp_path, faults):
     write(tmp_path, "x.png", picture(0))
-    whole, wanted = (tmp_path / "x.png").read_bytes(), decode(tmp_path, ["x.png"], None)
-    refused = 0
+    file = tmp_path / "x.png"
+    whole, wanted, refused = file.read_bytes(), decode_one(file, Reading()), 0
     for place in range(len(whole)):
-        put(tmp_path / "x.png", flipped(whole, place, place % 8))
-        try:
-            assert np.array_equal(decode(tmp_path, ["x.png"], None), wanted)
-        except UserError:
-            refused += 1
+        put(file, flipped(whole, place, place % 8))
+        got = decode_one(file, Reading())
+        refused += isinstance(got, str)
+        assert isinstance(got, str) or np.array_equal(got, wanted)
     assert refused > 0.8 * len(whole)  # the rest: checksums after the last pixel
     faults(DATA_FILES, len(whole))
 
@@ -270,9 +267,21 @@ def test_a_grey_image_among_coloured_ones_and_one_of_another_size_are_told(folde
 
 
 @pytest.mark.parametrize("size", [10**6, 2**40])
-def test_images_that_no_memory_holds_are_refused_before_they_are_decoded(read, faults, size):
+def test_sizes_that_no_image_may_have_are_refused_before_anything_is_decoded(read, faults, size):
     text = refusal(lambda: read(size=size))
-    assert f"data.size: 5 images of {size} x {size} pixels do not fit into memory: " in text
+    assert f"data.size: an image of {size} x {size} pixels is larger than the 178," in text
+    faults(DATA_FILES)
+
+
+def test_images_that_neither_disk_nor_memory_holds_are_refused_before_they_are_decoded(
+    folder, read, cache, faults
+):
+    for number in range(4000):
+        (folder / f"train/cat/{number}.png").symlink_to(folder / NAMES[0])
+    text = refusal(lambda: read(size=13_000))
+    assert "data.cache: the 4,005 decoded images take 2,030.5 GB, more than the " in text
+    assert ".npy cannot be written: 2,030.5 GB, and " in text
+    assert list(cache.iterdir()) == []
     faults(DATA_FILES)
 
 

@@ -7,7 +7,8 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from runner.data import check_source, image_folder, split_source
-from runner.data.listing import VALIDATION, scan
+from runner.data.layout import VALIDATION
+from runner.data.listing import scan
 from runner.errors import UserError
 from tests.faults.images import make_folder, picture, pixels_of, write
 
@@ -17,7 +18,8 @@ def folder(tmp_path):
     return make_folder(tmp_path / "images")
 
 
-def assert_as_torchvision(root, split, files):
+def assert_as_torchvision(root, split, listing, rows):
+    files = [listing.files[row] for row in rows]
     theirs = [(os.path.relpath(path, root), label) for path, label in ImageFolder(root / split)]
     assert [(file.path, file.label) for file in files] == theirs
 
@@ -39,8 +41,8 @@ def test_images_at_any_depth_are_listed_as_torchvision_lists_them(folder, tmp_pa
     (folder / "train/cat/notes.txt").write_text("not an image")
     listing = scan(folder)
     assert len(listing.train) == 3 + 2 * len(names)  # b.png was there, and one.png is new
-    assert_as_torchvision(folder, "train", listing.train)
-    assert_as_torchvision(folder, "test", listing.test)
+    assert_as_torchvision(folder, "train", listing, listing.train)
+    assert_as_torchvision(folder, "test", listing, listing.test)
     source = image_folder(root=str(folder), cache=str(tmp_path / "cache"))
     assert len(source.train.labels) == len(listing.train)
 

@@ -134,6 +134,28 @@ def test_a_data_set_moves_to_a_device_as_a_whole():
     assert data.std.is_meta
 
 
+def test_splits_that_share_images_read_as_those_that_have_their_own():
+    own = source_of([30, 20, 50])
+    rows = torch.randperm(110)[:100]
+    images = torch.zeros(110, 2, 3, 4, dtype=torch.uint8)
+    images[rows] = own.train.images
+    shared = replace(own, train=Split(images, own.train.labels, rows))
+    check_source(shared, "data")
+    one, other = (split_source(source, 0.2, seed=0) for source in (own, shared))
+    assert other.train.images.data_ptr() == images.data_ptr()  # not a copy
+    assert torch.equal(one.mean, other.mean)
+    assert torch.equal(one.std, other.std)
+    for a, b in ((one.train, other.train), (one.validation, other.validation)):
+        assert torch.equal(a.labels, b.labels)
+        assert torch.equal(a.images, torch.cat([*b.chunks()]))
+        index = torch.tensor([3, 0, 3])
+        assert torch.equal(a.images_of(index), b.images_of(index))
+        moved = b.to(torch.device("meta"))
+        assert moved.rows is None
+        assert moved.images.shape == a.images.shape
+        assert b.to(torch.device("meta"), whole=False).images.data_ptr() == images.data_ptr()
+
+
 def test_a_well_formed_source_passes():
     check_source(source_of([5, 5]), "data")
     check_source(digits(), "data")

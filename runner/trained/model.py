@@ -1,10 +1,4 @@
-"""Trained models, as runs leave them: rebuilt from their files, with their classes and images.
-
-from runner.trained import load_run
-
-model = load_run("outputs/NAME/VARIANT/seed=0")
-model.predict(["cat.jpg"])  # probabilities [1, K], by model.classes
-"""
+"""A trained model: its network, and what prepares its images and names its classes."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from runner.build import find_device
 from runner.data import normalization
 from runner.data.decode import Reading, decode_one
+from runner.device import find_device
 from runner.errors import UserError
 from runner.names import label
 from runner.run import model_file
@@ -58,6 +52,8 @@ class TrainedModel(nn.Module):
         threads: The run's CPU threads. On as many, on its device, the answers are its own bits.
         device_type: The run's device, `cpu` or `cuda`.
         data: The name of its data set.
+        architecture: What builds the network: its node of the config, and those of the tricks that
+            changed it.
     """
 
     scale: Tensor
@@ -68,12 +64,13 @@ class TrainedModel(nn.Module):
         form = torch.channels_last if facts.channels_last else torch.contiguous_format
         self.network, self.memory_format = network, form
         if facts.channels_last:
-            network.to(memory_format=form)  # type: ignore[call-overload]
+            network.to(memory_format=form)
         self.mean, self.std = torch.tensor(facts.mean), torch.tensor(facts.std)
         self.classes, self.shape, self.levels = facts.classes, facts.shape, facts.levels
         self.reading, self.precision, self.data = facts.reading, facts.precision, facts.data
         self.batch_size, self.threads = facts.batch_size, facts.threads
         self.device_type = facts.device
+        self.architecture = {"model": facts.architecture.model, "tricks": facts.tricks}
         scale, shift = normalization(self.mean, self.std, facts.levels)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
@@ -116,8 +113,9 @@ class TrainedModel(nn.Module):
     def look_at(self, path: str | Path) -> Picture:
         """Read an image file, as `read` does; say why, if that is not possible."""
         channels, height, width = self.shape
+        size = height if height == width else (height, width)
         usual = Reading(
-            size=(height, width),
+            size=size,
             bits=8 if self.levels == 255 else 16,
             bands="auto" if channels in (1, 3) else "all",
         )
@@ -125,12 +123,12 @@ class TrainedModel(nn.Module):
         found = decode_one(Path(path), reading, channels)
         resized = not isinstance(found, str) and found.shape[1:] != (height, width)
         if resized:
-            found = decode_one(Path(path), replace(reading, size=(height, width)), channels)
+            found = decode_one(Path(path), replace(reading, size=size), channels)
         if isinstance(found, str):
             return Picture(None, found)
         if found.shape != self.shape:
             return Picture(None, f"{found.shape[0]} bands, and the model takes {channels}")
-        return Picture(torch.from_numpy(found), resized=resized)
+        return Picture(torch.from_numpy(found.copy()), resized=resized)
 
     def predict(self, images: Tensor | str | Path | Sequence[str | Path]) -> Tensor:
         """Give the probabilities [N, K], float32 on the CPU, of images or of image files.

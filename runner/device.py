@@ -1,0 +1,86 @@
+"""Where a run computes: cores, devices, and what is refused there."""
+
+import os
+import warnings
+
+import torch
+from torch import nn
+
+from runner.errors import Unfit, UserError
+
+
+def available_cores() -> list[int]:
+    """Give back the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def find_device(name: str) -> torch.device:
+    """Give back the device of that name; `auto` is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name}.")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= count:
+        cards = f"{count} CUDA card{'s' * (count > 1)}" if count else "no CUDA card"
+        raise Unfit(
+            f"device={name}: torch sees {cards} here (torch {torch.__version__}). "
+            "Use device=cpu or device=auto."
+        )
+    return device
+
+
+def compute_exactly(device: torch.device, threads: int) -> None:
+    """Let torch compute the same bits each time."""
+    torch.set_num_threads(threads)
+    if device.type == "cuda":  # on a CPU torch is deterministic, for a number of threads
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False
+
+
+def refuse_emulated(device: torch.device, precision: str, allowed: bool) -> None:
+    """Refuse a precision that is much slower here than float32, unless that is allowed."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    emulated = device.type == "cpu" and precision != "float32"
+    if emulated and "AVX512" not in capability and not allowed:
+        raise Unfit(
+            f"precision must be float32 on this processor ({capability}), which only emulates "
+            f"{precision}, 20 to 40 times slower; got {precision}. "
+            "To do it all the same, set allow_emulated=true."
+        )
+
+
+def refuse_four_channels(model: nn.Module, device: torch.device) -> None:
+    """Torch's CPU convolutions with 4 channels crash, or take minutes, in channels_last."""
+    for name, module in model.named_modules():
+        four = isinstance(module, nn.Conv2d) and 4 in (module.in_channels, module.out_channels)
+        if four and device.type == "cpu":
+            raise UserError(
+                "channels_last must be false for a convolution of 4 channels on a CPU, got true "
+                f"with {name}, on which torch crashes. Use another width."
+            )
+
+
+def compile_model(model: nn.Module) -> None:
+    """Compile a model in place, so that the keys of its state stay; each run from nothing.
+
+    Torch keeps what it compiled for as long as the process lives, and trains uncompiled, with a
+    warning at most, what goes beyond its limit. Each shape gets a graph of its own: one for all
+    shapes would be made when the second shape comes, so a resumed run would make it elsewhere.
+    """
+    import torch._dynamo.config as limits  # takes a second to import
+
+    # on a card the compiler recommends less exact products, as a warning
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
+    torch.compiler.reset()
+    limits.recompile_limit, limits.accumulated_recompile_limit = 1024, 2**16
+    limits.fail_on_recompile_limit_hit = True
+    model.compile(dynamic=False)
