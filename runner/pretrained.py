@@ -1,8 +1,8 @@
 """The weights that torchvision and timm offer for their models; a line about what else to do.
 
 A model that has them says so as timm's models do: in an attribute `pretrained_cfg`, a dictionary
-with `mean` and `std` of the pixels / 255 as in its training, `num_classes`, and `input_size`
-(C, H, W).
+with `mean` and `std` of the pixels / 255 as in its training, `num_classes` and `input_size`
+(C, H, W); here also with `left`, the names of what begins with random weights all the same.
 """
 
 import os
@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def load_torchvision(
         "mean": (0.5,) * 3 if twice else tuple(transforms.mean),
         "std": (0.5,) * 3 if twice else tuple(transforms.std),
         "num_classes": len(weights.meta["categories"]),
-        "classifier": left,
+        "left": left,
         "input_size": (3, *transforms.crop_size * 2),
     }
 
@@ -105,11 +106,26 @@ def create_pretrained(create: Callable[..., nn.Module], name: str) -> nn.Module:
                 cfg.hf_hub_id, [cfg.hf_hub_filename] if cfg.hf_hub_filename else HUB_FILES
             )
         with _reading("timm", name, remedy, file.resolve()):
-            return create(pretrained=True, pretrained_cfg_overlay={"file": str(file)})
+            create = partial(create, pretrained_cfg_overlay={"file": str(file)})
+            return _tell_left(create)
     url, *named = [cfg.url] if isinstance(cfg.url, str) else cfg.url
     place, remedy = _hub_file(url, *named)
     with _reading("timm", name, remedy, place):
-        return create(pretrained=True)
+        return _tell_left(create)
+
+
+def _tell_left(create: Callable[..., nn.Module]) -> nn.Module:
+    """Create a model of timm with its weights, and name what is as random as without them.
+
+    timm passes over what a file lacks, where the classes are others.
+    """
+    with torch.random.fork_rng([]):
+        plain = create(pretrained=False).state_dict()
+    model: Any = create(pretrained=True)
+    found = model.state_dict().items()
+    left = [k for k, v in found if v.ndim > 1 and torch.equal(v, plain[k]) and v.std() > 0]
+    model.__dict__["pretrained_cfg"] = {**model.pretrained_cfg, "left": left}
+    return model  # type: ignore[no-any-return]
 
 
 def origin(model: nn.Module, channels: int, classes: int) -> Origin:
@@ -124,10 +140,10 @@ def origin(model: nn.Module, channels: int, classes: int) -> Origin:
     if not isinstance(cfg, Mapping):
         return Origin()
     notes = []
-    if (count := cfg.get("num_classes", classes)) != classes:
-        left = cfg.get("classifier") or ("the classifier",)
-        names = listed([left] if isinstance(left, str) else [*left])
-        notes.append(f"the weights are for {count} classes, not {classes}: {names} begin at random")
+    if left := listed([*map(str, cfg.get("left", ()))], 5):
+        count = cfg.get("num_classes")
+        why = f"the weights are for {count} classes, not {classes}: " if count != classes else ""
+        notes.append(f"{why}random ones for {left}")
     if (count := (cfg.get("input_size") or (channels,))[0]) != channels:
         how = "summed up" if channels == 1 else "repeated"
         notes.append(

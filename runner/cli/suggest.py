@@ -38,6 +38,8 @@ def unknown_key(key: str, loader: "Loader") -> str:
         return f"{key} is not a setting.{near} {ALL}"
     node = group.replace("/", ".")
     within = [name.removeprefix(f"{node}.") for name in known if name.startswith(f"{node}.")]
+    if rest.startswith("kwargs.") and "kwargs" in within:
+        return f"{key} is not there yet. To add it, write +{key}=VALUE."
     if others := _who_has(group, rest, loader):
         near = f" ({' or '.join(f'{group}={o}' for o in others[:3])} has)."
     else:
