@@ -114,7 +114,6 @@ class TrainedModel(nn.Module):
         """Read an image file, as `read` does; say why, if that is not possible."""
         channels, height, width = self.shape
         reading = self.reading or Reading(
-            (height, width),
             bits=8 if self.levels == 255 else 16,
             bands="auto" if channels in (1, 3) else "all",
         )
