@@ -11,6 +11,7 @@ from io import BytesIO, StringIO
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx.experimental._config as sizes
 from torch import Tensor, nn
 
 from runner.errors import UserError

@@ -1,6 +1,7 @@
 """A trained model: its network, and what prepares its images and names its classes."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -150,7 +151,8 @@ class TrainedModel(nn.Module):
     @torch.no_grad()
     def answer(self, images: Tensor) -> Tensor:
         """Give the logits [N, K] of one batch, on the CPU, as the run's own evaluation does."""
-        logits: Tensor = self(images.to(self.scale.device))
+        with warnings.catch_warnings(action="ignore"):  # the run has shown them
+            logits: Tensor = self(images.to(self.scale.device))
         return logits.cpu()
 
 
