@@ -1,6 +1,7 @@
 """A trained model: its network, and what prepares its images and names its classes."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -114,7 +115,6 @@ class TrainedModel(nn.Module):
         """Read an image file, as `read` does; say why, if that is not possible."""
         channels, height, width = self.shape
         reading = self.reading or Reading(
-            (height, width),
             bits=8 if self.levels == 255 else 16,
             bands="auto" if channels in (1, 3) else "all",
         )
@@ -151,7 +151,8 @@ class TrainedModel(nn.Module):
     @torch.no_grad()
     def answer(self, images: Tensor) -> Tensor:
         """Give the logits [N, K] of one batch, on the CPU, as the run's own evaluation does."""
-        logits: Tensor = self(images.to(self.scale.device))
+        with warnings.catch_warnings(action="ignore"):  # the run has shown them
+            logits: Tensor = self(images.to(self.scale.device))
         return logits.cpu()
 
 

@@ -79,7 +79,9 @@ def test_a_folder_of_the_test_images_gets_the_answers_of_the_run_to_the_bit(phot
     assert code(photos.run, photos.root / "test", "--csv", file) == 0
     head, *found = rows(file)
     assert head == ["file", "class", "probability", "a", "a b", "c"]
-    assert [row[0] for row in found] == [str(photos.root / f.path) for f in scan(photos.root).test]
+    listing = scan(photos.root)
+    own = [str(photos.root / listing.files[number].path) for number in listing.test]
+    assert [row[0] for row in found] == own
     expected = probabilities(photos.run, 8)
     assert np.array_equal(np.array([row[3:] for row in found], np.float32), expected)
     assert [row[1] for row in found] == [head[3 + n] for n in expected.argmax(1)]
