@@ -43,7 +43,7 @@ def commands():
 def test_the_commands_of_the_page_run_from_an_installed_command(project, commands):
     """One process does all of them; it starts as an installed script does, without its folder."""
     lines, export = commands
-    assert len(lines) == 3
+    assert len(lines) == 4
     script = project / "bin/biscuits.py"
     script.parent.mkdir()
     script.write_text(
@@ -68,6 +68,8 @@ def test_the_commands_of_the_page_run_from_an_installed_command(project, command
     assert done.returncode == 0, done.stderr
     runs = {str(path.parent.relative_to(project)) for path in project.rglob("result.json")}
     assert runs == {
+        "outputs/squares-tiny/baseline+optimizer=sign_sgd+loss=focal+epochs=2"
+        "+metrics=mine.cohen_kappa,/seed=0",
         "outputs/squares-tiny/focal_loss+smoothed+scheduler=warm_up+epochs=2/seed=0",
         "outputs/first/focal_loss/seed=0",
     }
