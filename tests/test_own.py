@@ -1,14 +1,19 @@
 """The page about parts of one's own: its files are made, and its commands do what it says."""
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-import textwrap
+from importlib import import_module
+from importlib.util import find_spec
+from venv import EnvBuilder
 
 import pytest
+import torch
 from omegaconf import OmegaConf
+from sklearn.metrics import cohen_kappa_score
 
 from runner.__main__ import main
 from runner.cli.hydra_internals import Loader
@@ -39,39 +44,76 @@ def commands():
     return [shlex.split(line) for line in lines], re.search(r"export (\w+)=(\S+)", PAGE)
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A fresh environment with Biscuits from its wheel; what it depends on is taken from here."""
+    folder = tmp_path_factory.mktemp("wheel")
+    isolated = [] if find_spec("hatchling") is None else ["--no-build-isolation"]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    build = [*pip, "wheel", "--no-deps", *isolated, "-w", str(folder), str(ROOT)]
+    built = subprocess.run(build, capture_output=True, text=True, check=False)
+    if built.returncode and isolated == []:
+        pytest.skip(f"hatchling cannot be had: {built.stderr[-300:]}")
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("*.whl")
+    EnvBuilder(with_pip=False).create(folder / "venv")
+    python = folder / "venv/bin/python"
+    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True)
+    (packages,) = (folder / "venv").glob("lib/*/site-packages")
+    others = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    (packages / "others.pth").write_text("\n".join(others))
+    return folder / "venv/bin"
+
+
 @pytest.mark.slow
-def test_the_commands_of_the_page_run_from_an_installed_command(project, commands):
-    """One process does all of them; it starts as an installed script does, without its folder."""
-    lines, export = commands
-    assert len(lines) == 3
-    script = project / "bin/biscuits.py"
-    script.parent.mkdir()
-    script.write_text(
-        textwrap.dedent(f"""
-        import sys
-        sys.path.append({str(ROOT)!r})
-        from runner.__main__ import main
-        for line in {lines!r}:
-            sys.argv = ["biscuits", *line]
-            main()
-        """)
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+def test_the_page_works_literally_from_a_wheel_in_an_empty_folder(project, commands, installed):
+    block = re.search(r"```\n(export .*?)```", PAGE, re.DOTALL)[1]
+    assert len(commands[0]) == 4
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", commands[1][1])}
+    here = "python -c 'import runner; print(runner.__file__)'\n"
     done = subprocess.run(
-        [sys.executable, str(script)],
+        ["bash", "-ec", here + block],
         cwd=project,
-        env={**environment, export[1]: export[2]},
+        env={**environment, "PATH": f"{installed}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    runs = {str(path.parent.relative_to(project)) for path in project.rglob("result.json")}
-    assert runs == {
+    assert done.stdout.startswith(str(installed.parent)), done.stdout[:200]
+    results = {
+        str(path.parent.relative_to(project)): json.loads(path.read_text())
+        for path in project.rglob("result.json")
+    }
+    assert {*results} == {
         "outputs/squares-tiny/focal_loss+smoothed+scheduler=warm_up+epochs=2/seed=0",
+        "outputs/squares-tiny/baseline+optimizer=sign_sgd+loss=focal+epochs=2"
+        "+metrics=mine.cohen_kappa,/seed=0",
         "outputs/first/focal_loss/seed=0",
     }
+    measured = [result.get("test/cohen_kappa") for result in results.values()]
+    assert [type(value) for value in measured].count(float) == 2
     assert "first: one_at_a_time, 2 variants" in done.stdout
+
+
+@pytest.fixture
+def mine(project, monkeypatch):
+    """The module of the page."""
+    monkeypatch.syspath_prepend(project)
+    yield import_module("mine")
+    del sys.modules["mine"]
+
+
+def test_the_loss_and_the_metric_of_the_page_are_what_they_say(mine):
+    logits, ids = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
+    shares = torch.nn.functional.one_hot(ids, 3).float()
+    losses = torch.nn.functional.cross_entropy(logits, ids, reduction="none")
+    assert torch.allclose(mine.focal(logits, ids, gamma=0.0), losses)
+    expected = (1 - (-losses).exp()) ** 2 * losses
+    assert torch.allclose(mine.focal(logits, ids), expected)
+    assert torch.allclose(mine.focal(logits, shares), expected)
+    found = mine.cohen_kappa(logits, ids)
+    assert found == pytest.approx(cohen_kappa_score(ids, logits.argmax(1)))
 
 
 @pytest.mark.parametrize("named", ["", "mine.squares", "mine.*,mine.squares"])
