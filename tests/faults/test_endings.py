@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,13 @@ from runner.store.runs import read_metrics, read_run
 from tests.builders import read_status
 from tests.conftest import settings
 
+BOTH = ("result=best", "patience=2", "checkpoint_seconds=0", "metrics=[macro_f1]")
 CHECKPOINTS = {"last": {"checkpoint.pt"}, "best": {"best.pt"}, "none": set()}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A small data set, in which the last weights are not the best ones."""
+    """A small data set that can be learnt."""
     file = tmp_path_factory.mktemp("data") / "small.npz"
     random = np.random.default_rng(2)
     labels = {"y_train": np.arange(90) % 3, "y_test": np.arange(60) % 3, "y_val": np.arange(30) % 3}
@@ -38,13 +40,14 @@ def data(tmp_path_factory):
     return file
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def given(data):
-    """Make settings of a run of it."""
+    """Make settings of a run that learns it for three epochs, and then loses it again."""
 
     def given(*overrides):
-        small = ("data=npz", f"data.file='{data}'", "model.width=4", "batch_size=30")
-        return settings(*small, "epochs=6", "optimizer.lr=0.2", *overrides)
+        small = ("data=npz", f"data.file='{data}'", "model.width=2", "batch_size=30", "epochs=6")
+        rises = ("scheduler=step", "scheduler.milestones=[0.5]", "scheduler.gamma=50")
+        return settings(*small, *rises, "optimizer.lr=0.2", *overrides)
 
     return given
 
@@ -52,6 +55,23 @@ def given(data):
 def do(folder, given):
     folder.mkdir(exist_ok=True)
     return attempt(folder, given, build(given), quiet=True)
+
+
+@pytest.fixture(scope="module")
+def straight(given, tmp_path_factory):
+    """Give the folder and the result of a run that was not disturbed, which is done once."""
+
+    @lru_cache
+    def straight(*overrides):
+        folder = tmp_path_factory.mktemp("straight")
+        return folder, do(folder, given(*overrides))
+
+    return straight
+
+
+def weights_in(file):
+    """Give the digest of the weights in a model's file."""
+    return digest_tensors(archive.read(file, "a model", "")["model"])
 
 
 def files(folder):
@@ -62,117 +82,116 @@ def rank(line):
     return line["validation/accuracy"], -line["validation/loss"], -line["epoch"]
 
 
-def test_the_best_weights_on_the_validation_split_are_tested_and_written(tmp_path, given):
-    last = do(tmp_path / "last", given())
-    best = do(tmp_path / "best", given("result=best"))
-    lines = read_metrics(tmp_path / "best")
-    line = max(lines, key=rank)
-    assert line["epoch"] < 6, "the data set does not tell them apart"
+def test_the_best_weights_on_the_validation_split_are_tested_and_written(straight):
+    (last_folder, last), (folder, best) = straight(), straight("result=best")
+    line = max(read_metrics(folder), key=rank)
+    assert line["epoch"] <= 3
     assert (best["epoch"], best["updates"]) == (line["epoch"], line["update"])
     for key in ("validation/accuracy", "validation/loss"):
         assert best[key] == line[key]
     assert best["weights"] != last["weights"]
-    state = archive.read(tmp_path / "best/model.pt", "a model", "")["model"]
-    assert digest_tensors(state) == best["weights"]
-    logits, labels = read_run(tmp_path / "best", "").predictions()
+    assert weights_in(folder / "model.pt") == best["weights"]
+    logits, labels = read_run(folder, "").predictions()
     assert (logits.argmax(1) == labels).mean() == best["test/accuracy"]
-    kept = checkpoint.load(tmp_path / "best")["training"]  # and the training itself is the same
-    assert digest_tensors(kept["model"]) == last["weights"]
+    kept = checkpoint.load(folder)["training"]  # and the training itself is the same
+    assert digest_tensors(kept["model"]) == last["weights"] == weights_in(last_folder / "model.pt")
 
 
-def test_the_best_weights_are_those_of_a_run_that_was_stopped_there(tmp_path, given, signal_after):
-    best = do(tmp_path / "best", given("result=best"))
+def test_the_best_weights_are_those_of_a_run_that_was_stopped_there(
+    tmp_path, straight, given, signal_after
+):
+    _, best = straight("result=best")
     signal_after({best["updates"]: [signal.SIGUSR1]})
     with pytest.raises(Stopped), stoppable():
-        do(tmp_path / "stopped", given())
-    kept = checkpoint.load(tmp_path / "stopped")["training"]
+        do(tmp_path, given())
+    kept = checkpoint.load(tmp_path)["training"]
     assert kept["updates"] == best["updates"]
     assert digest_tensors(kept["model"]) == best["weights"]
 
 
-def test_patience_stops_after_so_many_evaluations_without_a_better_one(tmp_path, given, capsys):
-    whole = do(tmp_path / "whole", given("epochs=12"))
-    overrides = ("epochs=12", "patience=2")
-    (tmp_path / "early").mkdir()
-    early = attempt(tmp_path / "early", given(*overrides), build(given(*overrides)), quiet=False)
-    lines, all_lines = (read_metrics(tmp_path / name) for name in ("early", "whole"))
+def test_patience_stops_after_so_many_evaluations_without_a_better_one(
+    tmp_path, straight, given, capsys
+):
+    (folder, whole), asked = straight(), given("patience=2")
+    early = attempt(tmp_path, asked, build(asked), quiet=False)
+    lines, all_lines = read_metrics(tmp_path), read_metrics(folder)
     best = max(lines, key=rank)
-    assert len(lines) == best["epoch"] + 2 < 12
+    assert len(lines) == best["epoch"] + 2 < 6
     timeless = [k for k in lines[0] if not k.startswith("time/")]
     assert [[a[k] for k in timeless] for a in lines] == [
         [b[k] for k in timeless] for b in all_lines[: len(lines)]
     ]  # the schedule is that of all epochs
     assert (early["epoch"], early["updates"]) == (len(lines), 3 * len(lines))
     assert early["weights"] != whole["weights"]
-    status = read_status(tmp_path / "early")
+    status = read_status(tmp_path)
     assert (status["status"], status["stopped_early"]) == ("done", len(lines))
-    assert "stopped_early" not in read_status(tmp_path / "whole")
+    assert "stopped_early" not in read_status(folder)
     accuracy = f"{100 * best['validation/accuracy']:.2f} %"
     assert (
-        f"stopped early, after epoch {len(lines)} of 12: 2 evaluations without a better one than "
+        f"stopped early, after epoch {len(lines)} of 6: 2 evaluations without a better one than "
         f"{accuracy} after epoch {best['epoch']}\n"
     ) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("keep", CHECKPOINTS)
-def test_a_finished_run_keeps_what_it_is_told_to(tmp_path, given, keep):
-    do(tmp_path / "run", given(f"keep={keep}"))
-    found = files(tmp_path / "run")
-    assert {name for name in found if name.endswith(".pt")} == {"model.pt", *CHECKPOINTS[keep]}
-    if keep == "best":
-        best, last = (
-            digest_tensors(archive.read(tmp_path / "run" / name, "a model", "")["model"])
-            for name in ("best.pt", "model.pt")
-        )
-        assert best == do(tmp_path / "best", given("result=best"))["weights"] != last
-    (tmp_path / "run/result.json").write_text("{")
+def test_a_finished_run_keeps_what_it_is_told_to(straight, given, keep):
+    folder, _ = straight(*BOTH, f"keep={keep}")
+    assert {n for n in files(folder) if n.endswith(".pt")} == {"model.pt", *CHECKPOINTS[keep]}
+    result = (folder / "result.json").read_bytes()
+    (folder / "result.json").write_text("{")
     how = "resumes from its checkpoint" if keep == "last" else "is done again: it kept no"
     with pytest.raises(UserError, match=how):
-        do(tmp_path / "run", given())
+        do(folder, given(*BOTH))
+    (folder / "result.json").write_bytes(result)
 
 
+def test_best_pt_has_the_best_weights_where_the_last_are_tested(tmp_path, straight, given):
+    result = do(tmp_path, given("keep=best"))
+    assert weights_in(tmp_path / "model.pt") == result["weights"] == straight()[1]["weights"]
+    assert weights_in(tmp_path / "best.pt") == straight("result=best")[1]["weights"]
+
+
+@pytest.mark.slow
 def test_less_is_kept_of_a_finished_run_by_the_same_command_with_another_keep(tmp_path, given):
-    do(tmp_path / "run", given())
-    resume_or_run(tmp_path / "run", given("keep=best"), quiet=True)
-    assert "checkpoint.pt" in files(tmp_path / "run")  # its best weights are gone
-    resume_or_run(tmp_path / "run", given("keep=none"), quiet=True)
-    assert "checkpoint.pt" not in files(tmp_path / "run")
+    do(tmp_path, given())
+    resume_or_run(tmp_path, given("keep=best"), quiet=True)
+    assert "checkpoint.pt" in files(tmp_path)  # its best weights are gone
+    resume_or_run(tmp_path, given("keep=none"), quiet=True)
+    assert "checkpoint.pt" not in files(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_keeps_its_checkpoint_whatever_keep_says(tmp_path, given):
-    rises = ("scheduler=step", "scheduler.gamma=1e20", "scheduler.milestones=[2.8]")
     with pytest.raises(UserError, match="diverged"):
-        do(tmp_path / "run", given(*rises, "keep=none"))
-    assert "checkpoint.pt" in files(tmp_path / "run")
+        do(tmp_path, given("scheduler.gamma=1e36", "keep=none"))
+    assert "checkpoint.pt" in files(tmp_path)
 
 
-BOTH = ("result=best", "patience=3", "epochs=12", "checkpoint_seconds=0", "metrics=[macro_f1]")
-
-
-@pytest.mark.parametrize("update", [7, 14, 20])
+@pytest.mark.parametrize(
+    "update", [10, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 12))]
+)
 def test_a_run_that_is_stopped_chooses_the_same_weights_and_stops_at_the_same_epoch(
-    tmp_path, given, signal_after, update
+    tmp_path, straight, given, signal_after, update
 ):
-    straight = do(tmp_path / "straight", given(*BOTH, "keep=best"))
-    assert 14 < straight["updates"] + 9 <= 27
+    folder, result = straight(*BOTH, "keep=best")
+    assert 3 <= result["updates"] <= 9
     signal_after({update: [signal.SIGUSR1]})
     with pytest.raises(Stopped), stoppable():
-        do(tmp_path / "stopped", given(*BOTH, "keep=best"))
-    do(tmp_path / "stopped", given(*BOTH, "keep=best"))
+        do(tmp_path, given(*BOTH, "keep=best"))
+    do(tmp_path, given(*BOTH, "keep=best"))
     for name in ("result.json", "model.pt", "best.pt", "predictions.npz"):
-        one, other = (tmp_path / folder / name for folder in ("straight", "stopped"))
-        assert one.read_bytes() == other.read_bytes(), name
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
 def test_a_checkpoint_without_the_best_weights_is_refused(tmp_path, given, signal_after):
-    signal_after({14: [signal.SIGUSR1]})
+    signal_after({10: [signal.SIGUSR1]})
     with pytest.raises(Stopped), stoppable():
-        do(tmp_path / "run", given(*BOTH))
-    state = checkpoint.load(tmp_path / "run")
+        do(tmp_path, given(*BOTH))
+    state = checkpoint.load(tmp_path)
     for change in ({"update": 1}, {"model": {}}, {"model": {"x": torch.zeros(1)}}, {"model": 3}):
-        checkpoint.save(tmp_path / "run", {**state, "best": {**state["best"], **change}})
+        checkpoint.save(tmp_path, {**state, "best": {**state["best"], **change}})
         with pytest.raises(UserError, match="checkpoint lacks the weights of its best evaluation"):
-            do(tmp_path / "run", given(*BOTH))
+            do(tmp_path, given(*BOTH))
 
 
 class Point:
@@ -208,34 +227,29 @@ class Point:
 
 WRITTEN = ("correct.npy", "predictions.npz", "model.pt", "result.json", "status.json")
 POINTS = [
-    *(("last", "replace", name) for name in WRITTEN),
+    *(pytest.param("last", "replace", name, marks=pytest.mark.slow) for name in WRITTEN),
+    pytest.param("best", "replace", "best.pt", marks=pytest.mark.slow),
+    pytest.param("best", "unlink", "checkpoint.before.pt", marks=pytest.mark.slow),
+    pytest.param("none", "unlink", "checkpoint.pt", marks=pytest.mark.slow),
     ("last", "unlink", "checkpoint.before.pt"),
-    ("best", "replace", "best.pt"),
-    ("best", "unlink", "checkpoint.before.pt"),
     ("best", "unlink", "checkpoint.pt"),
-    ("none", "unlink", "checkpoint.pt"),
 ]
 
 
 @pytest.mark.parametrize(("keep", "act", "name"), POINTS)
 def test_a_run_that_is_killed_at_its_end_ends_as_if_it_was_not(
-    tmp_path, given, faults, keep, act, name
+    tmp_path, straight, given, faults, keep, act, name
 ):
-    asked = given(*BOTH, f"keep={keep}")
-    straight = do(tmp_path / "straight", asked)
-    place = tmp_path / "killed"
+    folder, wanted = straight(*BOTH, f"keep={keep}")
+    asked, place = given(*BOTH, f"keep={keep}"), tmp_path / "killed"
     Point(act, name).kill(place, asked)
     result = resume_or_run(place, asked, quiet=True)
-    assert {k: v for k, v in result.items() if k != "format"} == straight
-    assert files(place) == files(tmp_path / "straight")
-    for each in (
-        "result.json",
-        "model.pt",
-        "predictions.npz",
-        *CHECKPOINTS[keep] - {"checkpoint.pt"},
-    ):
-        assert (place / each).read_bytes() == (tmp_path / "straight" / each).read_bytes()
+    assert {k: v for k, v in result.items() if k != "format"} == wanted
+    assert files(place) == files(folder)
+    same = CHECKPOINTS[keep] - {"checkpoint.pt"} | {"result.json", "model.pt", "predictions.npz"}
+    for each in same:
+        assert (place / each).read_bytes() == (folder / each).read_bytes()
     status = read_status(place)
     assert status["status"] == "done"
-    assert status["stopped_early"] == read_status(tmp_path / "straight")["stopped_early"]
+    assert status["stopped_early"] == read_status(folder)["stopped_early"]
     faults("kills at the end of a run")
