@@ -124,7 +124,7 @@ class TrainedModel(nn.Module):
             found = decode_one(Path(path), replace(reading, size=(height, width)), channels)
         if isinstance(found, str):
             return Picture(None, found)
-        return Picture(torch.from_numpy(found), resized=resized)
+        return Picture(torch.from_numpy(found.copy()), resized=resized)
 
     def predict(self, images: Tensor | str | Path | Sequence[str | Path]) -> Tensor:
         """Give the probabilities [N, K], float32 on the CPU, of images or of image files.
