@@ -101,8 +101,8 @@ def test_the_command_draws_a_picture(tmp_path, capsys):
     out = tmp_path / "a.png"
     main([*AUGMENTED, "--out", str(out), "threads=1"])
     assert capsys.readouterr().out == f"{out}  digits: the first of 1,294 images\n"
-    width, height = Image.open(out).size
-    assert width > 1.5 * height
+    with Image.open(out) as picture:
+        assert picture.width > 1.5 * picture.height
     main(["data.sampling=balanced", "--out", str(out), "threads=1"])
     assert "note: nothing is augmented" in capsys.readouterr().out
 
