@@ -112,7 +112,7 @@ def test_a_function_of_ones_own_decides_with_a_margin_if_it_is_listed_or_allowed
     asked = {**node, "design": "one_at_a_time", "metric": "test/kappa"}
     with pytest.raises(UserError, match=r"got test/kappa\."):
         check_settings(asked)
-    with pytest.raises(UserError, match="must be given .* which is of your own"):
+    with pytest.raises(UserError, match=r"must be given .* which is of your own"):
         check_settings(asked, ["mine.kappa"])
     monkeypatch.setattr(allowed, "USERS", frozenset(["mine.kappa"]))
     assert check_settings({**asked, "margin": 0.01}).question.goal == "maximize"
