@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from runner.errors import UserError
 from runner.run import checkpoint
 from runner.run.attempt import attempt, resume_or_run
 from runner.run.fingerprint import digest_tensors
+from runner.settings import refuse_contradictions
 from runner.signals import Stopped, stoppable
 from runner.store import archive
 from runner.store.runs import read_metrics, read_run
@@ -80,6 +82,25 @@ def files(folder):
 
 def rank(line):
     return line["validation/accuracy"], -line["validation/loss"], -line["epoch"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"result": "best"}, "result=best chooses by the validation split, but data.validation=0"),
+        ({"patience": 3}, "patience=3 chooses by the validation split, but data.validation=0"),
+        ({"keep": "best"}, "keep=best chooses by the validation split, but data.validation=0"),
+        ({"result": "best", "last_evaluations": 2}, "the test set is used once. Drop one of them"),
+        ({"patience": 3, "last_evaluations": 2}, "the test set is used once. Drop one of them"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_training(given, change, told):
+    chosen = replace(given(), **change)
+    if "last_evaluations" not in change:
+        refuse_contradictions(chosen)
+        chosen = replace(chosen, data={**chosen.data, "validation": 0})
+    with pytest.raises(UserError, match=told):
+        refuse_contradictions(chosen)
 
 
 def test_the_best_weights_on_the_validation_split_are_tested_and_written(straight):
