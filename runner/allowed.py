@@ -29,7 +29,7 @@ FUNCTIONS = {
         *("ColorJitter", "RandomGrayscale", "RandomInvert", "RandomPosterize", "RandomSolarize"),
         *("RandomAutocontrast", "RandomEqualize", "RandomPhotometricDistort"),
         *("RandomChannelPermutation", "RandomAdjustSharpness", "GaussianBlur", "GaussianNoise"),
-        *("JPEG", "RandomErasing", "AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix"),
+        *("RandomErasing", "AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix"),
         *("RandomApply", "RandomChoice", "RandomOrder"),
     ),
 }

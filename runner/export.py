@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add("file", type=Path, metavar="FILE", help="what to write; FILE.json comes beside it")
     forms = ("state_dict", "torch", "onnx")
     add("--to", required=True, choices=forms, help="the form of the file")
-    add("--images", nargs="+", metavar="I", help="images, or folders of them, to check it with")
+    add("--images", action="append", metavar="FILE_OR_FOLDER", help="images to check it with")
     add("--normalized", action="store_true", help="leave the normalisation out of the network")
     return parser
 

@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import softmax
 
 from runner.ablation.find import find_ablations, find_loose_runs, find_own_runs, names_of
 from runner.ablation.plan import find_plan
@@ -14,7 +17,7 @@ from runner.ablation.table import planned
 from runner.errors import UserError
 from runner.names import flatten
 from runner.store.parameters import parameters
-from runner.store.runs import Run, evaluations, number
+from runner.store.runs import PREDICTIONS, Run, evaluations, number, read_run
 
 FIRST = ("name", "variant", "seed")
 
@@ -28,6 +31,20 @@ class Frames(NamedTuple):
     `config.KEY` for each setting, such as `config.tricks.clipping.max_norm`."""
     evaluations: pd.DataFrame
     """A row for each evaluation: `epoch`, `update`, and every number of its line."""
+
+
+class Predictions(NamedTuple):
+    """What a run answered on its test split, in its order."""
+
+    table: pd.DataFrame
+    """A row for each sample: `sample` (its place), `label` and `prediction` (names of classes),
+    `probability` (of the prediction), and whether it is `right`."""
+    logits: NDArray[np.float32]
+    """[N, K]."""
+    labels: NDArray[np.int64]
+    """[N], the places of the classes."""
+    classes: tuple[str, ...]
+    """K names; numbers where the run has not recorded them."""
 
 
 class Found(NamedTuple):
@@ -86,6 +103,58 @@ def read_frames(*folders: str | Path) -> Frames:
         )
     lines = [{**_numbers(line), **_key(each)} for each in found for line in evaluations(each.run)]
     return Frames(run_frame(found), _frame(lines, ("epoch", "update")))
+
+
+def read_predictions(run: str | Path) -> Predictions:
+    """Read what a finished run answered on its test split, for any metric that one may want.
+
+    Args:
+        run: The folder of the run, as outputs/NAME/VARIANT/seed=0.
+
+    Raises:
+        UserError: If there are none, or they are damaged.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from sklearn.metrics import cohen_kappa_score
+    >>> with TemporaryDirectory() as folder:
+    ...     logits = np.float32([[2, 0], [0, 1], [0, 3], [1, 0]])
+    ...     np.savez(Path(folder, "predictions.npz"), logits=logits, labels=[0, 1, 1, 1])
+    ...     _ = Path(folder, "result.json").write_text('{"classes": ["cat", "dog"]}')
+    ...     table, logits, labels, classes = read_predictions(folder)
+    >>> table.round(2)
+       sample label prediction  probability  right
+    0       0   cat        cat         0.88   True
+    1       1   dog        dog         0.73   True
+    2       2   dog        dog         0.95   True
+    3       3   dog        cat         0.73  False
+    >>> cohen_kappa_score(table.label, table.prediction)
+    0.5
+    """
+    folder = Path(run)
+    found = read_run(folder, folder.parent.name)
+    predictions = found.predictions()
+    if found.result is None or predictions is None:
+        missing = f"{PREDICTIONS} is damaged, or not there"
+        why = found.damage or (missing if found.result else f"the run is not done ({found.state})")
+        raise UserError(
+            f"{folder}: no predictions: {why}. Expected the folder of a finished run, as "
+            "outputs/NAME/VARIANT/seed=0."
+        )
+    logits, labels = predictions
+    classes = found.classes() or ()
+    classes = (*classes, *map(str, range(len(classes), logits.shape[1])))
+    shares = softmax(logits.astype(np.float64), axis=1)
+    names, chosen = np.array(classes, dtype=object), logits.argmax(1)
+    table = pd.DataFrame(
+        {
+            "sample": np.arange(len(labels)),
+            "label": names[labels],
+            "prediction": names[chosen],
+            "probability": shares.max(1),
+            "right": chosen == labels,
+        }
+    )
+    return Predictions(table, logits, labels, classes)
 
 
 def run_frame(found: Iterable[Found]) -> pd.DataFrame:

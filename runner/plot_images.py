@@ -22,7 +22,6 @@ from runner.cli.hydra_internals import Loader
 from runner.cli.task import register
 from runner.config import Settings, check
 from runner.data import Batches, DataSet
-from runner.data.augmentation import NO_AUGMENTATION
 from runner.data.seen import to_pixels
 from runner.errors import UserError
 from runner.store.files import write_atomically
@@ -112,7 +111,7 @@ def draw(batches: Batches, data: DataSet, file: Path) -> None:
                 place.text(0.5, 0.5, "not drawn", ha="center", va="center", fontsize=8)
                 place.set_aspect(height / width)
             else:
-                place.imshow(picture.permute(1, 2, 0), interpolation="nearest")
+                place.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # in the name of a class
         write_atomically(file, lambda opened: figure.savefig(opened, format=suffix, dpi=120))
@@ -121,7 +120,7 @@ def draw(batches: Batches, data: DataSet, file: Path) -> None:
 def summary(batches: Batches, settings: Settings) -> str:
     """Describe in one line what the picture shows."""
     what = f"{title(settings.data, 'data')}: the first of {len(batches.split.labels):,} images"
-    if batches.augmentation == NO_AUGMENTATION:
+    if not (batches.augmentation.draws or batches.transforms):
         what += "  note: nothing is augmented; see data.augment"
     return what
 

@@ -178,12 +178,13 @@ def _upright(text: str) -> Image.Image:
 def percent(share: float) -> str:
     """Write a share in whole percent; a small one is not written as none, nor most as all.
 
-    >>> percent(0.126), percent(0.001), percent(0.9999), percent(1.0)
+    >>> percent(0.126), percent(0.005), percent(0.9999), percent(1.0)
     ('13', '<1', '>99', '100')
     """
-    if 0 < share < 0.005:
+    text = f"{100 * share:.0f}"
+    if text == "0" and share > 0:
         return "<1"
-    return ">99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
+    return ">99" if text == "100" and share < 1 else text
 
 
 def _colors(shares: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -53,6 +53,11 @@ class Augmentation:
     cutout: Annotated[int, Field(ge=0)] = 0
     transforms: Sequence[Any] = ()
 
+    @property
+    def draws(self) -> bool:
+        """Whether anything is drawn for a whole batch; transforms have numbers of their own."""
+        return bool(self.crop or self.flip or self.cutout)
+
     def draw(self, count: int, size: Sequence[int], generator: torch.Generator) -> Draw:
         """Draw the random numbers for a number of images of one size, (H, W).
 
@@ -67,9 +72,6 @@ class Augmentation:
         offsets = torch.stack([below(2 * self.crop + 1), below(2 * self.crop + 1)])
         flips = below(2).bool() if self.flip else below(2) < 0
         return Draw(offsets, flips, torch.stack([below(height), below(width)]))
-
-
-NO_AUGMENTATION = Augmentation()
 
 
 def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from runner.data.augmentation import (
-    NO_AUGMENTATION,
     Augmentation,
     Draw,
     Transform,
@@ -21,6 +20,8 @@ from runner.data.augmentation import (
 )
 from runner.data.source import Split
 from tricks import Batch, derive_seed
+
+NO_AUGMENTATION = Augmentation()
 
 
 def updates_per_epoch(samples: int, batch_size: int, drop_last: bool) -> int:
@@ -128,7 +129,7 @@ class Batches:
 
     def _draw(self, count: int, seed: int, most: int | None) -> Draw | None:
         """Draw for a whole batch, also where only the first samples of it are wanted."""
-        if self.augmentation == NO_AUGMENTATION:
+        if not self.augmentation.draws:
             return None
         generator = torch.Generator(self.split.labels.device).manual_seed(seed)
         return self.augmentation.draw(count, self.split.shape[1:], generator).first(most)

@@ -44,11 +44,14 @@ class Split(NamedTuple):
 
     def images_of(self, index: Tensor) -> Tensor:
         """Return the images [n, C, H, W] at places [n] in the split, on the device of the index."""
-        places = index.to(self.images.device)
+        device = index.device
+        if self.images.device != device:
+            index = index.to(self.images.device)
         if self.rows is not None:
-            places = self.rows.index_select(0, places)
-        # index_select: ten times as fast as images[places] on a CPU
-        return self.images.index_select(0, places).to(index.device)
+            index = self.rows.index_select(0, index)
+        # index_select: ten times as fast as images[index] on a CPU
+        images = self.images.index_select(0, index)
+        return images if images.device == device else images.to(device)
 
     def chunks(self) -> Iterator[Tensor]:
         """Yield all images in order, in blocks [n, C, H, W] of some megabytes."""

@@ -219,8 +219,9 @@ def table(multirun: Multirun) -> list[str]:
     below = [*text.problem_lines(multirun.runs), *text.note_lines([*notes, *multirun.warnings])]
     narrow = f"The terminal is too narrow for: {', '.join(hidden)}." if hidden else None
     last = [*best(multirun), narrow, *remarks(multirun), NO_VERDICTS]
-    errs = where.terminal_lines(where_it_errs(multirun)) if len(multirun.runs) == 1 else ()
-    return text.lines(shown, "", *below, *errs, *(line for line in last if line))
+    if len(multirun.runs) == 1 and (errs := [*where.terminal_lines(where_it_errs(multirun))]):
+        below += [*errs, ""]
+    return text.lines(shown, "", *below, *(line for line in last if line))
 
 
 def where_it_errs(multirun: Multirun) -> Where:

@@ -143,10 +143,10 @@ def class_table(own: Answers, reference: tuple[str, Answers] | None = None) -> T
     heads = ["Class", "Test images", "Recall, %", "Precision, %", "F1, %"]
     if reference:
         name, other = reference
-        heads.append(f"Recall against {printable(name, NAME)}, points")
+        heads.insert(3, f"Against {printable(name, NAME)}, points")
         changes = _changes(own, other)
         for (_, cells), change in zip(rows, changes, strict=True):
-            cells.append(_points(change))
+            cells.insert(1, _points(change))
         rows = [rows[place] for place in _by_size(changes)]
     elif len(rows) > LABELLED:
         rows.sort(key=lambda pair: 2.0 if pair[0].recall is None else pair[0].recall)
@@ -162,7 +162,9 @@ def _changes(own: Answers, other: Answers) -> list[float | None]:
 
 
 def _points(change: float | None) -> str:
-    return "-" if change is None else f"{round(change, 1) or 0.0:+.1f}"
+    if change is None:
+        return "-"
+    return f"{change:+.1f}" if round(change, 1) else "0.0"
 
 
 def _by_size(changes: Sequence[float | None]) -> list[int]:

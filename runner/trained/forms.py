@@ -11,6 +11,7 @@ from io import BytesIO, StringIO
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx.experimental._config as sizes
 from torch import Tensor, nn
 
 from runner.errors import UserError
@@ -159,7 +160,8 @@ def _trace(module: nn.Module, images: Tensor, any_size: bool) -> torch.export.Ex
     A map of one pixel is no special case: small images must be among those of any size.
     """
     free = {axis: torch.export.Dim.DYNAMIC for axis in FREE if any_size or axis == 0}
-    with torch.no_grad():
+    oblivious = sizes.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    with torch.no_grad(), oblivious:
         exported = torch.export.export(module, (images,), dynamic_shapes={input_name(module): free})
     for part in exported.graph_module.modules():
         for node in getattr(getattr(part, "graph", None), "nodes", ()):

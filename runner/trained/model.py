@@ -1,6 +1,7 @@
 """A trained model: its network, and what prepares its images and names its classes."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -114,7 +115,6 @@ class TrainedModel(nn.Module):
         """Read an image file, as `read` does; say why, if that is not possible."""
         channels, height, width = self.shape
         reading = self.reading or Reading(
-            (height, width),
             bits=8 if self.levels == 255 else 16,
             bands="auto" if channels in (1, 3) else "all",
         )
@@ -124,7 +124,7 @@ class TrainedModel(nn.Module):
             found = decode_one(Path(path), replace(reading, size=(height, width)), channels)
         if isinstance(found, str):
             return Picture(None, found)
-        return Picture(torch.from_numpy(found), resized=resized)
+        return Picture(torch.from_numpy(found.copy()), resized=resized)
 
     def predict(self, images: Tensor | str | Path | Sequence[str | Path]) -> Tensor:
         """Give the probabilities [N, K], float32 on the CPU, of images or of image files.
@@ -151,7 +151,8 @@ class TrainedModel(nn.Module):
     @torch.no_grad()
     def answer(self, images: Tensor) -> Tensor:
         """Give the logits [N, K] of one batch, on the CPU, as the run's own evaluation does."""
-        logits: Tensor = self(images.to(self.scale.device))
+        with warnings.catch_warnings(action="ignore"):  # the run has shown them
+            logits: Tensor = self(images.to(self.scale.device))
         return logits.cpu()
 
 

@@ -19,7 +19,7 @@ from runner.trained.model import TrainedModel
 FEWEST, MOST = 16, 64
 """Images that an export is held against."""
 
-NAME_THEM = f"Give at least {FEWEST} images with --images FILE_OR_FOLDER ..."
+NAME_THEM = f"Give at least {FEWEST} images with --images FILE_OR_FOLDER."
 
 
 def named_images(model: TrainedModel, given: Sequence[str]) -> Tensor:

@@ -33,6 +33,12 @@ CASES = {
     "anti_aliasing": (),
     "warm_restarts": ("tricks.warm_restarts.T_0=3", "tricks.warm_restarts.T_up=0.5"),
     "label_smoothing": (),
+    "clipping of transformed images": (
+        "data.augment.transforms=[RandomResizedCrop]",
+        "data.sampling=balanced",
+        "drop_last=true",
+        "loss.class_weights=[1,2,3,4,5,6,7,8,9,10]",
+    ),
     "clipping by quantile": ("tricks.clipping.by=quantile", "tricks.clipping.quantile=0.7"),
     "all": (
         "tricks.flooding.level=0.8",

@@ -48,6 +48,13 @@ def maker(*overrides):
     return partial(draft.plan, "as typed")
 
 
+def test_runs_that_may_stop_early_cannot_be_held_at_equal_cost():
+    with pytest.raises(
+        UserError, match=r"ablation.at=time sets how long .* Drop patience, or take"
+    ):
+        at_equal_cost(maker("tricks=[clipping]", "patience=3", "ablation.at=time"), None)
+
+
 def small(*, width, depth, channels, classes):
     """A network whose multiply-adds can be counted by hand; its `width` are groups."""
     if depth == 0:

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf, open_dict
 from runner import allowed
 from runner.config import check
 from runner.errors import UserError
+from runner.names import flatten
 from runner.store.files import checked
 from runner.store.runs import ADDED, NOT_IN_CONFIG_HASH, digest_config
 from runner.store.values import read_values
@@ -170,9 +171,10 @@ def test_a_saved_config_keeps_its_hash():
     saved = checked(read_values(ROOT / "tests/data/config.yaml"))
     given = check(OmegaConf.create(saved)).to_dict()
     before = {key: value for key, value in saved.items() if key != "format"}
-    later = {key: value for key, value in given.items() if key not in before}
-    assert later.keys() <= {key.partition(".")[0] for key in (*ADDED, *NOT_IN_CONFIG_HASH)}
-    assert {key: given[key] for key in before} == before
+    whole = dict(flatten(given))
+    assert {**whole, **dict(flatten(before))} == whole
+    since = whole.keys() - dict(flatten(before)).keys()
+    assert since <= {*ADDED, *NOT_IN_CONFIG_HASH}
     kept = {**given, "data": {**given["data"], "test": None}}  # settings that came later
     assert digest_config(given) == digest_config(kept) == "dc1413df4a317236"
     changed = ({"last_evaluations": 3}, {"data": {**given["data"], "test": 0.5}})

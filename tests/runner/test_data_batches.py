@@ -53,8 +53,7 @@ def test_each_sample_is_cropped_and_flipped_by_its_own_draw():
 
 
 def test_every_offset_is_drawn_about_equally_often():
-    images = split_of(1).images.expand(9000, -1, -1, -1)
-    draw = Augmentation(crop=1).draw(images, torch.Generator().manual_seed(0))
+    draw = Augmentation(crop=1).draw(9000, (6, 5), torch.Generator().manual_seed(0))
     times = (3 * draw.offsets[0] + draw.offsets[1]).bincount(minlength=9)
     assert len(times) == 9
     assert ((times - 1000).abs() < 150).all()  # five standard deviations of 30
@@ -123,10 +122,8 @@ def test_each_sample_and_each_batch_has_its_own_draws():
 
 
 def test_switching_one_augmentation_on_does_not_change_the_draws_of_another():
-    images = split_of(50).images
-
     def draw(**fields):
-        return Augmentation(**fields).draw(images, torch.Generator().manual_seed(3))
+        return Augmentation(**fields).draw(50, (6, 5), torch.Generator().manual_seed(3))
 
     everything, crop, flip = draw(crop=2, flip=True, cutout=2), draw(crop=2), draw(flip=True)
     assert torch.equal(everything.offsets, crop.offsets)
@@ -175,6 +172,58 @@ def test_an_epoch_is_a_permutation_that_differs_between_epochs_and_seeds():
         assert torch.equal(one.sort().values, torch.arange(100))
     assert len({tuple(one.tolist()) for one in orders}) == 4
     assert torch.equal(orders[0], order(0, 0))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 11, 12, 13])
+def test_the_last_batch_is_left_out_if_it_is_smaller(size):
+    whole = list(Batches(split_of(12), size, *PLAIN, shuffle=True).epoch(1))
+    kept = Batches(split_of(12), size, *PLAIN, shuffle=True, drop_last=True)
+    got = list(kept.epoch(1))
+    assert len(kept) == len(got) == 12 // size
+    assert all(len(batch.targets) == size for batch in got)
+    for one, other in zip(got, whole, strict=False):
+        assert torch.equal(one.inputs, other.inputs)
+        assert torch.equal(one.targets, other.targets)
+
+
+def unequal(sizes):
+    """A split of classes of these sizes, not in order, in which the pixels tell the sample."""
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
+    images = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
+    return Split(images, labels)
+
+
+def test_balanced_each_class_is_drawn_equally_often_and_each_sample_of_it_too():
+    sizes, epochs = (100, 10, 0, 2), 200
+    split = unequal(sizes)
+    batches = Batches(split, 16, *PLAIN, shuffle=True, balanced=True)
+    orders = [batches.order(epoch) for epoch in range(epochs)]
+    assert all(len(order) == 112 for order in orders)
+    times = torch.cat(orders).bincount(minlength=112).double()
+    for label, size in enumerate(sizes):
+        found = times[split.labels == label]
+        expected = 112 * epochs / 3 / max(1, size)  # of the three classes that there are
+        assert ((found - expected).abs() < 5 * expected**0.5).all()
+    assert len({tuple(order.tolist()) for order in orders}) == epochs
+    assert torch.equal(batches.order(7), orders[7])
+    other = Batches(split, 16, *PLAIN, shuffle=True, balanced=True, seed=1)
+    assert not torch.equal(other.order(7), orders[7])
+    for inputs, targets in batches.epoch(7, start=3):  # the images keep their labels
+        assert torch.equal(split.labels[inputs[:, 0, 0, 0].round().long()], targets)
+
+
+def test_the_first_samples_are_those_of_the_whole_batch():
+    everything = Augmentation(crop=1, flip=True, cutout=2)
+    for given in ({}, {"augmentation": everything}, {"transforms": (darker,)}):
+        batches = Batches(split_of(20), 12, *PLAIN, seed=3, shuffle=True, **given)
+        whole, first = next(batches.epoch(0)), batches.first(5)
+        assert torch.equal(first.inputs, whole.inputs[:5])
+        assert torch.equal(first.targets, whole.targets[:5])
+
+
+def darker(image):
+    return image // int(torch.randint(2, 5, ()))
 
 
 def test_shuffled_images_keep_their_labels():

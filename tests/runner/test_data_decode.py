@@ -206,11 +206,11 @@ def test_for_a_network_of_grey_images_a_coloured_one_becomes_grey(tmp_path):
     assert np.array_equal(decode_one(tmp_path / "x.png", Reading()), np.stack([wanted] * 3))
 
 
-def make_bands(root, bands=13, kind=np.uint16):
+def make_bands(root, bands=13, kind=np.uint16, side=8):
     for seed, name in enumerate(NAMES):
         path = (root / name).with_suffix(".tif")
         path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = deep_picture(seed, 8, 8, bands).astype(kind)
+        pixels = deep_picture(seed, side, side, bands).astype(kind)
         tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
     return root
 

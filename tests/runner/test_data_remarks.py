@@ -50,12 +50,12 @@ def test_one_level_of_one_pixel_anywhere_is_a_difference(place):
 
 def test_copies_in_files_are_named_two_of_them(tmp_path):
     root = make_folder(tmp_path / "images")
-    for n, seed in enumerate((0, 2, 1)):  # pictures of training images
+    for n, seed in enumerate((2, 1, 2)):  # pictures of training images
         write(root, f"test/dog/copy{n}.png", picture(seed))
     data = split_source(image_folder(root=str(root), cache=str(tmp_path)), 0, seed=0)
     assert data.notes == (
         "3 of the 5 test images are copies of training images, which raises the test accuracy: "
-        "test/dog/copy0.png is train/cat/a.png, test/dog/copy1.png is train/dog/a.png",
+        "test/dog/copy0.png is train/dog/a.png, test/dog/copy1.png is train/cat/b.png",
     )
 
 

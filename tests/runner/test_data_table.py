@@ -128,11 +128,23 @@ def test_a_group_is_never_in_two_splits(read, split_seed):
 
 
 def test_the_only_group_of_a_class_stays_in_training(read):
-    rows = [*GROUPED[:24], *((file, "dog", "p9") for file, _, _ in GROUPED[24:])]
-    source = read(table(rows, "file,label,group"), test=0.2)
-    assert source.test.labels.unique().tolist() == [0]
+    alone = [(file, f"only{n}", f"q{n}") for n, (file, _, _) in enumerate(GROUPED[24:])]
+    source = read(table([*GROUPED[:24], *alone], "file,label,group"), test=0.4)
+    assert source.test.labels.tolist() == [0] * 16
     data = split_source(source, "auto", seed=0)
-    assert data.train.labels.unique().tolist() == [0, 1]
+    assert len(data.train.labels.unique()) == 17
+    assert data.validation.labels.tolist() == [0] * 4
+
+
+def test_a_share_is_taken_of_the_training_lines_wherever_they_stand(read):
+    rows = [
+        (f"many/{n}.png", "cat" if n % 2 else "dog", ("val", "train")[n > 9]) for n in range(40)
+    ]
+    source = read(table(rows), test=0.2)
+    numbers = [sorted(int(f[5:-4]) for f in files(source, s)) for s in (source.train, source.test)]
+    assert sorted(numbers[0] + numbers[1]) == [*range(10, 40)]
+    assert source.test.labels.bincount().tolist() == [3, 3]
+    assert len(source.validation.labels) == 10
 
 
 def test_notes_say_what_was_done_with_splits_repeats_and_likely_groups(read):

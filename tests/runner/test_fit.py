@@ -23,12 +23,16 @@ def batches(count, size, channels=1, side=8):
     return Batches(split, size, mean=torch.zeros(channels), std=torch.ones(channels))
 
 
+@pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("micro", [None, 1, 2, 5, 7, 100])
-def test_the_sizes_passed_are_those_that_the_loop_cuts(micro):
+def test_the_sizes_passed_are_those_that_the_loop_cuts(micro, drop_last):
     for count in range(1, 30):
         for size in (1, 2, 6, 7, 29, 64):
-            cut = [b.inputs.split(micro or size) for b in batches(count, size, side=1).epoch(0)]
-            assert passed(count, size, micro) == {len(part) for parts in cut for part in parts}
+            made = replace(batches(count, size, side=1), drop_last=drop_last)
+            cut = [batch.inputs.split(micro or size) for batch in made.epoch(0)]
+            if cut:
+                expected = {len(part) for parts in cut for part in parts}
+                assert passed(count, size, micro, drop_last) == expected
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +64,13 @@ def test_one_image_that_is_left_is_refused_with_settings_that_leave_none(small_m
     text = str(refusal.value)
     assert text.startswith(told)
     assert "cifar_resnet(depth=8, width=2) cannot be trained on: Expected more than 1 value" in text
-    advised = re.search(r"Set (\w+)=(\d+)(?: or \w+=(\d+))?\.$", text)
-    key, *values = filter(None, advised.groups())
-    for value in values:
-        bench = build(replace(given, **{key: int(value)}))
+    advised = re.search(r"Set ([^.]+)\.$", text)[1].split(" or ")
+    cut = given.batch_size
+    assert ("drop_last=true" in advised) == (
+        1 not in passed(cut, cut, given.micro_batch_size) and cut <= 26
+    )
+    for key, _, value in (choice.partition("=") for choice in advised):
+        bench = build(replace(given, **{key: value == "true" or int(value)}))
         for batch in bench.batches.epoch(0):
             bench.training.step(batch)
 
@@ -88,6 +95,20 @@ class Squeeze(nn.Module):
 
     def forward(self, x):
         return self.linear(x.flatten(1)).squeeze()
+
+
+def test_what_is_left_out_is_not_passed(small_maps):
+    bench = build(replace(small_maps, batch_size=5, drop_last=True))
+    assert len(bench.batches) == bench.training.updates_per_epoch == 5
+    for size in (27, 1000):
+        told = (
+            rf"^drop_last=true leaves no batch: batch_size={size}, and there are 26 training "
+            r"images\. Set batch_size=26 or less, or drop_last=false\.$"
+        )
+        with pytest.raises(UserError, match=told):
+            build(replace(small_maps, batch_size=size, drop_last=True))
+    with pytest.raises(UserError, match=r"Set micro_batch_size=5\.$"):
+        build(replace(small_maps, batch_size=13, micro_batch_size=4, drop_last=True))
 
 
 def test_an_image_that_is_left_for_the_test_is_refused_too():

@@ -8,6 +8,7 @@ import yaml
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from runner import allowed
 from runner.ablation.plan import Plan, load_plan, save_plan
 from runner.ablation.verdicts import judge
 from runner.cli.hydra_internals import Loader
@@ -96,6 +97,19 @@ def test_the_mean_accuracy_brings_the_evaluations_along_that_it_is_the_mean_of()
     assert plan_of(*asked, "last_evaluations=5").config["last_evaluations"] == 5
     with pytest.raises(UserError, match=r"but last_evaluations=null has last_evaluations=null"):
         plan_of(*asked[:1], "tricks=[]", asked[-1], "ablation.factors={last_evaluations:[5,null]}")
+
+
+def test_a_metric_that_decides_joins_those_that_are_measured(monkeypatch):
+    asked = (*ONE, "ablation.metric=test/macro_f1")
+    assert plan_of(*ONE).config["metrics"] == []
+    listed = "metrics=[top2_accuracy]"
+    assert plan_of(*asked, listed).config["metrics"] == ["top2_accuracy", "macro_f1"]
+    allow = frozenset(["operator.eq", "operator.ne", "numpy.equal", "numpy.ne"])
+    monkeypatch.setattr(allowed, "USERS", allow)
+    own = (*ONE, "ablation.margin=0.1", "ablation.metric=validation/eq")
+    assert plan_of(*own).config["metrics"] == ["operator.eq"]
+    with pytest.raises(UserError, match=r"may be numpy.ne or operator.ne. Name one of them"):
+        plan_of(*own[:-1], "ablation.metric=test/ne")
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path):

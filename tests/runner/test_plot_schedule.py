@@ -18,6 +18,7 @@ TORCHS = ("scheduler=torch", "scheduler.step_size=1")
     "overrides",
     [
         ("epochs=2", "batch_size=400", "data.validation=0.3"),
+        ("epochs=2", "batch_size=400", "drop_last=true"),
         ("epochs=2", "batch_size=400", "scheduler=one_cycle", "optimizer=adamw"),
         (*TORCHS, "epochs=2", "batch_size=400", "optimizer.decay_norms_and_biases=false"),
         (*RESTARTS, "batch_size=500", "tricks.warm_restarts.T_up=0.7"),

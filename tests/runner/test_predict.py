@@ -79,7 +79,9 @@ def test_a_folder_of_the_test_images_gets_the_answers_of_the_run_to_the_bit(phot
     assert code(photos.run, photos.root / "test", "--csv", file) == 0
     head, *found = rows(file)
     assert head == ["file", "class", "probability", "a", "a b", "c"]
-    assert [row[0] for row in found] == [str(photos.root / f.path) for f in scan(photos.root).test]
+    listing = scan(photos.root)
+    own = [str(photos.root / listing.files[number].path) for number in listing.test]
+    assert [row[0] for row in found] == own
     expected = probabilities(photos.run, 8)
     assert np.array_equal(np.array([row[3:] for row in found], np.float32), expected)
     assert [row[1] for row in found] == [head[3 + n] for n in expected.argmax(1)]
@@ -130,12 +132,14 @@ def test_images_of_other_sizes_and_colours_are_read_and_resized(digits, tmp_path
     small, large = (model.read(tmp_path / f"{n}.png") for n in (0, 1))
     grey = Image.open(tmp_path / "0.png").convert("L")
     assert np.abs(small[0].numpy().astype(int) - np.asarray(grey)).max() <= 1
+    grey.save(tmp_path / "2.png")
+    assert np.array_equal(model.read(tmp_path / "2.png")[0], np.asarray(grey))
     assert small.shape == large.shape == (1, 8, 8)
     assert code(digits, tmp_path, "--top", 2) == 0
     out, complaint = capsys.readouterr()
     assert "0.png" in out
     assert "class 2" in out
-    assert "1 of 2 images had another size than the 8 x 8 pixels" in complaint
+    assert "1 of 3 images had another size than the 8 x 8 pixels" in complaint
 
 
 def test_what_cannot_be_read_is_named_and_left_out_as_if_it_were_not_there(

@@ -6,6 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from runner import allowed
 from runner.errors import UserError
 from runner.names import CONF
 from runner.quoting import literal
@@ -101,6 +102,20 @@ def test_the_direction_follows_the_metric_unless_it_is_given():
     assert given().question.goal == "maximize"
     assert given(metric="test/loss", margin=0.02).question.goal == "minimize"
     assert given(metric="test/loss", goal="maximize", margin=0.0).question.goal == "maximize"
+    error = given(metric="validation/calibration_error").question
+    assert (error.goal, error.margin) == ("minimize", 0.005)
+    assert given(metric="test/top3_accuracy").question.goal == "maximize"
+
+
+def test_a_function_of_ones_own_decides_with_a_margin_if_it_is_listed_or_allowed(monkeypatch):
+    node = OmegaConf.to_container(OmegaConf.load(CONF / "ablation_settings.yaml").ablation)
+    asked = {**node, "design": "one_at_a_time", "metric": "test/kappa"}
+    with pytest.raises(UserError, match=r"got test/kappa\."):
+        check_settings(asked)
+    with pytest.raises(UserError, match=r"must be given .* which is of your own"):
+        check_settings(asked, ["mine.kappa"])
+    monkeypatch.setattr(allowed, "USERS", frozenset(["mine.kappa"]))
+    assert check_settings({**asked, "margin": 0.01}).question.goal == "maximize"
 
 
 MISTAKES = {
@@ -109,7 +124,11 @@ MISTAKES = {
     "a word among the seeds": ({"seeds": [1, "a"]}, "ablation.seeds.1 must be a whole number"),
     "a number for values": ({"factors": {"a": 3}}, "ablation.factors.a must be a list"),
     "a seed twice": ({"seeds": [1, 1]}, "must be different numbers"),
-    "an unknown metric": ({"metric": "test/accurcy"}, "ablation.metric must be"),
+    "an unknown metric": ({"metric": "test/f1"}, "got test/f1. Did you mean test/macro_f1?"),
+    "no such metric on validation": (
+        {"metric": "validation/mean_accuracy"},
+        "ablation.metric must be test/accuracy, test/mean_accuracy, test/loss, ",
+    ),
     "no margin for a loss": (
         {"metric": "validation/loss"},
         "ablation.margin must be given with ablation.metric=validation/loss",
