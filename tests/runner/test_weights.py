@@ -12,8 +12,14 @@ from runner.build import build
 from runner.errors import UserError
 from runner.models import cifar_resnet
 from runner.run import checkpoint
+from runner.run.resume import environment
 from runner.weights import Origin, load_weights
 from tests.conftest import settings
+
+MACHINE = {
+    **{"device": "cpu", "processor": "", "capability": "", "variables": None, "flags": None},
+    **{"code": {"digest": "", "own": ""}, "made of": {}, "libraries": {"torch": ""}},
+}
 
 
 def small(**changes):
@@ -73,6 +79,68 @@ def test_the_checkpoint_of_a_run_is_where_another_may_begin(do, tmp_path):
         assert_loaded(build(given).training.model, trained)
     with pytest.raises(UserError, match=r"does not fit the CifarResNet; of wrong shape: conv\.w"):
         build(settings("model.width=5", f"model.weights='{file}'"))
+
+
+def write_model(folder, model, mean, std, **facts):
+    """Write the model.pt of a run, as far as it matters here."""
+    node = {"_target_": "runner.models.cifar_resnet", "depth": 8, "width": 2}
+    facts = {"architecture": {"model": node, "channels": 1}, "mean": mean, "std": std, **facts}
+    folder.mkdir(exist_ok=True)
+    torch.save({"format": 1, "model": model.state_dict(), **facts}, folder / "model.pt")
+
+
+def test_of_the_folder_of_a_run_its_model_is_loaded_with_how_it_was_normalised(tmp_path):
+    saved, model = small(), small()
+    torch.save({"training": {"model": small().state_dict()}}, tmp_path / "checkpoint.pt")
+    assert load_weights(small(), str(tmp_path), classes=3) == Origin()
+    write_model(tmp_path, saved, [0.25], [0.5])
+    found = load_weights(model, str(tmp_path), classes=3)
+    assert [each.tolist() for each in found.statistics] == [[0.25], [0.5]]
+    assert_loaded(model, saved.state_dict())
+    for mean, std in (([0.25], [0.0]), ([0.25], [0.5, 0.5]), ("x", [1.0]), ([float("nan")], [1.0])):
+        write_model(tmp_path, saved, mean, std)
+        with pytest.raises(UserError, match=r"model\.pt has no mean and std of each channel"):
+            load_weights(small(), str(tmp_path), classes=3)
+
+
+def test_a_run_begins_with_the_weights_and_the_normalisation_of_another(tmp_path):
+    saved = small(classes=10)
+    write_model(tmp_path / "it", saved, [0.25], [0.5])
+    given = ("model.width=2", "batch_size=200")
+    bench = build(settings(*given, f"model.weights='{tmp_path}/it'"))
+    assert_loaded(bench.training.model, saved.state_dict())
+    assert (bench.data.mean.tolist(), bench.data.std.tolist()) == ([0.25], [0.5])
+    pixels = bench.data.test.images_of(torch.tensor([0])) / 255
+    torch.testing.assert_close(next(bench.test.epoch(0)).inputs[:1], (pixels - 0.25) / 0.5)
+    assert "normalised as theirs were, mean 0.25, std 0.5" in bench.notes[-1]
+    read, plain = environment(bench, MACHINE), environment(build(settings(*given)), MACHINE)
+    assert "the first weights" not in plain
+    write_model(tmp_path / "it", small(classes=10), [0.25], [0.5])
+    again = environment(build(settings(*given, f"model.weights='{tmp_path}/it'")), MACHINE)
+    assert {key for key in read if read[key] != again[key]} == {"the first weights"}
+
+
+def test_weights_of_another_model_say_which(tmp_path):
+    node = {"_target_": "runner.models.cifar_resnet", "depth": 20, "width": 16}
+    architecture = {"model": node, "channels": 3}
+    write_model(tmp_path, small(width=3), [0.5], [0.5], architecture=architecture)
+    message = r"These are weights of model=resnet20 for images of 3 channels\. Choose that model\."
+    with pytest.raises(UserError, match=message):
+        load_weights(small(), str(tmp_path), classes=3)
+    node |= {"_target_": "runner.models.timm_model", "name": "vit", "kwargs": {"img_size": 8}}
+    write_model(tmp_path, small(width=3), [0.5], [0.5], architecture={"model": node})
+    message = r"These are weights of model=timm .*model\.name=vit model\.kwargs={img_size:8}"
+    with pytest.raises(UserError, match=message):
+        load_weights(small(), str(tmp_path), classes=3)
+    (tmp_path / "model.pt").rename(tmp_path / "it.pt")
+    with pytest.raises(UserError, match=r"it\.pt does not fit .* These are weights of model=timm"):
+        load_weights(small(), str(tmp_path / "it.pt"), classes=3)
+
+
+def test_a_folder_of_runs_names_one(tmp_path):
+    (tmp_path / "baseline/seed=0").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"ends in seed=N\. Did you mean .*/baseline/seed=0\?"):
+        load_weights(small(), str(tmp_path), classes=3)
 
 
 def test_a_home_is_found(tmp_path, monkeypatch):
