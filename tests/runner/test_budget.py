@@ -84,14 +84,20 @@ def _small(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("more", "updates"), [((), 21), (("micro_batch_size=10",), 21), (("batch_size=100",), 13)]
+    ("more", "updates", "images"),
+    [
+        ((), 21, IMAGES),
+        (("micro_batch_size=10",), 21, IMAGES),
+        (("batch_size=100",), 13, IMAGES),
+        (("batch_size=100", "drop_last=true"), 12, 1200),
+    ],
 )
-def test_multiply_adds_are_those_of_the_update_counted_by_hand(more, updates):
+def test_multiply_adds_are_those_of_the_update_counted_by_hand(more, updates, images):
     plan = maker(*GROUPS, *more)()
     counted = multiply_adds(plan)
     assert counted == {
-        "baseline": Cost(by_hand(1) * IMAGES, updates),
-        "model.width=4": Cost(by_hand(4) * IMAGES, updates),
+        "baseline": Cost(by_hand(1) * images, updates),
+        "model.width=4": Cost(by_hand(4) * images, updates),
     }
 
 
