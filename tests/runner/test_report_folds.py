@@ -24,7 +24,9 @@ def test_folds_have_a_mean_and_no_best():
 
 def test_each_setting_has_its_own_folds():
     some = rows(*({"data.fold": fold, "optimizer.lr": lr} for fold in (0, 1) for lr in (0.1, 0.2)))
-    found = over_folds(some, dict(zip((row.name for row in some), (0.5, 0.6, 0.7, 0.8))))
+    found = over_folds(
+        some, dict(zip((row.name for row in some), (0.5, 0.6, 0.7, 0.8), strict=True))
+    )
     assert found == [
         "baseline+optimizer.lr=0.1: 60.00 ± 14.14 % on the test set, mean ± standard deviation "
         "over 2 folds.",
