@@ -9,10 +9,10 @@ from torch import nn
 from runner.config import Node, Settings
 from runner.data import Batches, DataSet
 from runner.errors import UserError
+from runner.models.pretrained import origin
+from runner.models.weights import Origin, load_weights
 from runner.nodes import call, with_config_path
-from runner.pretrained import origin
 from runner.texts import short
-from runner.weights import Origin, load_weights
 from tricks import Chain, derive_seed
 
 

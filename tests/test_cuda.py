@@ -12,6 +12,7 @@ from runner.verify import verify
 from tests.conftest import run_in, settings
 from tests.faults import conftest as faults
 from tests.faults.test_kills import differing
+from tests.runner.test_data_decode import make_bands
 from tests.runner.test_train import plain_loop, same
 from tests.test_ablation import ablate, results
 from tests.test_laws import NODES
@@ -84,3 +85,18 @@ def test_an_ablation_shares_a_card_and_equals_one_run_at_a_time(tmp_path):
     assert alone == together
     runs = read_frames(tmp_path / "outputs" / "sharing1").runs
     assert runs["peak_memory"].between(1e5, 4e9).all()
+
+
+def test_mapped_images_give_the_same_bits_whole_on_the_card_or_batch_by_batch(
+    tmp_path, monkeypatch
+):
+    root, cache = make_bands(tmp_path / "images", side=16), tmp_path / "cache"
+    given = ("data=image_folder", f"data.root={root}", f"data.cache={cache}", "data.bits=16")
+    given += ("data.bands=all", "data.validation=0", "batch_size=2", "model.width=2")
+    whole = run_in(tmp_path / "a", *ON_CARD, *given)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 0))
+    data = build(settings(*ON_CARD, *given)).data
+    assert not data.train.images.is_cuda
+    assert data.train.labels.is_cuda
+    by_batch = run_in(tmp_path / "b", *ON_CARD, *given)
+    assert whole["weights"] == by_batch["weights"]

@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
-from runner.data.decode import Bands, Bits, Reading, Resize, Size
+from runner.data.decode import Bands, Bits, Reading, Size
 from runner.data.folds import Fold, Folds, HoldOut, Share, SplitSeed, make_source, settle
+from runner.data.geometry import Resize
 from runner.data.images import read_images
 from runner.data.listing import Listing, scan
 from runner.data.source import Source

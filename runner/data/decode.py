@@ -1,4 +1,4 @@
-"""An image file into an array of pixels: its header, its pixels, upright and resized.
+"""An image file into an array of pixels: by its header, and by its pixels.
 
 Pillow reads the files; those of 16 bits that it would cut, torchvision (PNG) and tifffile (TIFF).
 """
@@ -7,22 +7,20 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from pydantic import Field
 
 from runner.data import tiff
+from runner.data.geometry import Pixels, Resize, resize, turn
 from runner.data.tiff import Look, Unreadable
 from runner.errors import UserError
 from runner.texts import reason
-
-Pixels = NDArray[Any]  # [H, W, bands], uint8 or uint16
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 """What a file is read as, whatever its suffix. Pillow decodes these by itself; for others, such as
@@ -37,7 +35,6 @@ DEEP = {"I;16B": 1, "LA;16B": 2, "RGB;16B": 3, "RGBA;16B": 4}
 
 Side = Annotated[int, Field(ge=1)]  # pixels
 Size = Side | tuple[Side, Side]
-Resize = Literal["stretch", "pad", "crop"]
 Bits = Literal[8, 16]
 Bands = Literal["auto", "all"]
 
@@ -97,24 +94,24 @@ def look_at(path: Path, reading: Reading) -> Look | str:
     except UserError:
         raise
     except Exception as error:  # decoders raise many types for damaged files
-        return _why(error)
+        return _why(error, path)
 
 
 def read_pixels(path: Path, reading: Reading) -> Pixels | str:
     """Return the pixels of an image file, upright and resized, or why it cannot be read."""
     try:
         with _open(path, reading) as image:
-            pixels = _turn(image.load(), image.orientation)
+            pixels = turn(image.load(), image.orientation)
             found = Look(*pixels.shape)
             if found != image.look:  # as where the orientation of a PNG comes after its pixels
                 return f"{found} in fact, and {image.look} by its header"
         if reading.sides:
-            pixels = _resize(pixels, *reading.sides, reading.resize)
+            pixels = resize(pixels, *reading.sides, reading.resize)
         return pixels * np.uint16(257) if reading.bits > 8 * pixels.itemsize else pixels
     except UserError:
         raise
     except Exception as error:
-        return _why(error)
+        return _why(error, path)
 
 
 def decode_one(path: Path, reading: Reading, channels: int = 3) -> Pixels | str:
@@ -160,8 +157,16 @@ def silence() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _why(error: Exception) -> str:
-    return "not a readable image" if isinstance(error, UnidentifiedImageError) else reason(error)
+def _why(error: Exception, path: Path) -> str:
+    if not isinstance(error, UnidentifiedImageError):
+        return reason(error)
+    return "a TIFF of bands that Pillow does not know" if _is_tiff(path) else "not a readable image"
+
+
+def _is_tiff(path: Path) -> bool:
+    with suppress(OSError):
+        return tiff.is_tiff(path)
+    return False
 
 
 @contextmanager
@@ -250,51 +255,3 @@ def _orientation(picture: Image.Image) -> int:
     except Exception:  # damaged
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
-
-
-def _turn(pixels: Pixels, orientation: int) -> Pixels:
-    """Turn an image upright, by its EXIF orientation: mirrored, turned by quarters, or both.
-
-    The numbers are those of EXIF 3.0, 4.6.5.1.6: 1 is upright, 6 lies on its left side.
-    """
-    mirrored, quarters = orientation in (2, 4, 5, 7), {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}
-    if mirrored:
-        pixels = pixels[:, ::-1]
-    return np.rot90(pixels, quarters.get(orientation, 0))
-
-
-def _resize(pixels: Pixels, height: int, width: int, how: str) -> Pixels:
-    """Resize an image [H, W, bands]; Pillow mixes the bands of some, so of these one by one."""
-    if pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3):
-        plain = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-        resized = np.asarray(_fit(Image.fromarray(plain), height, width, how))
-        return resized.reshape(height, width, -1)
-    bands = [_fit(Image.fromarray(b), height, width, how) for b in _as_real(pixels)]
-    return np.stack([np.rint(np.asarray(band)) for band in bands], axis=2).astype(pixels.dtype)
-
-
-def _as_real(pixels: Pixels) -> Iterator[NDArray[np.float32]]:
-    yield from pixels.transpose(2, 0, 1).astype(np.float32)
-
-
-def _fit(picture: Image.Image, height: int, width: int, how: str) -> Image.Image:
-    """Resize a picture as `Reading.resize` says, as Pillow's ImageOps.pad and ImageOps.fit do.
-
-    A side that would be less than a pixel is one pixel, where ImageOps.pad leaves all black.
-    """
-    old_width, old_height = picture.size
-    box, inner = (0.0, 0.0, float(old_width), float(old_height)), (width, height)
-    if how == "crop":
-        scale = min(old_width / width, old_height / height)
-        left = max(0.0, (old_width - scale * width) / 2)
-        top = max(0.0, (old_height - scale * height) / 2)
-        box = (left, top, old_width - left, old_height - top)
-    elif how == "pad":
-        scale = min(width / old_width, height / old_height)
-        inner = max(1, round(scale * old_width)), max(1, round(scale * old_height))
-    resized = picture.resize(inner, Image.Resampling.BILINEAR, box=box)
-    if inner == (width, height):
-        return resized
-    whole = Image.new(picture.mode, (width, height))
-    whole.paste(resized, (round((width - inner[0]) / 2), round((height - inner[1]) / 2)))
-    return whole

@@ -25,13 +25,13 @@ from tqdm import tqdm
 from runner.data import cache as cached
 from runner.data.decode import (
     FORMATS,
-    Pixels,
     Reading,
     channels_first,
     look_at,
     read_pixels,
     silence,
 )
+from runner.data.geometry import Pixels
 from runner.data.listing import ImageFile
 from runner.data.tiff import Look
 from runner.errors import Unfit, UserError
@@ -110,10 +110,10 @@ def _find_shape(root: Path, paths: Sequence[str], reading: Reading) -> cached.Sh
             f"data.size: an image of {width} x {height} pixels is larger than the {2 * most:,} "
             "pixels that an image may have. Set a smaller data.size."
         )
-    looks, broken = list[tuple[str, Look]](), list[str]()
+    looks, broken = list[tuple[str, Look]](), list[tuple[str, str]]()
     for path, look in _by_threads(lambda path: look_at(root / path, reading), paths, CHUNK):
         if isinstance(look, str):
-            broken.append(f"{short(path)} ({look})")
+            broken.append((path, look))
         else:
             looks.append((path, look))
     if broken:
@@ -164,12 +164,12 @@ def _decode(
     root: Path, files: Sequence[ImageFile], reading: Reading, shape: cached.Shape
 ) -> Generator[Pixels]:
     """Yield the images [C, H, W] in order; at their end refuse the files that were broken."""
-    paths, broken = [file.path for file in files], list[str]()
+    paths, broken = [file.path for file in files], list[tuple[str, str]]()
     chunk = max(1, min(CHUNK, CHUNK_BYTES // (shape[1] * shape[2] * shape[3])))
     results = _by_threads(lambda path: read_pixels(root / path, reading), paths, chunk)
     for path, pixels in results:
         if isinstance(pixels, str):
-            broken.append(f"{short(path)} ({pixels})")
+            broken.append((path, pixels))
         elif not broken:
             yield channels_first(pixels, shape[1])
     if broken:
@@ -208,12 +208,17 @@ def _by_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def _refuse_broken(root: Path, broken: Sequence[str], count: int) -> None:
+def _refuse_broken(root: Path, broken: Sequence[tuple[str, str]], count: int) -> None:
+    """Refuse files by name, those together that cannot be read for the same reason."""
+    alike = dict[str, list[str]]()
+    for path, why in broken:
+        alike.setdefault(why, []).append(path)
+    named = listed([f"{listed(paths, 5)} ({why})" for why, paths in alike.items()], 5)
     raise UserError(
-        f"data.root: cannot read {len(broken):,} of {count:,} images in {short(root)}: "
-        f"{listed(broken)}. Repair, convert or remove them. Read are {', '.join(FORMATS)}, grey or "
-        "in colour, of 8 bits; data.bits=16 reads those of 16 bits, data.bands=all those of other "
-        "bands; data=npz takes arrays."
+        f"data.root: cannot read {len(broken):,} of {count:,} images in {short(root)}: {named}. "
+        f"Repair, convert or remove them. Read are {', '.join(FORMATS)}, grey or in colour, of 8 "
+        "bits; data.bits=16 reads those of 16 bits, data.bands=all those of other bands; data=npz "
+        "takes arrays."
     )
 
 

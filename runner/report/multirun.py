@@ -11,6 +11,7 @@ from runner.ablation.find import names_of
 from runner.ablation.table import find_damage
 from runner.report import as_json, html, markdown, sentences, text, where
 from runner.report.curves import curves
+from runner.report.folds import over_folds
 from runner.report.format import SHOWN, count
 from runner.report.rows import Row, group, shared_words
 from runner.report.where import Where
@@ -157,7 +158,9 @@ def called(multirun: Multirun, row: Row) -> str:
 
 
 def best(multirun: Multirun) -> list[str]:
-    """Say of each sweep which setting is the best, and where it lies."""
+    """Say of each sweep which setting is the best, and where it lies; of folds their mean."""
+    if folds := over_folds(multirun.rows, multirun.summary[TEST, "mean"].to_dict()):
+        return folds
     places = dict.fromkeys(row.place for row in multirun.rows)
     found = (_best(multirun, [row for row in multirun.rows if row.place == p]) for p in places)
     return [line for line in found if line]

@@ -27,7 +27,7 @@ def refusal(read, *arguments):
     text = str(caught.value)
     assert text.isprintable()
     assert len(text) < 2000
-    assert re.search(r"\S\. [A-Z].*\.$", text), text
+    assert re.search(r"\S\. [A-Z].*[.?]$", text), text
     return text
 
 

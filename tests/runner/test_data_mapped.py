@@ -31,7 +31,7 @@ def test_mapped_or_in_memory_a_run_is_the_same_to_the_bit(tmp_path, capfd):
     (tmp_path / "file").write_text("in the way")
     given = ("data=image_folder", f"data.root={root}", "data.bits=16", "data.bands=all", *TINY)
     results = []
-    for place in ("cache", "cache", "file"):  # decoded, from the cache, in memory
+    for place in ("cache", "file"):  # mapped, in memory
         folder = tmp_path / f"{len(results)}"
         results.append(run_in(folder, *given, f"data.cache={tmp_path / place}"))
         assert results[-1]["weights"] == results[0]["weights"]

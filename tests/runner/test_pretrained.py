@@ -14,7 +14,7 @@ from torchvision import models
 from runner.build import build
 from runner.errors import UserError
 from runner.models import timm_model, torchvision_model
-from runner.pretrained import origin
+from runner.models.pretrained import origin
 from tests.conftest import settings
 from tests.runner.test_weights import Payload
 

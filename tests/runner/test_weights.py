@@ -11,9 +11,9 @@ import torch
 from runner.build import build
 from runner.errors import UserError
 from runner.models import cifar_resnet
+from runner.models.weights import Origin, load_weights
 from runner.run import checkpoint
 from runner.run.resume import environment
-from runner.weights import Origin, load_weights
 from tests.conftest import settings
 
 MACHINE = {

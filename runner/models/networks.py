@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from runner.errors import UserError, did_you_mean
-from runner.keywords import (
+from runner.models.keywords import (
     TIMM_GIVEN,
     TORCHVISION_GIVEN,
     explained,
@@ -20,7 +20,7 @@ from runner.keywords import (
     refuse_passed_over,
     tupled,
 )
-from runner.pretrained import create_pretrained, load_torchvision
+from runner.models.pretrained import create_pretrained, load_torchvision
 
 MAX_WEIGHTS = 10**9  # of a ResNet: four gigabytes, and as much again for the optimizer
 
@@ -155,7 +155,7 @@ def torchvision_model(
         channels: Channels of the images.
         classes: Number of classes.
         pretrained: Whether to begin with torchvision's weights (`weights="DEFAULT"`), as
-            `runner.pretrained.load_torchvision` does; else with random ones.
+            `runner.models.pretrained.load_torchvision` does; else with random ones.
         kwargs: Passed to torchvision's constructor: `{"dropout": 0.3}`.
 
     Raises:

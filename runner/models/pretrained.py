@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from runner.errors import UserError
+from runner.models.weights import Origin, fit
 from runner.texts import listed, reason, short
-from runner.weights import Origin, fit
 
 NETWORK_TIMEOUT = 10.0  # seconds without a byte; torch itself would wait for ever
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
