@@ -1,4 +1,4 @@
-"""A trick, a model, an optimizer and a data set of a user's own."""
+"""A trick, a model, an optimizer, a data set, a loss, a metric and a transform of one's own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from runner.data import Source, Split
@@ -73,3 +74,44 @@ def stripes(*, images: int = 600, size: int = 12) -> Source:
     pictures = (pixels + noise).to(torch.uint8).unsqueeze(1)
     train, test = (Split(pictures[part], labels[part]) for part in (slice(500), slice(500, None)))
     return Source(train=train, test=test, classes=("lying", "standing"))
+
+
+def focal(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
+    """Give back the focal loss of each sample, [N]: -sum over k of t_k (1 - p_k)^gamma log(p_k).
+
+    Lin et al., "Focal Loss for Dense Object Detection", https://arxiv.org/abs/1708.02002
+
+    Args:
+        logits: [N, K].
+        targets: [N] class ids, or [N, K] probabilities.
+        gamma: 0 for the cross-entropy.
+    """
+    logs = logits.log_softmax(1)
+    if targets.ndim == 1:
+        targets = F.one_hot(targets, logits.shape[1])
+    return -(targets * (1 - logs.exp()) ** gamma * logs).sum(1)
+
+
+def cohen_kappa(logits: Tensor, labels: Tensor) -> float:
+    """Give back the agreement of predictions and labels beyond chance, (p - e) / (1 - e).
+
+    Args:
+        logits: [N, K].
+        labels: [N].
+    """
+    predicted, classes = logits.argmax(1), logits.shape[1]
+    agreed = (predicted == labels).double().mean()
+    shares = (x.bincount(minlength=classes).double() / len(x) for x in (predicted, labels))
+    by_chance = torch.stack([*shares]).prod(0).sum()
+    return float((agreed - by_chance) / (1 - by_chance))
+
+
+class Speckle:
+    """Black out pixels at random, a share of them."""
+
+    def __init__(self, share: float = 0.1) -> None:
+        self.share = share
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """[C, H, W], uint8, to the same."""
+        return image * (torch.rand(image.shape[1:]) >= self.share)
