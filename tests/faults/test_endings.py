@@ -246,14 +246,20 @@ class Point:
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 
 
-WRITTEN = ("correct.npy", "predictions.npz", "model.pt", "result.json", "status.json")
+WRITTEN = ("correct.npy", "predictions.npz", "model.pt", "status.json")
 POINTS = [
-    *(pytest.param("last", "replace", name, marks=pytest.mark.slow) for name in WRITTEN),
-    pytest.param("best", "replace", "best.pt", marks=pytest.mark.slow),
-    pytest.param("best", "unlink", "checkpoint.before.pt", marks=pytest.mark.slow),
-    pytest.param("none", "unlink", "checkpoint.pt", marks=pytest.mark.slow),
-    ("last", "unlink", "checkpoint.before.pt"),
-    ("best", "unlink", "checkpoint.pt"),
+    ("last", "replace", "result.json"),
+    ("best", "unlink", "checkpoint.before.pt"),
+    *(
+        pytest.param(*point, marks=pytest.mark.slow)
+        for point in (
+            *(("last", "replace", name) for name in WRITTEN),
+            ("last", "unlink", "checkpoint.before.pt"),
+            ("best", "replace", "best.pt"),
+            ("best", "unlink", "checkpoint.pt"),
+            ("none", "unlink", "checkpoint.pt"),
+        )
+    ),
 ]
 
 

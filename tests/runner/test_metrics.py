@@ -54,6 +54,10 @@ def test_the_metrics_by_hand():
     shares = np.array([[0.8, 0.2], [0.8, 0.2], [0.2, 0.8], [0.5, 0.5]])
     found = measure(["calibration_error"], np.log(shares), np.array([0, 0, 0, 1]))
     assert found["calibration_error"] == pytest.approx((abs(2 - 2.4) + 0.5) / 4)
+    # 1/3 is the upper end of a bin, in which 0.3 is too: one of two is right
+    logits = np.array([[0, 0, 0, -1000], np.log([0.3, 0.25, 0.25, 0.2])])
+    found = measure(["calibration_error"], logits, np.array([0, 3]))
+    assert found["calibration_error"] == pytest.approx(abs(1 - 1 / 3 - 0.3) / 2)
     sure = np.array([[1000.0, 0.0], [0.0, -np.inf]], np.float32)
     assert measure(["calibration_error"], sure, np.array([0, 0])) == {"calibration_error": 0}
     assert measure(["calibration_error"], sure, np.array([1, 0])) == {"calibration_error": 0.5}
