@@ -12,7 +12,10 @@ from runner.__main__ import main
 from tests.conftest import ROOT, biscuits
 
 OWN = ROOT / "examples" / "own"
-OWN_PARTS = ("UnitGradients", "stripes", "shallow", "SignSGD")
+OWN_PARTS = (
+    *("UnitGradients", "stripes", "shallow", "SignSGD"),
+    *("focal", "cohen_kappa", "Speckle"),
+)
 
 
 COMPOSED = {
@@ -221,8 +224,12 @@ def test_a_users_own_trick_model_data_and_optimizer_need_no_change_of_ours(tmp_p
     (result,) = tmp_path.rglob("result.json")
     assert json.loads(result.read_text())["test/accuracy"] > 0.9
     assert "unit_gradients" in (result.parent / "config.yaml").read_text()
-    code, _, complaint = biscuits(tmp_path, *given, "optimizer=sign_sgd", **own)
+    code, _, complaint = biscuits(
+        tmp_path, *given, "optimizer=sign_sgd", "experiment=stripes", **own
+    )
     assert code == 0, complaint
+    (result,) = (tmp_path / "outputs/stripes").rglob("result.json")
+    assert json.loads(result.read_text())["test/cohen_kappa"] > 0.5
     code, _, complaint = biscuits(tmp_path, *given, **{**own, "BISCUITS_ALLOW": ""})
     assert code != 0
     assert "set BISCUITS_ALLOW=own_parts" in complaint
