@@ -62,7 +62,7 @@ class Fit:
         if not isinstance(outputs, Tensor):
             return f"it returns a {type(outputs).__name__}, not logits"
         expected, found = [len(inputs), self.classes], list(outputs.shape)
-        if len(found) != 2 or found[0] != expected[0] or found[1] < expected[1]:
+        if found != expected:
             return f"it returns {found}, not logits {expected}"
         return None
 

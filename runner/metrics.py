@@ -125,13 +125,13 @@ def measure(names: Sequence[str], logits: Any, labels: Any) -> dict[str, float]:
 
     Returns:
         The numbers by name, that of a function of the user's own without its module. They are NaN
-        where a logit is.
+        where the largest logit of a sample is not finite.
 
     Raises:
         UserError: If a function of the user's own fails, or gives back no number.
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
-    if np.isnan(logits).any():
+    if not np.isfinite(logits.max(1)).all():  # one of -inf excludes a class; NaN goes through max
         return {short_name(name): np.nan for name in names}
     return {short_name(name): _measure(name, logits, labels) for name in names}
 

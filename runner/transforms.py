@@ -173,7 +173,8 @@ def _try(named: Named, made: Callable[[Tensor], Tensor], image: Tensor) -> None:
     what = describe(image)
     for seed in range(TRIES):
         try:
-            one, same = (transform(image[None], (made,), [seed]) for _ in range(2))
+            # a copy each time: a transform may change its image in place
+            one, same = (transform(image[None].clone(), (made,), [seed]) for _ in range(2))
         except Exception as error:  # a transform may raise anything
             if isinstance(error, UserError):
                 raise UserError(f"{named.where}: {error}") from error

@@ -89,14 +89,16 @@ def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) 
             [2, 1]])
     """
     count, channels, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4)
+    # the same bits: torch gathers no uint16 on a card
+    plain = images.view(torch.int16) if images.dtype == torch.uint16 else images
+    padded = F.pad(plain, (padding,) * 4)
     rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
     columns = torch.where(flips[:, None], columns.flip(0), columns)
     # one gather does both, on flattened images; the channels share their indices (stride 0)
     starts = (offsets[0, :, None] + rows) * padded.shape[3]
     places = starts[:, :, None] + (offsets[1, :, None] + columns)[:, None, :]
     places = places.view(count, 1, -1).expand(-1, channels, -1)
-    return padded.flatten(2).gather(2, places).view(images.shape)
+    return padded.flatten(2).gather(2, places).view(images.shape).view(images.dtype)
 
 
 def transform(images: Tensor, transforms: Sequence[Transform], seeds: Iterable[int]) -> Tensor:

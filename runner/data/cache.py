@@ -68,7 +68,8 @@ def load(file: Path, key: str, count: int, reading: Reading) -> NDArray[Any] | N
         with open(file, "rb") as handle:
             npy.read_magic(handle)
             shape, _, dtype = npy.read_array_header_1_0(handle)
-            size = handle.tell() + prod(shape) * dtype.itemsize
+            start = handle.tell()
+            size = start + prod(shape) * dtype.itemsize
             handle.seek(size)
             line = handle.read(LINE)
             about = json.loads(line)
@@ -76,9 +77,12 @@ def load(file: Path, key: str, count: int, reading: Reading) -> NDArray[Any] | N
                 return None
             if size < memory_here() / 2 and _checksum(handle, size) != about["checksum"]:
                 return None
+            if not _is_of(reading, count, shape, dtype):
+                return None
+            # of what is open: another process may have put a file of other images in its place
+            return np.memmap(handle, dtype, "r", start, shape)
     except Exception:  # any kind of damage: the images are decoded again
         return None
-    return _map(file) if _is_of(reading, count, shape, dtype) else None
 
 
 def _is_of(reading: Reading, count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:

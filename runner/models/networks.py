@@ -180,7 +180,7 @@ def torchvision_model(
     if channels != 3:
         first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
         weights = torch.randn(len(first.weight), channels, *first.kernel_size)
-        first.in_channels, std = channels, first.weight.std().item()
+        first.in_channels, std = channels, first.weight.detach().std()  # no number: also on meta
         first.weight = nn.Parameter(std * weights)
     if pretrained:
         load_torchvision(model, name, channels, classes, options)

@@ -90,8 +90,9 @@ class Choice:
 
     def add(self, line: str) -> None:
         """Take in an evaluation, as it was logged; keep the weights if it is the best so far."""
-        if self._take_in(line) and "best" in (self.settings.result, self.settings.keep):
-            self.weights = self._copy()
+        if self._take_in(line):
+            wanted = "best" in (self.settings.result, self.settings.keep)
+            self.weights = self._copy() if wanted else None
 
     def state_dict(self) -> dict[str, Any]:
         """Give back what a checkpoint keeps: nothing if nothing chooses the best weights."""

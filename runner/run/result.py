@@ -84,6 +84,7 @@ def evaluate_on_test(
                 f"metrics: {name} is {value} on the test split; it must be finite. Correct it, and "
                 "repeat the command with resume=anywhere: the trained weights are kept."
             )
+    validation = evaluate_on_validation(bench, settings.metrics)
     reported = training.whole.means()
     named = zip(training.trick.names, training.trick, strict=True)
     activities = {name: trick.activity for name, trick in named if trick.activity}
@@ -96,7 +97,7 @@ def evaluate_on_test(
         "test/loss": found.loss,
         "test/shift_consistency": consistency,
         **{f"test/{name}": value for name, value in measured.items()},
-        **evaluate_on_validation(bench, settings.metrics),
+        **{key: value if math.isfinite(value) else None for key, value in validation.items()},
         **reported,
         "inactive": inactive,
         "updates": training.updates,

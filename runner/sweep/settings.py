@@ -60,9 +60,7 @@ class AblationSettings:
         return Question(
             design=self.design,
             metric=self.metric,
-            goal=("minimize" if falls(self.metric) else "maximize")
-            if self.goal == "auto"
-            else self.goal,
+            goal=goal,
             margin=HALF_A_POINT if self.margin is None else float(self.margin),
             alpha=float(self.alpha),
             until=self.until,

@@ -111,6 +111,24 @@ def test_a_cache_of_other_images_than_are_listed_is_not_taken(tmp_path, faults, 
     faults(CACHES, 4)
 
 
+def test_a_cache_that_another_process_replaces_while_it_is_checked_is_read_to_its_end(
+    tmp_path, monkeypatch, faults
+):
+    file, others = tmp_path / "images.npy", tmp_path / "others.npy"
+    images = np.arange(5 * 3 * 4 * 4, dtype=np.uint8).reshape(5, 3, 4, 4)
+    cached.save(file, "key", images.shape, np.uint8, images)
+    cached.save(others, "another", images.shape, np.uint8, images[::-1])
+    checksum = cached._checksum
+
+    def replaced(handle, size):
+        others.replace(file)
+        return checksum(handle, size)
+
+    monkeypatch.setattr(cached, "_checksum", replaced)
+    assert np.array_equal(cached.load(file, "key", 5, Reading()), images)
+    faults(CACHES)
+
+
 def test_what_is_no_file_in_the_place_of_a_cache_is_not_read(read, folder, cache, capfd, faults):
     file = cached.path(str(cache), folder, Reading())
     file.mkdir(parents=True)

@@ -1,5 +1,6 @@
 """How a run ends: which weights are tested, when it stops early, what it keeps; killed anywhere."""
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -14,6 +15,7 @@ from runner.build import build
 from runner.errors import UserError
 from runner.run import checkpoint
 from runner.run.attempt import attempt, resume_or_run
+from runner.run.choice import Choice
 from runner.run.fingerprint import digest_tensors
 from runner.settings import refuse_contradictions
 from runner.signals import Stopped, stoppable
@@ -213,6 +215,22 @@ def test_a_checkpoint_without_the_best_weights_is_refused(tmp_path, given, signa
         checkpoint.save(tmp_path, {**state, "best": {**state["best"], **change}})
         with pytest.raises(UserError, match="checkpoint lacks the weights of its best evaluation"):
             do(tmp_path, given(*BOTH))
+
+
+def test_the_best_weights_of_then_are_not_taken_for_those_of_a_later_evaluation(tmp_path, given):
+    bench = build(given("keep=best"))
+
+    def line(epoch):
+        numbers = {"validation/accuracy": epoch / 10, "validation/loss": 1.0}
+        return json.dumps({"epoch": epoch, "update": 3 * epoch, **numbers})
+
+    first = Choice(tmp_path, given("keep=best"), bench)
+    first.add(line(1))
+    saved = first.state_dict()["best"]
+    assert Choice(tmp_path, given(), bench, [line(1)], saved).state_dict() == first.state_dict()
+    later = Choice(tmp_path, given("keep=last"), bench, [line(1)], saved)
+    later.add(line(2))  # better, and its weights are not asked for
+    assert later.state_dict() == {}
 
 
 class Point:

@@ -114,6 +114,11 @@ def test_what_is_wrong_in_it_is_refused_in_one_line(good, tmp_path, faults, case
 SLOW = (pytest.param(key, marks=pytest.mark.slow) for key in ("shape", "tricks", "reading"))
 
 
+def test_a_network_of_torchvision_is_refused_before_there_is_memory_for_it(good, tmp_path):
+    large = changed(good, "architecture.model", {**RESNET, "name": "resnet50"})
+    assert "its network has 23,5" in refusal(tmp_path / "model.pt", large)  # of grey
+
+
 @pytest.mark.parametrize("key", ["architecture", *SLOW])
 def test_a_key_that_is_missing_or_odd_is_refused(good, tmp_path, faults, key):
     for each in (key, *[k for k in good if k != "format"]):

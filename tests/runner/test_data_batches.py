@@ -52,6 +52,21 @@ def test_each_sample_is_cropped_and_flipped_by_its_own_draw():
     assert torch.equal(got[2], images[2])
 
 
+def test_a_crop_of_16_bits_moves_them_as_they_are_and_gathers_none_as_uint16(monkeypatch):
+    real = torch.Tensor.gather
+
+    def gather(tensor, *given):
+        assert tensor.dtype != torch.uint16  # which torch does not do on a card
+        return real(tensor, *given)
+
+    monkeypatch.setattr(torch.Tensor, "gather", gather)
+    images = torch.tensor([[1, 65535], [32768, 4]]).view(1, 1, 2, 2)
+    draw = torch.tensor([[0], [1]]), torch.tensor([True])
+    got = crop_and_flip(images.to(torch.uint16), 1, *draw)
+    assert got.dtype == torch.uint16
+    assert torch.equal(got.long(), crop_and_flip(images, 1, *draw))
+
+
 def test_every_offset_is_drawn_about_equally_often():
     draw = Augmentation(crop=1).draw(9000, (6, 5), torch.Generator().manual_seed(0))
     times = (3 * draw.offsets[0] + draw.offsets[1]).bincount(minlength=9)

@@ -158,6 +158,11 @@ FLAT = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten())
             False,
             ": it returns [2, 64], not logits [2, 99]. Correct the model, or",
         ),
+        (
+            nn.Sequential(nn.AdaptiveAvgPool2d(10), nn.Flatten()),
+            False,
+            ": it returns [2, 100], not logits [2, 99]. Correct the model, or",  # of no class
+        ),
         (nn.Identity(), True, ": it returns [2, 1, 8, 8], not logits [2, 99]. Correct the model"),
         (Failing(lambda x: (x, x)), True, ": it returns a tuple, not logits. Correct the model"),
         (Failing(lambda x: x.nonsense), True, "has no attribute 'nonsense' (test_fit.py, line "),

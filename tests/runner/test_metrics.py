@@ -85,9 +85,10 @@ def own(tmp_path, monkeypatch):
         "def text(logits, labels): return 'much'\n"
         "def fails(logits, labels): raise KeyError('no such class')\n"
         "def undefined(logits, labels): return float('nan')\n"
+        "def of_many(logits, labels): return 1 if len(labels) > 200 else float('nan')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    names = ("worst_class", "macro_f1", "one", "text", "fails", "undefined", "gone")
+    names = ("worst_class", "macro_f1", "one", "text", "fails", "undefined", "gone", "of_many")
     monkeypatch.setattr(allowed, "USERS", frozenset(f"mine_metrics.{name}" for name in names))
 
 
@@ -166,9 +167,17 @@ def test_a_number_that_is_not_finite_is_told_with_its_metric(tmp_path):
     assert not (tmp_path / "run/result.json").exists()
 
 
-def test_logits_that_are_no_numbers_measure_nothing():
+@pytest.mark.usefixtures("own")
+def test_one_that_is_not_known_on_the_validation_split_alone_is_null_in_the_result(do, tmp_path):
+    found = do(*SHORT, "metrics=[mine_metrics.of_many]")  # that split has 144 images
+    assert (found["test/of_many"], found["validation/of_many"]) == (1.0, None)
+    assert read_run(tmp_path / "run", "").result["validation/of_many"] is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_measure_nothing(value):
     logits, labels = drawn()
-    logits[3, 2] = np.nan
+    logits[3, 2] = value
     assert all(np.isnan(value) for value in measure(OURS, logits, labels).values())
 
 

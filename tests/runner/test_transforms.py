@@ -41,6 +41,10 @@ def halved(image, by: int = 2):
     return image // by
 
 
+def in_place(image):
+    return image.add_(torch.randint(9, (), dtype=torch.uint8))
+
+
 def cropped(image):
     return image[:, 1:]
 
@@ -66,7 +70,7 @@ TOLD = []
 
 @pytest.fixture(autouse=True)
 def _own(monkeypatch):
-    names = ("Brighter", "halved", "cropped", "real", "nothing", "foreign")
+    names = ("Brighter", "halved", "in_place", "cropped", "real", "nothing", "foreign")
     monkeypatch.setattr(allowed, "USERS", {f"{__name__}.{name}" for name in names})
 
 
@@ -144,6 +148,13 @@ def test_the_images_of_the_split_stay_as_they_are():
 
     assert not transform(split.images_of(torch.arange(4)), (blacken,), range(4)).any()
     assert torch.equal(split.images, kept)
+
+
+def test_one_that_works_in_place_is_taken():
+    split = photographs()
+    assert torch.equal(pictures(batches(mine("in_place"))), pictures(batches(mine("in_place"))))
+    build_transforms([mine("in_place")], image := split.images[0].clone())
+    assert torch.equal(image, split.images[0])
 
 
 NEEDS = ["data.augment.transforms[0]: RandomRotation needs degrees", "degrees: VALUE}}."]
