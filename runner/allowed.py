@@ -98,9 +98,10 @@ def _import(module: str, name: str, where: str, group: str) -> Any:  # noqa: ANN
     try:
         thing = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
+        found = isinstance(error, AttributeError)
+        remedy = "Correct the name" if found else "Put its folder on PYTHONPATH"
         raise UserError(
-            f"{_key(where, group)} must be importable, got {module}.{name}: {error}. "
-            "Put its folder on PYTHONPATH."
+            f"{_key(where, group)} must be importable, got {module}.{name}: {error}. {remedy}."
         ) from None
     bases = tuple(_kinds(group).values()) if group in ("scheduler", "tricks") else ()
     if not (isinstance(thing, type) and issubclass(thing, bases) if bases else callable(thing)):

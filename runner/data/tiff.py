@@ -72,6 +72,8 @@ def opened(path: Path, bits: int, every: bool) -> Iterator[Opened | None]:
             yield None
             return
         _refuse(page, bits)
+        if every:
+            _refuse_bands_in_pages(file)
         kept = _kept(page, every)
         tag = page.tags.get(ORIENTATION)
         orientation = tag.value if tag and tag.value in range(1, 9) else 1
@@ -101,6 +103,14 @@ def _refuse(page: Any, bits: int) -> None:  # noqa: ANN401
         raise Unreadable("neither grey levels nor RGB: convert it")
     if pixels > 2 * most or pixels * page.samplesperpixel > 8 * most:  # as Pillow, of 4 bands
         raise Unreadable(f"{pixels:,} pixels of {page.samplesperpixel} bands, too many")
+
+
+def _refuse_bands_in_pages(file: Any) -> None:  # noqa: ANN401
+    """Refuse pages alike, as tifffile writes [bands, H, W] unasked: the first alone is no image."""
+    first = file.pages.first
+    alike = sum(1 for page in file.pages if page.shape == first.shape)
+    if alike > 1:
+        raise Unreadable(f"{alike} pages of one size: write the bands into one page")
 
 
 def _kept(page: Any, every: bool) -> int:  # noqa: ANN401

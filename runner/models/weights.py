@@ -150,8 +150,10 @@ def _other_model(path: Path, content: State) -> str:
             node = config["model"]
         except (OSError, Damaged, LookupError, TypeError):
             return "Choose the model that was saved"
-    images = f" for images of {facts['channels']} channels" if facts and "channels" in facts else ""
-    return f"These are weights of {_typed(node)}{images}. Choose that model"
+    if facts and "channels" in facts:
+        images = f" for images of {facts['channels']} channels"
+        return f"These are weights of {_typed(node)}{images}. Choose that model, and such images"
+    return f"These are weights of {_typed(node)}. Choose that model"
 
 
 def _typed(node: Mapping[str, Any]) -> str:

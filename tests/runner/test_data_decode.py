@@ -171,6 +171,18 @@ def test_other_numbers_are_refused(tmp_path, kind, told):
     assert decode_one(tmp_path / "x.tif", BOTH) == told
 
 
+def test_bands_that_lie_in_pages_are_refused_and_a_smaller_page_is_not(tmp_path):
+    bands = deep_picture(0, 6, 5, 13).transpose(2, 0, 1)
+    tifffile.imwrite(tmp_path / "x.tif", bands, photometric="minisblack")
+    told = "13 pages of one size: write the bands into one page"
+    assert decode_one(tmp_path / "x.tif", BOTH, 13) == told
+    assert np.array_equal(decode_one(tmp_path / "x.tif", DEEP, 1), bands[:1])
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        file.write(bands, photometric="minisblack", planarconfig="separate")
+        file.write(bands[:, ::2, ::2], photometric="minisblack", planarconfig="separate")
+    assert np.array_equal(decode_one(tmp_path / "x.tif", BOTH, 13), bands)
+
+
 def test_a_portable_map_of_16_bits_is_read_if_it_is_grey(tmp_path):
     grey = deep_picture(0, 6, 5, 1)
     (tmp_path / "x.pgm").write_bytes(b"P5 5 6 65535\n" + grey.astype(">u2").tobytes())

@@ -101,7 +101,7 @@ def own(tmp_path, monkeypatch):
         (["macro_f1", "macro_f1"], "metrics names macro_f1 twice"),
         (["os.getcwd"], r"metrics\[0\] must be built in, got os.getcwd. If you trust it, "),
         (["mine_metrics.macro_f1"], "would be called macro_f1 in the results, which is the name"),
-        (["mine_metrics.gone"], "metrics must be importable, got mine_metrics.gone: "),
+        (["mine_metrics.gone"], "has no attribute 'gone'. Correct the name."),
         (["mine_metrics.one"], r"mine_metrics.one must be a function of \(logits, labels\)"),
         (["mine_metrics.text"], "mine_metrics.text failed: could not convert string to float"),
         (["mine_metrics.fails"], r"mine_metrics.fails failed: .*no such class.* \(mine_metrics.py"),

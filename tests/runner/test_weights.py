@@ -124,7 +124,10 @@ def test_weights_of_another_model_say_which(tmp_path):
     node = {"_target_": "runner.models.cifar_resnet", "depth": 20, "width": 16}
     architecture = {"model": node, "channels": 3}
     write_model(tmp_path, small(width=3), [0.5], [0.5], architecture=architecture)
-    message = r"These are weights of model=resnet20 for images of 3 channels\. Choose that model\."
+    message = (
+        r"These are weights of model=resnet20 for images of 3 channels\. "
+        r"Choose that model, and such images\."
+    )
     with pytest.raises(UserError, match=message):
         load_weights(small(), str(tmp_path), classes=3)
     node |= {"_target_": "runner.models.timm_model", "name": "vit", "kwargs": {"img_size": 8}}
