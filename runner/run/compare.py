@@ -27,7 +27,10 @@ def differences(saved: Run, again: Run) -> Iterator[str]:
             return
         place = f"{METRICS}, line {line} (epoch {now['epoch']}, update {now['update']})"
         yield from (f"{place}: {what}" for what in _unequal(then, now))
-    yield from (f"{RESULT}: {what}" for what in _unequal(saved.result or {}, again.result or {}))
+    was, is_ = saved.result or {}, dict(again.result or {})
+    if "classes" not in was:  # an older run
+        is_.pop("classes", None)
+    yield from (f"{RESULT}: {what}" for what in _unequal(was, is_))
     then, now = _answers(saved), _answers(again)
     if then.shape != now.shape:
         yield f"{CORRECT} has {len(then)} answers, now {len(now)}"

@@ -129,7 +129,7 @@ def whole(tmp_path_factory):
     run.parent.mkdir(parents=True)
     run_in(run, "epochs=2", "batch_size=256", "model.width=4", "tricks=[clipping]")
     for folder in (place / "mine").glob("*/seed=*"):
-        for name in ("config.yaml", "checkpoint.pt", "checkpoint.before.pt", ".lock"):
+        for name in ("config.yaml", "checkpoint.pt", ".lock"):
             shutil.copy(run / name, folder / name)
         seal(folder)
     (place / "outside").mkdir()

@@ -147,14 +147,7 @@ def sealed(content):
 
 FILES = (
     *("config.yaml", "run.json", "status.json", "metrics.jsonl", "result.json", "correct.npy"),
-    *(
-        "predictions.npz",
-        "checkpoint.pt",
-        "checkpoint.before.pt",
-        ".lock",
-        "sweep.yaml",
-        "report.json",
-    ),
+    *("predictions.npz", "checkpoint.pt", ".lock", "sweep.yaml", "report.json"),
 )
 
 

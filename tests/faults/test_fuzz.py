@@ -19,11 +19,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from runner.build import _with_config_path
 from runner.cli.task import register
 from runner.errors import UserError
 from runner.models import cifar_resnet
 from runner.names import CONF, flatten
+from runner.nodes import with_config_path
 from tests.conftest import settings
 
 COMMANDS = (
@@ -268,5 +268,5 @@ def test_a_network_that_fits_no_memory_is_refused_before_it_is_built():
 
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError, OverflowError, ZeroDivisionError])
 def test_what_a_constructor_cannot_do_is_one_line(error):
-    with pytest.raises(UserError, match=f"^model: {error.__name__}$"), _with_config_path("model"):
+    with pytest.raises(UserError, match=f"^model: {error.__name__}$"), with_config_path("model"):
         raise error
