@@ -37,13 +37,13 @@ LINE = 1000  # bytes that the line of JSON may have
 Shape = tuple[int, int, int, int]
 
 
-def path(folder: str | None, root: Path, reading: Reading) -> Path:
-    """Return the cache file of an image folder read so; it stays when the images change.
+def path(folder: str | None, source: Path, reading: Reading) -> Path:
+    """Return the cache file of a folder or a table read so; it stays when the images change.
 
     Raises:
         UserError: If there is no default folder.
     """
-    name = hashlib.sha256(os.fsencode(root) + f"\0{reading}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(source) + f"\0{reading}".encode()).hexdigest()[:16]
     return (Path(os.path.expanduser(folder)) if folder else default_folder()) / f"images-{name}.npy"
 
 

@@ -87,6 +87,7 @@ def image_table(
         cache,
         rescan=lambda: look().files,
         ignored=listing.ignored,
+        named=table.resolve(),
     )
     return make_source(listing, images, reading)
 

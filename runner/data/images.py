@@ -51,6 +51,7 @@ def read_images(
     cache: str | None,
     rescan: Callable[[], Sequence[ImageFile]],
     ignored: str = "",
+    named: Path | None = None,
 ) -> Tensor:
     """Return the images [M, C, H, W] of files, in their order, from the cache if none has changed.
 
@@ -64,13 +65,14 @@ def read_images(
         cache: Folder of the decoded images; None for the user's.
         rescan: Lists the files again, to notice that they change while they are decoded.
         ignored: What else is in the folder, in words.
+        named: What the cache file is named by, such as a table; None for the folder.
 
     Raises:
         UserError: If images cannot be read, differ in size without a size, or in their bands;
             files change while they are read; or there is room for them neither on the disk nor in
             memory.
     """
-    file = cached.path(cache, root, reading)
+    file = cached.path(cache, named or root, reading)
     key = cached.fingerprint((each.path, each.size, each.modified) for each in files)
     cached.remove_leftovers(file.parent)
     if (images := cached.load(file, key, len(files), reading)) is not None:
@@ -117,7 +119,7 @@ def _find_shape(root: Path, paths: Sequence[str], reading: Reading) -> cached.Sh
         else:
             looks.append((path, look))
     if broken:
-        _refuse_broken(root, broken, len(paths))
+        _refuse_broken(root, broken, len(paths), reading)
     sizes = _first_of_each((path, look[:2]) for path, look in looks)
     if reading.sides is None and len(sizes) > 1:
         (height, width), *_ = sizes
@@ -173,7 +175,7 @@ def _decode(
         elif not broken:
             yield channels_first(pixels, shape[1])
     if broken:
-        _refuse_broken(root, broken, len(paths))
+        _refuse_broken(root, broken, len(paths), reading)
 
 
 def _by_threads(
@@ -208,17 +210,20 @@ def _by_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def _refuse_broken(root: Path, broken: Sequence[tuple[str, str]], count: int) -> None:
+def _refuse_broken(
+    root: Path, broken: Sequence[tuple[str, str]], count: int, reading: Reading
+) -> None:
     """Refuse files by name, those together that cannot be read for the same reason."""
     alike = dict[str, list[str]]()
     for path, why in broken:
         alike.setdefault(why, []).append(path)
     named = listed([f"{listed(paths, 5)} ({why})" for why, paths in alike.items()], 5)
+    more = ["data.bits=16 reads those of 16 bits"] if reading.bits == 8 else []
+    more += ["data.bands=all those of other bands"] if reading.bands == "auto" else []
     raise UserError(
         f"data.root: cannot read {len(broken):,} of {count:,} images in {short(root)}: {named}. "
-        f"Repair, convert or remove them. Read are {', '.join(FORMATS)}, grey or in colour, of 8 "
-        "bits; data.bits=16 reads those of 16 bits, data.bands=all those of other bands; data=npz "
-        "takes arrays."
+        f"Repair, convert or remove them. Read are {', '.join(FORMATS)}, of whole numbers; "
+        f"{', '.join([*more, 'data=npz takes arrays'])}."
     )
 
 

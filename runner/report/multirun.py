@@ -190,7 +190,8 @@ def remarks(multirun: Multirun) -> Iterator[str]:
         if words:
             which = f"All of {place}" if place else "All"
             yield printable(f"{which}: {', '.join(words)}.")
-    yield SPREAD
+    if len(multirun.runs) > 1:
+        yield SPREAD
     if len(multirun.rows) < 2:
         return
     if multirun.ranked_by == VALIDATION:
@@ -208,6 +209,11 @@ def remarks(multirun: Multirun) -> Iterator[str]:
         yield "Some rows are means over other seeds than others: compare those with care."
 
 
+def no_verdicts(multirun: Multirun) -> list[str]:
+    """Say that a sweep is not judged; of a single run nobody thinks so."""
+    return [NO_VERDICTS] if len(multirun.runs) > 1 else []
+
+
 def table(multirun: Multirun) -> list[str]:
     """Write the table for the terminal, and why there are no verdicts."""
     (*heads, _), *rows = score_table(multirun)
@@ -221,7 +227,7 @@ def table(multirun: Multirun) -> list[str]:
     notes = [f"{called(multirun, row)}: {remark}" for row, (*_, remark) in pairs if remark]
     below = [*text.problem_lines(multirun.runs), *text.note_lines([*notes, *multirun.warnings])]
     narrow = f"The terminal is too narrow for: {', '.join(hidden)}." if hidden else None
-    last = [*best(multirun), narrow, *remarks(multirun), NO_VERDICTS]
+    last = [*best(multirun), narrow, *remarks(multirun), *no_verdicts(multirun)]
     if len(multirun.runs) == 1 and (errs := [*where.terminal_lines(where_it_errs(multirun))]):
         below += [*errs, ""]
     return text.lines(shown, "", *below, *(line for line in last if line))
@@ -246,7 +252,7 @@ def page(multirun: Multirun, errs: Where | None = None) -> str:
         folders=[
             [called(multirun, row), sentences.path(row.runs[0].folder.parent)] for row in rows
         ],
-        warnings=[*best(multirun), *multirun.warnings[:SHOWN], NO_VERDICTS],
+        warnings=[*best(multirun), *multirun.warnings[:SHOWN], *no_verdicts(multirun)],
         curves=[picture.svg() for picture in pictures],
         curves_more=more,
         **html.errs(errs),
@@ -260,7 +266,7 @@ def markdown_page(multirun: Multirun, errs: Where | None = None) -> str:
     """Write the Markdown."""
     heads, *body = score_table(multirun)
     lines = [f"## {markdown.escape(multirun.name)}"]
-    for line in (*best(multirun), *remarks(multirun), NO_VERDICTS):
+    for line in (*best(multirun), *remarks(multirun), *no_verdicts(multirun)):
         lines += ["", markdown.begin(line)]
     lines += ["", *markdown.table([head or "remarks" for head in heads], body)]
     lines += markdown.where_it_errs(errs)

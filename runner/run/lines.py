@@ -20,12 +20,13 @@ def beginning(settings: Settings, bench: Bench, machine: Mapping[str, Any]) -> s
     data, training = bench.data, bench.training
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     numbers = [f"{len(s.labels):,} {name}" for name, s in splits.items() if len(s.labels)]
+    shape = " x ".join(map(str, data.train.shape))
     parameters = [*training.model.parameters()]
     is_open = any(map(is_lazy, parameters))
     count = "?" if is_open else f"{sum(p.numel() for p in parameters):,}"
     words = [
         f"{title(settings.model, 'model')} ({count} parameters)",
-        f"{title(settings.data, 'data')}: {' / '.join(numbers)} images",
+        f"{title(settings.data, 'data')}: {' / '.join(numbers)} images of {shape}",
         machine["device"],
         f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}",
         f"tricks: {', '.join(training.trick.names) or 'none'}",

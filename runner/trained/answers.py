@@ -86,8 +86,8 @@ class Answers:
         if self.resized:
             _, height, width = self.model.shape
             yield (
-                f"{self.resized:,} of {self.read:,} images had another size than the {width} x "
-                f"{height} pixels of the run's images, and were resized, as those never were"
+                f"{self.resized:,} of {self.read:,} images were resized to {width} x {height} "
+                "pixels; the run's own images had that size, and were not resized"
             )
 
 

@@ -135,7 +135,7 @@ def test_a_tiff_of_more_bands_than_are_read_is_refused_and_nothing_is_logged(
     told = refusal(read)
     what = "bands that Pillow does not know" if bands == 13 else f"{bands} bands"
     assert f"train/cat/x.tif (a TIFF of {what}). Repair" in told
-    assert "data.bands=all those of other bands; data=npz takes arrays." in told
+    assert "data.bands=all those of other bands, data=npz takes arrays." in told
     assert not caplog.records
     assert capfd.readouterr().err.count("\n") == 1  # that they are decoded
 

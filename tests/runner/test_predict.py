@@ -139,7 +139,7 @@ def test_images_of_other_sizes_and_colours_are_read_and_resized(digits, tmp_path
     out, complaint = capsys.readouterr()
     assert "0.png" in out
     assert "class 2" in out
-    assert "1 of 3 images had another size than the 8 x 8 pixels" in complaint
+    assert "1 of 3 images were resized to 8 x 8 pixels" in complaint
 
 
 def test_what_cannot_be_read_is_named_and_left_out_as_if_it_were_not_there(

@@ -75,7 +75,8 @@ def test_a_run_begins_with_a_line_of_what_it_does_but_for_a_sweep(do, tmp_path, 
         first = capsys.readouterr().out.splitlines()[0]
         assert first == (
             f"cifar_resnet(depth=8, width=3) ({count:,} parameters), digits: 1,294 train / "
-            "144 validation / 359 test images, cpu, 1 thread, tricks: flooding, clipping -> "
+            "144 validation / 359 test images of 1 x 8 x 8, cpu, 1 thread, "
+            "tricks: flooding, clipping -> "
             rf"{tmp_path}/r\x1b[31m{end}"
         )
         (folder / "result.json").unlink()
