@@ -240,7 +240,7 @@ def changed_digits(wrong, images, order, classes):
     from runner.data.source import Split
 
     source, draw = digits(), np.random.default_rng(0)
-    pixels, labels = (part.numpy() for part in source.train)
+    pixels, labels = (part.numpy() for part in source.train[:2])
     used = draw.permutation(len(labels))[: round(images * len(labels))]
     false = draw.random(len(labels)) < wrong
     labels = np.where(false, (labels + draw.integers(1, 10, len(labels))) % 10, labels)

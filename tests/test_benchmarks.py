@@ -40,4 +40,4 @@ def test_null_changes_of_the_digits_change_no_image_and_no_class():
 
 
 def samples(split):
-    return [(i.numpy().tobytes(), n.item()) for i, n in zip(*split, strict=True)]
+    return [(i.numpy().tobytes(), n.item()) for i, n in zip(*split[:2], strict=True)]

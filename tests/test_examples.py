@@ -48,7 +48,10 @@ def require(name):
         pytest.skip(f"{needed} is not installed: examples/{name}.py was not run")
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n == "lightning_module" else ()) for n in EXAMPLES],
+)
 def test_an_example_runs_and_its_rates_restart_where_it_says(name):
     require(name)
     lines = run("-m", f"examples.{name}").splitlines()

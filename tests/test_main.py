@@ -213,6 +213,7 @@ def test_a_users_preset_with_parameters_is_no_trick_of_its_own(tmp_path):
     assert "enabled: true" in out
 
 
+@pytest.mark.slow
 def test_a_users_own_trick_model_data_and_optimizer_need_no_change_of_ours(tmp_path):
     own = {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{OWN}",

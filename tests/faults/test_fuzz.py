@@ -217,7 +217,10 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=pytest.mark.slow if k == "edited commands" else ()) for k in KINDS],
+)
 def test_what_is_given_ends_in_one_line_or_in_a_run_of_known_keys(arena, kind, faults):
     strategy, way = KINDS[kind]
     fuzz(strategy, way(arena), 20)

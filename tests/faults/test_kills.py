@@ -48,6 +48,7 @@ CASES = {
         "tricks.centralization.where=update",
     ),
 }
+QUICK = ("all", "clipping of transformed images")
 NAMES = "clipping,centralization,flooding,anti_aliasing,warm_restarts,label_smoothing"
 
 
@@ -245,7 +246,9 @@ def test_the_comparison_finds_whatever_a_checkpoint_forgets(tmp_path, signal_aft
     assert (differing(straight, place) == []) == (forgotten == "nothing")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in CASES]
+)
 def test_a_stop_in_mid_epoch_loses_no_bit_of_any_trick(tmp_path, signal_after, case):
     overrides = (*overrides_of(case), "epochs=2", "batch_size=256", "micro_batch_size=100")
     straight = straight_run(tmp_path, overrides)

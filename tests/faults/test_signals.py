@@ -24,7 +24,13 @@ def go(folder, *overrides):
     return run_in(folder, *RUN, *overrides)
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS.items(), ids=[s.name for s in SIGNALS])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        pytest.param(n, c, id=n.name, marks=pytest.mark.slow if "USR" in n.name else ())
+        for n, c in SIGNALS.items()
+    ],
+)
 def test_a_signal_stops_at_the_updates_end_and_the_run_goes_on_to_the_same_bits(
     tmp_path, signal_after, number, code, capsys
 ):

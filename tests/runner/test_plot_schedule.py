@@ -93,6 +93,7 @@ def test_the_command_draws_the_picture_without_the_data(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]  # no folder of a run
 
 
+@pytest.mark.slow
 def test_a_users_own_optimizer_is_found_in_their_config_dir(tmp_path):
     own = ROOT / "examples" / "own"
     (line,) = command(
