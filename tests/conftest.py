@@ -44,6 +44,11 @@ def settings(*overrides: str) -> Settings:
     return check(composed("threads=1", *overrides), overrides)
 
 
+def few(values, quick):
+    """Parameters of a test, of which only the quick ones are tried by default."""
+    return [pytest.param(v, marks=() if v in quick else pytest.mark.slow) for v in values]
+
+
 def run_in(folder: Path, *overrides: str) -> dict[str, Any]:
     """Do a run in a folder; give back its result."""
     folder.mkdir(exist_ok=True)

@@ -68,6 +68,7 @@ def test_each_trick_takes_at_most_three_lines_of_an_example():
             assert len(re.findall(rf"(?<!`)\b{trick}\(", body)) == 1, (name, trick)
 
 
+@pytest.mark.slow
 def test_the_lightning_module_equals_the_plain_loop_to_the_bit(tmp_path):
     """With all five tricks at work, so each hook stands where it belongs."""
     require("lightning_module")

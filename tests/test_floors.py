@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,13 @@ def room(file: Path) -> str:
     return file.relative_to(ROOT / "runner").parts[0].removesuffix(".py")
 
 
-def arrows() -> Iterator[tuple[str, str, str]]:
+@cache
+def arrows() -> list[tuple[str, str, str]]:
     """Give the imports between rooms, with the file that has each."""
+    return [*_arrows()]
+
+
+def _arrows() -> Iterator[tuple[str, str, str]]:
     for file in FILES:
         for name in imported(file):
             top, _, rest = name.partition(".")

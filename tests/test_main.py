@@ -175,6 +175,7 @@ def test_runs_side_by_side_give_the_bits_of_runs_one_by_one(tmp_path):
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_in_a_sweep_one_bad_run_is_told_and_the_others_are_done(tmp_path):
     code, out, complaint = biscuits(
         tmp_path, "-m", "optimizer.lr=1e30,0.1", "scheduler=constant", "epochs=1", "batch_size=256"

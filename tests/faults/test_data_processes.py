@@ -67,6 +67,7 @@ def written(read, cache):
     return wanted, whole
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_tenth_of_the_write_leaves_no_cache_and_in_the_end_no_trace(
     folder, read, cache, written, faults
 ):

@@ -24,7 +24,7 @@ from runner.errors import UserError
 from runner.models import cifar_resnet
 from runner.names import CONF, flatten
 from runner.nodes import with_config_path
-from tests.conftest import settings
+from tests.conftest import few, settings
 
 COMMANDS = (
     ("tricks=[clipping,flooding]", "tricks.flooding.level=0.05", "seed=1"),
@@ -217,10 +217,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(k, marks=pytest.mark.slow if k == "edited commands" else ()) for k in KINDS],
-)
+@pytest.mark.parametrize("kind", few(KINDS, ("wild configs",)))
 def test_what_is_given_ends_in_one_line_or_in_a_run_of_known_keys(arena, kind, faults):
     strategy, way = KINDS[kind]
     fuzz(strategy, way(arena), 20)

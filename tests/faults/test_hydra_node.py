@@ -37,6 +37,7 @@ def test_a_class_that_the_user_trusts_may_be_a_callback_or_a_launcher(sandbox):
     sandbox.refuses("+hydra.callbacks.x={_target_: evil.Evil}", "+hydra.callbacks.y={a: 1}")
 
 
+@pytest.mark.slow
 def test_a_file_alone_starts_no_sweep(sandbox):
     swept = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": {"seed": "0,1"}}}}
     arguments = sandbox.experiment(swept)
@@ -52,6 +53,7 @@ def test_a_file_alone_starts_no_sweep(sandbox):
     assert len(list(sandbox.folder.glob("outputs/*/*/seed=*"))) == 1
 
 
+@pytest.mark.slow
 def test_an_ablation_needs_no_typed_mode(sandbox):
     assert sandbox.run("experiment=demo", "ablation.dry_run=true") is None
     assert sandbox.run("ablation=calibration", "ablation.dry_run=true") is None

@@ -16,7 +16,7 @@ from runner.run import checkpoint
 from runner.signals import Stopped, stoppable
 from runner.store.runs import read_metrics
 from tests.builders import read_status
-from tests.conftest import ROOT, run_in, settings, start
+from tests.conftest import ROOT, few, run_in, settings, start
 
 PARTS = ROOT / "tests" / "parts"
 ALLOWED = "pulse.Pulse,pulse.dropping"
@@ -227,7 +227,7 @@ def flip(state):
     state["momentum_buffer"].view(torch.int32).view(-1)[0] ^= 1
 
 
-@pytest.mark.parametrize("forgotten", FORGOTTEN)
+@pytest.mark.parametrize("forgotten", few(FORGOTTEN, ("nothing", "one bit of a momentum")))
 def test_the_comparison_finds_whatever_a_checkpoint_forgets(tmp_path, signal_after, forgotten):
     overrides = (
         *overrides_of("clipping by quantile"),
@@ -246,9 +246,7 @@ def test_the_comparison_finds_whatever_a_checkpoint_forgets(tmp_path, signal_aft
     assert (differing(straight, place) == []) == (forgotten == "nothing")
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in CASES]
-)
+@pytest.mark.parametrize("case", few(CASES, QUICK))
 def test_a_stop_in_mid_epoch_loses_no_bit_of_any_trick(tmp_path, signal_after, case):
     overrides = (*overrides_of(case), "epochs=2", "batch_size=256", "micro_batch_size=100")
     straight = straight_run(tmp_path, overrides)

@@ -188,6 +188,7 @@ def many_names(root):
     return make_findings(root, {}, shown, effects=tuple(effects), runs=runs)
 
 
+@pytest.mark.slow
 def test_names_in_pictures_are_text(tmp_path, faults):
     page = html.page(many_names(tmp_path))
     tags = {tag for tag, _ in Tags(page).found}

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from tests.conftest import few
 from tests.faults.run_folders import FILES, PATHS, TOLD
 
 
@@ -48,7 +49,10 @@ def test_odd_numbers_can_be_drawn_or_are_left_out(folders, faults):
 NO_FAULT = (("sweep.yaml", "gone"),)  # these are runs without a plan
 
 
-@pytest.mark.parametrize("name", [n for n in FILES if n != ".lock"])
+FIRST = ("config.yaml", "result.json", "predictions.npz")
+
+
+@pytest.mark.parametrize("name", few([n for n in FILES if n != ".lock"], FIRST))
 @pytest.mark.usefixtures("no_pictures")
 def test_what_stands_in_a_files_place_is_not_followed_or_waited_for(folders, name, faults):
     for title, put in PATHS.items():

@@ -99,6 +99,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_a_full_closed_or_broken_terminal_is_a_line_at_most(tmp_path, folder, monkeypatch, faults):
     for title, (command, *arguments) in COMMANDS.items():

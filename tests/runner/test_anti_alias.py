@@ -23,6 +23,7 @@ def command(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_table_of_resnet8_line_by_line():
     done = command("resnet8", "--size", "32", "--filter-size", "3")
     assert done.stderr == ""

@@ -84,6 +84,7 @@ def where_it_runs(*_):
     return sorted(os.sched_getaffinity(0)), os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can be chosen on Linux")
 def test_a_worker_keeps_to_its_cores_and_its_card(tmp_path):
     core = available_cores()[-1]

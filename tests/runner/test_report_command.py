@@ -212,6 +212,7 @@ def test_nothing_found_in_a_folder_is_executed(tmp_path, capsys):
     assert load_plan(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_characters_gets_others_in_straight_columns(tmp_path):
     write_ablation(tmp_path, tricks(clipping=0.03, flooding=-0.03), seeds=3)
     plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
