@@ -19,7 +19,7 @@ from tests.conftest import ROOT, biscuits
 from tests.faults.payloads import targets
 from tests.faults.routes import LIVE, ROUTES, live
 
-STEP = 60  # each route carries every so manieth payload, each from another one on
+STEP = 30  # each route carries every so manieth payload, each from another one on
 
 
 def carry(sandbox, route, nodes):
