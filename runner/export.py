@@ -18,30 +18,21 @@ or those of --images.
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from runner.errors import UserError
 from runner.signals import stoppable
-from runner.terminal import Parser, terminal
-from runner.texts import complain, printable, say, short
-
-LONGEST = 1000  # characters of an error
+from runner.terminal import Parser, in_a_line, terminal
+from runner.texts import say, short
 
 
 @terminal()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Export, or say in a line why not, and exit with 1."""
     given = _parser().parse_intermixed_args(arguments)
-    try:
-        with stoppable():
-            _export(given)
-    except UserError as error:
-        complain(printable(error, LONGEST))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with in_a_line(), stoppable():
+        _export(given)
 
 
 def _parser() -> argparse.ArgumentParser:

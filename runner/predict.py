@@ -14,7 +14,6 @@ import argparse
 import csv
 import io
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from itertools import islice
@@ -24,14 +23,13 @@ from typing import TYPE_CHECKING, BinaryIO
 from runner.errors import UserError
 from runner.signals import stoppable
 from runner.store.files import write_atomically
-from runner.terminal import Parser, terminal
+from runner.terminal import Parser, in_a_line, terminal
 from runner.texts import complain, printable, say, short
 
 if TYPE_CHECKING:
     from runner.trained import TrainedModel
     from runner.trained.answers import Answer, Answers
 
-LONGEST = 1000  # characters of an error
 SHOWN = 50  # images, and classes, in the table of the terminal
 NAME = 60  # characters of a file's or a class's name there
 FIRST = b"file,class,probability"
@@ -42,14 +40,8 @@ FIRST = b"file,class,probability"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Predict, and exit with 1 if no image could be read."""
     given = _parser().parse_intermixed_args(arguments)
-    try:
-        with stoppable():
-            _predict(given)
-    except UserError as error:
-        complain(printable(error, LONGEST))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with in_a_line(), stoppable():
+        _predict(given)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,8 +16,10 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NoReturn
 
-from runner.errors import did_you_mean
+from runner.errors import UserError, did_you_mean
 from runner.texts import complain, drop, output_was_lost, printable, printable_lines, reason
+
+LONGEST = 1000  # characters of an error
 
 
 @contextmanager
@@ -46,6 +48,18 @@ def terminal() -> Iterator[None]:
 
 TOO_LITTLE = ("map segment", "allocate memory", "can't start new thread")
 """What the linker, torch and Python say where there is too little memory."""
+
+
+@contextmanager
+def in_a_line() -> Iterator[None]:
+    """End a command in a line and with 1 where the user can correct it, and with 130 at Ctrl-C."""
+    try:
+        yield
+    except UserError as error:
+        complain(printable(error, LONGEST))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _is_ours(error: Exception) -> bool:
