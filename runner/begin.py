@@ -25,8 +25,8 @@ def build_model(settings: Settings, data: DataSet, chain: Chain) -> nn.Module:
 
 def rebuild_model(
     model: Node, tricks: Mapping[str, Node], channels: int, classes: int
-) -> nn.Module:
-    """Build a model again as tricks changed it, with random weights.
+) -> tuple[nn.Module, Chain]:
+    """Build a model again as tricks changed it, with random weights; and these tricks.
 
     Args:
         model: Its node, checked.
@@ -37,7 +37,8 @@ def rebuild_model(
     node = {**model, "pretrained": False} if "pretrained" in model else model
     built = call(node, "model", "model", channels=channels, classes=classes)
     with with_config_path("tricks"):
-        return Chain(*(call(node, at, "tricks") for at, node in tricks.items())).model(built)
+        chain = Chain(*(call(node, at, "tricks") for at, node in tricks.items()))
+        return chain.model(built), chain
 
 
 def begin_model(settings: Settings, data: DataSet) -> tuple[nn.Module, Origin]:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from runner.allowed import locate
 from runner.begin import begin_model, rebuilder
 from runner.config import OWN_KEYS, Node, Settings
-from runner.data import Augmentation, Batches, DataSet, check_source, split_source
+from runner.data import Augmentation, Batches, DataSet, Inputs, check_source, split_source
 from runner.device import (
     compile_model,
     compute_exactly,
@@ -31,7 +31,7 @@ from runner.schedulers import Scheduler, tabulate
 from runner.texts import listed, short
 from runner.train import Training
 from runner.transforms import build_transforms
-from tricks import Chain, derive_seed
+from tricks import Chain, Time, derive_seed, overrides
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
     notes = [*data.notes]
     model, origin = begin_model(settings, data)
     notes += origin.notes
+    has_loaded = bool(settings.model["weights"] or settings.model.get("pretrained"))
+    refuse_first_weights(chain, has_loaded)
     with with_config_path("tricks"):
         model = chain.model(model).to(device)
     if origin.statistics:
@@ -72,10 +74,15 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
     if settings.channels_last:
         refuse_four_channels(model, device)
         model = model.to(memory_format=memory_format)
-    optimizer = chain.optimizer(build_optimizer(settings, model))
-    training_batches, size = build_batches(settings, data), settings.batch_size
+    training_batches, size = build_batches(settings, data, chain), settings.batch_size
     batches = partial(Batches, mean=data.mean, std=data.std, memory_format=memory_format)
     updates_per_epoch = len(training_batches)
+    inputs = Inputs(training_batches)
+    with with_config_path("tricks"):
+        chain.initialize(model, inputs)
+    optimizer = build_optimizer(settings, model)
+    with with_config_path("tricks"):
+        optimizer = chain.optimizer(optimizer, model)
     training = Training(
         model.train(),
         optimizer,
@@ -86,6 +93,9 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
         precision=settings.precision,
         not_finite=settings.not_finite,
         loss=build_loss(settings, data),
+        updates=settings.updates(updates_per_epoch),
+        classes=len(data.classes),
+        inputs=inputs,
         seed=settings.seed,
     )
     torch.manual_seed(derive_seed(settings.seed, "training"))
@@ -95,8 +105,21 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
     refuse_unmeasurable(settings.metrics, data.test.labels.cpu().numpy(), len(data.classes))
     if settings.compile:
         compile_model(model)
-    has_loaded = bool(settings.model["weights"] or settings.model.get("pretrained"))
     return Bench(data, training, training_batches, validation, test, tuple(notes), has_loaded)
+
+
+def refuse_first_weights(chain: Chain, has_loaded: bool) -> None:
+    """Refuse tricks that set the first weights where those were read.
+
+    Raises:
+        UserError: If there are such.
+    """
+    named = zip(chain.names, chain, strict=True)
+    if has_loaded and (names := [name for name, trick in named if overrides(trick, "initialize")]):
+        raise UserError(
+            f"tricks: {listed(names)} would overwrite the weights that model.weights or "
+            "model.pretrained reads. Keep one of the two."
+        )
 
 
 def build_data(settings: Settings) -> DataSet:
@@ -143,8 +166,8 @@ def build_scheduler(
     return lambda update: float(scheduler.factor(update, updates_per_epoch, epochs))
 
 
-def build_batches(settings: Settings, data: DataSet) -> Batches:
-    """Build the batches of the training split, on the device of the data.
+def build_batches(settings: Settings, data: DataSet, chain: Chain) -> Batches:
+    """Build the batches of the training split, on the device of the data, as the tricks have them.
 
     Raises:
         UserError: If a transform cannot be built or does not take the images, or if there is no
@@ -164,8 +187,11 @@ def build_batches(settings: Settings, data: DataSet) -> Batches:
         balanced=settings.data["sampling"] == "balanced",
         drop_last=settings.drop_last,
         memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format,
+        trick=chain,
     )
-    if not len(batches):
+    count = len(batches)
+    batches.begin = Time(0, count, settings.updates(count) if count else 0, settings.seed)
+    if not count:
         count = len(split.labels)
         raise UserError(
             f"drop_last=true leaves no batch: batch_size={size}, and there are {count:,} training "

@@ -30,6 +30,7 @@ from runner.settings import Positive as Positive
 from runner.settings import Settings as Settings
 from runner.settings import refuse_contradictions
 from runner.store.files import FORMAT
+from runner.store.runs import ADDED
 from runner.transforms import check_transforms, targets
 from runner.validation import make_fields, validate
 from tricks import Trick, in_order
@@ -99,6 +100,7 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
     nodes: Node = {group: check_node(group, plain[group], group) for group in groups}
     check_transforms(nodes["data"]["augment"])
     nodes["tricks"] = _check_tricks(tricks, overrides)
+    _refuse_replaced(nodes)
     check_metrics(settings.metrics)
     threads = len(available_cores()) if settings.threads == "auto" else settings.threads
     epochs = int(settings.epochs) if settings.epochs.is_integer() else settings.epochs
@@ -201,7 +203,7 @@ def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[s
         if not node["enabled"]:
             _refuse_idle(name, nodes, overrides)
             node = _defaults(node, classes[name])
-        elif classes[name].replaces_schedule:
+        elif "schedule" in classes[name].replaces:
             _refuse_scheduler(name, overrides)
         checked[name] = {"enabled": node["enabled"], **node}
     ordered = in_order([classes[name] for name in checked])
@@ -239,6 +241,26 @@ def _refuse_scheduler(name: str, overrides: Sequence[str]) -> None:
                 f"{override} would change nothing: {name} takes the scheduler's place. "
                 f"Remove it, or set tricks.{name}.enabled=false."
             )
+
+
+def _refuse_replaced(nodes: Mapping[str, Node]) -> None:
+    """Refuse settings of what a trick puts its own in place of."""
+    loss, flip = nodes["loss"], nodes["data"]["augment"].get("flip")
+    idle = {
+        "loss": {
+            "loss.class_weights": loss["class_weights"] is not None,
+            f"loss._target_={loss['_target_']}": loss["_target_"] != ADDED["loss._target_"],
+        },
+        "flips": {"data.augment.flip=true": flip},
+    }
+    for name, node in nodes["tricks"].items():
+        kind = locate(node["_target_"], f"tricks.{name}", "tricks")
+        for what in kind.replaces if node["enabled"] else ():
+            if found := next((key for key, is_set in idle.get(what, {}).items() if is_set), None):
+                raise UserError(
+                    f"{found} would change nothing: {name} has {what} of its own. Remove it, or "
+                    f"set tricks.{name}.enabled=false."
+                )
 
 
 def _defaults(node: Node, target: type) -> Node:

@@ -41,8 +41,8 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
     """
     model.eval()
     losses, correct, logits, labels = [], [], [], []
-    for inputs, targets in batches.epoch(0):
-        outputs = model(inputs).float()
+    for batch in batches.epoch(0):
+        outputs, targets = model(batch.inputs).float(), batch.targets
         losses.append(F.cross_entropy(outputs, targets, reduction="none"))
         correct.append(outputs.argmax(1) == targets)
         logits.append(outputs.cpu())
@@ -72,7 +72,8 @@ def shift_consistency(model: nn.Module, batches: Batches, seed: int) -> float:
     """
     model.eval()
     agree, total = 0, 0
-    for index, (inputs, _) in enumerate(batches.epoch(0)):
+    for index, batch in enumerate(batches.epoch(0)):
+        inputs = batch.inputs
         generator = torch.Generator(inputs.device)
         generator.manual_seed(derive_seed(seed, "shifts", index))
         one, other = (model(_shift(inputs, generator)).argmax(1) for _ in range(2))

@@ -16,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from runner.build import build_batches, build_data, title
+from runner.build import build_batches, build_data, build_tricks, title
 from runner.cli.explain import explain
 from runner.cli.hydra_internals import Loader
 from runner.cli.task import register
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = compose(loader, given.overrides)
         torch.set_num_threads(int(settings.threads))
         data = build_data(settings)
-        batches = build_batches(settings, data)
+        batches = build_batches(settings, data, build_tricks(settings))
         draw(batches, data, given.out)
         say(f"{given.out}  {summary(batches, settings)}")
     except Exception as error:

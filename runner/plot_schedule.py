@@ -27,7 +27,7 @@ from runner.errors import UserError
 from runner.store.files import write_atomically
 from runner.terminal import terminal
 from runner.texts import say
-from tricks import Chain, WarmRestarts, scale_learning_rates_
+from tricks import Chain, Time, WarmRestarts, scale_learning_rates_
 
 EXAMPLES = """
   python -m runner.plot_schedule 'tricks=[warm_restarts]' tricks.warm_restarts.T_0=2 epochs=14
@@ -101,7 +101,8 @@ def trace(label: str, settings: Settings, updates_per_epoch: int) -> Curve:
     chain = build_tricks(settings)
     updates, rates = settings.updates(updates_per_epoch), []
     for update in range(updates):
-        factor = chain.schedule(scheduler(update), update, updates_per_epoch)
+        time = Time(update, updates_per_epoch, updates, settings.seed)
+        factor = chain.schedule(scheduler(update), time)
         scale_learning_rates_(optimizer, factor)
         rates.append(float(optimizer.param_groups[0]["lr"]))
     restarts = list(_restarts(chain, updates, updates_per_epoch))

@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.losses import cross_entropy
-from tricks import Batch, Chain, Trick, derive_seed, scale_learning_rates_
+from tricks import Batch, Chain, Time, derive_seed, overrides, scale_learning_rates_
 from tricks.gradients import norm_of
 
 
@@ -58,6 +58,9 @@ class Training:
             training before the weights are touched, `skip` leaves the update out and counts it.
             A float16 scaler's overflow is always skipped: it is how the scale is found.
         loss: Logits [N, K] and targets to the losses of the samples, [N].
+        updates: Updates of the whole training; None for one epoch.
+        classes: K, for the tricks that need it.
+        inputs: Normalised training inputs, as `Trick.evaluation` takes them.
         seed: What the random numbers of the tricks depend on.
     """
 
@@ -73,18 +76,22 @@ class Training:
         precision: Literal["float32", "bfloat16", "float16"] = "float32",
         not_finite: Literal["error", "skip"] = "error",
         loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        updates: int | None = None,
+        classes: int | None = None,
+        inputs: Iterable[Tensor] = (),
         seed: int = 0,
     ) -> None:
         self.model, self.optimizer, self.trick = model, optimizer, trick
-        self.factor, self.updates_per_epoch, self.loss = factor, updates_per_epoch, loss
+        self.factor, self.loss, self.classes, self.inputs = factor, loss, classes, inputs
         self.micro_batch_size, self.not_finite, self.seed = micro_batch_size, not_finite, seed
+        self.begin = Time(0, updates_per_epoch, updates or updates_per_epoch, seed)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
         self.dtype: torch.dtype = getattr(torch, precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
-        self.changes_gradients = any(type(t).gradients is not Trick.gradients for t in trick)
-        per_batch = (Trick.batch, Trick.loss)
-        self.changed_by_batches = [t for t in trick if (type(t).batch, type(t).loss) != per_batch]
+        self.changes_gradients = any(overrides(t, "gradients") for t in trick)
+        hooks = "batch", "loss", "backward"
+        self.changed_by_batches = [t for t in trick if any(overrides(t, hook) for hook in hooks)]
         self.updates = self.skipped = 0
         self.recent, self.whole = Averages(), Averages()
 
@@ -101,17 +108,26 @@ class Training:
         """
         rate = self._set_learning_rate()
         before = self._before_a_skip()
-        self.optimizer.zero_grad()
-        loss = objective = torch.zeros((), device=self.device)
-        for index, (micro, share) in enumerate(self._micro_batches(batch)):
-            micro = self.trick.batch(micro, self._generator(index))
-            with self.autocast():
-                outputs = self.model(micro.inputs)
-            losses = self.loss(outputs.float(), micro.targets)
-            mean = self.trick.loss(losses).mean() * share
-            self.scaler.scale(mean).backward()
-            loss = loss + losses.detach().mean() * share
-            objective = objective + mean.detach()
+        plain: list[Tensor] = []  # the loss before the tricks, of each pass
+
+        def compute() -> Tensor:
+            self.optimizer.zero_grad()
+            loss = objective = torch.zeros((), device=self.device)
+            for index, (micro, share) in enumerate(self._micro_batches(batch)):
+                with self.autocast():
+                    micro = self.trick.batch(micro, self._generator(index))
+                    outputs = self.model(micro.inputs)
+                outputs = outputs.float()
+                losses = self.loss(outputs, micro.targets)
+                mean = self.trick.loss(losses, outputs, micro.targets).mean() * share
+                self.scaler.scale(mean).backward()
+                loss = loss + losses.detach().mean() * share
+                objective = objective + mean.detach()
+            plain.append(loss)
+            return objective
+
+        objective = self.trick.backward(compute, self.model)
+        loss = plain[0]
         self.scaler.unscale_(self.optimizer)
         norm = norm_after = self._gradient_norm()
         found = {"the loss": loss.item(), "the loss after the tricks": objective.item()}
@@ -124,8 +140,8 @@ class Training:
                 return
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.trick.weights(self.model)
         self.updates += 1
+        self.trick.weights(self.model, self.time)
         self._observe(
             {
                 "train/loss": loss.item(),
@@ -141,10 +157,26 @@ class Training:
         mixed = self.dtype is not torch.float32
         return torch.autocast(self.device.type, self.dtype, enabled=mixed)
 
+    @property
+    def time(self) -> Time:
+        """How far the training has come."""
+        return self.begin._replace(update=self.updates)
+
+    @property
+    def predictor(self) -> nn.Module:
+        """What gives the logits."""
+        return self.trick.prediction(self.model)
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Hold the weights to evaluate with in the model; afterwards it trains on as before."""
+        with ExitStack() as stack:
+            with self.autocast():
+                stack.enter_context(self.trick.evaluation(self.model, self.inputs))
+            yield
+
     def _set_learning_rate(self) -> float:
-        factor = self.trick.schedule(
-            self.factor(self.updates), self.updates, self.updates_per_epoch
-        )
+        factor = self.trick.schedule(self.factor(self.updates), self.time)
         scale_learning_rates_(self.optimizer, factor)
         return float(self.optimizer.param_groups[0]["lr"])
 
@@ -155,7 +187,7 @@ class Training:
         for inputs, targets in zip(
             batch.inputs.split(size), batch.targets.split(size), strict=True
         ):
-            yield Batch(inputs, targets), len(targets) / total
+            yield Batch(inputs, targets, self.classes), len(targets) / total
 
     def _generator(self, micro: int) -> torch.Generator:
         generator = torch.Generator(self.device)

@@ -3,6 +3,7 @@
 from tricks.anti_aliasing import AntiAliasing, anti_alias
 from tricks.blur_pool import BlurPool2d
 from tricks.centralization import Centralization, centralize_
+from tricks.chain import Chain, in_order, overrides
 from tricks.clip_gradients import clip_gradients_
 from tricks.clipping import Clipping
 from tricks.downsampling import Place, find_places
@@ -10,7 +11,7 @@ from tricks.flooding import Flooding, flood
 from tricks.gradients import check_gradients_
 from tricks.label_smoothing import LabelSmoothing, smooth_labels
 from tricks.layers import find_classifier
-from tricks.trick import Batch, Chain, Trick, derive_seed, in_order
+from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Flooding",
     "LabelSmoothing",
     "Place",
+    "Time",
     "Trick",
     "WarmRestarts",
     "anti_alias",
@@ -34,6 +36,7 @@ __all__ = [
     "find_places",
     "flood",
     "in_order",
+    "overrides",
     "scale_learning_rates_",
     "smooth_labels",
     "warm_restarts",

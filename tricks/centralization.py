@@ -219,7 +219,7 @@ class Centralization(Trick):
             )
         return model
 
-    def optimizer(self, optimizer: Optimizer) -> Optimizer:
+    def optimizer(self, optimizer: Optimizer, model: nn.Module) -> Optimizer:  # noqa: ARG002
         """Refuse a weight decay that the gradient cannot be freed of; attach the hook."""
         if self.where == "gradient_and_decay":
             _require_coupled(optimizer)
@@ -238,7 +238,7 @@ class Centralization(Trick):
             centralize_(model, self.conv_only, self.exclude)
         if self.where == "gradient":
             return
-        self.optimizer(optimizer)
+        self.optimizer(optimizer, model)
         self._waiting[optimizer] = [
             (weight, weight.means(weight.parameter))
             for weight in _weights(model, self.conv_only, self.exclude)

@@ -108,7 +108,7 @@ class Flooding(Trick):
             self._checked = kind
         return batch
 
-    def loss(self, losses: Tensor) -> Tensor:
+    def loss(self, losses: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
         """Flood each sample's loss, if per sample."""
         if not self.per_sample:
             return losses

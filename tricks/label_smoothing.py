@@ -10,13 +10,12 @@ class weights, or where targets are ignored.
 """
 
 from dataclasses import dataclass
-from typing import cast, final
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from tricks.layers import CONVOLUTIONS, LAYERS, find_classifier, get_part, unwrapped
 from tricks.trick import Batch, Trick
 
 IGNORED = -100
@@ -101,25 +100,21 @@ def _probabilities(ids: Tensor, num_classes: int | None) -> tuple[Tensor, Tensor
 
 
 @final
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class LabelSmoothing(Trick):
     """Smooth the targets (`batch`), class ids or class probabilities as `smooth_labels` takes.
 
-    How many classes there are is read off the model's classifier (`model`): what `find_classifier`
-    finds; where that is not to be known, the last linear layer or convolution that was defined. The
-    lowest loss is then no longer 0: it is .50 nats for 10 classes at .1.
+    The lowest loss is then no longer 0: it is .50 nats for 10 classes at .1.
 
     Attributes:
         smoothing: The share of each target that is spread over all classes, between 0 and 1.
-        num_classes: How many classes there are; None to read it off the model.
 
     Raises:
-        ValueError: If `smoothing` or `num_classes` is out of its range; in `batch`, if the targets
-            are neither class ids nor class probabilities, or are class ids of unknown number.
+        ValueError: If `smoothing` is out of its range; in `batch`, if the targets are neither class
+            ids nor class probabilities, or are class ids of unknown number.
     """
 
     smoothing: float = 0.1
-    num_classes: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.smoothing < 1:
@@ -127,41 +122,12 @@ class LabelSmoothing(Trick):
                 f"LabelSmoothing.smoothing must be > 0 and < 1, got {self.smoothing}. "
                 "To train on the targets as they are, switch the trick off."
             )
-        if self.num_classes is not None and self.num_classes < 2:
-            raise ValueError(f"LabelSmoothing.num_classes must be >= 2, got {self.num_classes}.")
-        self._classes = self.num_classes
-
-    def model(self, model: nn.Module) -> nn.Module:
-        """Read off how many classes there are; the model stays as it is."""
-        if self.num_classes is None:
-            self._classes = _count_classes(model)
-        return model
 
     def batch(self, batch: Batch, generator: torch.Generator) -> Batch:  # noqa: ARG002
         """Smooth the targets."""
-        if _are_ids(batch.targets) and self._classes is None:
+        if _are_ids(batch.targets) and batch.classes is None:
             raise ValueError(
-                "LabelSmoothing does not know the number of classes: it has seen no model with a "
-                "linear layer or a convolution. Call its `model` once before training, or set "
-                "num_classes."
+                "LabelSmoothing needs the number of classes for targets that are class ids. Write "
+                "Batch(inputs, targets, classes)."
             )
-        return batch._replace(targets=smooth_labels(batch.targets, self.smoothing, self._classes))
-
-
-def _count_classes(model: nn.Module) -> int | None:
-    """Give back the outputs of the classifier, or of the last layer; None if there is neither."""
-    layers = [module for module in model.modules() if isinstance(module, LAYERS)]
-    try:
-        heads = [get_part(unwrapped(model), name) for name in find_classifier(model)]
-    except ValueError:  # it cannot be known
-        heads = []
-    found = [h for h in heads if isinstance(h, (*LAYERS, nn.Parameter))] or layers[-1:]
-    counts = {_outputs(head) for head in found}
-    return counts.pop() if len(counts) == 1 else None
-
-
-def _outputs(head: nn.Module | nn.Parameter) -> int:
-    if isinstance(head, nn.Parameter):  # as of a cosine classifier: a row for each class
-        return len(head)
-    outputs = head.out_channels if isinstance(head, CONVOLUTIONS) else head.out_features
-    return cast(int, outputs)
+        return batch._replace(targets=smooth_labels(batch.targets, self.smoothing, batch.classes))

@@ -1,11 +1,11 @@
-"""What a trick is: `Batch`, `Trick` (the identity) and `Chain` (tricks in order, also a trick)."""
+"""What a trick is: `Trick`, the identity, and what its hooks are given: `Batch` and `Time`."""
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import FrozenInstanceError
-from functools import reduce
-from typing import Any, ClassVar, NamedTuple, final, get_args
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,21 @@ class Batch(NamedTuple):
     """[N, C, H, W], float."""
     targets: Tensor
     """[N, ...] class ids, or [N, K, ...] class probabilities."""
+    classes: int | None = None
+    """K, the number of classes; None if it is not known."""
+
+
+class Time(NamedTuple):
+    """How far a training has come, in integers, and what its random numbers depend on."""
+
+    update: int
+    """Updates done."""
+    updates_per_epoch: int
+    """Updates in one pass over the training set."""
+    updates: int
+    """Updates of the whole training."""
+    seed: int = 0
+    """The seed of the training, for what stays the same from update to update."""
 
 
 class Trick:
@@ -27,12 +42,18 @@ class Trick:
     | hook | transforms | when |
     | --- | --- | --- |
     | `model` | the model | once, before the optimizer exists |
-    | `optimizer` | the optimizer | once |
+    | `initialize` | the first weights, in place | once, then |
+    | `optimizer` | the optimizer | once, then |
     | `schedule` | the factor on the base learning rate | every update |
-    | `batch` | the samples, on the device | every micro-batch |
+    | `order` | the order of the samples | every epoch |
+    | `images` | the images, before normalisation | every update |
+    | `batch` | the samples, normalised | every micro-batch |
     | `loss` | the losses of the samples | every micro-batch |
+    | `backward` | how the gradients are computed | once an update |
     | `gradients` | the gradients of the whole update, in place | once an update, before the step |
     | `weights` | the weights, in place | once an update, after the step |
+    | `evaluation` | the weights to evaluate with, in place | every evaluation |
+    | `prediction` | what gives the logits | every evaluation, and ever after |
 
     A trick is a final class, derived from this one and from nothing else. The fields of a dataclass
     are its parameters, which cannot be assigned to. Without state the dataclass is frozen, and two
@@ -44,8 +65,9 @@ class Trick:
     after: ClassVar[tuple[str, ...]] = ()
     """The class names of the tricks that this one must follow in a chain."""
 
-    replaces_schedule: ClassVar[bool] = False
-    """Whether `schedule` gives a factor of its own, whatever the scheduler's."""
+    replaces: ClassVar[tuple[str, ...]] = ()
+    """What it puts its own in place of, as one trick of a chain can: `schedule`, `optimizer`,
+    `loss`, `evaluation`, `flips`."""
 
     name: ClassVar[str] = "trick"
     """The class's name in snake case: the trick's key in a config and in a log."""
@@ -68,19 +90,51 @@ class Trick:
         """Give back the model to train; called once a training, before the optimizer exists."""
         return model
 
-    def optimizer(self, optimizer: Optimizer) -> Optimizer:
-        """Give back the optimizer to use; called once."""
+    def initialize(self, model: nn.Module, inputs: Iterable[Tensor]) -> None:
+        """Set first weights in place; once a training, after `model`, before the optimizer exists.
+
+        Args:
+            model: The model, on its device.
+            inputs: Normalised training inputs [N, C, H, W], batch by batch; may be read again.
+        """
+
+    def optimizer(self, optimizer: Optimizer, model: nn.Module) -> Optimizer:
+        """Give back the optimizer to use, given the model's; called once."""
         return optimizer
 
-    def schedule(self, factor: float, update: int, updates_per_epoch: int) -> float:
+    def schedule(self, factor: float, time: Time) -> float:
         """Give back the factor on the base learning rate at an update; a pure function.
 
         Args:
             factor: The scheduler's own factor, to multiply (a warm-up) or to replace (restarts).
-            update: The number of updates done so far, an integer.
-            updates_per_epoch: Updates in one pass over the training set.
+            time: Before the update.
         """
         return factor
+
+    def order(self, samples: Tensor) -> Tensor:
+        """Give back the samples of an epoch in their order, [N]; a pure function.
+
+        Args:
+            samples: Places in the training set, in the order that they would have.
+        """
+        return samples
+
+    def images(
+        self,
+        images: Tensor,
+        samples: Tensor,
+        time: Time,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Give back the images to train on, perhaps of another size; a pure function.
+
+        Args:
+            images: Of the whole update, uint8 (or uint16) [N, C, H, W], on the device.
+            samples: Their places in the training set, [N].
+            time: Before the update.
+            generator: This trick's own source of randomness, fresh for the update.
+        """
+        return images
 
     def batch(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Give back the samples to train on; every micro-batch, on the device.
@@ -91,8 +145,14 @@ class Trick:
         """
         return batch
 
-    def loss(self, losses: Tensor) -> Tensor:
-        """Give back the losses of the samples, [N] in nats; every micro-batch."""
+    def loss(self, losses: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Give back the losses of the samples, [N] in nats; every micro-batch.
+
+        Args:
+            losses: [N], to transform, or to put others in place of.
+            outputs: Logits [N, K], float32.
+            targets: [N] class ids, or [N, K] class probabilities.
+        """
         return losses
 
     def objective(self, loss: Tensor) -> Tensor:
@@ -101,6 +161,18 @@ class Trick:
         It differs from the mean of `loss` for a trick that acts once an update, on the gradients.
         """
         return loss
+
+    def backward(self, compute: Callable[[], Tensor], model: nn.Module) -> Tensor:
+        """Put the gradients of an update in place; give back its mean loss, a scalar.
+
+        Args:
+            compute: Puts the gradients of the mean loss at the weights as they are in place of
+                those that are there, and gives back that loss. Under a loss scaler the gradients
+                are still scaled, and may be infinite. Each call sees the same samples, and the
+                tricks draw the same random numbers.
+            model: The model.
+        """
+        return compute()
 
     def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
         """Change the gradients in place; once an update, just before the optimizer's step.
@@ -111,8 +183,27 @@ class Trick:
             loss: The mean loss over the whole update, a scalar without a graph.
         """
 
-    def weights(self, model: nn.Module) -> None:
-        """Change the weights in place; once an update, just after the step."""
+    def weights(self, model: nn.Module, time: Time) -> None:
+        """Change the weights in place; once an update, just after the step, which `time` counts."""
+
+    def evaluation(
+        self,
+        model: nn.Module,
+        inputs: Iterable[Tensor],
+    ) -> AbstractContextManager[None]:
+        """Put the weights and buffers to evaluate with in place, for as long as the context lasts.
+
+        Afterwards training goes on to the same bits as without it.
+
+        Args:
+            model: The model in training.
+            inputs: As for `initialize`, for statistics.
+        """
+        return nullcontext()
+
+    def prediction(self, model: nn.Module) -> nn.Module:
+        """Give back what gives the logits [N, K] of inputs [N, C, H, W], made of the model."""
+        return model
 
     def caveats(self, updates: int, updates_per_epoch: int) -> list[str]:
         """List what to know before a training of so many updates, once `model` was called."""
@@ -141,143 +232,6 @@ class Trick:
     def __iter__(self) -> Iterator["Trick"]:
         """Run through the single tricks of which this one is made."""
         yield self
-
-
-@final
-class Chain(Trick):
-    """Tricks in the order given. A chain is a trick; the empty chain is the identity.
-
-    A chain within a chain is spliced: `Chain(a, Chain(b, c))` equals `Chain(a, b, c)`. The order
-    within a hook is the chain's own; it is checked against each trick's `after`, never changed.
-
-    Raises:
-        ValueError: If a trick stands before one that it must follow.
-
-    >>> from tricks import Centralization, Clipping
-    >>> Chain(Clipping(), Centralization())
-    Traceback (most recent call last):
-        ...
-    ValueError: Clipping must come after Centralization, got Clipping -> Centralization. Write
-    Centralization -> Clipping.
-    """
-
-    def __init__(self, *tricks: Trick) -> None:
-        self.tricks = tuple(leaf for trick in tricks for leaf in trick)
-        names = [type(trick).__name__ for trick in self.tricks]
-        for index, trick in enumerate(self.tricks):
-            if late := [name for name in names[index + 1 :] if name in trick.after]:
-                right = " -> ".join(kind.__name__ for kind in in_order([*map(type, self.tricks)]))
-                raise ValueError(
-                    f"{names[index]} must come after {' and '.join(late)}, "
-                    f"got {' -> '.join(names)}. Write {right}."
-                )
-        own = [trick.name for trick in self.tricks]
-        counts = [own[: i + 1].count(name) for i, name in enumerate(own)]
-        self.names = tuple(n if c == 1 else f"{n}_{c}" for n, c in zip(own, counts, strict=True))
-
-    def __iter__(self) -> Iterator[Trick]:
-        """Run through the single tricks."""
-        yield from self.tricks
-
-    def __repr__(self) -> str:
-        """Write the chain as the expression that makes it."""
-        return f"Chain({', '.join(map(repr, self.tricks))})"
-
-    def model(self, model: nn.Module) -> nn.Module:
-        """Pass the model through every trick."""
-        return reduce(lambda model, trick: trick.model(model), self.tricks, model)
-
-    def optimizer(self, optimizer: Optimizer) -> Optimizer:
-        """Pass the optimizer through every trick."""
-        return reduce(lambda optimizer, trick: trick.optimizer(optimizer), self.tricks, optimizer)
-
-    def schedule(self, factor: float, update: int, updates_per_epoch: int) -> float:
-        """Pass the factor through every trick."""
-        time = update, updates_per_epoch
-        return reduce(lambda factor, trick: trick.schedule(factor, *time), self.tricks, factor)
-
-    def batch(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Pass the samples through every trick.
-
-        Each trick draws from a generator of its own, which depends on the given one and on the
-        trick's name: switching a trick on moves no other trick's random numbers.
-        """
-        seed = generator.initial_seed()
-        for name, trick in zip(self.names, self.tricks, strict=True):
-            if type(trick).batch is Trick.batch:
-                continue  # most tricks: spare them the seeding of a generator
-            own = torch.Generator(generator.device).manual_seed(derive_seed(seed, name))
-            batch = trick.batch(batch, own)
-        return batch
-
-    def loss(self, losses: Tensor) -> Tensor:
-        """Pass the losses through every trick."""
-        return reduce(lambda losses, trick: trick.loss(losses), self.tricks, losses)
-
-    def objective(self, loss: Tensor) -> Tensor:
-        """Pass the mean loss through every trick."""
-        return reduce(lambda loss, trick: trick.objective(loss), self.tricks, loss)
-
-    def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
-        """Let every trick change the gradients."""
-        for trick in self.tricks:
-            trick.gradients(model, optimizer, loss)
-
-    def weights(self, model: nn.Module) -> None:
-        """Let every trick change the weights."""
-        for trick in self.tricks:
-            trick.weights(model)
-
-    def caveats(self, updates: int, updates_per_epoch: int) -> list[str]:
-        """Gather the tricks' caveats, each after its name."""
-        return [
-            f"{name}: {caveat}"
-            for name, trick in zip(self.names, self.tricks, strict=True)
-            for caveat in trick.caveats(updates, updates_per_epoch)
-        ]
-
-    def report(self) -> dict[str, float]:
-        """Gather the tricks' numbers, as `trick_name/number`."""
-        return {
-            f"{name}/{number}": value
-            for name, trick in zip(self.names, self.tricks, strict=True)
-            for number, value in trick.report().items()
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Gather the tricks' states, by their names."""
-        return {n: trick.state_dict() for n, trick in zip(self.names, self.tricks, strict=True)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Hand each trick its state.
-
-        Raises:
-            ValueError: If the state is that of other tricks.
-        """
-        if tuple(state) != self.names:
-            raise ValueError(
-                f"The state must be that of {' -> '.join(self.names) or 'no trick'}, "
-                f"got {' -> '.join(state) or 'no trick'}. Build the chain that was saved."
-            )
-        for name, trick in zip(self.names, self.tricks, strict=True):
-            trick.load_state_dict(state[name])
-
-
-def in_order(tricks: Sequence[type[Trick]]) -> list[type[Trick]]:
-    """Give back the tricks so that each follows those it must; otherwise in the order given.
-
-    Raises:
-        ValueError: If some of them would each have to follow another.
-    """
-    waiting, ordered = list(tricks), list[type[Trick]]()
-    while waiting:
-        names = {trick.__name__ for trick in waiting}
-        free = next((t for t in waiting if not names.intersection(t.after) - {t.__name__}), None)
-        if free is None:
-            raise ValueError(f"{' and '.join(sorted(names))} must each follow another of them.")
-        waiting.remove(free)
-        ordered.append(free)
-    return ordered
 
 
 def require_one_of(name: str, value: object, choices: Any, remedy: str = "") -> None:  # noqa: ANN401

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from tricks.trick import Trick
+from tricks.trick import Time, Trick
 
 Warmup = Literal["each", "first"]
 Unit = Literal["epoch", "update"]
@@ -222,7 +222,7 @@ class WarmRestarts(Trick):
         ValueError: If a value is out of its range.
     """
 
-    replaces_schedule: ClassVar[bool] = True
+    replaces: ClassVar[tuple[str, ...]] = ("schedule",)
 
     T_0: float = 5.0
     T_mult: float = 2.0
@@ -240,9 +240,10 @@ class WarmRestarts(Trick):
         except ValueError as error:
             raise ValueError(f"WarmRestarts.{error}") from None
 
-    def schedule(self, factor: float, update: int, updates_per_epoch: int) -> float:  # noqa: ARG002
+    def schedule(self, factor: float, time: Time) -> float:  # noqa: ARG002
         """Give back the schedule's own factor, whatever the scheduler's."""
-        t = update if self.unit == "update" else Fraction(update, updates_per_epoch)
+        epochs = Fraction(time.update, time.updates_per_epoch)
+        t = time.update if self.unit == "update" else epochs
         return self._schedule().at(t)
 
     def cycle_ends(self, length: float) -> tuple[float, float]:

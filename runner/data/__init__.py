@@ -3,6 +3,7 @@
 from runner.data.arrays import npz as npz
 from runner.data.augmentation import Augmentation as Augmentation
 from runner.data.batches import Batches as Batches
+from runner.data.batches import Inputs as Inputs
 from runner.data.batches import normalization as normalization
 from runner.data.batches import updates_per_epoch as updates_per_epoch
 from runner.data.class_folders import image_folder as image_folder

@@ -5,7 +5,7 @@ batches as an uninterrupted one, and there is no state to save.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,9 +19,9 @@ from runner.data.augmentation import (
     transform,
 )
 from runner.data.source import Split
-from tricks import Batch, derive_seed
+from tricks import Batch, Chain, Time, derive_seed, overrides
 
-NO_AUGMENTATION = Augmentation()
+NO_AUGMENTATION, NO_TRICK, START = Augmentation(), Chain(), Time(0, 1, 1)
 
 
 def updates_per_epoch(samples: int, batch_size: int, drop_last: bool) -> int:
@@ -60,6 +60,8 @@ class Batches:
             often on average, if they are shuffled at all.
         drop_last: Whether to leave out the last batch of an epoch if it is smaller.
         transforms: Other transforms of each image.
+        trick: Tricks that change the order of an epoch, and the images of an update.
+        begin: The time before the first update, for them.
 
     >>> split = Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
     >>> batches = Batches(split, 2, mean=torch.zeros(1), std=torch.ones(1))
@@ -78,6 +80,8 @@ class Batches:
     balanced: bool = False
     drop_last: bool = False
     transforms: Sequence[Transform] = ()
+    trick: Chain = NO_TRICK
+    begin: Time = START
 
     def __post_init__(self) -> None:
         scale, shift = normalization(self.mean, self.std, self.split.levels)
@@ -88,13 +92,13 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from batch `start` on."""
-        order = self.order(epoch)
+        order = self.trick.order(self.order(epoch))
         for index in range(start, len(self)):
             yield self._batch(order, epoch, index)
 
     def first(self, most: int) -> Batch:
         """Return the first samples of the first batch, without the work for the others."""
-        return self._batch(self.order(0), 0, 0, most)
+        return self._batch(self.trick.order(self.order(0)), 0, 0, most)
 
     def order(self, epoch: int) -> Tensor:
         """Return the samples of an epoch in their order, [N]: places in the split.
@@ -123,9 +127,20 @@ class Batches:
         chosen = order[start : start + self.batch_size]
         seed = derive_seed(self.seed, "augmentation", epoch, index)
         draw, chosen = self._draw(len(chosen), seed, most), chosen[:most]
-        images = self.split.images_of(chosen)
         seeds = (derive_seed(self.seed, "transforms", epoch, start + i) for i in range(len(chosen)))
-        return Batch(self._inputs(images, draw, seeds), self.split.labels.index_select(0, chosen))
+        images = self._augmented(self.split.images_of(chosen), draw, seeds)
+        update = epoch * len(self) + index
+        inputs = self._inputs(self._changed(images, chosen, update), draw)
+        return Batch(inputs, self.split.labels.index_select(0, chosen))
+
+    def _changed(self, images: Tensor, samples: Tensor, update: int) -> Tensor:
+        """Let the tricks change the images of an update, with random numbers of their own."""
+        if not any(overrides(trick, "images") for trick in self.trick):
+            return images
+        seed = derive_seed(self.begin.seed, "images", update)
+        generator = torch.Generator(images.device).manual_seed(seed)
+        time = self.begin._replace(update=update)
+        return self.trick.images(images, samples, time, generator)
 
     def _draw(self, count: int, seed: int, most: int | None) -> Draw | None:
         """Draw for a whole batch, also where only the first samples of it are wanted."""
@@ -134,15 +149,34 @@ class Batches:
         generator = torch.Generator(self.split.labels.device).manual_seed(seed)
         return self.augmentation.draw(count, self.split.shape[1:], generator).first(most)
 
-    def _inputs(self, images: Tensor, draw: Draw | None, seeds: Iterable[int]) -> Tensor:
-        """Augment and normalise: [n, C, H, W], integers to float32."""
+    def _augmented(self, images: Tensor, draw: Draw | None, seeds: Iterable[int]) -> Tensor:
+        """Crop, flip and transform: integers [n, C, H, W]."""
         augmentation = self.augmentation
         if draw and (augmentation.crop or augmentation.flip):
             images = crop_and_flip(images, augmentation.crop, draw.offsets, draw.flips)
         if self.transforms:
             images = transform(images, self.transforms, seeds)
+        return images
+
+    def _inputs(self, images: Tensor, draw: Draw | None) -> Tensor:
+        """Normalise, and cut out: [n, C, H, W], integers to float32."""
         inputs = images.to(torch.float32, memory_format=self.memory_format)
         inputs.mul_(self._scale).add_(self._shift)
-        if draw and augmentation.cutout:
-            cut_out_(inputs, augmentation.cutout, draw.centres)
+        if draw and self.augmentation.cutout:
+            cut_out_(inputs, self.augmentation.cutout, draw.centres)
         return inputs
+
+
+@dataclass(eq=False, frozen=True)
+class Inputs:
+    """Normalised training inputs [N, C, H, W] of the first epoch, augmented, as no trick has them.
+
+    Tricks take statistics from them: of images like those that the network will be given, neither
+    mixed nor erased nor reduced.
+    """
+
+    batches: Batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in replace(self.batches, trick=NO_TRICK).epoch(0):
+            yield batch.inputs

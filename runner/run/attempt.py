@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -150,17 +151,16 @@ class Attempt:
         """
         if self.settings.keep == "best":
             self.choice.write_best()
-        chosen = self.choice.choose()
-        # from here on the weights that are tested are in the model
-        result, found = evaluate_on_test(self.bench, self.settings, self.log.lines)
-        result |= chosen
-        tested = {key: value for key, value in result.items() if key.startswith("test/")}
-        self.log.scalars(result["updates"], tested)
-        write_predictions(self.folder, found)
-        pictures = mistakes.write(self.folder, self.bench, found.logits)
-        self.log.pictures(result["updates"], pictures)
-        model_file.write(self.folder, self.settings, self.bench)
-        return write_result(self.folder, result, found, self.log.lines)
+        with self.choice.chosen() as chosen:  # the weights that are tested are in the model
+            result, found = evaluate_on_test(self.bench, self.settings, self.log.lines)
+            result |= chosen
+            tested = {key: value for key, value in result.items() if key.startswith("test/")}
+            self.log.scalars(result["updates"], tested)
+            write_predictions(self.folder, found)
+            pictures = mistakes.write(self.folder, self.bench, found.logits)
+            self.log.pictures(result["updates"], pictures)
+            model_file.write(self.folder, self.settings, self.bench)
+            return write_result(self.folder, result, found, self.log.lines)
 
     def resume(self) -> list[str]:
         """Restore the last checkpoint, if there is one; give back the log's lines of then."""
@@ -242,17 +242,19 @@ class Attempt:
             epoch: The epochs done.
             test: Whether to evaluate on the test set too; at the end `run` does so.
         """
-        numbers = {
-            **self.training.recent.take(),
-            "train/skipped": self.training.skipped,
-            **evaluate_on_validation(self.bench, self.settings.metrics),
-            **({"test/accuracy": accuracy_on_test(self.bench)} if test else {}),
-            "time/seconds": self.seconds,
-            "time/images_per_second": self.images / self.seconds,
-        }
-        self.seconds, self.images = 0.0, 0
-        self.log.write(epoch, self.training.updates, numbers)
-        self.choice.add(self.log.lines[-1])
+        needed = test or len(self.bench.validation) > 0
+        with self.training.evaluation() if needed else nullcontext():
+            numbers = {
+                **self.training.recent.take(),
+                "train/skipped": self.training.skipped,
+                **evaluate_on_validation(self.bench, self.settings.metrics),
+                **({"test/accuracy": accuracy_on_test(self.bench)} if test else {}),
+                "time/seconds": self.seconds,
+                "time/images_per_second": self.images / self.seconds,
+            }
+            self.seconds, self.images = 0.0, 0
+            self.log.write(epoch, self.training.updates, numbers)
+            self.choice.add(self.log.lines[-1])
         if not self.quiet:
             say(self.progress(epoch, numbers))
 

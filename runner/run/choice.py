@@ -3,7 +3,8 @@
 Both follow from the lines of metrics.jsonl alone, so that a run which resumes chooses alike.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ class Choice:
             )
 
     def add(self, line: str) -> None:
-        """Take in an evaluation, as it was logged; keep the weights if it is the best so far."""
+        """Take in an evaluation, as it was logged; keep its weights if it is the best so far."""
         if self._take_in(line):
             wanted = "best" in (self.settings.result, self.settings.keep)
             self.weights = self._copy() if wanted else None
@@ -116,16 +117,19 @@ class Choice:
             f"{self.best.epoch:g}"
         )
 
-    def choose(self) -> dict[str, Any]:
-        """Put the weights that are tested into the model.
+    @contextmanager
+    def chosen(self) -> Iterator[dict[str, Any]]:
+        """Hold the weights that are tested in the model.
 
-        Returns:
+        Yields:
             The epochs and updates that they had; nothing if there was no choice.
         """
         if self.settings.result == "best":
-            self._put(self.weights)
-            return {"epoch": self.best.epoch, "updates": self.best.update}
-        return {} if self.settings.patience is None else {"epoch": self.epoch}
+            self._put(self.weights)  # as they were evaluated
+            yield {"epoch": self.best.epoch, "updates": self.best.update}
+            return
+        with self.bench.training.evaluation():
+            yield {} if self.settings.patience is None else {"epoch": self.epoch}
 
     def write_best(self) -> None:
         """Write best.pt; the model stays as it is."""

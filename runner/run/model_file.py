@@ -25,7 +25,7 @@ from runner.store.files import FORMAT, Damaged, write_atomically
 from runner.store.runs import MODEL
 from runner.texts import reason, short
 from runner.validation import STRICT, validate
-from tricks import Chain, Trick, derive_seed
+from tricks import Chain, derive_seed, overrides
 from tricks.blur_pool import pair
 
 LARGEST = 2**34  # bytes of a file
@@ -54,7 +54,7 @@ class Facts:
 
     architecture: Architecture
     tricks: list[Node]
-    """The tricks that changed the network, in order."""
+    """The tricks that changed the network or what it answers, in order."""
     classes: tuple[str, ...]
     mean: tuple[Finite, ...]
     """Of each channel, of the pixels / levels."""
@@ -117,9 +117,9 @@ def _content(settings: Settings, bench: Bench) -> dict[str, Any]:
 
 
 def _changing(settings: Settings, chain: Chain) -> list[Node]:
-    """Give back the nodes of the tricks that change the model, in order."""
-    named = zip(chain.names, chain, strict=True)
-    changing = [name for name, trick in named if type(trick).model is not Trick.model]
+    """Give back the nodes of the tricks that change the model or what it answers, in order."""
+    named, hooks = zip(chain.names, chain, strict=True), ("model", "prediction")
+    changing = [name for name, trick in named if any(overrides(trick, hook) for hook in hooks)]
     return [_plain(settings.tricks[name], "tricks") for name in changing]
 
 
@@ -128,8 +128,10 @@ def _plain(node: Node, group: str) -> Node:
     return {key: value for key, value in node.items() if key not in OWN_KEYS[group]}
 
 
-def read(path: Path) -> tuple[Facts, nn.Module]:
+def read(path: Path) -> tuple[Facts, nn.Module, Chain]:
     """Read a model's file, whoever wrote it, and rebuild the network with its weights, on the CPU.
+
+    The tricks of the network come too, for what they have in `prediction`.
 
     Raises:
         UserError: If it is damaged, newer, not that of a trained model, or of a network that is
@@ -142,7 +144,7 @@ def read(path: Path) -> tuple[Facts, nn.Module]:
     except Damaged as error:
         raise UserError(f"{where} is damaged: {error}. Copy it anew, or redo its run.") from None
     facts, state = _check(content, where)
-    return facts, _rebuild(facts, state, where)
+    return facts, *_rebuild(facts, state, where)
 
 
 def _check(content: Mapping[str, Any], where: str) -> tuple[Facts, dict[str, Tensor]]:
@@ -181,8 +183,8 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def _rebuild(facts: Facts, state: Mapping[str, Tensor], where: str) -> nn.Module:
-    """Build the network as the run did, and give it its weights.
+def _rebuild(facts: Facts, state: Mapping[str, Tensor], where: str) -> tuple[nn.Module, Chain]:
+    """Build the network as the run did, and give it its weights; and its tricks.
 
     The random numbers of this process are left as they are.
 
@@ -202,18 +204,20 @@ def _rebuild(facts: Facts, state: Mapping[str, Tensor], where: str) -> nn.Module
             _refuse_larger(build, state)
             seed = derive_seed(facts.architecture.seed, "weights")
             torch.default_generator.manual_seed(seed)  # torch's own would seed cards too
-            network = build()
+            network, chain = build()
         network.load_state_dict(state)
     except (UserError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{where}: {reason(error)}.") from error
-    return network
+    return network, chain
 
 
-def _refuse_larger(build: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> None:
+def _refuse_larger(
+    build: Callable[[], tuple[nn.Module, Chain]], state: Mapping[str, Tensor]
+) -> None:
     """Refuse a network that is much larger than its weights, before there is memory for it."""
     planned = None
     with suppress(Exception), torch.device("meta"):  # not every network can be built without data
-        planned = build()
+        planned, _ = build()
     if planned is not None:
         size = sum(math.prod(value.shape) for value in planned.state_dict().values())
         if size > sum(value.numel() for value in state.values()) + SLACK:

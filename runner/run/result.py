@@ -40,7 +40,7 @@ def evaluate_on_validation(bench: Bench, metrics: Sequence[str] = ()) -> dict[st
     if len(bench.data.validation.labels) == 0:
         return {}
     with bench.training.autocast():
-        found = evaluate(bench.training.model, bench.validation)
+        found = evaluate(bench.training.predictor, bench.validation)
     more = measure(metrics, found.logits, found.labels)
     return {
         "validation/accuracy": found.accuracy,
@@ -52,7 +52,7 @@ def evaluate_on_validation(bench: Bench, metrics: Sequence[str] = ()) -> dict[st
 def accuracy_on_test(bench: Bench) -> float:
     """Give back the test accuracy of a model in training, which stays as it is."""
     with bench.training.autocast():
-        return evaluate(bench.training.model, bench.test).accuracy
+        return evaluate(bench.training.predictor, bench.test).accuracy
 
 
 def evaluate_on_test(
@@ -73,10 +73,11 @@ def evaluate_on_test(
     """
     training = bench.training
     with training.autocast():
-        found = evaluate(training.model, bench.test)
+        predictor = training.predictor
+        found = evaluate(predictor, bench.test)
         if not math.isfinite(found.loss):
             raise Diverged(f"the test loss is not finite ({found.loss}) after the last update")
-        consistency = shift_consistency(training.model, bench.test, settings.seed)
+        consistency = shift_consistency(predictor, bench.test, settings.seed)
     measured = measure(settings.metrics, found.logits, found.labels)
     for name, value in measured.items():
         if not math.isfinite(value):

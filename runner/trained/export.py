@@ -19,6 +19,7 @@ from runner.texts import reason, short
 from runner.trained import forms
 from runner.trained.forms import Form, Normalized, Whole, quiet
 from runner.trained.model import TrainedModel
+from tricks import Chain, overrides
 
 Kind = Literal["state_dict", "torch", "onnx"]
 
@@ -64,6 +65,10 @@ def export(
     if model.precision != "float32":
         original.precision = "float32"
         yield f"note: the run computed in {model.precision}, and the export does in float32"
+    if kind == "state_dict" and any(overrides(trick, "prediction") for trick in model.chain):
+        original.chain = Chain()
+        model = original
+        yield "note: the file has the weights alone; the run averaged several views of each image"
     module = Normalized(model) if outside else Whole(model)
     prepare = partial(_normalize, model) if outside else Tensor.contiguous
     batches, others = [images[:1], images], _of_another_size(original, images)

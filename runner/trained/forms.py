@@ -78,7 +78,7 @@ class Normalized(nn.Module):
 def _plain(model: TrainedModel) -> nn.Module:
     """Copy a network in the usual memory format: an export does not tell of another."""
     network = copy.deepcopy(model.network).cpu().eval().requires_grad_(False)
-    return network.to(memory_format=torch.contiguous_format)
+    return model.chain.prediction(network.to(memory_format=torch.contiguous_format)).eval()
 
 
 def state_dict(network: nn.Module) -> Form:

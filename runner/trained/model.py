@@ -21,6 +21,7 @@ from runner.run.model_file import Facts
 from runner.run.status import command
 from runner.store.runs import CONFIG, MODEL, read_run
 from runner.texts import short
+from tricks import Chain
 
 
 class Picture(NamedTuple):
@@ -38,10 +39,12 @@ class TrainedModel(nn.Module):
     """A network in evaluation mode, with what prepares its images and names its classes.
 
     Called with images [N, C, H, W] as they come from a file, uint8 (or uint16, where it was trained
-    on these), it gives logits [N, K], float32: `network((images / levels - mean) / std)`.
+    on these), it gives logits [N, K], float32: `network((images / levels - mean) / std)`, or what
+    the tricks of its run made of that: the mean over several views.
 
     Attributes:
         network: The plain module; its inputs are normalised.
+        chain: The tricks that changed it, or what it answers.
         classes: K names.
         mean: [C], of the pixels / levels, over the training images.
         std: [C].
@@ -60,10 +63,10 @@ class TrainedModel(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: nn.Module, facts: Facts) -> None:
+    def __init__(self, network: nn.Module, facts: Facts, chain: Chain) -> None:
         super().__init__()
         form = torch.channels_last if facts.channels_last else torch.contiguous_format
-        self.network, self.memory_format = network, form
+        self.network, self.chain, self.memory_format = network, chain, form
         if facts.channels_last:
             network.to(memory_format=form)
         self.mean, self.std = torch.tensor(facts.mean), torch.tensor(facts.std)
@@ -91,10 +94,11 @@ class TrainedModel(nn.Module):
             )
         inputs = images.to(torch.float32, memory_format=self.memory_format)
         inputs = inputs.mul(self.scale).add(self.shift)
+        predictor = self.chain.prediction(self.network)
         if self.precision == "float32":
-            return self.network(inputs)  # type: ignore[no-any-return]
+            return predictor(inputs)  # type: ignore[no-any-return]
         with torch.autocast(images.device.type, getattr(torch, self.precision)):
-            outputs: Tensor = self.network(inputs)
+            outputs: Tensor = predictor(inputs)
         return outputs.float()
 
     def read(self, path: str | Path) -> Tensor:
@@ -169,8 +173,8 @@ def load_run(run: str | Path, device: str = "cpu") -> TrainedModel:
     """
     path = find_file(Path(run).expanduser())
     place = find_device(device)
-    facts, network = model_file.read(path)
-    return TrainedModel(network, facts).to(place)
+    facts, network, chain = model_file.read(path)
+    return TrainedModel(network, facts, chain).to(place)
 
 
 def find_file(run: Path) -> Path:

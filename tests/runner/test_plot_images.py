@@ -13,6 +13,7 @@ from runner.data.seen import SIDE, first_sheet, sheet, to_pixels
 from runner.plot_images import COLUMNS, main, rows
 from runner.run.attempt import attempt
 from tests.conftest import biscuits, run_in, settings
+from tricks import Chain
 
 AUGMENTED = ("data.augment.crop=1", "data.augment.flip=true", "batch_size=50")
 TINY = ("epochs=1", "model.width=2", "batch_size=600", "data.augment.flip=true")
@@ -22,7 +23,7 @@ TINY = ("epochs=1", "model.width=2", "batch_size=600", "data.augment.flip=true")
 def test_the_rows_are_the_images_that_a_training_gets(more):
     given = settings(*AUGMENTED, *more)
     data = build_data(given)
-    batches = build_batches(given, data)
+    batches = build_batches(given, data, Chain())
     samples, (originals, *epochs) = rows(batches)
     assert len(samples) == len(samples.unique()) == COLUMNS
     for sample, original in zip(samples, originals, strict=True):
