@@ -53,14 +53,15 @@ class Loop:
         self.model = self.chain.model(build_model(name, channels=3)).train()
         parameters = self.model.parameters()
         self.optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, weight_decay=5e-4)
-        self.chain.optimizer(self.optimizer)
+        self.chain.optimizer(self.optimizer, self.model)
 
     def step(self, inputs, targets):
         """Make one update; give back its seconds, and those from the end of backward on."""
         start = time.perf_counter()
         self.optimizer.zero_grad()
-        losses = F.cross_entropy(self.model(inputs), targets, reduction="none")
-        loss = self.chain.loss(losses).mean()
+        outputs = self.model(inputs)
+        losses = F.cross_entropy(outputs, targets, reduction="none")
+        loss = self.chain.loss(losses, outputs, targets).mean()
         loss.backward()
         middle = time.perf_counter()
         self.chain.gradients(self.model, self.optimizer, loss.detach())

@@ -1,6 +1,6 @@
 """Config to objects: the only place that instantiates, behind the allow-list."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
@@ -78,11 +78,7 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
     batches = partial(Batches, mean=data.mean, std=data.std, memory_format=memory_format)
     updates_per_epoch = len(training_batches)
     inputs = Inputs(training_batches)
-    with with_config_path("tricks"):
-        chain.initialize(model, inputs)
-    optimizer = build_optimizer(settings, model)
-    with with_config_path("tricks"):
-        optimizer = chain.optimizer(optimizer, model)
+    optimizer = begin(settings, chain, model, inputs)
     training = Training(
         model.train(),
         optimizer,
@@ -148,6 +144,17 @@ def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     optimizer = make(groups)
     refuse_unusable(optimizer, make)
     return optimizer
+
+
+def begin(
+    settings: Settings, chain: Chain, model: nn.Module, inputs: Iterable[Tensor]
+) -> Optimizer:
+    """Let the tricks set the first weights; build the optimizer as they have it."""
+    with with_config_path("tricks"):
+        chain.initialize(model, inputs)
+    optimizer = build_optimizer(settings, model)
+    with with_config_path("tricks"):
+        return chain.optimizer(optimizer, model)
 
 
 def build_scheduler(

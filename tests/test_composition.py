@@ -3,7 +3,6 @@
 The loop here is one that a reader might have; it uses nothing of `runner`.
 """
 
-import copy
 import io
 import itertools
 from dataclasses import replace
@@ -15,8 +14,9 @@ from torch.nn import functional as F
 
 import tricks
 from runner.train import Training
-from tests.test_laws import CHAINS, NODES, all_together, batch, class_of, make, same
-from tricks import Batch, Centralization, Chain, Flooding, flood
+from tests.loop import CLASSES, KINDS, PER_EPOCH, UPDATES, Loop, batch
+from tests.test_laws import CHAINS, NODES, all_together, class_of, make, same
+from tricks import Centralization, Flooding, flood
 
 PAIRS = {
     f"{one}+{other}": [
@@ -30,60 +30,7 @@ every_composition = pytest.mark.parametrize(
     "chain", [*CHAINS.values(), *PAIRS.values()], ids=[*CHAINS, *PAIRS]
 )
 
-KINDS = {
-    "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
-    "adam": (torch.optim.Adam, {"lr": 0.01, "weight_decay": 0.01}),
-    "adamw": (torch.optim.AdamW, {"lr": 0.01, "weight_decay": 0.1}),
-}
 FORMS = {"plain": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
-
-
-class Loop:
-    """A plain training loop with a chain."""
-
-    def __init__(self, chain, model, kind="sgd", size=None, scale=None, **form):
-        self.chain = Chain(*copy.deepcopy(chain))
-        self.model = self.chain.model(model).train()
-        optimizer, options = KINDS[kind]
-        self.optimizer = self.chain.optimizer(optimizer(self.model.parameters(), **options, **form))
-        self.rate, self.size, self.updates = options["lr"], size, 0
-        self.scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=bool(scale))
-
-    def step(self, whole):
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * self.chain.schedule(0.5, self.updates, 2)
-        self.optimizer.zero_grad()
-        size = self.size or len(whole.targets)
-        mean = torch.zeros(())
-        inputs = whole.inputs.to(self.model[0].weight.dtype)
-        for part in zip(inputs.split(size), whole.targets.split(size), strict=True):
-            micro = self.chain.batch(Batch(*part), torch.Generator().manual_seed(self.updates))
-            losses = F.cross_entropy(self.model(micro.inputs), micro.targets, reduction="none")
-            loss = self.chain.loss(losses).mean() * (len(micro.targets) / len(whole.targets))
-            self.scaler.scale(loss).backward()
-            mean = mean + loss.detach()
-        self.scaler.unscale_(self.optimizer)
-        self.chain.gradients(self.model, self.optimizer, mean)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.chain.weights(self.model)
-        self.updates += 1
-
-    def after(self, updates):
-        """The weights after so many updates."""
-        for seed in range(updates):
-            self.step(batch(seed))
-        return self.model.state_dict()
-
-    def state_dict(self):
-        parts = {"model": self.model, "optimizer": self.optimizer, "chain": self.chain}
-        return {name: part.state_dict() for name, part in parts.items()}
-
-    def load_state_dict(self, state, updates):
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.chain.load_state_dict(state["chain"])
-        self.updates = updates
 
 
 def network(norm=False):
@@ -164,12 +111,11 @@ def test_a_compiled_model_trains_alike(chain, backend):
 @pytest.mark.parametrize("size", [None, 5])
 def test_a_plain_loop_with_a_chain_equals_the_runner_to_the_bit(chain, size):
     loop, other = Loop(chain, network(norm=True), size=size), Loop(chain, network(norm=True))
-    run = Training(
-        other.model, other.optimizer, other.chain, lambda _: 0.5, 2, micro_batch_size=size
-    )
+    known = {"updates": UPDATES, "classes": CLASSES, "micro_batch_size": size}
+    run = Training(other.model, other.optimizer, other.chain, lambda _: 0.5, PER_EPOCH, **known)
     loop.after(3)
-    for seed in range(3):
-        run.step(batch(seed))
+    for update in range(3):
+        run.step(batch(update, other.chain))
     assert same(loop.model.state_dict(), run.model.state_dict())
     momenta, others = (x.optimizer.state_dict()["state"] for x in (loop, run))
     assert momenta.keys() == others.keys()
@@ -179,15 +125,13 @@ def test_a_plain_loop_with_a_chain_equals_the_runner_to_the_bit(chain, size):
 @every_composition
 def test_a_plain_loop_resumes_bit_identically(chain):
     straight = Loop(chain, network(norm=True), size=5)
-    for seed in range(4):
-        if seed == 2:
-            torch.save(straight.state_dict(), file := io.BytesIO())
-        straight.step(batch(seed))
+    straight.after(2)
+    torch.save(straight.state_dict(), file := io.BytesIO())
+    straight.after(2)
     file.seek(0)
     stopped = Loop(chain, network(norm=True), size=5)
     stopped.load_state_dict(torch.load(file, weights_only=True), updates=2)
-    for seed in (2, 3):
-        stopped.step(batch(seed))
+    stopped.after(2)
     assert same(straight.model.state_dict(), stopped.model.state_dict())
     assert straight.chain.report() == stopped.chain.report()
 

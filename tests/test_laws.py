@@ -9,14 +9,14 @@ import pickle
 import pytest
 import torch
 from omegaconf import OmegaConf
-from torch.nn import functional as F
 
 import tricks
 from runner.models import cifar_resnet
 from runner.names import CONF
 from runner.train import Training
 from tests.conftest import ROOT
-from tricks import Batch, Chain, Trick
+from tests.loop import CLASSES, INPUTS, UPDATES, Loop, batch
+from tricks import Chain, Trick
 
 NODES = {
     name: node
@@ -27,7 +27,10 @@ NODES = {
 NOTICEABLE = {"flooding": {"level": 5.0}, "clipping": {"max_norm": 0.01}}
 """Parameters with which a trick changes even the first update; the defaults elsewhere."""
 
-HOOKS = ("model", "optimizer", "schedule", "batch", "loss", "gradients", "weights")
+HOOKS = (
+    *("model", "initialize", "optimizer", "schedule", "order", "images", "batch", "loss"),
+    *("backward", "gradients", "weights", "evaluation", "prediction"),
+)
 
 every_trick = pytest.mark.parametrize("name", NODES)
 
@@ -44,29 +47,45 @@ def defaults_of(kind):
     return {field.name: field.default for field in dataclasses.fields(kind) if field.init}
 
 
-def network(classes=10):
+def network(classes=CLASSES):
     torch.manual_seed(0)
     return cifar_resnet(depth=8, width=8, channels=3, classes=classes)
 
 
-def batch(seed, samples=12):
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(samples, 3, 16, 16, generator=generator)
-    return Batch(inputs, torch.randint(10, (samples,), generator=generator))
-
-
-def training(*chosen, classes=10, **options):
+def training(*chosen, classes=CLASSES, **options):
     chain = Chain(*chosen)
     model = chain.model(network(classes)).train()
+    chain.initialize(model, INPUTS)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    return Training(model, chain.optimizer(optimizer), chain, lambda _: 0.5, 2, **options)
+    optimizer = chain.optimizer(optimizer, model)
+    known = {"updates": UPDATES, "classes": classes, "inputs": INPUTS}
+    return Training(model, optimizer, chain, lambda _: 0.5, 2, **known, **options)
+
+
+def step(run):
+    """Make the next update of a training."""
+    run.step(batch(run.updates, run.trick))
+
+
+def trained(updates, *chosen, **options):
+    run = training(*chosen, **options)
+    for _ in range(updates):
+        step(run)
+    return run
 
 
 def weights_after(updates, *chosen, **options):
-    run = training(*chosen, **options)
-    for seed in range(updates):
-        run.step(batch(seed))
-    return run.model.state_dict()
+    return trained(updates, *chosen, **options).model.state_dict()
+
+
+@torch.no_grad()
+def evaluated(run):
+    """The weights that are evaluated, and their logits."""
+    with run.evaluation():
+        weights = {k: v.clone() for k, v in run.model.state_dict().items()}
+        logits = run.predictor.eval()(INPUTS[0])
+        run.model.train()
+    return {**weights, "logits": logits}
 
 
 def same(one, other):
@@ -96,8 +115,7 @@ def test_a_trick_is_final_and_overrides_some_hook_and_names_tricks_that_exist(na
 
 @every_trick
 def test_a_frozen_trick_holds_its_parameters_alone(name):
-    run = training(trick := make(name))
-    run.step(batch(0))
+    step(training(trick := make(name)))
     if type(trick).__dataclass_params__.frozen:
         assert vars(trick).keys() == defaults_of(type(trick)).keys()
         hash(tuple(vars(trick).values()))  # a list, a dict or a set has none
@@ -106,7 +124,7 @@ def test_a_frozen_trick_holds_its_parameters_alone(name):
 @every_trick
 def test_tricks_in_different_states_are_not_equal(name):
     run, fresh = training(used := make(name)), make(name)
-    run.step(batch(0))
+    step(run)
     changed = vars(used) != vars(fresh)
     assert (used == fresh) != changed
     assert len({used, fresh}) == 1 + changed
@@ -132,17 +150,18 @@ def test_the_four_files_of_a_trick_share_its_name_and_its_source_is_cited(name):
 
 @every_trick
 def test_a_trick_changes_the_training_and_the_same_seed_gives_the_same_bits(name):
-    one = weights_after(2, make(name))
+    runs = [trained(3, make(name)), trained(3, make(name)), trained(3)]
+    one, again, plain = map(evaluated, runs)
     assert all(value.isfinite().all() for value in one.values())
-    assert same(one, weights_after(2, make(name)))
-    assert not same(one, weights_after(2))
+    assert same(one, again)
+    assert not same(one, plain)
 
 
 @every_trick
 def test_switching_a_trick_on_moves_no_other_random_stream(name):
     states = []
     for chosen in ([], [make(name)]):
-        training(*chosen).step(batch(0))
+        evaluated(trained(2, *chosen))
         states.append(torch.get_rng_state())
     assert torch.equal(*states)
 
@@ -160,57 +179,54 @@ CHAINS = {
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_a_training_resumes_bit_identically(chain):
-    straight = training(*copy.deepcopy(chain), micro_batch_size=5)
-    for seed in range(4):
-        straight.step(batch(seed))
-        if seed == 1:
-            file = io.BytesIO()
-            torch.save(straight.state_dict(), file)
-            file.seek(0)
+    straight = trained(2, *copy.deepcopy(chain), micro_batch_size=5)
+    torch.save(straight.state_dict(), file := io.BytesIO())
+    file.seek(0)
     stopped = training(*copy.deepcopy(chain), micro_batch_size=5)
     stopped.load_state_dict(torch.load(file, weights_only=True))
-    for seed in (2, 3):
-        stopped.step(batch(seed))
+    for _ in range(2):
+        step(straight)
+        step(stopped)
     assert same(straight.model.state_dict(), stopped.model.state_dict())
+    assert same(evaluated(straight), evaluated(stopped))
     assert straight.recent.means() == stopped.recent.means()
+
+
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_an_evaluation_leaves_the_training_as_it_is(chain):
+    plain, looked_at = (training(*copy.deepcopy(chain), micro_batch_size=5) for _ in range(2))
+    for _ in range(3):
+        step(plain)
+        step(looked_at)
+        random = torch.get_rng_state()
+        evaluated(looked_at)
+        assert torch.equal(torch.get_rng_state(), random)
+    assert same(plain.model.state_dict(), looked_at.model.state_dict())
+    assert same(evaluated(plain), evaluated(looked_at))
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_a_second_training_with_the_same_tricks_equals_one_with_fresh_ones(chain):
     used, fresh = copy.deepcopy(chain), copy.deepcopy(chain)
     earlier = training(*used, classes=3)
-    for seed in range(3):
-        earlier.step(batch(seed)._replace(targets=torch.full((12, 3), 1 / 3)))
-    runs = [training(*tricks, micro_batch_size=5) for tricks in (used, fresh)]
-    for run in runs:
-        for seed in range(3):
-            run.step(batch(seed))
-    assert same(*(run.model.state_dict() for run in runs))
+    for _ in range(3):
+        whole = batch(earlier.updates, earlier.trick)
+        earlier.step(whole._replace(targets=torch.full((len(whole.targets), 3), 1 / 3)))
+    runs = [trained(3, *tricks, micro_batch_size=5) for tricks in (used, fresh)]
+    assert same(*map(evaluated, runs))
     assert runs[0].recent.means() == runs[1].recent.means()
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda run: pickle.loads(pickle.dumps(run))])
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_a_copy_in_mid_training_trains_bit_identically(chain, again):
-    chain = Chain(*copy.deepcopy(chain))
-    model = chain.model(network()).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    runs = [(model, chain.optimizer(optimizer), chain)]
-    update(*runs[0], 0)
-    runs.append(again(runs[0]))
-    for run in runs:
-        update(*run, 1)
-    assert same(*(model.state_dict() for model, _, _ in runs))
-
-
-def update(model, optimizer, chain, seed):
-    optimizer.zero_grad()
-    micro = chain.batch(batch(seed), torch.Generator().manual_seed(seed))
-    losses = F.cross_entropy(model(micro.inputs), micro.targets, reduction="none")
-    loss = chain.loss(losses).mean()
-    loss.backward()
-    chain.gradients(model, optimizer, loss.detach())
-    optimizer.step()
+    loop = Loop(chain, network())
+    loop.step()
+    copied = again(loop)
+    for each in (loop, copied):
+        each.step()
+    assert same(loop.model.state_dict(), copied.model.state_dict())
+    assert torch.equal(loop.answers(), copied.answers())
 
 
 @pytest.mark.parametrize("one", NODES)
@@ -231,7 +247,7 @@ def test_all_tricks_together_are_right_under_micro_batches_and_scaling():
     scaled = training(*copy.deepcopy(chosen))
     scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
     plain = training(*chosen)
-    for seed in range(2):
-        scaled.step(batch(seed))
-        plain.step(batch(seed))
+    for _ in range(2):
+        step(scaled)
+        step(plain)
     assert same(plain.model.state_dict(), scaled.model.state_dict())

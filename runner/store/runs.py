@@ -35,6 +35,12 @@ NOT_IN_CONFIG_HASH = ("checkpoint_seconds", "resume", "keep")
 """Settings that change no bit of a run, and so are no part of what it is."""
 
 
+FIRST_TRICKS = (
+    *("anti_aliasing", "centralization", "clipping", "flooding", "label_smoothing"),
+    "warm_restarts",
+)
+"""The tricks that every run has in its config; the hash takes others in if they are on."""
+
 ADDED: dict[str, Any] = {
     "last_evaluations": None,
     "drop_last": False,
@@ -62,7 +68,8 @@ def digest_config(config: Mapping[str, Any]) -> str:
     """Give back the hash of a run's config, as run.json holds it.
 
     Settings that change no bit are left out. So are those of `ADDED` that are as they were before,
-    and a trick's parameter that is None, so that older runs keep their hash.
+    later tricks that are off, and a trick's parameter that is None, so that older runs keep their
+    hash.
     """
     kept = {k: v for k, v in config.items() if k not in ("format", *NOT_IN_CONFIG_HASH)}
     config = _without_added(kept)
@@ -73,6 +80,9 @@ def digest_config(config: Mapping[str, Any]) -> str:
             if isinstance(node, dict)
             else node
             for name, node in tricks.items()
+            if name in FIRST_TRICKS
+            or not isinstance(node, dict)
+            or node.get("enabled") is not False
         }
         config["tricks"] = present
     return digest(config)

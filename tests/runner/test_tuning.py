@@ -315,7 +315,7 @@ class Louder(tricks.Trick):
     name = "louder"
     times: float = 10.0
 
-    def schedule(self, factor, update, updates_per_epoch):
+    def schedule(self, factor, time):
         return self.times * factor
 """
 

@@ -50,7 +50,7 @@ CASES = {
 def test_twelve_steps_give_the_authors_weights(case):
     kind, options, trick = CASES[case]
     model = trick.model(Published())
-    optimizer = trick.optimizer(kind(model.parameters(), **options))
+    optimizer = trick.optimizer(kind(model.parameters(), **options), model)
     for step in range(12):
         for name, parameter in model.named_parameters():
             parameter.grad = torch.tensor(ORACLE[f"grads/{name}"][step])

@@ -36,7 +36,7 @@ def means(model):
 def drift(trick, kind=torch.optim.SGD, steps=10, **options):
     """Train; give back the most that the mean of a unit has moved."""
     model = trick.model(network())
-    optimizer = trick.optimizer(kind(model.parameters(), **options))
+    optimizer = trick.optimizer(kind(model.parameters(), **options), model)
     start = means(model)
     for step in range(steps):
         backward(model, step)
@@ -81,7 +81,7 @@ def test_gradients_made_within_the_step_give_what_those_made_before_it_give(wher
     for within in (False, True):
         model, trick = network(), Centralization(where)
         optimizer = trick.optimizer(
-            torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.05)
+            torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.05), model
         )
         start = means(model)
         for step in range(3):
@@ -265,13 +265,15 @@ def test_a_weight_decay_that_is_not_known_to_be_coupled_is_refused_by_name(kind,
     optimizer = kind(model.parameters(), **options)
     message = rf"needs a weight decay .* got 0\.01 in {kind.__name__}, .* where=update"
     with pytest.raises(ValueError, match=message):
-        Centralization().optimizer(optimizer)
+        Centralization().optimizer(optimizer, model)
     with pytest.raises(ValueError, match=message):
         Centralization().gradients(model, optimizer, torch.tensor(1.0))
     for where in ("gradient", "update"):
-        assert Centralization(where).optimizer(optimizer) is optimizer
+        assert Centralization(where).optimizer(optimizer, model) is optimizer
 
 
 def test_without_weight_decay_any_optimizer_will_do():
     assert drift(Centralization(), OwnSGD, lr=0.1, weight_decay=0.0) < 1e-15
-    Centralization().optimizer(torch.optim.AdamW(network().parameters(), weight_decay=0.0))
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    Centralization().optimizer(optimizer, model)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tricks import Batch, Chain, Flooding, LabelSmoothing, check_gradients_, flood
 
-IDS = torch.arange(6) % 3
+IDS, LOGITS = torch.arange(6) % 3, torch.zeros(6, 3)
 
 
 @pytest.mark.parametrize(("loss", "flooded"), [(1.5, 1.5), (1.0, 1.0), (0.25, 1.75), (0.0, 2.0)])
@@ -41,7 +41,7 @@ def gradients(trick, sizes):
     for inputs, targets in zip(INPUTS.split(sizes), IDS.split(sizes), strict=True):
         losses = F.cross_entropy(model(inputs), targets, reduction="none")
         share = len(targets) / len(IDS)
-        loss = trick.loss(losses).mean() * share
+        loss = trick.loss(losses, losses, losses).mean() * share
         loss.backward()
         mean = mean + loss.detach()
     trick.gradients(model, optimizer, mean)
@@ -110,7 +110,7 @@ def test_per_sample_the_share_is_that_of_the_last_update():
     assert trick.report() == {}
     for updates in ([[0.5, 2.0], [3.0, 1.0, 4.0]], [[2.0, 2.0, 0.1], [1.0]]):
         for losses in updates:
-            trick.loss(torch.tensor(losses))
+            trick.loss(torch.tensor(losses), LOGITS, IDS)
         trick.gradients(nn.Identity(), optimizer, torch.tensor(0.0))
     assert trick.report() == {"flooded_share": 0.5}
     assert trick.objective(torch.tensor(0.25)) == 0.25
@@ -132,7 +132,7 @@ def test_the_paper_holds_the_loss_at_the_level():
 
 
 def first_batch(trick, targets):
-    return trick.batch(Batch(torch.zeros(len(targets), 1), targets), torch.Generator())
+    return trick.batch(Batch(torch.zeros(len(targets), 1), targets, 10), torch.Generator())
 
 
 SOFT = torch.tensor([[1.0, 0.0], [0.5, 0.5]])  # the entropies are 0 and log 2
@@ -192,16 +192,15 @@ def test_targets_of_another_kind_and_those_of_another_training_are_checked_again
 
 def test_losses_of_a_training_that_was_broken_off_do_not_count_in_the_next():
     trick = Flooding(level=1.0, per_sample=True)
-    trick.loss(torch.zeros(8))
+    trick.loss(torch.zeros(8), LOGITS, IDS)
     trick.model(nn.Identity())
-    trick.loss(torch.full((4,), 2.0))
+    trick.loss(torch.full((4,), 2.0), LOGITS, IDS)
     trick.gradients(nn.Identity(), one_gradient(), torch.tensor(2.0))
     assert trick.report() == {"flooded_share": 0.0}
 
 
 def test_under_label_smoothing_the_floor_is_that_of_the_smoothed_targets():
     smoothing = LabelSmoothing(0.1)
-    smoothing.model(nn.Linear(1, 10))
     with pytest.raises(ValueError, match=r"must be > 0\.5003 nats"):
         first_batch(Chain(smoothing, Flooding(level=0.5)), IDS)
     first_batch(Chain(smoothing, Flooding(level=0.51)), IDS)
@@ -238,7 +237,7 @@ def test_a_mean_loss_that_is_not_finite_has_no_side_of_the_level(number, per_sam
     (weight,) = optimizer.param_groups[0]["params"]
     trick = Flooding(0.1, per_sample)
     for loss in (number, torch.tensor(number)):
-        trick.loss(torch.tensor([number, 0.0]))
+        trick.loss(torch.tensor([number, 0.0]), LOGITS, IDS)
         with pytest.raises(
             FloatingPointError, match=rf"mean loss is {number}, .* check_gradients_"
         ):
@@ -256,14 +255,14 @@ def test_samples_of_an_update_that_was_left_out_do_not_count():
     """Its gradients were dropped; or the trick was put back to the state from before it."""
     for put_back in (False, True):
         trick, optimizer = Flooding(level=1.0, per_sample=True), one_gradient()
-        trick.loss(torch.zeros(8))
+        trick.loss(torch.zeros(8), LOGITS, IDS)
         if put_back:
             trick.load_state_dict(trick.state_dict())
         else:
             left_out = torch.optim.SGD([torch.ones(1)], lr=0.1)
             trick.gradients(nn.Identity(), left_out, torch.tensor(0.0))
             assert trick.report() == {}
-        trick.loss(torch.full((4,), 2.0))
+        trick.loss(torch.full((4,), 2.0), LOGITS, IDS)
         trick.gradients(nn.Identity(), optimizer, torch.tensor(2.0))
         assert trick.report() == {"flooded_share": 0.0}
 

@@ -1,9 +1,7 @@
-"""Label smoothing: torch's own loss, soft targets, and how many classes there are."""
+"""Label smoothing: torch's own loss, and soft targets."""
 
 import pytest
 import torch
-import torchvision
-from torch import nn
 from torch.nn import functional as F
 
 from tricks import Batch, LabelSmoothing, smooth_labels
@@ -12,8 +10,8 @@ IDS = torch.tensor([0, 2, 1])
 INPUTS = torch.zeros(3, 1)
 
 
-def smoothed(trick, targets):
-    return trick.batch(Batch(INPUTS, targets), torch.Generator())
+def smoothed(trick, targets, classes=None):
+    return trick.batch(Batch(INPUTS, targets, classes), torch.Generator())
 
 
 def test_the_formula_by_hand():
@@ -42,40 +40,9 @@ def test_soft_targets_are_smoothed_linearly():
     )
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        torchvision.models.resnet18(num_classes=7),
-        torchvision.models.squeezenet1_1(num_classes=7),
-        nn.Sequential(nn.Conv1d(1, 4, 1), nn.Flatten(), nn.Linear(4, 7), nn.Softmax(1)),
-    ],
-    ids=lambda model: type(model).__name__,
-)
-def test_the_number_of_classes_is_read_off_the_classifier(model):
-    trick = LabelSmoothing()
-    assert trick.model(model) is model
-    batch = smoothed(trick, IDS)
-    assert batch.inputs is INPUTS
-    torch.testing.assert_close(batch.targets, smooth_labels(IDS, 0.1, 7))
-
-
-def test_a_second_model_counts_and_the_first_no_more():
-    trick = LabelSmoothing()
-    for model, classes in ((nn.Linear(1, 7), 7), (nn.Linear(1, 4), 4)):
-        trick.model(model)
-        torch.testing.assert_close(smoothed(trick, IDS).targets, smooth_labels(IDS, 0.1, classes))
-    trick.model(nn.ReLU())
-    with pytest.raises(ValueError, match="has seen no model"):
-        smoothed(trick, IDS)
-
-
-def test_class_ids_without_a_classifier_are_refused():
-    trick = LabelSmoothing()
-    with pytest.raises(ValueError, match=r"has seen no model .* Call its `model`"):
-        smoothed(trick, IDS)
-    trick.model(nn.ReLU())
-    with pytest.raises(ValueError, match="has seen no model"):
-        smoothed(trick, IDS)
+def test_class_ids_of_unknown_number_are_refused():
+    with pytest.raises(ValueError, match=r"needs the number of classes .* Batch\(inp"):
+        smoothed(LabelSmoothing(), IDS)
     with pytest.raises(ValueError, match="need num_classes"):
         smooth_labels(IDS)
 
@@ -102,8 +69,7 @@ def test_the_loss_of_any_ids_is_that_of_torch(shape, dtype):
     for reduction in ("none", "sum", "mean"):
         expected = F.cross_entropy(logits, ids, label_smoothing=0.3, reduction=reduction)
         torch.testing.assert_close(F.cross_entropy(logits, smooth, reduction=reduction), expected)
-    trick = LabelSmoothing(0.3, num_classes=classes)
-    assert torch.equal(smoothed(trick, ids).targets, smooth)
+    assert torch.equal(smoothed(LabelSmoothing(0.3), ids, classes).targets, smooth)
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (3, 3, 3, 3)], ids=str)
@@ -159,63 +125,12 @@ def test_targets_of_no_classes_are_refused_by_name(targets, kind):
     message = rf"must be a tensor of class ids .* or class probabilities .*, got {kind}"
     with pytest.raises(ValueError, match=message):
         smooth_labels(targets, 0.1, 2)
-    for trick in (LabelSmoothing(), LabelSmoothing(num_classes=2)):
+    for classes in (None, 2):
         with pytest.raises(ValueError, match=message):
-            smoothed(trick, targets)
+            smoothed(LabelSmoothing(), targets, classes)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.1, float("nan")])
 def test_the_plain_form_refuses_a_share_out_of_its_range(smoothing):
     with pytest.raises(ValueError, match=rf"smoothing must be from 0 to 1, got {smoothing}"):
         smooth_labels(IDS, smoothing, 3)
-
-
-class Gated(nn.Module):
-    """A classifier that is defined first, and a gate that is defined last."""
-
-    def __init__(self, classes=7):
-        super().__init__()
-        self.classifier = nn.Conv2d(8, classes, 1)
-        self.conv, self.gate = nn.Conv2d(3, 8, 3), nn.Linear(8, 8)
-
-    def forward(self, x):
-        x = self.conv(x).relu()
-        gate = self.gate(x.mean((2, 3))).sigmoid()[..., None, None]
-        return self.classifier(x * gate).mean((2, 3))
-
-
-class Twice(Gated):
-    """A network that cannot be traced."""
-
-    def forward(self, x):
-        return super().forward(x) if x.sum() > 0 else x
-
-
-def test_the_classes_are_those_of_the_layer_that_is_last_in_the_computation():
-    trick = LabelSmoothing()
-    for model, classes in ((Gated(), 7), (torch.compile(Gated()), 7), (Twice(), 8)):
-        trick.model(model)
-        torch.testing.assert_close(smoothed(trick, IDS).targets, smooth_labels(IDS, 0.1, classes))
-    trick = LabelSmoothing(num_classes=5)
-    trick.model(Gated())
-    torch.testing.assert_close(smoothed(trick, IDS).targets, smooth_labels(IDS, 0.1, 5))
-    with pytest.raises(ValueError, match=r"num_classes must be >= 2, got 1"):
-        LabelSmoothing(num_classes=1)
-
-
-class Cosines(nn.Module):
-    """A classifier whose weight is a parameter of its own, after a layer with other outputs."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight, self.features = nn.Parameter(torch.ones(10, 8)), nn.Linear(4, 8)
-
-    def forward(self, images):
-        return F.linear(F.normalize(self.features(images)), F.normalize(self.weight))
-
-
-def test_the_rows_of_a_parameter_that_classifies_are_the_classes():
-    trick = LabelSmoothing()
-    trick.model(Cosines())
-    smoothed = trick.batch(Batch(torch.ones(1, 4), torch.tensor([9])), torch.Generator()).targets
-    assert smoothed.shape == (1, 10)

@@ -1,5 +1,7 @@
 """`Trick` and `Chain`: the identity, splicing, the order, states, and random streams."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
@@ -11,11 +13,14 @@ from tricks import (
     Clipping,
     Flooding,
     LabelSmoothing,
+    Time,
     Trick,
     WarmRestarts,
     derive_seed,
     in_order,
 )
+
+TIME = Time(5, 2, 8)
 
 
 class Noise(Trick):
@@ -37,7 +42,7 @@ class Factor(Trick):
     def __init__(self, factor):
         self.factor, self.calls = factor, 0
 
-    def loss(self, losses):
+    def loss(self, losses, outputs, targets):  # noqa: ARG002
         self.calls += 1
         return losses * self.factor
 
@@ -60,12 +65,21 @@ class Mark(Trick):
     def model(self, passing, *_):
         return [*passing, self.mark]
 
-    optimizer = schedule = loss = objective = model
+    optimizer = schedule = order = images = batch = loss = objective = prediction = model
+
+    def backward(self, compute, _):
+        return [*compute(), self.mark]
 
     def weights(self, passing, *_):
         passing.append(self.mark)
 
-    gradients = weights
+    initialize = gradients = weights
+
+    @contextmanager
+    def evaluation(self, passing, _):
+        passing.append(self.mark)
+        yield
+        passing.append(self.mark)
 
 
 class EMAOfWeights2d(Trick):
@@ -78,25 +92,39 @@ def test_a_trick_and_the_empty_chain_change_nothing(identity):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batch, losses = Batch(torch.rand(3, 2), torch.zeros(3)), torch.rand(3)
     assert identity.model(model) is model
-    assert identity.optimizer(optimizer) is optimizer
-    assert identity.schedule(0.3, 5, 2) == 0.3
+    assert identity.optimizer(optimizer, model) is optimizer
+    assert identity.schedule(0.3, TIME) == 0.3
+    assert identity.order(batch.targets) is batch.targets
+    assert identity.images(batch.inputs, batch.targets, TIME, torch.Generator()) is batch.inputs
     assert identity.batch(batch, torch.Generator()) is batch
-    assert identity.loss(losses) is losses
+    assert identity.loss(losses, batch.inputs, batch.targets) is losses
+    assert identity.backward(lambda: losses, model) is losses
+    with identity.evaluation(model, []):
+        assert identity.prediction(model) is model
     assert identity.objective(losses) is losses
     identity.gradients(model, optimizer, losses)
-    identity.weights(model)
+    identity.initialize(model, [])
+    identity.weights(model, TIME)
     assert identity.report() == identity.state_dict() == {}
     identity.load_state_dict({})
 
 
 def test_every_hook_passes_through_the_tricks_in_order():
     chain = Chain(Mark(1), Mark(2))
-    for hook in (chain.model, chain.optimizer, chain.loss, chain.objective):
+    generator = torch.Generator()
+    for hook in (chain.model, chain.order, chain.objective, chain.prediction):
         assert hook([]) == [1, 2]
-    assert chain.schedule([], 0, 1) == [1, 2]
+    for hook in (chain.optimizer, chain.schedule):
+        assert hook([], None) == [1, 2]
+    assert chain.loss([], None, None) == [1, 2]
+    assert chain.images([], None, None, generator) == chain.batch([], generator) == [1, 2]
+    assert chain.backward(list, None) == [1, 2]
     chain.gradients(seen := [], None, None)
-    chain.weights(seen)
-    assert seen == [1, 2, 1, 2]
+    chain.weights(seen, TIME)
+    chain.initialize(seen, [])
+    with chain.evaluation(seen, []):
+        assert seen == [1, 2] * 4
+    assert seen == [1, 2] * 4 + [2, 1]
 
 
 def test_a_chain_in_a_chain_is_spliced():
@@ -118,7 +146,7 @@ def test_a_wrong_order_is_refused_and_the_right_one_named():
 
 def test_states_and_reports_are_gathered_under_names_of_their_own():
     chain = Chain(Factor(1.0), Flooding(), Factor(2.0))
-    chain.tricks[0].loss(torch.ones(1))
+    chain.tricks[0].loss(torch.ones(1), None, None)
     assert chain.report() == {"factor/calls": 1.0, "factor_2/calls": 0.0}
     state = chain.state_dict()
     assert state == {"factor": {"calls": 1}, "flooding": {}, "factor_2": {"calls": 0}}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tricks import WarmRestarts, warm_restarts
+from tricks import Time, WarmRestarts, warm_restarts
 
 ORACLE = json.loads((Path(__file__).parent.parent / "data" / "warm_restarts.json").read_text())
 
@@ -116,8 +116,8 @@ def test_epochs_and_updates_are_one_schedule(T_0, T_mult, updates_per_epoch, upd
     epochs = WarmRestarts(T_0, T_mult, T_0 / 4, gamma=0.7)
     scaled = (T_0 * updates_per_epoch, T_mult, T_0 * updates_per_epoch / 4)
     updates = WarmRestarts(*scaled, gamma=0.7, unit="update")
-    ours = epochs.schedule(1.0, update, updates_per_epoch)
-    assert ours == updates.schedule(1.0, update, updates_per_epoch)
+    ours = epochs.schedule(1.0, Time(update, updates_per_epoch, 2000))
+    assert ours == updates.schedule(1.0, Time(update, updates_per_epoch, 2000))
 
 
 def test_a_restart_after_very_many_cycles_is_exact():
@@ -156,14 +156,15 @@ def test_epochs_and_updates_agree_to_the_bit_also_where_an_epoch_is_no_round_num
     epochs = WarmRestarts(T_0=3, T_mult=1.5, T_up=0.5, gamma=0.7)
     updates = WarmRestarts(T_0=21, T_mult=1.5, T_up=3.5, gamma=0.7, unit="update")
     for update in range(200):
-        assert epochs.schedule(0.3, update, 7) == updates.schedule(0.9, update, 7)
-    assert epochs.schedule(1.0, 21, 7) == 0.0  # exactly the start of the second warm-up
-    assert WarmRestarts(T_0=1 / 3).schedule(0.0, 0, 3) == 1.0
+        time = Time(update, 7, 200)
+        assert epochs.schedule(0.3, time) == updates.schedule(0.9, time)
+    assert epochs.schedule(1.0, Time(21, 7, 200)) == 0.0  # exactly the start of the second warm-up
+    assert WarmRestarts(T_0=1 / 3).schedule(0.0, Time(0, 3, 3)) == 1.0
 
 
 def test_the_rate_changes_within_an_epoch_and_in_place_of_the_schedulers():
     trick = WarmRestarts(T_0=2, T_mult=1)
-    assert [trick.schedule(0.123, update, 2) for update in range(5)] == pytest.approx(
+    assert [trick.schedule(0.123, Time(update, 2, 5)) for update in range(5)] == pytest.approx(
         [(1 + math.cos(math.pi * i / 4)) / 2 for i in (0, 1, 2, 3, 0)]
     )
 
