@@ -30,7 +30,7 @@ from runner.settings import Positive as Positive
 from runner.settings import Settings as Settings
 from runner.settings import refuse_contradictions
 from runner.store.files import FORMAT
-from runner.store.runs import ADDED
+from runner.store.identity import ADDED
 from runner.transforms import check_transforms, targets
 from runner.validation import make_fields, validate
 from tricks import Trick, in_order

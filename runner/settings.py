@@ -8,7 +8,7 @@ from pydantic import Field, with_config
 
 from runner.errors import UserError
 from runner.schedulers import total_updates
-from runner.store.runs import NOT_IN_CONFIG_HASH
+from runner.store.identity import NOT_IN_CONFIG_HASH
 from runner.validation import STRICT
 
 Natural = Annotated[int, Field(ge=0, lt=2**63)]

@@ -29,16 +29,8 @@ from runner.run.process import isolated
 from runner.run.saved import read_settings
 from runner.run.status import command
 from runner.store.files import FORMAT
-from runner.store.runs import (
-    CONFIG,
-    CORRECT,
-    MACHINE,
-    RESULT,
-    STATUS,
-    Run,
-    digest_config,
-    read_run,
-)
+from runner.store.identity import digest_config
+from runner.store.runs import CONFIG, CORRECT, MACHINE, RESULT, STATUS, Run, read_run
 from runner.terminal import terminal
 from runner.texts import printable, say
 

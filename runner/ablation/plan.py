@@ -16,7 +16,8 @@ from runner.ablation.designs import Contrast, Factor
 from runner.ablation.tuning import Tuned
 from runner.errors import UserError
 from runner.store.files import DEEPEST, FORMAT, Damaged, checked, digest, write_text
-from runner.store.runs import digest_config, number
+from runner.store.identity import digest_config
+from runner.store.runs import number
 from runner.store.values import read_values
 from runner.validation import STRICT, validate
 

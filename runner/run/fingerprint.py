@@ -19,7 +19,7 @@ from runner.config import Settings
 from runner.metrics import is_built_in, own_metrics
 from runner.run.own_code import digest_own
 from runner.run.process import unusual_flags
-from runner.store.runs import digest_config
+from runner.store.identity import digest_config
 from runner.transforms import targets
 
 LIBRARIES = (

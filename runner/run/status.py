@@ -22,9 +22,9 @@ from runner.run import checkpoint
 from runner.run.memory import peak, reset_peak
 from runner.signals import Stopped
 from runner.store.files import FORMAT, Damaged, checked, remove_leftovers, write_json, write_text
+from runner.store.identity import ADDED, NOT_IN_CONFIG_HASH
 from runner.store.lock import lock_folder
 from runner.store.runs import (
-    ADDED,
     BEST,
     CONFIG,
     CORRECT,
@@ -32,7 +32,6 @@ from runner.store.runs import (
     METRICS,
     MISTAKES,
     MODEL,
-    NOT_IN_CONFIG_HASH,
     PREDICTIONS,
     RESULT,
     STATUS,

@@ -1,7 +1,7 @@
 """Runs as their files tell them: read, never executed; also while they are still being written."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from runner.store.answers import (
     read_predictions,
 )
 from runner.store.files import Damaged, checked, digest, read_bytes, read_json
+from runner.store.identity import digest_config
 from runner.store.values import read_values
 
 RESULT, STATUS, MACHINE = "result.json", "status.json", "run.json"
@@ -29,79 +30,6 @@ CAUSES = ("exception", "killed", "timeout", "machine")
 """What makes a run fail; the last three are no fault of what is being tried."""
 MOST_BYTES = 2**28  # that are read of either
 LARGEST = 3e38  # about what a 32-bit float holds; a larger number is no measurement
-
-
-NOT_IN_CONFIG_HASH = ("checkpoint_seconds", "resume", "keep")
-"""Settings that change no bit of a run, and so are no part of what it is."""
-
-
-FIRST_TRICKS = (
-    *("anti_aliasing", "centralization", "clipping", "flooding", "label_smoothing"),
-    "warm_restarts",
-)
-"""The tricks that every run has in its config; the hash takes others in if they are on."""
-
-ADDED: dict[str, Any] = {
-    "last_evaluations": None,
-    "drop_last": False,
-    "metrics": [],
-    "result": "last",
-    "patience": None,
-    "loss._target_": "runner.losses.cross_entropy",
-    "loss.class_weights": None,
-    "data.test": None,
-    "data.folds": None,
-    "data.fold": None,
-    "data.split_seed": 0,
-    "data.resize": "stretch",
-    "data.bits": 8,
-    "data.bands": "auto",
-    "data.sampling": "shuffle",
-    "data.augment.transforms": [],
-    "model.pretrained": False,
-    "model.kwargs": None,
-}
-"""Settings that older runs did not have, by their dotted keys, and what these runs did."""
-
-
-def digest_config(config: Mapping[str, Any]) -> str:
-    """Give back the hash of a run's config, as run.json holds it.
-
-    Settings that change no bit are left out. So are those of `ADDED` that are as they were before,
-    later tricks that are off, and a trick's parameter that is None, so that older runs keep their
-    hash.
-    """
-    kept = {k: v for k, v in config.items() if k not in ("format", *NOT_IN_CONFIG_HASH)}
-    config = _without_added(kept)
-    tricks = config.get("tricks")
-    if isinstance(tricks, dict):
-        present = {
-            name: {key: value for key, value in node.items() if value is not None}
-            if isinstance(node, dict)
-            else node
-            for name, node in tricks.items()
-            if name in FIRST_TRICKS
-            or not isinstance(node, dict)
-            or node.get("enabled") is not False
-        }
-        config["tricks"] = present
-    return digest(config)
-
-
-def _without_added(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leave out the settings that are as in runs that did not have them, and what is then empty."""
-    kept = {}
-    for key, value in node.items():
-        dotted = f"{prefix}{key}"
-        if dotted in ADDED and ADDED[dotted] == value:
-            continue
-        if isinstance(value, dict) and any(added.startswith(f"{dotted}.") for added in ADDED):
-            inner = _without_added(value, f"{dotted}.")
-            if value and not inner:
-                continue
-            value = inner
-        kept[str(key)] = value
-    return kept
 
 
 @dataclass(frozen=True)

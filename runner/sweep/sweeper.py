@@ -32,8 +32,9 @@ from runner.report import tuning_lines
 from runner.report.sentences import compared_at
 from runner.run.process import isolated
 from runner.run.status import conclude, tidy
+from runner.store.identity import NOT_IN_CONFIG_HASH
 from runner.store.lock import lock_folder
-from runner.store.runs import NOT_IN_CONFIG_HASH, Run, read_status
+from runner.store.runs import Run, read_status
 from runner.sweep.budget import at_equal_cost
 from runner.sweep.buildable import refuse_unbuildable
 from runner.sweep.draft import Composer, Draft

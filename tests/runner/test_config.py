@@ -8,7 +8,7 @@ from runner.config import check
 from runner.errors import UserError
 from runner.names import flatten
 from runner.store.files import checked
-from runner.store.runs import ADDED, NOT_IN_CONFIG_HASH, digest_config
+from runner.store.identity import ADDED, NOT_IN_CONFIG_HASH, digest_config
 from runner.store.values import read_values
 from tests.conftest import ROOT, composed, settings
 
