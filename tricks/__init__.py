@@ -1,6 +1,7 @@
 """The tricks, usable in anybody's loop: torch alone underneath."""
 
 from tricks.anti_aliasing import AntiAliasing, anti_alias
+from tricks.averaging import average_, recompute_batch_norm_, swap_state
 from tricks.blur_pool import BlurPool2d
 from tricks.centralization import Centralization, centralize_
 from tricks.chain import Chain, in_order, overrides
@@ -28,6 +29,7 @@ __all__ = [
     "Trick",
     "WarmRestarts",
     "anti_alias",
+    "average_",
     "centralize_",
     "check_gradients_",
     "clip_gradients_",
@@ -37,7 +39,9 @@ __all__ = [
     "flood",
     "in_order",
     "overrides",
+    "recompute_batch_norm_",
     "scale_learning_rates_",
     "smooth_labels",
+    "swap_state",
     "warm_restarts",
 ]
