@@ -8,10 +8,14 @@ from tricks.chain import Chain, in_order, overrides
 from tricks.clip_gradients import clip_gradients_
 from tricks.clipping import Clipping
 from tricks.downsampling import Place, find_places
+from tricks.ema import Ema, exponential_average_
 from tricks.flooding import Flooding, flood
 from tricks.gradients import check_gradients_
 from tricks.label_smoothing import LabelSmoothing, smooth_labels
 from tricks.layers import find_classifier
+from tricks.look_ahead import LookAhead, look_ahead_
+from tricks.swa import Swa, equal_average_
+from tricks.test_time_views import TestTimeViews, Views
 from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
 
@@ -22,11 +26,16 @@ __all__ = [
     "Centralization",
     "Chain",
     "Clipping",
+    "Ema",
     "Flooding",
     "LabelSmoothing",
+    "LookAhead",
     "Place",
+    "Swa",
+    "TestTimeViews",
     "Time",
     "Trick",
+    "Views",
     "WarmRestarts",
     "anti_alias",
     "average_",
@@ -34,10 +43,13 @@ __all__ = [
     "check_gradients_",
     "clip_gradients_",
     "derive_seed",
+    "equal_average_",
+    "exponential_average_",
     "find_classifier",
     "find_places",
     "flood",
     "in_order",
+    "look_ahead_",
     "overrides",
     "recompute_batch_norm_",
     "scale_learning_rates_",

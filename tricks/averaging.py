@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from tricks.layers import unwrapped
+from tricks.layers import listed, unwrapped
 
 State = dict[str, Tensor]
 """Weights and buffers by their names in the model; a shared tensor has the first of its names."""
@@ -45,20 +45,11 @@ def average_(averages: State, model: nn.Module, share: float) -> None:
     if not 0 <= share <= 1:
         raise ValueError(f"share must be from 0 to 1, got {share}.")
     tensors = state_of(model)
-    if not averages:
+    if averages:
+        require_part(averages, tensors, whole=True)
+        move_(averages, tensors, share)
+    else:
         averages.update(copy_of(tensors))
-        return
-    require_same(averages, tensors)
-    means, values = [], []
-    for name, value in tensors.items():
-        mean = averages[name] = averages[name].to(value.device)  # a checkpoint may be on the CPU
-        if is_averaged(mean):
-            means.append(mean)
-            values.append(value.to(mean.dtype))
-        else:
-            mean.copy_(value)
-    if means:
-        torch._foreach_lerp_(means, values, share)
 
 
 @contextmanager
@@ -70,7 +61,7 @@ def swap_state(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
 
     Args:
         model: The model; of a compiled or parallel one, the module inside.
-        state: Such as `average_` makes.
+        state: Such as `average_` makes; what it does not name stays in place.
 
     Raises:
         ValueError: If the state is empty or that of another model.
@@ -84,13 +75,13 @@ def swap_state(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
     True
     """
     tensors = state_of(model)
-    require_same(state, tensors)
+    require_part(state, tensors)
     own = {name: tensor.clone() for name, tensor in tensors.items()}
     try:
-        _copy(state, tensors)
+        copy_(tensors, state)
         yield
     finally:
-        _copy(own, tensors)
+        copy_(tensors, own)
 
 
 def recompute_batch_norm_(model: nn.Module, inputs: Iterable[Tensor]) -> None:
@@ -150,41 +141,54 @@ class _BatchNorms(nn.ModuleList):
         return outputs
 
 
-def state_of(model: nn.Module) -> State:
-    """Give back the weights and buffers of a model, not copied, without a graph."""
+def state_of(model: nn.Module, buffers: bool = True) -> State:
+    """Give back the weights and buffers of a model, or its weights: not copied, without a graph."""
     model = unwrapped(model)
-    named = *model.named_parameters(), *model.named_buffers()
+    named = *model.named_parameters(), *(model.named_buffers() if buffers else ())
     return {name: tensor.detach() for name, tensor in named}
 
 
 def copy_of(state: Mapping[str, Tensor]) -> State:
-    """Copy weights and buffers, what is in half precision to float32."""
+    """Copy weights and buffers, those in half precision to float32."""
     return {name: tensor.to(_precision(tensor), copy=True) for name, tensor in state.items()}
 
 
-def is_averaged(tensor: Tensor) -> bool:
-    """Whether a tensor holds numbers that have a mean: floating-point or complex ones."""
-    return tensor.is_floating_point() or tensor.is_complex()
+@torch.no_grad()
+def move_(averages: State, tensors: Mapping[str, Tensor], share: float) -> None:
+    """Move averages towards tensors of the same names, a += share * (t - a)."""
+    means, values = [], []
+    for name, value in tensors.items():
+        mean = averages[name] = averages[name].to(value.device)  # a checkpoint may be on the CPU
+        if mean.is_floating_point() or mean.is_complex():
+            means.append(mean)
+            values.append(value.to(mean.dtype))
+        else:
+            mean.copy_(value)
+    if means:
+        torch._foreach_lerp_(means, values, share)
+
+
+@torch.no_grad()
+def copy_(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    """Copy what the source has into a model's tensors, in place."""
+    for name, tensor in source.items():
+        target[name].copy_(tensor)
+    torch.clear_autocast_cache()  # which keeps casts of the weights that were
+
+
+def require_part(
+    state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], whole: bool = False
+) -> None:
+    """Refuse a state that is no part of a model's, by its names and shapes, or not the whole."""
+    ours, theirs = ({n: t.shape for n, t in each.items()} for each in (tensors, state))
+    wrong = dict(theirs.items() - ours.items()) or (whole and dict(ours.items() - theirs.items()))
+    if wrong or not theirs:
+        names = f"others at {listed(sorted(wrong))}" if wrong else "none"
+        raise ValueError(
+            f"The averages must be those of this model, got {names}. Begin them with this model."
+        )
 
 
 def _precision(tensor: Tensor) -> torch.dtype:
     low = tensor.is_floating_point() and tensor.dtype.itemsize < 4
     return torch.float32 if low else tensor.dtype
-
-
-@torch.no_grad()
-def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    for name, tensor in target.items():
-        tensor.copy_(source[name])
-    torch.clear_autocast_cache()  # which keeps casts of the weights that were
-
-
-def require_same(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a state of other names or shapes than a model's."""
-    ours, theirs = ({n: t.shape for n, t in each.items()} for each in (tensors, state))
-    if ours != theirs:
-        other = sorted(dict(ours.items() ^ theirs.items()))
-        raise ValueError(
-            f"The averages must be those of this model, got others at {', '.join(other[:4])}. "
-            "Begin them with this model."
-        )
