@@ -1,16 +1,21 @@
 """The tricks, usable in anybody's loop: torch alone underneath."""
 
 from tricks.anti_aliasing import AntiAliasing, anti_alias
+from tricks.averaging import average_, recompute_batch_norm_, swap_state
 from tricks.blur_pool import BlurPool2d
 from tricks.centralization import Centralization, centralize_
 from tricks.chain import Chain, in_order, overrides
 from tricks.clip_gradients import clip_gradients_
 from tricks.clipping import Clipping
 from tricks.downsampling import Place, find_places
+from tricks.ema import Ema, exponential_average_
 from tricks.flooding import Flooding, flood
 from tricks.gradients import check_gradients_
 from tricks.label_smoothing import LabelSmoothing, smooth_labels
 from tricks.layers import find_classifier
+from tricks.look_ahead import LookAhead, look_ahead_
+from tricks.swa import Swa, equal_average_
+from tricks.test_time_views import TestTimeViews, Views
 from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
 
@@ -21,23 +26,34 @@ __all__ = [
     "Centralization",
     "Chain",
     "Clipping",
+    "Ema",
     "Flooding",
     "LabelSmoothing",
+    "LookAhead",
     "Place",
+    "Swa",
+    "TestTimeViews",
     "Time",
     "Trick",
+    "Views",
     "WarmRestarts",
     "anti_alias",
+    "average_",
     "centralize_",
     "check_gradients_",
     "clip_gradients_",
     "derive_seed",
+    "equal_average_",
+    "exponential_average_",
     "find_classifier",
     "find_places",
     "flood",
     "in_order",
+    "look_ahead_",
     "overrides",
+    "recompute_batch_norm_",
     "scale_learning_rates_",
     "smooth_labels",
+    "swap_state",
     "warm_restarts",
 ]

@@ -33,7 +33,7 @@ class Verdict(StrEnum):
     """Smaller than the margin, in either direction."""
     UNDECIDED = "UNDECIDED"
     INACTIVE = "INACTIVE"
-    """It changed nothing: with every seed the trained weights equal those without it."""
+    """It changed nothing: with every seed the weights and predictions equal those without it."""
     BROKEN = "BROKEN"
     """Runs with it fail or diverge more often than those without it, by more than chance."""
     NONE = "NO VERDICT"

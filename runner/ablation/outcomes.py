@@ -16,7 +16,7 @@ from runner.ablation.plan import Plan
 from runner.ablation.statistics import Array
 from runner.ablation.table import Table
 from runner.ablation.wording import BAD
-from runner.store.runs import number
+from runner.store.runs import CORRECT, PREDICTIONS, number
 
 
 class Outcomes:
@@ -65,19 +65,21 @@ class Outcomes:
 
     @property
     def same_weights(self) -> bool | None:
-        """Whether, with every seed, its weights equal those of the runs without it.
+        """Whether, with every seed, its weights and predictions equal those without it.
 
-        None if that is not known of all: a digest is missing, or runs have no such counterpart.
+        The same weights may predict by other means, as the mean over several views of an image.
+        None if that is not known of all: a digest of weights is missing, or runs have no such
+        counterpart.
         """
-        digests = [
-            [self._result(name, seed).get("weights") for name in pair]
+        pairs = [
+            [self._result(name, seed) for name in pair]
             for pair in self._pairs()
             for seed in self._seeds(self.settled)
         ]
-        known = [pair for pair in digests if None not in pair]
-        if any(one != other for one, other in known):
+        known = [pair for pair in pairs if all(run.get("weights") is not None for run in pair)]
+        if any(_answers_differ(*pair) for pair in known):
             return False
-        return True if digests and len(known) == len(digests) else None
+        return True if pairs and len(known) == len(pairs) else None
 
     @cached_property
     def idle(self) -> dict[tuple[str, int], bool]:
@@ -145,3 +147,10 @@ class Outcomes:
         twins = {n: (*row[:place], off, *row[place + 1 :]) for n, row in rows.items()}
         found = [(name, names[twin]) for name, twin in twins.items() if twin in names]
         return found if len(found) == len(twins) else []
+
+
+def _answers_differ(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    """Whether two results are of other weights, or of other predictions where both have some."""
+    kept = [d if isinstance(d := run.get("digests"), dict) else {} for run in (one, other)]
+    both = {PREDICTIONS, CORRECT}.intersection(*kept)
+    return one["weights"] != other["weights"] or any(kept[0][k] != kept[1][k] for k in both)

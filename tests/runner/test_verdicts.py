@@ -276,6 +276,23 @@ def test_a_trick_that_ended_in_the_baselines_weights_is_inactive(tmp_path, plan,
     assert found["flooding"].verdict is not Verdict.INACTIVE
 
 
+def test_the_same_weights_that_predict_by_other_means_are_judged_by_the_numbers(
+    tmp_path, plan, runs
+):
+    for seed, variant in plan.runs():
+        views = variant == "flooding" and seed == 2
+        digests = {
+            "predictions.npz": f"{seed} {views}",
+            "correct.npy": "a",
+            "metrics.jsonl": variant,
+        }
+        more = {} if variant == "clipping" and seed == 0 else {"digests": digests}  # an older run
+        runs.write(variant, seed, 0.9, weights=f"same{seed}", **more)
+    found = effects(tmp_path, plan)
+    assert found["clipping"].verdict is Verdict.INACTIVE
+    assert found["flooding"].verdict is not Verdict.INACTIVE
+
+
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
