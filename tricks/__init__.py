@@ -2,11 +2,13 @@
 
 from tricks.anti_aliasing import AntiAliasing, anti_alias
 from tricks.averaging import average_, recompute_batch_norm_, swap_state
+from tricks.binary_cross_entropy import BinaryCrossEntropy, binary_cross_entropy
 from tricks.blur_pool import BlurPool2d
 from tricks.centralization import Centralization, centralize_
 from tricks.chain import Chain, in_order, overrides
 from tricks.clip_gradients import clip_gradients_
 from tricks.clipping import Clipping
+from tricks.cutmix import Cutmix, cutmix
 from tricks.downsampling import Place, find_places
 from tricks.ema import Ema, exponential_average_
 from tricks.flooding import Flooding, flood
@@ -16,12 +18,16 @@ from tricks.layers import find_classifier
 from tricks.look_ahead import LookAhead, look_ahead_
 from tricks.swa import Swa, equal_average_
 from tricks.test_time_views import TestTimeViews, Views
+from tricks.mixup import Mixup, mixup
+from tricks.sam import Sam, sharpness_aware
+from tricks.selective_backward import SelectiveBackward, select_hardest
 from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
 
 __all__ = [
     "AntiAliasing",
     "Batch",
+    "BinaryCrossEntropy",
     "BlurPool2d",
     "Centralization",
     "Chain",
@@ -33,15 +39,24 @@ __all__ = [
     "Place",
     "Swa",
     "TestTimeViews",
+    "Cutmix",
+    "Flooding",
+    "LabelSmoothing",
+    "Mixup",
+    "Place",
+    "Sam",
+    "SelectiveBackward",
     "Time",
     "Trick",
     "Views",
     "WarmRestarts",
     "anti_alias",
     "average_",
+    "binary_cross_entropy",
     "centralize_",
     "check_gradients_",
     "clip_gradients_",
+    "cutmix",
     "derive_seed",
     "equal_average_",
     "exponential_average_",
@@ -50,9 +65,12 @@ __all__ = [
     "flood",
     "in_order",
     "look_ahead_",
+    "mixup",
     "overrides",
     "recompute_batch_norm_",
     "scale_learning_rates_",
+    "select_hardest",
+    "sharpness_aware",
     "smooth_labels",
     "swap_state",
     "warm_restarts",

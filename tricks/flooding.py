@@ -72,7 +72,10 @@ class Flooding(Trick):
     tensor(-1.5000)
     """
 
-    after: ClassVar[tuple[str, ...]] = ("LabelSmoothing",)
+    after: ClassVar[tuple[str, ...]] = (
+        *("Mixup", "Cutmix", "LabelSmoothing", "SelectiveBackward"),
+        "BinaryCrossEntropy",
+    )
     activity: ClassVar[str | None] = "flooded_share"
 
     level: float = 0.05

@@ -10,7 +10,7 @@ class weights, or where targets are ignored.
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -113,6 +113,8 @@ class LabelSmoothing(Trick):
         ValueError: If `smoothing` is out of its range; in `batch`, if the targets are neither class
             ids nor class probabilities, or are class ids of unknown number.
     """
+
+    after: ClassVar[tuple[str, ...]] = ("Mixup", "Cutmix")
 
     smoothing: float = 0.1
 
