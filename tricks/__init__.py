@@ -16,11 +16,11 @@ from tricks.gradients import check_gradients_
 from tricks.label_smoothing import LabelSmoothing, smooth_labels
 from tricks.layers import find_classifier
 from tricks.look_ahead import LookAhead, look_ahead_
-from tricks.swa import Swa, equal_average_
-from tricks.test_time_views import TestTimeViews, Views
 from tricks.mixup import Mixup, mixup
 from tricks.sam import Sam, sharpness_aware
 from tricks.selective_backward import SelectiveBackward, select_hardest
+from tricks.swa import Swa, equal_average_
+from tricks.test_time_views import TestTimeViews, Views
 from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
 
@@ -32,20 +32,17 @@ __all__ = [
     "Centralization",
     "Chain",
     "Clipping",
+    "Cutmix",
     "Ema",
     "Flooding",
     "LabelSmoothing",
     "LookAhead",
-    "Place",
-    "Swa",
-    "TestTimeViews",
-    "Cutmix",
-    "Flooding",
-    "LabelSmoothing",
     "Mixup",
     "Place",
     "Sam",
     "SelectiveBackward",
+    "Swa",
+    "TestTimeViews",
     "Time",
     "Trick",
     "Views",

@@ -19,7 +19,9 @@ SCORED = (Verdict.HELPS, Verdict.HURTS, Verdict.NEGLIGIBLE)
 ENOUGH = 5
 """Seeds; a verdict of fewer rests on the scores being normal, and is marked."""
 
-SAME_WEIGHTS = "it changed nothing: with every seed the weights and predictions equal those without it"
+SAME_WEIGHTS = (
+    "it changed nothing: with every seed the weights and predictions equal those without it"
+)
 
 LISTED = 5  # seeds listed by name
 
