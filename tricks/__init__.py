@@ -11,6 +11,8 @@ from tricks.flooding import Flooding, flood
 from tricks.gradients import check_gradients_
 from tricks.label_smoothing import LabelSmoothing, smooth_labels
 from tricks.layers import find_classifier
+from tricks.muon import Muon, with_muon
+from tricks.muon_step import orthogonalize
 from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
 
@@ -23,6 +25,7 @@ __all__ = [
     "Clipping",
     "Flooding",
     "LabelSmoothing",
+    "Muon",
     "Place",
     "Time",
     "Trick",
@@ -36,8 +39,10 @@ __all__ = [
     "find_places",
     "flood",
     "in_order",
+    "orthogonalize",
     "overrides",
     "scale_learning_rates_",
     "smooth_labels",
     "warm_restarts",
+    "with_muon",
 ]
