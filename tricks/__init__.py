@@ -21,6 +21,8 @@ from tricks.sam import Sam, sharpness_aware
 from tricks.selective_backward import SelectiveBackward, select_hardest
 from tricks.swa import Swa, equal_average_
 from tricks.test_time_views import TestTimeViews, Views
+from tricks.muon import Muon, with_muon
+from tricks.muon_step import orthogonalize
 from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
 
@@ -38,6 +40,7 @@ __all__ = [
     "LabelSmoothing",
     "LookAhead",
     "Mixup",
+    "Muon",
     "Place",
     "Sam",
     "SelectiveBackward",
@@ -63,6 +66,7 @@ __all__ = [
     "in_order",
     "look_ahead_",
     "mixup",
+    "orthogonalize",
     "overrides",
     "recompute_batch_norm_",
     "scale_learning_rates_",
@@ -71,4 +75,5 @@ __all__ = [
     "smooth_labels",
     "swap_state",
     "warm_restarts",
+    "with_muon",
 ]

@@ -18,13 +18,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import _WeightNorm
 from torch.optim import Optimizer
 
 from tricks.gradients import HALF
-from tricks.layers import CONVOLUTIONS, LAYERS, TRANSPOSED, is_weight, listed, parameters_named
+from tricks.layers import CONVOLUTIONS, TRANSPOSED, is_weight, listed, parameters_named
 from tricks.trick import Trick, require_one_of
+from tricks.weights import EMBEDDINGS, KINDS, kind_of, trained_weights
 
 Where = Literal["gradient", "gradient_and_decay", "update"]
 
@@ -91,52 +90,27 @@ class _Weight(NamedTuple):
 def _weights(model: nn.Module, conv_only: bool, exclude: Sequence[str]) -> Iterator[_Weight]:
     passed = set(parameters_named(model, exclude))
     for module in model.modules():
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        if isinstance(module, EMBEDDINGS):
             passed.update(module.parameters())  # also where a linear layer shares them
     for module in model.modules():
-        kind = _kind(module)
-        if not issubclass(kind, CONVOLUTIONS if conv_only else _KINDS):
+        kind = kind_of(module)
+        if not issubclass(kind, CONVOLUTIONS if conv_only else KINDS):
             continue
         groups = getattr(module, "groups", None) if issubclass(kind, TRANSPOSED) else None
-        for parameter in _trained(module):
+        for _, parameter in trained_weights(module):
             weight = _Weight(parameter, groups)
             if parameter not in passed and parameter.ndim > 1 and parameter.numel() > weight.units:
                 passed.add(parameter)
                 yield weight
 
 
-_KINDS = (*LAYERS, nn.MultiheadAttention)
-_NAMES = {"weight", "weight_v", "weight_orig", "weight_v_orig"}  # weight norm, pruning, both
-_NAMES |= {"in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"}  # of attention
-
-
-def _kind(module: nn.Module) -> type:
-    """The class of a module; of a scripted one, that of torch's whose name it had."""
-    if not isinstance(module, torch.jit.ScriptModule):
-        return type(module)
-    kind = getattr(nn, str(module.original_name), nn.Module)
-    readable = not issubclass(kind, TRANSPOSED) or hasattr(module, "groups")  # if not traced
-    return kind if readable else nn.Module
-
-
-def _trained(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters that are trained for the module's weight."""
-    if not parametrize.is_parametrized(module, "weight"):
-        return (p for name, p in module.named_parameters(recurse=False) if name in _NAMES)
-    parametrizations = module.get_submodule("parametrizations.weight")
-    originals = parametrizations.parameters(recurse=False)
-    if isinstance(parametrizations.get_submodule("0"), _WeightNorm):
-        next(originals)  # the magnitudes
-    return originals
-
-
 def _passed_over(model: nn.Module, conv_only: bool, exclude: Sequence[str]) -> list[str]:
     """Name the weights of units of several numbers that are skipped without being excluded."""
     known = {weight.parameter for weight in _weights(model, conv_only=False, exclude=())}
     known.update(parameters_named(model, exclude))
-    kinds = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, *(_KINDS if conv_only else ()))
+    kinds = (*EMBEDDINGS, nn.LayerNorm, *(KINDS if conv_only else ()))
     for module in model.modules():
-        if issubclass(_kind(module), kinds):
+        if issubclass(kind_of(module), kinds):
             known.update(module.parameters())
     each = ((name, p) for name, p in model.named_parameters() if p not in known)
     return [

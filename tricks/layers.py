@@ -1,4 +1,4 @@
-"""Which layers of a model are meant: those that are named, and the classifier, by `torch.fx`."""
+"""Which layers of a model are meant: those that are named, the first, the classifier; by fx."""
 
 from collections.abc import Iterator, Sequence
 from typing import cast
@@ -43,6 +43,34 @@ def find_classifier(model: nn.Module) -> tuple[str, ...]:
     if not all(names) or (any(found) and not names):
         raise ValueError(f"{type(model).__name__} does not end in a linear layer or convolution")
     return tuple(sorted({name for each in names for name in each}))
+
+
+def find_first(model: nn.Module) -> tuple[str, ...]:
+    """Name the first layer: the one, or several, that no other weight lies before.
+
+    It is found as the classifier is: in the graph of the computation.
+
+    Args:
+        model: Any module that `torch.fx` can trace; it is left as it is.
+
+    Returns:
+        Names of modules and parameters; none if the model begins with an embedding.
+
+    Raises:
+        ValueError: If the model cannot be traced.
+
+    >>> find_first(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3), nn.Conv2d(8, 10, 1)))
+    ('1',)
+    """
+    graph = _Graph(unwrapped(model))
+    behind, first = set[fx.Node](), list[str]()
+    for node in graph.nodes:
+        has_weight = graph.has_weight(node)
+        if has_weight and not behind.intersection(node.all_input_nodes):
+            first += graph.names(node)
+        if has_weight or behind.intersection(node.all_input_nodes):
+            behind.add(node)
+    return tuple(sorted({*first}))
 
 
 def parameters_named(model: nn.Module, names: Sequence[str]) -> Iterator[nn.Parameter]:
@@ -105,8 +133,8 @@ class _Graph(Tracer):
         before = [(module, dict(module.__dict__)) for module in self.modules.values()]
         try:
             with torch.random.fork_rng(devices=[]):
-                nodes = self.trace(model).nodes
-            for node in nodes:
+                self.nodes = self.trace(model).nodes
+            for node in self.nodes:
                 if node.op == "get_attr":
                     self.tensors[node] = cast(Tensor, get_part(model, str(node.target)))
                 if node.op == "placeholder" or self.varying.intersection(node.all_input_nodes):
@@ -121,21 +149,22 @@ class _Graph(Tracer):
             for module, attributes in before:  # its forward may have kept what is no tensor
                 module.__dict__.clear()
                 module.__dict__.update(attributes)
-        self.outputs = next(iter(reversed(nodes))).all_input_nodes
+        self.outputs = next(iter(reversed(self.nodes))).all_input_nodes
 
     def last_weights(self, output: fx.Node) -> set[fx.Node]:
         """Find the nodes on the way to an output that no other weight lies behind."""
         found, seen, waiting = set[fx.Node](), {output}, [output]
         while waiting:
             node = waiting.pop()
-            if self._has_weight(node):
+            if self.has_weight(node):
                 found.add(node)
                 continue
             waiting += (new := set(node.all_input_nodes) - seen)
             seen |= new
         return found
 
-    def _has_weight(self, node: fx.Node) -> bool:
+    def has_weight(self, node: fx.Node) -> bool:
+        """Whether a node applies a weight to what depends on the model's input."""
         if node.op == "call_module":
             module = self.modules[str(node.target)]
             return isinstance(module, LAYERS) or any(map(is_weight, module.parameters()))
