@@ -17,12 +17,12 @@ from tricks.label_smoothing import LabelSmoothing, smooth_labels
 from tricks.layers import find_classifier
 from tricks.look_ahead import LookAhead, look_ahead_
 from tricks.mixup import Mixup, mixup
+from tricks.muon import Muon, with_muon
+from tricks.muon_step import orthogonalize
 from tricks.sam import Sam, sharpness_aware
 from tricks.selective_backward import SelectiveBackward, select_hardest
 from tricks.swa import Swa, equal_average_
 from tricks.test_time_views import TestTimeViews, Views
-from tricks.muon import Muon, with_muon
-from tricks.muon_step import orthogonalize
 from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
 
