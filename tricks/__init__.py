@@ -1,5 +1,6 @@
 """The tricks, usable in anybody's loop: torch alone underneath."""
 
+from tricks.alternating_flip import AlternatingFlip, flip_alternately
 from tricks.anti_aliasing import AntiAliasing, anti_alias
 from tricks.averaging import average_, recompute_batch_norm_, swap_state
 from tricks.binary_cross_entropy import BinaryCrossEntropy, binary_cross_entropy
@@ -23,10 +24,16 @@ from tricks.sam import Sam, sharpness_aware
 from tricks.selective_backward import SelectiveBackward, select_hardest
 from tricks.swa import Swa, equal_average_
 from tricks.test_time_views import TestTimeViews, Views
+from tricks.progressive_resizing import ProgressiveResizing, resize_progressively
+from tricks.rand_augment import RandAugment, rand_augment
+from tricks.random_erasing import RandomErasing, random_erase
+from tricks.repeated_augmentation import RepeatedAugmentation, repeat_samples
 from tricks.trick import Batch, Time, Trick, derive_seed
+from tricks.trivial_augment import TrivialAugment, trivial_augment
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
 
 __all__ = [
+    "AlternatingFlip",
     "AntiAliasing",
     "Batch",
     "BinaryCrossEntropy",
@@ -49,6 +56,13 @@ __all__ = [
     "Time",
     "Trick",
     "Views",
+    "ProgressiveResizing",
+    "RandAugment",
+    "RandomErasing",
+    "RepeatedAugmentation",
+    "Time",
+    "Trick",
+    "TrivialAugment",
     "WarmRestarts",
     "anti_alias",
     "average_",
@@ -62,6 +76,7 @@ __all__ = [
     "exponential_average_",
     "find_classifier",
     "find_places",
+    "flip_alternately",
     "flood",
     "in_order",
     "look_ahead_",
@@ -69,11 +84,16 @@ __all__ = [
     "orthogonalize",
     "overrides",
     "recompute_batch_norm_",
+    "rand_augment",
+    "random_erase",
+    "repeat_samples",
+    "resize_progressively",
     "scale_learning_rates_",
     "select_hardest",
     "sharpness_aware",
     "smooth_labels",
     "swap_state",
+    "trivial_augment",
     "warm_restarts",
     "with_muon",
 ]
