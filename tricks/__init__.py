@@ -20,14 +20,14 @@ from tricks.look_ahead import LookAhead, look_ahead_
 from tricks.mixup import Mixup, mixup
 from tricks.muon import Muon, with_muon
 from tricks.muon_step import orthogonalize
-from tricks.sam import Sam, sharpness_aware
-from tricks.selective_backward import SelectiveBackward, select_hardest
-from tricks.swa import Swa, equal_average_
-from tricks.test_time_views import TestTimeViews, Views
 from tricks.progressive_resizing import ProgressiveResizing, resize_progressively
 from tricks.rand_augment import RandAugment, rand_augment
 from tricks.random_erasing import RandomErasing, random_erase
 from tricks.repeated_augmentation import RepeatedAugmentation, repeat_samples
+from tricks.sam import Sam, sharpness_aware
+from tricks.selective_backward import SelectiveBackward, select_hardest
+from tricks.swa import Swa, equal_average_
+from tricks.test_time_views import TestTimeViews, Views
 from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.trivial_augment import TrivialAugment, trivial_augment
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
@@ -49,20 +49,18 @@ __all__ = [
     "Mixup",
     "Muon",
     "Place",
+    "ProgressiveResizing",
+    "RandAugment",
+    "RandomErasing",
+    "RepeatedAugmentation",
     "Sam",
     "SelectiveBackward",
     "Swa",
     "TestTimeViews",
     "Time",
     "Trick",
-    "Views",
-    "ProgressiveResizing",
-    "RandAugment",
-    "RandomErasing",
-    "RepeatedAugmentation",
-    "Time",
-    "Trick",
     "TrivialAugment",
+    "Views",
     "WarmRestarts",
     "anti_alias",
     "average_",
@@ -83,9 +81,9 @@ __all__ = [
     "mixup",
     "orthogonalize",
     "overrides",
-    "recompute_batch_norm_",
     "rand_augment",
     "random_erase",
+    "recompute_batch_norm_",
     "repeat_samples",
     "resize_progressively",
     "scale_learning_rates_",
