@@ -20,7 +20,14 @@ USERS = frozenset(
 
 FUNCTIONS = {
     "data": ("runner.data", "digits", "torchvision_set", "image_folder", "image_table", "npz"),
-    "model": ("runner.models", "cifar_resnet", "resnet18_cifar", "torchvision_model", "timm_model"),
+    "model": (
+        "runner.models",
+        "cifar_resnet",
+        "resnet18_cifar",
+        "airbench",
+        "torchvision_model",
+        "timm_model",
+    ),
     "loss": ("runner.losses", "cross_entropy"),
     "transform": (
         "torchvision.transforms.v2",
