@@ -103,6 +103,7 @@ class ProgressiveResizing(Trick):
         ValueError: If a parameter is out of its range; in `images`, if none would be smaller.
     """
 
+    varies_in_cost: ClassVar[bool] = True
     after: ClassVar[tuple[str, ...]] = (
         "AlternatingFlip",
         "TrivialAugment",

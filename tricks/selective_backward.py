@@ -97,6 +97,7 @@ class SelectiveBackward(Trick):
         ValueError: If a value is out of its range; in `batch`, if `model` was not called before.
     """
 
+    varies_in_cost: ClassVar[bool] = True
     after: ClassVar[tuple[str, ...]] = (
         *("AntiAliasing", "StochasticDepth", "SqueezeExcite", "ZeroInit", "DiracInit"),
         *("Whitening", "WeightStandardization", "GhostBatchNorm"),

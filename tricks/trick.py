@@ -72,6 +72,9 @@ class Trick:
     name: ClassVar[str] = "trick"
     """The class's name in snake case: the trick's key in a config and in a log."""
 
+    varies_in_cost: ClassVar[bool] = False
+    """Whether what an update costs depends on the time."""
+
     activity: ClassVar[str | None] = None
     """The reported number that stays 0 as long as the trick changes nothing, if there is one."""
 

@@ -6,7 +6,7 @@ are left out.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -33,6 +33,7 @@ from runner.train import Diverged
 from tricks import Batch
 
 FEWEST = 3  # updates of each variant that are timed, however long they take
+MOMENTS = 8  # of the training, at which an update is measured whose cost varies
 
 Sets = dict[str, DataSet]
 """The data sets that were read, by their settings."""
@@ -61,9 +62,14 @@ def multiply_adds(plan: Plan) -> dict[str, Cost]:
         device = settings.device if torch.cuda.is_available() else "cpu"
         plain = replace(settings, device=device, precision="float32", compile=False)
         trial = Trial(variant, plain, sets)
-        with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
-            trial.update()
-        counts[variant] = trial.cost(counter.get_total_flops() / 2)
+        found = []
+        for moment in trial.moments:
+            if len(trial.moments) > 1:
+                trial.update(moment)  # which tells the tricks the time
+            with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+                trial.update(moment)
+            found.append(counter.get_total_flops() / 2)
+        counts[variant] = trial.cost(mean(found))
     return counts
 
 
@@ -97,7 +103,7 @@ def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str,
     """Measure the seconds of an epoch of each variant.
 
     Each variant and the first one make updates in turn, so that what slows the machine slows both;
-    the median of their ratios counts.
+    the median of their ratios counts, and the mean of it over the training if it varies.
 
     Args:
         plan: The plan.
@@ -113,13 +119,16 @@ def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str,
             relative[variant] = Cost(mean(cost.epoch for cost in relative.values()), 0)
             continue
         other = Trial(variant, _settings(plan, variant), sets)
-        for trial in (first, other):
-            trial.update()  # what is done once: memory is taken, a model compiled
-        pairs, begun = list[tuple[float, float]](), time.perf_counter()
-        while len(pairs) < FEWEST or time.perf_counter() - begun < each:
-            pairs.append((first.update(), other.update()))
-        taken += [one for one, _ in pairs]
-        relative.setdefault(variant, other.cost(median(another / one for one, another in pairs)))
+        first.update()  # what is done once: memory is taken, a model compiled
+        ratios = []
+        for moment in other.moments:
+            other.update(moment)
+            pairs, begun = list[tuple[float, float]](), time.perf_counter()
+            while len(pairs) < FEWEST or time.perf_counter() - begun < each / len(other.moments):
+                pairs.append((first.update(), other.update(moment)))
+            taken += [one for one, _ in pairs]
+            ratios.append(median(another / one for one, another in pairs))
+        relative.setdefault(variant, other.cost(mean(ratios)))
     update = median(taken)
     return {v: Cost(update * relative[v].epoch, relative[v].updates) for v in plan.variants}
 
@@ -129,7 +138,7 @@ def _settings(plan: Plan, variant: str) -> Settings:
 
 
 class Trial:
-    """The first updates of a training, one at a time.
+    """Updates of a training, one at a time.
 
     Args:
         variant: Whose training, for messages.
@@ -151,6 +160,7 @@ class Trial:
         self.images = len(sets[key].train.labels)
         self.size = min(settings.batch_size, self.images)
         self.batches = self._whole_batches()
+        self.moments = self._moments()
 
     def cost(self, update: float) -> Cost:
         """Give back the cost of an epoch, by that of an update."""
@@ -158,20 +168,36 @@ class Trial:
         images = len(batches) * self.size if batches.drop_last else self.images
         return Cost(update * images / self.size, len(batches))
 
-    def update(self) -> float:
-        """Make an update; give back the seconds that it took."""
+    def _moments(self) -> Sequence[int]:
+        """When an update is to be measured: evenly over the training if its cost varies."""
+        training, batches = self.bench.training, self.bench.batches
+        if not any(trick.varies_in_cost for trick in training.trick):
+            return (0,)
+        updates, whole = training.begin.updates, max(1, self.images // self.size)
+        spread = ((2 * i + 1) * updates // (2 * MOMENTS) for i in range(MOMENTS))
+        return sorted({t - max(0, t % len(batches) - whole + 1) for t in spread})
+
+    def update(self, moment: int = 0) -> float:
+        """Make an update, the next one or that of a moment; give back the seconds that it took."""
         if torch.get_num_threads() != self.threads:  # another variant's
             torch.set_num_threads(self.threads)
         start = time.perf_counter()
         try:
             with suppress(Diverged):
-                self.bench.training.step(next(self.batches))
+                self.bench.training.step(self._batch(moment))
         except Exception as error:  # a trick's, about its first batch
             text = f"{self.variant} cannot be trained: {in_one_line(error)}"
             raise UserError(text) from error
         if self.bench.training.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start
+
+    def _batch(self, moment: int) -> Batch:
+        if not moment:
+            return next(self.batches)
+        epoch, start = divmod(moment, len(self.bench.batches))
+        self.bench.training.updates = moment
+        return next(self.bench.batches.epoch(epoch, start))
 
     def _whole_batches(self) -> Iterator[Batch]:
         for epoch in count():
