@@ -183,7 +183,7 @@ def require_part(
     ours, theirs = ({n: t.shape for n, t in each.items()} for each in (tensors, state))
     wrong = dict(theirs.items() - ours.items()) or (whole and dict(ours.items() - theirs.items()))
     if wrong or not theirs:
-        names = f"others at {listed(sorted(wrong))}" if wrong else "none"
+        names = f"others at {listed(sorted(wrong))}" if wrong and theirs else "none"
         raise ValueError(
             f"The averages must be those of this model, got {names}. Begin them with this model."
         )
