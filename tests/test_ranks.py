@@ -11,7 +11,15 @@ from torch import distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from tricks import Centralization, Chain, Clipping, Flooding, anti_alias, flood
+from tricks import (
+    Centralization,
+    Chain,
+    Clipping,
+    Flooding,
+    anti_alias,
+    flood,
+    sharpness_aware,
+)
 
 ROOT = Path(__file__).parent.parent  # the ranks need nothing else of the tests
 UPDATES = 4
@@ -65,6 +73,21 @@ def train(model, inputs, targets, level, naive=False):
     return {name.removeprefix("module."): p.detach() for name, p in model.named_parameters()}
 
 
+def sharp(model, inputs, targets, adaptive):
+    """Gradients at the perturbed weights, and those weights."""
+    places = []
+
+    def compute():
+        model.zero_grad()
+        places.append([p.detach().clone() for p in model.parameters()])
+        loss = F.cross_entropy(model(inputs), targets)
+        loss.backward()
+        return loss.detach()
+
+    sharpness_aware(compute, model, 0.5, adaptive=adaptive)
+    return places[1], [p.grad for p in model.parameters()]
+
+
 def blurred():
     return anti_alias(network(norm=True)).eval()  # the statistics of batch norm are those it has
 
@@ -90,6 +113,10 @@ def rank_main(rank, folder):
         for level in LEVELS.values()
         for naive in (False, True)
     }
+    for adaptive in (False, True):
+        results["sharp", adaptive] = sharp(
+            DistributedDataParallel(network()), inputs, targets, adaptive
+        )
     results["blurred"] = passed(DistributedDataParallel(blurred()), inputs, targets)
     torch.save(results, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
@@ -146,6 +173,16 @@ def test_an_anti_aliased_network_gives_the_outputs_and_gradients_of_one_process(
     torch.testing.assert_close(torch.cat([rank["blurred"][0] for rank in ranks]), outputs)
     for rank in ranks:
         torch.testing.assert_close(rank["blurred"][1], gradients, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sharpness_aware_the_perturbation_is_that_of_all_ranks(ranks, adaptive):
+    inputs, targets = map(torch.cat, halves())
+    alone = sharp(network(), inputs, targets, adaptive)
+    own = sharp(network(), *(halves[0] for halves in halves()), adaptive)
+    assert (own[0][0] - alone[0][0]).abs().max() > 1e-3  # a rank by itself would go elsewhere
+    for rank in ranks:
+        torch.testing.assert_close(rank["sharp", adaptive], alone, rtol=1e-10, atol=1e-12)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from tricks.mixing import as_probabilities, check_images, check_mixing, draw_beta, draw_uniform
+from tricks.mixing import as_probabilities, check_images, check_mixing, draw, draw_beta
 from tricks.trick import Batch, Time, Trick
 
 PATIENCE = 1024
@@ -35,11 +35,8 @@ def cutmix(
     The box has the sides H sqrt(1 - l) and W sqrt(1 - l), with l from Beta(alpha, alpha), its
     centre is anywhere in the image, and what lies beyond the border is lost. A pixel is in the box
     if its centre is. The target is (1 - a) y_i + a y_j, with a the share of the pixels pasted.
-    Each sample i has a box of its own, and a partner j by a permutation of the samples given,
-    which may be itself.
-
-    Samples whose targets are mixed already (class probabilities of more than one class) are left
-    as they are, and are nobody's partners. The targets are not smoothed.
+    Each sample i has a box of its own, and another sample j as its partner: they are a random
+    cycle. The targets are not smoothed.
 
     Args:
         inputs: Images after normalisation, floats [N, C, H, W].
@@ -67,34 +64,29 @@ def cutmix(
     check_mixing(alpha, probability)
     check_images(inputs, "cutmix")
     targets = as_probabilities(targets, num_classes, "cutmix")
-    cut, soft, _ = _cut(inputs, targets, alpha, probability, generator)
+    cut, soft, _ = _cut(inputs, targets, None, alpha, probability, generator)
     return cut, soft
-
-
-def _is_free(targets: Tensor) -> Tensor:
-    """Which class probabilities are of one class alone, or of none, as nothing was mixed."""
-    return (targets > 0).sum(1) <= 1
 
 
 def _cut(
     inputs: Tensor,
     targets: Tensor,
+    mixed: Tensor | None,
     alpha: float,
     probability: float,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give back what `cutmix` does, and which samples were cut into, [N]."""
+    """Give back what `cutmix` does to samples that are not mixed yet, and which it cut, [N]."""
     if inputs.ndim != 4 or targets.ndim != 2:
         raise ValueError(
             "CutMix takes images [N, C, H, W] with one target each, class ids [N] or class "
             f"probabilities [N, K], got {list(inputs.shape)} and {list(targets.shape)}."
         )
-    uniform, order = draw_uniform(5, inputs, generator)
-    free = _is_free(targets)
-    # the free samples in the order of the permutation: each is the partner of a free one
-    partners = torch.arange(len(inputs), device=inputs.device)
-    partners[free] = order[free[order]]
-    area = torch.where(free & (uniform[2] < probability), 1 - draw_beta(alpha, uniform[:2]), 0.0)
+    uniform, partners = draw(5, inputs, generator, left=mixed)
+    chosen = uniform[2] < probability
+    if mixed is not None:
+        chosen = chosen & ~mixed
+    area = torch.where(chosen, 1 - draw_beta(alpha, uniform[:2]), 0.0)
     height, width = inputs.shape[-2:]
     side = area.sqrt()
     rows, columns = _inside(side, uniform[3], height), _inside(side, uniform[4], width)
@@ -117,9 +109,8 @@ class Cutmix(Trick):
     """Paste a box of another sample of the micro-batch into each (`batch`), as `cutmix` does.
 
     The targets become class probabilities. They are not smoothed: `LabelSmoothing` comes after.
-    Samples that `Mixup` has mixed before are left as they are: with `Mixup(probability=0.5)` each
-    sample is mixed up or cut into. (One that was mixed with another of its own class looks as if it
-    were not, and may be cut into as well.)
+    Samples that `Mixup` has mixed before are left as they are, and their images are not pasted into
+    others: with `Mixup(probability=0.5)` each sample is mixed up or cut into.
 
     Reports `cut_share`: of the samples of the last update, the share that was cut into.
 
@@ -130,7 +121,7 @@ class Cutmix(Trick):
     Raises:
         ValueError: If a value is out of its range; in `batch`, if the inputs are integers, the
             targets are neither class ids nor class probabilities, are ids and `batch.classes` is
-            None, or are mixed already in every one of the first 1024 samples.
+            None; or if every one of the first 1024 samples is mixed already.
     """
 
     after: ClassVar[tuple[str, ...]] = (
@@ -160,23 +151,28 @@ class Cutmix(Trick):
         """Cut into the samples."""
         check_images(batch.inputs, "Cutmix")
         targets = as_probabilities(batch.targets, batch.classes, "Cutmix")
+        mixed = batch.mixed
         if self._mixed is not None:
-            self._refuse_mixed(targets, batch.targets is not targets)
-        inputs, targets, cut = _cut(batch.inputs, targets, self.alpha, self.probability, generator)
+            self._refuse_mixed(mixed)
+        inputs, targets, cut = _cut(
+            batch.inputs, targets, mixed, self.alpha, self.probability, generator
+        )
         self._cut.append(cut)
-        return batch._replace(inputs=inputs, targets=targets)
+        return batch._replace(
+            inputs=inputs, targets=targets, mixed=cut if mixed is None else cut | mixed
+        )
 
-    def _refuse_mixed(self, targets: Tensor, ids: bool) -> None:
+    def _refuse_mixed(self, mixed: Tensor | None) -> None:
         """Refuse a training all of whose samples are mixed already: it would cut into none."""
-        if ids or _is_free(targets).any():
+        if mixed is None or not mixed.all():
             self._mixed = None
             return
-        self._mixed = (self._mixed or 0) + len(targets)
+        self._mixed = (self._mixed or 0) + len(mixed)
         if self._mixed >= PATIENCE:
             raise ValueError(
-                f"Cutmix leaves samples alone whose targets are mixed already, and all of the "
-                f"first {self._mixed} were. Set the probability of Mixup to 0.5, or switch one of "
-                "the two off."
+                "Cutmix leaves samples alone that are mixed already, and all of the first "
+                f"{self._mixed} were. Set the probability of Mixup to 0.5, or switch one of the "
+                "two off."
             )
 
     def weights(self, model: nn.Module, time: Time) -> None:  # noqa: ARG002

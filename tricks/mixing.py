@@ -24,17 +24,23 @@ def draw_beta(alpha: float, uniform: Tensor) -> Tensor:
     return ((1 + cosine * root) / 2).clamp(0, 1)
 
 
-def draw_uniform(
-    rows: int, inputs: Tensor, generator: torch.Generator | None
+def draw(
+    rows: int, inputs: Tensor, generator: torch.Generator | None, left: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Give back uniform numbers, [rows, N], and the samples' partners, a permutation, [N].
+    """Give back uniform numbers from [0, 1), [rows, N], and the samples' partners, [N].
 
-    They are drawn where the generator is, and come to the device of the inputs.
+    The partners are a random cycle: each sample has another one. Those that are left alone, [N],
+    stand outside and have themselves. All is drawn where the generator is, and comes to the device
+    of the inputs.
     """
     device = inputs.device if generator is None else generator.device
     uniform = torch.rand(rows, len(inputs), generator=generator, device=device)
-    partners = torch.randperm(len(inputs), generator=generator, device=device)
-    return uniform.to(inputs.device), partners.to(inputs.device)
+    cycle = torch.randperm(len(inputs), generator=generator, device=device).to(inputs.device)
+    if left is not None:
+        cycle = cycle[~left[cycle]]
+    partners = torch.arange(len(inputs), device=inputs.device)
+    partners[cycle] = cycle.roll(1)
+    return uniform.to(inputs.device), partners
 
 
 def check_mixing(alpha: float, probability: float, who: str = "") -> None:

@@ -13,7 +13,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from tricks.mixing import as_probabilities, check_images, check_mixing, draw_beta, draw_uniform
+from tricks.mixing import as_probabilities, check_images, check_mixing, draw, draw_beta
 from tricks.trick import Batch, Trick
 
 
@@ -28,8 +28,8 @@ def mixup(
 ) -> tuple[Tensor, Tensor]:
     """Give back l x_i + (1 - l) x_j and l y_i + (1 - l) y_j, with l from Beta(alpha, alpha).
 
-    Each sample i has a coefficient l of its own, and a partner j by a permutation of the samples
-    given, which may be itself. The targets are not smoothed.
+    Each sample i has a coefficient l of its own, and another sample j as its partner: they are a
+    random cycle. The targets are not smoothed.
 
     Args:
         inputs: Images after normalisation, floats [N, ...].
@@ -56,15 +56,27 @@ def mixup(
     check_mixing(alpha, probability)
     check_images(inputs, "mixup")
     targets = as_probabilities(targets, num_classes, "mixup")
-    (*beta, chance), partners = draw_uniform(3, inputs, generator)
-    own = torch.where(chance < probability, draw_beta(alpha, torch.stack(beta)), 1.0)
-    own = own.to(inputs.dtype)  # both are mixed with the same coefficient, as it is rounded
-    return _mix(inputs, partners, own), _mix(targets, partners, own)
+    mixed, soft, _ = _mix(inputs, targets, alpha, probability, generator)
+    return mixed, soft
 
 
-def _mix(values: Tensor, partners: Tensor, own: Tensor) -> Tensor:
-    weights = own.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
-    return torch.lerp(values[partners], values, weights)
+def _mix(
+    inputs: Tensor,
+    targets: Tensor,
+    alpha: float,
+    probability: float,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give back what `mixup` does, and which samples are mixed, [N]."""
+    uniform, partners = draw(3, inputs, generator)
+    chosen = uniform[2] < probability
+    own = torch.where(chosen, draw_beta(alpha, uniform[:2]), 1.0)
+    own = own.to(inputs.dtype)  # the targets have the coefficient of the images, as it is rounded
+    mixed, soft = (
+        torch.lerp(each[partners], each, own.to(each.dtype).view(-1, *[1] * (each.ndim - 1)))
+        for each in (inputs, targets)
+    )
+    return mixed, soft, chosen
 
 
 @final
@@ -74,7 +86,7 @@ class Mixup(Trick):
 
     The targets become class probabilities. They are not smoothed: `LabelSmoothing` comes after.
     With `Cutmix` after it, `probability` is the share that is mixed up, and Cutmix takes the rest.
-    A micro-batch of one sample has no other to be mixed with.
+    A micro-batch of one sample has no other to be mixed with, and stays as it is.
 
     Attributes:
         alpha: Of the beta distribution, > 0. The paper takes .2 to .4 for ImageNet, 1 for CIFAR.
@@ -107,7 +119,7 @@ class Mixup(Trick):
         """Mix the samples."""
         check_images(batch.inputs, "Mixup")
         targets = as_probabilities(batch.targets, batch.classes, "Mixup")
-        inputs, targets = mixup(
-            batch.inputs, targets, self.alpha, self.probability, generator=generator
+        inputs, targets, mixed = _mix(
+            batch.inputs, targets, self.alpha, self.probability, generator
         )
-        return batch._replace(inputs=inputs, targets=targets)
+        return batch._replace(inputs=inputs, targets=targets, mixed=mixed)

@@ -113,7 +113,7 @@ class SelectiveBackward(Trick):
     def __post_init__(self) -> None:
         _check_keep("SelectiveBackward.", self.keep)
         if self.keep == 1:
-            raise ValueError("SelectiveBackward.keep must be < 1, got 1. Switch the trick off.")
+            raise ValueError("SelectiveBackward.keep must be < 1, got 1.0. Switch the trick off.")
         if not 0 <= self.start < self.end <= 1:
             raise ValueError(
                 "SelectiveBackward.start and end must be shares of the training with "
@@ -153,7 +153,8 @@ class SelectiveBackward(Trick):
             self._chosen.append(select_hardest(self._model, inputs, targets, self.keep))
             self._given += len(inputs)
         places = self._chosen[-1] if self._again is None else next(self._again)
-        return batch._replace(inputs=inputs[places], targets=targets[places])
+        mixed = None if batch.mixed is None else batch.mixed[places]
+        return batch._replace(inputs=inputs[places], targets=targets[places], mixed=mixed)
 
     def backward(self, compute: Callable[[], Tensor], model: nn.Module) -> Tensor:  # noqa: ARG002
         """Choose the samples; compute the gradients again with those that were chosen."""

@@ -21,6 +21,8 @@ class Batch(NamedTuple):
     """[N, ...] class ids, or [N, K, ...] class probabilities."""
     classes: int | None = None
     """K, the number of classes; None if it is not known."""
+    mixed: Tensor | None = None
+    """Which samples are a mixture of two, [N] bool; None for none."""
 
 
 class Time(NamedTuple):
