@@ -10,9 +10,11 @@ from tricks.chain import Chain, in_order, overrides
 from tricks.clip_gradients import clip_gradients_
 from tricks.clipping import Clipping
 from tricks.cutmix import Cutmix, cutmix
+from tricks.dirac_init import DiracInit, dirac_init_
 from tricks.downsampling import Place, find_places
 from tricks.ema import Ema, exponential_average_
 from tricks.flooding import Flooding, flood
+from tricks.ghost_batch_norm import GhostBatchNorm, ghost_batch_norm
 from tricks.gradients import check_gradients_
 from tricks.label_smoothing import LabelSmoothing, smooth_labels
 from tricks.layers import find_classifier
@@ -31,6 +33,12 @@ from tricks.test_time_views import TestTimeViews, Views
 from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.trivial_augment import TrivialAugment, trivial_augment
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
+from tricks.weight_standardization import (
+    WeightStandardization,
+    standardize,
+    standardize_weights,
+)
+from tricks.whitening import Whitening, whiten_
 
 __all__ = [
     "AlternatingFlip",
@@ -42,8 +50,10 @@ __all__ = [
     "Chain",
     "Clipping",
     "Cutmix",
+    "DiracInit",
     "Ema",
     "Flooding",
+    "GhostBatchNorm",
     "LabelSmoothing",
     "LookAhead",
     "Mixup",
@@ -62,6 +72,8 @@ __all__ = [
     "TrivialAugment",
     "Views",
     "WarmRestarts",
+    "WeightStandardization",
+    "Whitening",
     "anti_alias",
     "average_",
     "binary_cross_entropy",
@@ -70,12 +82,14 @@ __all__ = [
     "clip_gradients_",
     "cutmix",
     "derive_seed",
+    "dirac_init_",
     "equal_average_",
     "exponential_average_",
     "find_classifier",
     "find_places",
     "flip_alternately",
     "flood",
+    "ghost_batch_norm",
     "in_order",
     "look_ahead_",
     "mixup",
@@ -90,8 +104,11 @@ __all__ = [
     "select_hardest",
     "sharpness_aware",
     "smooth_labels",
+    "standardize",
+    "standardize_weights",
     "swap_state",
     "trivial_augment",
     "warm_restarts",
+    "whiten_",
     "with_muon",
 ]
