@@ -6,23 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from runner.errors import UserError
 from runner.texts import reason
-
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-"""The normalisation layers; `_NormBase` covers every batch and instance norm."""
+from tricks import norms_and_biases
 
 
 def parameter_groups(model: nn.Module, decay_norms_and_biases: bool) -> list[dict[str, Any]]:
     """Split a model's parameters into those with the optimizer's weight decay and those without.
 
-    Without decay are the parameters of normalisation layers and every bias, by the type of their
-    module and by their name: He et al., "Bag of Tricks for Image Classification with Convolutional
-    Neural Networks", CVPR 2019, section 3.1, https://arxiv.org/abs/1812.01187. The usual test, one
-    dimension or less, would mistake a layer scale for a bias.
+    Without decay are those that `tricks.norms_and_biases` gives.
 
     Args:
         model: The model; a parameter that modules share comes once.
@@ -39,12 +33,7 @@ def parameter_groups(model: nn.Module, decay_norms_and_biases: bool) -> list[dic
     parameters = list(model.parameters())
     if decay_norms_and_biases:
         return [{"params": parameters}]
-    exempt = {
-        parameter
-        for module in model.modules()
-        for name, parameter in module.named_parameters(recurse=False)
-        if isinstance(module, NORMS) or "bias" in name.split("_")  # in_proj_bias, bias_ih_l0
-    }
+    exempt = norms_and_biases(model)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p not in exempt]},
         {"params": [p for p in parameters if p in exempt], "weight_decay": 0.0},

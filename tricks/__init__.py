@@ -3,6 +3,7 @@
 from tricks.alternating_flip import AlternatingFlip, flip_alternately
 from tricks.anti_aliasing import AntiAliasing, anti_alias
 from tricks.averaging import average_, recompute_batch_norm_, swap_state
+from tricks.bias_rate import BiasRate, scale_bias_rates_
 from tricks.binary_cross_entropy import BinaryCrossEntropy, binary_cross_entropy
 from tricks.blur_pool import BlurPool2d
 from tricks.centralization import Centralization, centralize_
@@ -22,6 +23,7 @@ from tricks.look_ahead import LookAhead, look_ahead_
 from tricks.mixup import Mixup, mixup
 from tricks.muon import Muon, with_muon
 from tricks.muon_step import orthogonalize
+from tricks.no_decay import NoDecay, exempt_from_decay_, norms_and_biases
 from tricks.progressive_resizing import ProgressiveResizing, resize_progressively
 from tricks.rand_augment import RandAugment, rand_augment
 from tricks.random_erasing import RandomErasing, random_erase
@@ -30,20 +32,19 @@ from tricks.sam import Sam, sharpness_aware
 from tricks.selective_backward import SelectiveBackward, select_hardest
 from tricks.swa import Swa, equal_average_
 from tricks.test_time_views import TestTimeViews, Views
+from tricks.trapezoid import Trapezoid, trapezoid
 from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.trivial_augment import TrivialAugment, trivial_augment
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
-from tricks.weight_standardization import (
-    WeightStandardization,
-    standardize,
-    standardize_weights,
-)
+from tricks.warm_up import WarmUp, warm_up
+from tricks.weight_standardization import WeightStandardization, standardize, standardize_weights
 from tricks.whitening import Whitening, whiten_
 
 __all__ = [
     "AlternatingFlip",
     "AntiAliasing",
     "Batch",
+    "BiasRate",
     "BinaryCrossEntropy",
     "BlurPool2d",
     "Centralization",
@@ -58,6 +59,7 @@ __all__ = [
     "LookAhead",
     "Mixup",
     "Muon",
+    "NoDecay",
     "Place",
     "ProgressiveResizing",
     "RandAugment",
@@ -68,10 +70,12 @@ __all__ = [
     "Swa",
     "TestTimeViews",
     "Time",
+    "Trapezoid",
     "Trick",
     "TrivialAugment",
     "Views",
     "WarmRestarts",
+    "WarmUp",
     "WeightStandardization",
     "Whitening",
     "anti_alias",
@@ -84,6 +88,7 @@ __all__ = [
     "derive_seed",
     "dirac_init_",
     "equal_average_",
+    "exempt_from_decay_",
     "exponential_average_",
     "find_classifier",
     "find_places",
@@ -93,6 +98,7 @@ __all__ = [
     "in_order",
     "look_ahead_",
     "mixup",
+    "norms_and_biases",
     "orthogonalize",
     "overrides",
     "rand_augment",
@@ -100,6 +106,7 @@ __all__ = [
     "recompute_batch_norm_",
     "repeat_samples",
     "resize_progressively",
+    "scale_bias_rates_",
     "scale_learning_rates_",
     "select_hardest",
     "sharpness_aware",
@@ -107,8 +114,10 @@ __all__ = [
     "standardize",
     "standardize_weights",
     "swap_state",
+    "trapezoid",
     "trivial_augment",
     "warm_restarts",
+    "warm_up",
     "whiten_",
     "with_muon",
 ]

@@ -1,6 +1,6 @@
 """The parameter groups of an optimizer: to take parameters out of them, and to split them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -24,7 +24,10 @@ def take_out(group: Group, chosen: AbstractSet[Tensor]) -> Group:
 
 
 def split_groups_(
-    optimizer: Optimizer, chosen: AbstractSet[Tensor], change: Callable[[Group], Group]
+    optimizer: Optimizer,
+    chosen: AbstractSet[Tensor],
+    change: Callable[[Group], Group],
+    groups: Iterable[Group] | None = None,
 ) -> None:
     """Give chosen parameters other options: in groups of their own, behind those that are there.
 
@@ -34,8 +37,9 @@ def split_groups_(
         optimizer: Any optimizer; its states stay.
         chosen: Parameters; those that are in no group do not count.
         change: Options of a group to its new ones.
+        groups: Which groups to split; None for all.
     """
-    for group in list(optimizer.param_groups):
+    for group in list(optimizer.param_groups if groups is None else groups):
         new = change(group)
         if chosen >= set(group["params"]):
             group.update(new)

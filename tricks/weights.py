@@ -1,10 +1,12 @@
-"""Which parameters are the weights of layers, and which matrices those are."""
+"""Which parameters are weights of layers, as matrices, and which are those of norms, and biases."""
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 
@@ -103,3 +105,25 @@ def owned_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Para
                 yield from ((module, name, p) for p in each.parameters(recurse=False))
         if module not in originals:
             yield from ((module, n, p) for n, p in module.named_parameters(recurse=False))
+
+
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)  # the first: batch and instance norms
+_NAMED_NORMS = re.compile(r"Norm(Act|Tlu)?(\dd)?(Fp32|[BS]\da?)?$")  # RmsNormAct2d, EvoNorm2dB0
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalisation layer: one of torch's, or one that is named so.
+
+    >>> is_norm(nn.BatchNorm2d(3)), is_norm(nn.Linear(3, 3))
+    (True, False)
+    """
+    return isinstance(module, _NORMS) or bool(_NAMED_NORMS.search(type(module).__name__))
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter of this name in its module is a bias.
+
+    >>> is_bias("in_proj_bias"), is_bias("bias_ih_l0"), is_bias("weight")
+    (True, True, False)
+    """
+    return "bias" in name.split("_")
