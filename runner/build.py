@@ -22,7 +22,7 @@ from runner.device import (
     refuse_four_channels,
 )
 from runner.errors import UserError
-from runner.fit import Fit
+from runner.fit import Fit, inputs_of_each_size
 from runner.losses import class_weights, weighted
 from runner.metrics import refuse_unmeasurable
 from runner.nodes import call, with_config_path
@@ -243,13 +243,17 @@ def refuse_unfit(
 
     A model that cannot be copied is not tried.
     """
+    with with_config_path("tricks"):
+        sizes = inputs_of_each_size(batches)
     try:
         name, rebuild = title(settings.model, "model"), rebuilder(settings, batches, classes)
         fit = Fit(training.model, name, classes, training.autocast, rebuild)
     except Exception:  # copying may fail in any way
         return
     resizable = "size" in settings.data
-    fit.check(batches, evaluated, settings.micro_batch_size, resizable=resizable)
+    plain, micro = replace(batches, trick=Chain()), settings.micro_batch_size
+    fit.check(plain, evaluated, micro, resizable=resizable)
+    fit.check_sizes(sizes, batches, micro)
 
 
 def title(node: Node, group: str) -> str:

@@ -5,7 +5,9 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cache
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -17,9 +19,13 @@ from runner.data import Batches
 from runner.errors import UserError, cause_of
 from runner.quoting import literal
 from runner.texts import reason
+from tricks import overrides
 
 SIDES = (32, 48, 64, 75, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
 """Sides of images, in pixels, that are tried to find one that a model takes."""
+
+PARTS = 16
+"""Of a training, in each of which the sizes of the images grow or shrink, or stay."""
 
 HERE = Path(__file__).resolve().parent
 OTHERS = ("site-packages", "dist-packages", str(HERE), str(HERE.parent / "tricks"))
@@ -104,6 +110,31 @@ class Fit:
             what = f"which {self.name} cannot be evaluated on: {problem}"
             raise UserError(_one_left(what, [count, *counts], size, micro, training.drop_last))
 
+    def check_sizes(self, sizes: Sequence[Tensor], training: Batches, micro: int | None) -> None:
+        """Refuse a size that tricks give the images, if the model takes others, but not this one.
+
+        Args:
+            sizes: Two inputs of each size, as `inputs_of_each_size` gives them.
+            training: The batches of the training split.
+            micro: Images passed at once in training; None for a whole batch.
+
+        Raises:
+            UserError: If there is such a size.
+        """
+        shape = torch.Size(training.split.shape)
+        others = [inputs for inputs in sizes if inputs.shape[1:] != shape]
+        if not others or self.problem(sizes[0].new_zeros(2, *shape)):
+            return
+        count, size = len(training.split.labels), training.batch_size
+        least = 1 if 1 in passed(count, size, micro, training.drop_last) else 2
+        for inputs in others:
+            if problem := self.problem(inputs[:least]):
+                raise UserError(
+                    f"tricks: they make images of {' x '.join(map(str, inputs.shape[1:]))}, which "
+                    f"{self.name} does not take: {problem}. Make them larger (as by "
+                    "tricks.progressive_resizing.start or step), or choose another model."
+                )
+
     def _unfit(self, images: Tensor, problem: str, resizable: bool) -> str:
         """Write which images the model takes instead, if some are found."""
         own, *sides = images.shape[1:]
@@ -134,6 +165,31 @@ class Fit:
         if Fit(other, self.name, self.classes, self.autocast).problem(images):
             return None
         return quote(f"+model.kwargs.{key}={literal(value)}")
+
+
+def inputs_of_each_size(training: Batches) -> list[Tensor]:
+    """Give back two inputs of each size that they have in the course of a training."""
+    begin, found = training.begin, dict[torch.Size, Tensor]()
+
+    @cache
+    def at(update: int) -> torch.Size:
+        given = replace(training, begin=begin._replace(update=update))
+        two = next(replace(given, batch_size=2, shuffle=False, drop_last=False).epoch(0)).inputs
+        found.setdefault(two.shape, two)
+        return two.shape
+
+    def between(first: int, last: int) -> None:
+        middle = (first + last) // 2
+        if at(first) != at(last) and first < middle:
+            between(first, middle)
+            between(middle, last)
+
+    last = max(0, begin.updates - 1) if any(overrides(t, "images") for t in training.trick) else 0
+    marks = sorted({last * part // PARTS for part in range(PARTS + 1)})
+    for pair in pairwise(marks):
+        between(*pair)
+    at(0)
+    return [*found.values()]
 
 
 def _declared(model: nn.Module) -> Iterator[int]:

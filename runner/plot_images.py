@@ -1,9 +1,9 @@
 """The command `python -m runner.plot_images [KEY=VALUE ...]`: draws what the network sees.
 
 The first training images of a run: as they are, and as the network gets them in epochs 0, 1 and 2,
-augmented and normalised, with the normalising undone for the eye. The config is that of
-`python -m runner`. Nothing is trained, and no model is built; what a trick does to a batch is not
-shown.
+augmented and normalised, with the normalising undone for the eye. What the tricks that are on do to
+the images and to their mixture is in it; those with a state act as in the first update. The config
+is that of `python -m runner`. Nothing is trained, and no model is built.
 """
 
 import argparse
@@ -22,15 +22,18 @@ from runner.cli.hydra_internals import Loader
 from runner.cli.task import register
 from runner.config import Settings, check
 from runner.data import Batches, DataSet
-from runner.data.seen import to_pixels
+from runner.data.seen import as_trained, to_pixels
 from runner.errors import UserError
+from runner.nodes import with_config_path
 from runner.store.files import write_atomically
 from runner.terminal import terminal
 from runner.texts import printable, say
+from tricks import overrides
 
 EXAMPLES = """
   python -m runner.plot_images data.augment.crop=1
   python -m runner.plot_images data=cifar10 'data.augment.transforms=[RandAugment]'
+  python -m runner.plot_images 'tricks=[trivial_augment,random_erasing]' data=cifar10
   python -m runner.plot_images data=image_folder data.root=FOLDER --out seen.png
 """
 
@@ -44,13 +47,21 @@ def compose(loader: Loader, overrides: Sequence[str]) -> Settings:
     return check(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), overrides)
 
 
-def seen(batches: Batches, samples: Tensor, epoch: int) -> list[Tensor | None]:
+def seen(
+    batches: Batches,
+    samples: Tensor,
+    epoch: int,
+    micro: int | None = None,
+    classes: int | None = None,
+) -> list[Tensor | None]:
     """Give back images as the network gets them in an epoch.
 
     Args:
         batches: Of the training split.
         samples: [n], places in the split.
         epoch: From 0.
+        micro: Samples of a micro-batch; None for a whole batch.
+        classes: How many classes there are.
 
     Returns:
         For each sample a picture [3, H, W], uint8; None where the epoch leaves it out.
@@ -63,23 +74,27 @@ def seen(batches: Batches, samples: Tensor, epoch: int) -> list[Tensor | None]:
         if places:
             batch, place = divmod(places[0], size)
             if batch not in whole:
-                whole[batch] = next(batches.epoch(epoch, batch)).inputs
+                update, drawn = epoch * len(batches) + batch, next(batches.epoch(epoch, batch))
+                whole[batch] = as_trained(batches, drawn, update, micro, classes)
             found.append(to_pixels(whole[batch][place, None], batches)[0])
         else:
             found.append(None)
     return found
 
 
-def rows(batches: Batches) -> tuple[Tensor, list[list[Tensor | None]]]:
+def rows(
+    batches: Batches, micro: int | None = None, classes: int | None = None
+) -> tuple[Tensor, list[list[Tensor | None]]]:
     """Choose the first different samples of the training; give back their rows of pictures."""
     drawn = batches.order(0)[: len(batches) * batches.batch_size].tolist()
     samples = torch.tensor([*dict.fromkeys(drawn)][:COLUMNS], device=batches.split.labels.device)
     plain = Batches(batches.split, COLUMNS, batches.mean, batches.std)
     originals = seen(plain, samples, 0)
-    return samples, [originals, *(seen(batches, samples, epoch) for epoch in range(EPOCHS))]
+    lines = (seen(batches, samples, epoch, micro, classes) for epoch in range(EPOCHS))
+    return samples, [originals, *lines]
 
 
-def draw(batches: Batches, data: DataSet, file: Path) -> None:
+def draw(batches: Batches, data: DataSet, file: Path, micro: int | None = None) -> None:
     """Draw the rows of pictures.
 
     Raises:
@@ -87,7 +102,8 @@ def draw(batches: Batches, data: DataSet, file: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    samples, lines = rows(batches)
+    with with_config_path("tricks"):
+        samples, lines = rows(batches, micro, len(data.classes))
     height, width = batches.split.shape[1:]
     across = len(samples)
     figure = Figure(figsize=(1.4 + 1.2 * across, 0.5 + 1.2 * len(lines) * height / width))
@@ -120,7 +136,8 @@ def draw(batches: Batches, data: DataSet, file: Path) -> None:
 def summary(batches: Batches, settings: Settings) -> str:
     """Describe in one line what the picture shows."""
     what = f"{title(settings.data, 'data')}: the first of {len(batches.split.labels):,} images"
-    if not (batches.augmentation.draws or batches.transforms):
+    by_tricks = any(overrides(t, hook) for t in batches.trick for hook in ("images", "batch"))
+    if not (batches.augmentation.draws or batches.transforms or by_tricks):
         what += "  note: nothing is augmented; see data.augment"
     return what
 
@@ -146,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(int(settings.threads))
         data = build_data(settings)
         batches = build_batches(settings, data, build_tricks(settings))
-        draw(batches, data, given.out)
+        draw(batches, data, given.out, settings.micro_batch_size)
         say(f"{given.out}  {summary(batches, settings)}")
     except Exception as error:
         if line := explain(error, loader):

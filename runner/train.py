@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.losses import cross_entropy
-from tricks import Batch, Chain, Time, derive_seed, overrides, scale_learning_rates_
+from runner.micro_batches import micro_batches
+from tricks import Batch, Chain, Time, overrides, scale_learning_rates_
 from tricks.gradients import norm_of
 
 
@@ -83,7 +84,7 @@ class Training:
     ) -> None:
         self.model, self.optimizer, self.trick = model, optimizer, trick
         self.factor, self.loss, self.classes, self.inputs = factor, loss, classes, inputs
-        self.micro_batch_size, self.not_finite, self.seed = micro_batch_size, not_finite, seed
+        self.micro_batch_size, self.not_finite = micro_batch_size, not_finite
         self.begin = Time(0, updates_per_epoch, updates or updates_per_epoch, seed)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
@@ -113,9 +114,10 @@ class Training:
         def compute() -> Tensor:
             self.optimizer.zero_grad()
             loss = objective = torch.zeros((), device=self.device)
-            for index, (micro, share) in enumerate(self._micro_batches(batch)):
+            cut = batch, self.time, self.micro_batch_size, self.classes
+            for micro, generator, share in micro_batches(*cut):
                 with self.autocast():
-                    micro = self.trick.batch(micro, self._generator(index))
+                    micro = self.trick.batch(micro, generator)
                     outputs = self.model(micro.inputs)
                 outputs = outputs.float()
                 losses = self.loss(outputs, micro.targets)
@@ -179,19 +181,6 @@ class Training:
         factor = self.trick.schedule(self.factor(self.updates), self.time)
         scale_learning_rates_(self.optimizer, factor)
         return float(self.optimizer.param_groups[0]["lr"])
-
-    def _micro_batches(self, batch: Batch) -> Iterable[tuple[Batch, float]]:
-        """Cut a batch; each part comes with its share of the samples."""
-        total = len(batch.targets)
-        size = self.micro_batch_size or total
-        for inputs, targets in zip(
-            batch.inputs.split(size), batch.targets.split(size), strict=True
-        ):
-            yield Batch(inputs, targets, self.classes), len(targets) / total
-
-    def _generator(self, micro: int) -> torch.Generator:
-        generator = torch.Generator(self.device)
-        return generator.manual_seed(derive_seed(self.seed, "tricks", self.updates, micro))
 
     def _gradient_norm(self) -> float:
         return norm_of(self.parameters).item()

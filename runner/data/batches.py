@@ -92,22 +92,29 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from batch `start` on."""
-        order = self.trick.order(self.order(epoch))
+        order = self.order(epoch)
         for index in range(start, len(self)):
             yield self._batch(order, epoch, index)
 
     def first(self, most: int) -> Batch:
-        """Return the first samples of the first batch, without the work for the others."""
-        return self._batch(self.trick.order(self.order(0)), 0, 0, most)
+        """Return the first samples of the first batch, without the work for the others.
+
+        Tricks draw for a whole batch, and get one.
+        """
+        inputs, targets, _ = self._batch(self.order(0), 0, 0, None if self._are_changed else most)
+        return Batch(inputs[:most], targets[:most])
 
     def order(self, epoch: int) -> Tensor:
-        """Return the samples of an epoch in their order, [N]: places in the split.
+        """Return the samples of an epoch in their order, as the tricks have it, [N].
 
-        Balanced, each is drawn with replacement: its class, all classes being equally likely, and
-        then one of the class. So each of the n_c samples of one of K classes has the probability
-        1 / (K n_c), as with torch's `WeightedRandomSampler` and weights 1 / n_c, but exact for any
-        number of samples.
+        They are places in the split. Balanced, each is drawn with replacement: its class, all
+        classes being equally likely, and then one of the class. So each of the n_c samples of one
+        of K classes has the probability 1 / (K n_c), as with torch's `WeightedRandomSampler` and
+        weights 1 / n_c, but exact for any number of samples.
         """
+        return self.trick.order(self._drawn_order(epoch))
+
+    def _drawn_order(self, epoch: int) -> Tensor:
         labels = self.split.labels
         count, device = len(labels), labels.device
         if not self.shuffle:
@@ -129,13 +136,18 @@ class Batches:
         draw, chosen = self._draw(len(chosen), seed, most), chosen[:most]
         seeds = (derive_seed(self.seed, "transforms", epoch, start + i) for i in range(len(chosen)))
         images = self._augmented(self.split.images_of(chosen), draw, seeds)
-        update = epoch * len(self) + index
+        update = self.begin.update + epoch * len(self) + index
         inputs = self._inputs(self._changed(images, chosen, update), draw)
         return Batch(inputs, self.split.labels.index_select(0, chosen))
 
+    @property
+    def _are_changed(self) -> bool:
+        """Whether a trick changes the images."""
+        return any(overrides(trick, "images") for trick in self.trick)
+
     def _changed(self, images: Tensor, samples: Tensor, update: int) -> Tensor:
         """Let the tricks change the images of an update, with random numbers of their own."""
-        if not any(overrides(trick, "images") for trick in self.trick):
+        if not self._are_changed:
             return images
         seed = derive_seed(self.begin.seed, "images", update)
         generator = torch.Generator(images.device).manual_seed(seed)

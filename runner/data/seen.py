@@ -1,5 +1,6 @@
 """What the network sees, as pictures: batches with their normalising undone."""
 
+import copy
 from math import ceil
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runner.data.batches import Batches
+from runner.micro_batches import micro_batches
+from tricks import Batch, overrides
 
 SIDE = 64  # pixels of an image in a sheet, about
 BORDER = 2  # pixels around each of them
@@ -16,11 +19,38 @@ STRETCHED = 2.0  # standard deviations around the mean that are black and white 
 MOST, PIXELS = 32, 2**19  # images of a sheet, and their pixels: it is drawn in an instant
 
 
-def first_sheet(batches: Batches) -> Tensor:
-    """Lay out the first images of the first batch, [3, H', W'], uint8: 32, or fewer large ones."""
+def first_sheet(batches: Batches, micro: int | None = None, classes: int | None = None) -> Tensor:
+    """Lay out the first images of the first batch, [3, H', W'], uint8: 32, or fewer large ones.
+
+    Args:
+        batches: Of the training split.
+        micro: As for `as_trained`.
+        classes: As for `as_trained`.
+    """
     height, width = batches.split.shape[1:]
-    inputs = batches.first(min(MOST, max(8, PIXELS // (height * width)))).inputs
-    return sheet(to_pixels(inputs, batches))
+    most = min(MOST, max(8, PIXELS // (height * width)))
+    mixes = any(overrides(trick, "batch") for trick in batches.trick)
+    batch = next(batches.epoch(0)) if mixes else batches.first(most)
+    return sheet(to_pixels(as_trained(batches, batch, 0, micro, classes)[:most], batches))
+
+
+def as_trained(
+    batches: Batches, batch: Batch, update: int, micro: int | None, classes: int | None
+) -> Tensor:
+    """Give back the inputs of an update as the tricks' `batch` changes them.
+
+    Tricks with a state change them as in a first update; their state stays as it is.
+
+    Args:
+        batches: Whose batch it is.
+        batch: The whole batch.
+        update: Which update it is for, from 0.
+        micro: Samples of a micro-batch; None for a whole batch.
+        classes: How many classes there are.
+    """
+    trick, time = copy.deepcopy(batches.trick), batches.begin._replace(update=update)
+    parts = micro_batches(batch, time, micro, classes)
+    return torch.cat([trick.batch(part, generator).inputs for part, generator, _ in parts])
 
 
 def to_pixels(inputs: Tensor, batches: Batches) -> Tensor:

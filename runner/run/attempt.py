@@ -138,7 +138,8 @@ class Attempt:
         with RunLog(self.folder, lines, self.training.updates) as self.log:
             if not self.quiet and not lines:  # of a sweep it would be a page for each run
                 self.log.text("config", (self.folder / CONFIG).read_text())
-                sheet = Image.fromarray(first_sheet(self.bench.batches).permute(1, 2, 0).numpy())
+                given = self.bench.batches, self.training.micro_batch_size, self.training.classes
+                sheet = Image.fromarray(first_sheet(*given).permute(1, 2, 0).numpy())
                 self.log.pictures(0, {"images/train": encode(sheet)})
             self.train()
             return self.finish()

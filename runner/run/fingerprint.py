@@ -40,7 +40,15 @@ HARMLESS = re.compile(
 HERE = Path(__file__).resolve().parent.parent
 TRAINING_CODE = (
     *("begin.py", "build.py", "data/*.py", "device.py", "evaluate.py", "fit.py", "losses.py"),
-    *("metrics.py", "models/*.py", "nodes.py", "optimizers.py", "schedulers.py", "train.py"),
+    *(
+        "metrics.py",
+        "micro_batches.py",
+        "models/*.py",
+        "nodes.py",
+        "optimizers.py",
+        "schedulers.py",
+        "train.py",
+    ),
     *("transforms.py", "run/attempt.py", "run/choice.py", "run/result.py", "store/archive.py"),
     "../tricks/*.py",
 )
