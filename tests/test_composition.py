@@ -25,7 +25,7 @@ CORE = (
 LEFT_OUT = {
     **dict.fromkeys(("cutmix", "mixup", "selective_backward"), "depends on the micro-batch"),
     **dict.fromkeys(("squeeze_excite", "stochastic_depth", "zero_init"), "needs residual blocks"),
-    **dict.fromkeys(("bias_rate", "ghost_batch_norm"), "needs batch norm"),
+    **dict.fromkeys(("bias_rate", "ghost_batch_norm", "weight_standardization"), "needs norms"),
 }
 """What is not the same however an update is cut, or does not act on the network here; and why."""
 

@@ -13,7 +13,7 @@ would be zero for ever; and `conv_only` takes in one-dimensional convolutions.
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, ClassVar, Literal, NamedTuple, final
 from weakref import WeakKeyDictionary
 
 import torch
@@ -163,6 +163,8 @@ class Centralization(Trick):
     >>> abs(model.weight.mean().item() - before) < 1e-7
     True
     """
+
+    after: ClassVar[tuple[str, ...]] = ("Muon", "ScheduleFree")
 
     where: Where = "gradient_and_decay"
     conv_only: bool = False

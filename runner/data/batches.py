@@ -101,8 +101,8 @@ class Batches:
 
         Tricks draw for a whole batch, and get one.
         """
-        inputs, targets, _ = self._batch(self.order(0), 0, 0, None if self._are_changed else most)
-        return Batch(inputs[:most], targets[:most])
+        batch = self._batch(self.order(0), 0, 0, None if self._are_changed else most)
+        return Batch(batch.inputs[:most], batch.targets[:most])
 
     def order(self, epoch: int) -> Tensor:
         """Return the samples of an epoch in their order, as the tricks have it, [N].
