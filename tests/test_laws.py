@@ -24,7 +24,12 @@ NODES = {
     for name, node in OmegaConf.to_container(OmegaConf.load(file)).items()
     if name != "defaults"
 }
-NOTICEABLE = {"flooding": {"level": 5.0}, "clipping": {"max_norm": 0.01}}
+NOTICEABLE = {
+    "flooding": {"level": 5.0},
+    "clipping": {"max_norm": 0.01},
+    "mixup": {"probability": 0.5},  # which leaves some to cutmix
+    "selective_backward": {"start": 0.0},
+}
 """Parameters with which a trick changes even the first update; the defaults elsewhere."""
 
 HOOKS = (
