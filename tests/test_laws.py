@@ -29,6 +29,7 @@ NOTICEABLE = {
     "flooding": {"level": 5.0},
     "clipping": {"max_norm": 0.01},
     "ghost_batch_norm": {"size": 2},
+    "mixup": {"probability": 0.5},  # which leaves some to cutmix
     "selective_backward": {"start": 0.0},
 }
 """Parameters with which a trick changes even the first update; the defaults elsewhere."""
