@@ -11,8 +11,11 @@ from tricks.flooding import Flooding, flood
 from tricks.gradients import check_gradients_
 from tricks.label_smoothing import LabelSmoothing, smooth_labels
 from tricks.layers import find_classifier
+from tricks.squeeze_excite import SqueezeExcite, squeeze_excite
+from tricks.stochastic_depth import StochasticDepth, stochastic_depth
 from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
+from tricks.zero_init import ZeroInit, zero_init_
 
 __all__ = [
     "AntiAliasing",
@@ -24,9 +27,12 @@ __all__ = [
     "Flooding",
     "LabelSmoothing",
     "Place",
+    "SqueezeExcite",
+    "StochasticDepth",
     "Time",
     "Trick",
     "WarmRestarts",
+    "ZeroInit",
     "anti_alias",
     "centralize_",
     "check_gradients_",
@@ -39,5 +45,8 @@ __all__ = [
     "overrides",
     "scale_learning_rates_",
     "smooth_labels",
+    "squeeze_excite",
+    "stochastic_depth",
     "warm_restarts",
+    "zero_init_",
 ]
