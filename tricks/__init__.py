@@ -33,12 +33,15 @@ from tricks.selective_backward import SelectiveBackward, select_hardest
 from tricks.swa import Swa, equal_average_
 from tricks.test_time_views import TestTimeViews, Views
 from tricks.trapezoid import Trapezoid, trapezoid
+from tricks.squeeze_excite import SqueezeExcite, squeeze_excite
+from tricks.stochastic_depth import StochasticDepth, stochastic_depth
 from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.trivial_augment import TrivialAugment, trivial_augment
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
 from tricks.warm_up import WarmUp, warm_up
 from tricks.weight_standardization import WeightStandardization, standardize, standardize_weights
 from tricks.whitening import Whitening, whiten_
+from tricks.zero_init import ZeroInit, zero_init_
 
 __all__ = [
     "AlternatingFlip",
@@ -69,6 +72,8 @@ __all__ = [
     "SelectiveBackward",
     "Swa",
     "TestTimeViews",
+    "SqueezeExcite",
+    "StochasticDepth",
     "Time",
     "Trapezoid",
     "Trick",
@@ -78,6 +83,7 @@ __all__ = [
     "WarmUp",
     "WeightStandardization",
     "Whitening",
+    "ZeroInit",
     "anti_alias",
     "average_",
     "binary_cross_entropy",
@@ -120,4 +126,8 @@ __all__ = [
     "warm_up",
     "whiten_",
     "with_muon",
+    "squeeze_excite",
+    "stochastic_depth",
+    "warm_restarts",
+    "zero_init_",
 ]

@@ -39,10 +39,15 @@ class Tracer(fx.Tracer):
             raise
 
 
-def trace(model: nn.Module) -> fx.Graph:
+def trace(model: nn.Module, call: str = "anti_alias", tracer: Tracer | None = None) -> fx.Graph:
     """Read the graph of a model in evaluation mode.
 
     Tracing may change buffers and draw numbers, so a copy is read, which has no hooks.
+
+    Args:
+        model: The model.
+        call: The function that changes it, for the messages.
+        tracer: What reads it, whose `root` is then the copy.
 
     Raises:
         ValueError: If the model is wrapped, cannot be copied or cannot be traced.
@@ -52,11 +57,11 @@ def trace(model: nn.Module) -> fx.Graph:
         where = ".".join(filter(None, (name, inner)))
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None):
             raise ValueError(
-                "A compiled model cannot be anti-aliased. Write torch.compile(anti_alias(model))."
+                f"A compiled model cannot be changed. Write torch.compile({call}(model))."
             )
         if kinds := [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]:
             raise ValueError(
-                f"{where} is a {kinds[-1]}. Anti-alias the model before it is wrapped or scripted."
+                f"{where} is a {kinds[-1]}. Call {call} before the model is wrapped or scripted."
             )
     no_hooks = {
         id(hooks): OrderedDict[Any, Any]()
@@ -71,7 +76,7 @@ def trace(model: nn.Module) -> fx.Graph:
             f"copy: {type(error).__name__}: {error}. If it uses the old weight_norm, use "
             "torch.nn.utils.parametrizations.weight_norm."
         ) from error
-    tracer = Tracer()
+    tracer = tracer or Tracer()
     try:
         with torch.random.fork_rng(devices=[]):
             return tracer.trace(copied)

@@ -99,7 +99,7 @@ REFUSED = {
     ),
     "is compiled": (
         torch.compile(after_stem(nn.MaxPool2d(2)), backend="eager"),
-        r"A compiled model cannot be anti-aliased.*Write torch.compile\(anti_alias",
+        r"A compiled model cannot be changed.*Write torch.compile\(anti_alias",
     ),
     "branches within": (
         after_stem(nn.Sequential(Functional(lambda x: x if x.sum() > 0 else -x))),

@@ -241,9 +241,7 @@ def test_of_a_model_that_cannot_be_read_the_parts_that_can_be_are_named():
 
 def test_a_wrapped_model_is_to_be_changed_before_it_is_wrapped():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2))
-    with pytest.raises(
-        ValueError, match=r"DataParallel is a DataParallel\. Anti-alias the model be"
-    ):
+    with pytest.raises(ValueError, match=r"DataParallel is a DataParallel\. Call anti_alias be"):
         anti_alias(nn.DataParallel(net))
     net.compile(backend="eager")
     with pytest.raises(ValueError, match=r"Write torch\.compile\(anti_alias\(model\)\)"):
