@@ -30,11 +30,11 @@ from tricks.random_erasing import RandomErasing, random_erase
 from tricks.repeated_augmentation import RepeatedAugmentation, repeat_samples
 from tricks.sam import Sam, sharpness_aware
 from tricks.selective_backward import SelectiveBackward, select_hardest
+from tricks.squeeze_excite import SqueezeExcite, squeeze_excite
+from tricks.stochastic_depth import StochasticDepth, stochastic_depth
 from tricks.swa import Swa, equal_average_
 from tricks.test_time_views import TestTimeViews, Views
 from tricks.trapezoid import Trapezoid, trapezoid
-from tricks.squeeze_excite import SqueezeExcite, squeeze_excite
-from tricks.stochastic_depth import StochasticDepth, stochastic_depth
 from tricks.trick import Batch, Time, Trick, derive_seed
 from tricks.trivial_augment import TrivialAugment, trivial_augment
 from tricks.warm_restarts import WarmRestarts, scale_learning_rates_, warm_restarts
@@ -70,10 +70,10 @@ __all__ = [
     "RepeatedAugmentation",
     "Sam",
     "SelectiveBackward",
-    "Swa",
-    "TestTimeViews",
     "SqueezeExcite",
     "StochasticDepth",
+    "Swa",
+    "TestTimeViews",
     "Time",
     "Trapezoid",
     "Trick",
@@ -117,8 +117,10 @@ __all__ = [
     "select_hardest",
     "sharpness_aware",
     "smooth_labels",
+    "squeeze_excite",
     "standardize",
     "standardize_weights",
+    "stochastic_depth",
     "swap_state",
     "trapezoid",
     "trivial_augment",
@@ -126,8 +128,5 @@ __all__ = [
     "warm_up",
     "whiten_",
     "with_muon",
-    "squeeze_excite",
-    "stochastic_depth",
-    "warm_restarts",
     "zero_init_",
 ]
