@@ -13,12 +13,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
 from tricks.derived import Derived, derive_
-from tricks.gradients import HALF
 from tricks.layers import _Graph, unwrapped
 from tricks.trick import Trick
 
@@ -37,16 +36,14 @@ def standardize(weight: Tensor, eps: float = 1e-6) -> Tensor:
     The variance is that of the paper, divided by the numbers I of a channel, not by I - 1.
 
     Args:
-        weight: [out, in / groups, ...]; in half precision, its moments are taken in float32.
+        weight: [out, in / groups, ...].
         eps: What keeps a constant weight finite, > 0.
 
     >>> standardize(torch.tensor([[[1.0, 3.0]]]))
     tensor([[[-1.0000,  1.0000]]])
     """
-    wide = weight.float() if weight.dtype in HALF else weight
-    over = tuple(range(1, weight.ndim))
-    variance, mean = torch.var_mean(wide, over, correction=0, keepdim=True)
-    return ((wide - mean) * (variance + eps).rsqrt()).to(weight.dtype)
+    rows = weight.flatten(1)
+    return F.layer_norm(rows, rows.shape[1:], eps=eps).view_as(weight)
 
 
 def standardize_weights(model: nn.Module, eps: float = 1e-6) -> nn.Module:
