@@ -99,7 +99,7 @@ class SelectiveBackward(Trick):
 
     varies_in_cost: ClassVar[bool] = True
     after: ClassVar[tuple[str, ...]] = (
-        *("AntiAliasing", "StochasticDepth", "SqueezeExcite", "ZeroInit", "DiracInit"),
+        *("AntiAliasing", "SqueezeExcite", "ZeroInit", "DiracInit"),
         *("Whitening", "WeightStandardization", "GhostBatchNorm"),
         *("TrivialAugment", "RandAugment", "RandomErasing", "ProgressiveResizing"),
         *("Mixup", "Cutmix", "LabelSmoothing"),

@@ -46,18 +46,25 @@ def digest_config(config: Mapping[str, Any]) -> str:
     hash.
     """
     kept = {k: v for k, v in config.items() if k not in ("format", *NOT_IN_CONFIG_HASH)}
-    config = _without_added(kept)
+    config = without_later_tricks(_without_added(kept))
     tricks = config.get("tricks")
     if isinstance(tricks, dict):
-        present = {
+        config["tricks"] = {
             name: {key: value for key, value in node.items() if value is not None}
             if isinstance(node, dict)
             else node
             for name, node in tricks.items()
-            if name in FIRST_TRICKS or not _is_off(node)
         }
-        config["tricks"] = present
     return digest(config)
+
+
+def without_later_tricks(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the tricks that are off and that older runs did not have."""
+    tricks = config.get("tricks")
+    if not isinstance(tricks, dict):
+        return dict(config)
+    kept = {n: node for n, node in tricks.items() if n in FIRST_TRICKS or not _is_off(node)}
+    return {**config, "tricks": kept}
 
 
 def _is_off(trick: object) -> bool:
