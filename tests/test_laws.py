@@ -31,6 +31,8 @@ NOTICEABLE = {
     "ghost_batch_norm": {"size": 2},
     "mixup": {"probability": 0.5},  # which leaves some to cutmix
     "selective_backward": {"start": 0.0},
+    "look_ahead": {"k": 2},
+    "swa": {"start": 0.0, "unit": "update"},
 }
 """Parameters with which a trick changes even the first update; the defaults elsewhere."""
 

@@ -185,3 +185,13 @@ def test_arguments_out_of_their_range_are_refused():
             exponential_average_({}, nn.Linear(1, 1), decay, 1)
     with pytest.raises(ValueError, match="update must be >= 1, the first, got 0"):
         exponential_average_({}, nn.Linear(1, 1), 0.5, 0)
+
+
+def test_an_average_of_half_precision_weights_moves_by_less_than_their_rounding():
+    model, trick = nn.Linear(1, 1, bias=False).bfloat16(), Ema(100.0)
+    for update in range(1, 101):
+        nn.init.constant_(model.weight, 1.0 + (update > 50))
+        trick.weights(model, Time(update, 4, 100))
+    found = trick.state_dict()["averages"]["weight"]
+    assert found.dtype is torch.float32
+    assert found.item() == pytest.approx(1.5, abs=0.05)
