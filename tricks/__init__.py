@@ -29,6 +29,7 @@ from tricks.rand_augment import RandAugment, rand_augment
 from tricks.random_erasing import RandomErasing, random_erase
 from tricks.repeated_augmentation import RepeatedAugmentation, repeat_samples
 from tricks.sam import Sam, sharpness_aware
+from tricks.schedule_free import ScheduleFree, at_averages, schedule_free
 from tricks.selective_backward import SelectiveBackward, select_hardest
 from tricks.squeeze_excite import SqueezeExcite, squeeze_excite
 from tricks.stochastic_depth import StochasticDepth, stochastic_depth
@@ -69,6 +70,7 @@ __all__ = [
     "RandomErasing",
     "RepeatedAugmentation",
     "Sam",
+    "ScheduleFree",
     "SelectiveBackward",
     "SqueezeExcite",
     "StochasticDepth",
@@ -85,6 +87,7 @@ __all__ = [
     "Whitening",
     "ZeroInit",
     "anti_alias",
+    "at_averages",
     "average_",
     "binary_cross_entropy",
     "centralize_",
@@ -114,6 +117,7 @@ __all__ = [
     "resize_progressively",
     "scale_bias_rates_",
     "scale_learning_rates_",
+    "schedule_free",
     "select_hardest",
     "sharpness_aware",
     "smooth_labels",

@@ -11,26 +11,13 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from runner.models import cifar_resnet
+from tests.tricks.optimizers import filled, seeded
 from tricks import Centralization, Chain, Muon, orthogonalize, scale_learning_rates_, with_muon
 from tricks.weights import Matrix, find_matrices
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01)
 ALL = {"exclude": ()}
 CUBIC = {"steps": 40, "coefficients": (1.5, -0.5, 0.0)}  # of Newton and Schulz, to the limit
-
-
-def filled(model, seed=0):
-    """Give a model gradients of random numbers."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter)
-    return model
-
-
-def seeded(make):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return make()
 
 
 def small():
