@@ -71,14 +71,15 @@ def test_timm_smooths_the_targets_unasked_and_has_one_coefficient_for_a_batch():
 
 
 def test_a_sample_that_is_not_drawn_stays_to_the_bit():
-    images, ids = torch.randn(1000, 2, generator=seeded(1)), torch.arange(1000) % 7
-    mixed, soft = mixup(images, ids, 8.0, probability=0.3, num_classes=7, generator=seeded())
+    images, ids = torch.randn(1000, 2, generator=seeded(1)), torch.arange(1000)
+    mixed, soft = mixup(images, ids, 8.0, probability=0.3, num_classes=1000, generator=seeded())
     untouched = (mixed == images).all(1)
     assert untouched.float().mean().item() == pytest.approx(0.7, abs=0.05)
-    assert torch.equal(soft[untouched], F.one_hot(ids, 7).float()[untouched])
-    neutral, hard = mixup(images, ids, probability=1e-9, num_classes=7, generator=seeded())
+    assert torch.equal(soft[untouched], torch.eye(1000)[untouched])
+    assert soft.diagonal()[~untouched].mean().item() == pytest.approx(0.5, abs=0.02)
+    neutral, hard = mixup(images, ids, probability=1e-9, num_classes=1000, generator=seeded())
     assert torch.equal(neutral, images)
-    assert torch.equal(hard, F.one_hot(ids, 7).float())
+    assert torch.equal(hard, torch.eye(1000))
 
 
 def test_ids_and_their_probabilities_are_mixed_alike_and_what_is_ignored_is_zeros():

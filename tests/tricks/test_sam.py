@@ -242,7 +242,7 @@ def test_both_passes_have_the_same_dropout_and_the_global_generator_moves_as_by_
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_within_one_autocast_the_second_pass_sees_the_perturbed_weights():
+def test_within_one_autocast_the_second_pass_alone_sees_the_perturbed_weights():
     """As in an autocast for each pass; it holds the weights that it has cast."""
     losses = []
     for around in (False, True):
@@ -257,8 +257,9 @@ def test_within_one_autocast_the_second_pass_sees_the_perturbed_weights():
             return loss.detach()
 
         with torch.autocast("cpu", torch.bfloat16, enabled=around):
-            losses.append(sharpness_aware(compute, model, 0.5))
+            losses.append((*sharpness_aware(compute, model, 0.5), compute()))
     assert losses[0] == losses[1]
+    assert losses[0][2] == losses[0][0]
     assert losses[0][1] > losses[0][0] + 0.1
 
 
