@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import tricks
+from runner.models import cifar_resnet
 from tests.conftest import ROOT
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
@@ -49,6 +50,44 @@ def test_a_module_that_is_to_be_run_exists(page):
     for module in re.findall(r"python -m ((?:runner|benchmarks|examples)[\w.]*)", page.read_text()):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/loops.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.partition("(")[0].split()[-1])
+def test_each_trick_is_three_lines_in_a_plain_loop(block):
+    lines = [line for line in block.splitlines() if line.strip() != "..."]
+    assert len(lines) <= 3
+    torch.manual_seed(0)
+    model = cifar_resnet(depth=8, width=8, channels=3, classes=10).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01)
+    batches = [torch.randn(8, 3, 16, 16) for _ in range(2)]
+    names = {name: getattr(tricks, name) for name in tricks.__all__}
+    names |= {"torch": torch, "model": model, "optimizer": optimizer, "batches": batches}
+    names |= {"inputs": batches[0], "targets": torch.arange(8), "samples": torch.arange(8)}
+    names |= {"images": torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)}
+    names |= {"update": 5, "updates": 20, "epoch": 0, "generator": torch.Generator()}
+    names |= {"averages": {}, "slow": {n: p.detach() + 1 for n, p in model.named_parameters()}}
+
+    def compute():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(names["inputs"]), names["targets"])
+        loss.backward()
+        return loss.detach()
+
+    names |= {"compute": compute, "loss": F.cross_entropy(model(batches[0]), torch.arange(8))}
+    if "backward" not in block:
+        compute()
+    exec(compile(block, "docs/loops.md", "exec"), names)
+
+
+def test_every_trick_has_its_lines():
+    called = " ".join(BLOCKS)
+    plain = {name for name in tricks.__all__ if name[0].islower()}
+    helpers = {"check_gradients_", "derive_seed", "find_classifier", "find_places", "in_order"}
+    helpers |= {"overrides", "average_", "norms_and_biases", "orthogonalize", "standardize"}
+    assert {name for name in plain - helpers if f"{name}(" not in called} == set()
 
 
 def test_the_loops_of_the_readme_run_and_train():
