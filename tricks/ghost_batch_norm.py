@@ -98,7 +98,8 @@ class _Ghosts(Derived):
         average = momentum
         if average is None:
             average = 1 / float(seen) if seen is not None and self.track_running_stats else 0.0
-        waiting, outputs = len(input), list[Tensor]()
+        waiting = len(input)
+        outputs: list[Tensor] = []  # torch.compile cannot trace list[Tensor]()
         try:
             for part in input.split(sizes):
                 # the parts that wait will scale this one's weight down to average * share

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
 from tricks.derived import Derived, derive_
+from tricks.downsampling import ABOUT
 from tricks.layers import _Graph, unwrapped
 from tricks.trick import Trick
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-ABOUT = {"dim", "getattr", "ndimension", "numel", "size"}  # what a tensor is, not what is in it
 PRODUCTS = {"mul", "matmul", "bmm", "einsum", "truediv", "div", "pow"}
 SATURATING = {
     "sigmoid", "hardsigmoid", "tanh", "hardtanh", "relu6", "clamp", "softmax", "softsign", "exp",
@@ -181,7 +181,7 @@ def _is_to_change(layer: nn.Module) -> bool:
         return False
     inputs = layer.in_channels // layer.groups
     is_by_channel = layer.groups > 1 and inputs == 1
-    return not is_by_channel and inputs * math.prod(layer.kernel_size) > 1
+    return not is_by_channel and inputs * math.prod(layer.kernel_size) != 1
 
 
 def _meets_a_norm(graph: _Graph, node: fx.Node) -> bool:
