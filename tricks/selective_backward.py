@@ -71,7 +71,7 @@ def select_hardest(
         return places
     with keep_buffers(model), keep_random_state(model):
         losses = loss(model(inputs), targets)
-    torch.clear_autocast_cache()  # else the weights that it cast here have no gradient later
+    torch.clear_autocast_cache()  # no weight that is cast here is taken for one with a gradient
     return losses.sort(descending=True, stable=True).indices[:kept].sort().values
 
 

@@ -224,6 +224,16 @@ def test_of_gradients_that_overflowed_or_are_0_there_is_no_second_pass(scale):
     assert loss == worst == losses[0]
     assert torch.equal(model[5].weight, before)
     assert scale == 0 or not all(g.isfinite().all() for g in gradients(model))
+    for number in (math.inf, -math.inf, math.nan):  # one alone
+
+        def compute(number=number):
+            loss = passing(model, losses=losses)()
+            model[5].bias.grad[1] = number
+            return loss
+
+        losses.clear()
+        sharpness_aware(compute, model)
+        assert len(losses) == 1
     frozen = network().requires_grad_(False)
     constant = torch.tensor(1.5)
     assert sharpness_aware(lambda: constant, frozen) == (constant, constant)
