@@ -109,6 +109,22 @@ def test_tricks_count_and_neither_precision_nor_compilation_does():
     assert counted == multiply_adds(maker(*base, "precision=bfloat16", "compile=true")())
 
 
+@pytest.mark.parametrize(
+    ("trick", "least", "most"),
+    [
+        # half of the side, a quarter of the pixels, for half of the training, which then grow
+        ("progressive_resizing", 0.5, 0.75),
+        # from .5 to .9 a forward pass more, and half of the samples: 1/3 + 1/2
+        ("selective_backward", 1 - 0.5 / 6 - 0.02, 1 - 0.3 / 6),
+        ("sam", 1.999, 2.001),
+    ],
+)
+def test_what_varies_over_the_training_is_counted_all_along_it(trick, least, most):
+    base = (f"tricks=[{trick}]", "ablation.at=multiply_adds", "model.width=4", "epochs=4")
+    counted = multiply_adds(maker(*base)())
+    assert least < counted[trick].epoch / counted["baseline"].epoch < most
+
+
 def test_attention_counts_on_a_cpu_too():
     tokens = torch.zeros(2, 4, 16, 8, requires_grad=True)  # [N, heads, tokens, features]
     with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
