@@ -143,7 +143,7 @@ def apply(
     groups: list[tuple[Operation, Tensor, Tensor]] = [(sample, maps, moved)]  # one for all five
     for name, operation in _pixelwise(functional).items():
         groups.append((operation, values, drawn.operations == NAMES.index(name)))
-    most = len(images) if images.is_cuda else max(1, AT_ONCE // images[:1].numel())
+    most = len(images) if images.is_cuda else max(1, AT_ONCE // math.prod(images.shape[1:]))
     for operation, numbers, members in groups:
         for index in members.nonzero().flatten().split(most):
             there = index.to(images.device)

@@ -57,7 +57,8 @@ def resize_progressively(
     if (height, width) == images.shape[2:]:
         return images
     if by == "resize":
-        small = F.interpolate(images.float(), (height, width), mode="bilinear", antialias=True)
+        numbers = images.to(torch.promote_types(images.dtype, torch.float32))
+        small = F.interpolate(numbers, (height, width), mode="bilinear", antialias=True)
         return (small if images.is_floating_point() else small.round_()).to(images.dtype)
     return _crop(images, height, width, generator)
 
