@@ -178,7 +178,8 @@ def _last_norm(sums: Sums, each: Sum) -> tuple[str | None, str]:
             return None, f"{sums.name(node)}, which feeds {sums.name(others[0])} too"
         if isinstance(module, NORMS):
             channels = sums.shapes[node][1]
-            if all(_learns_at_zero(child, channels) for child in module.children()):
+            own = [m for name, m in module.named_children() if name != "parametrizations"]
+            if all(_learns_at_zero(child, channels) for child in own):
                 return str(node.target), ""
         elif module is not None:
             passes = node in sums.shapes and _learns_at_zero(module, sums.shapes[node][1])

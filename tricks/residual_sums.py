@@ -162,7 +162,7 @@ class Sums:
         for node in nodes:
             if node.op == "call_module":
                 module = self.modules[str(node.target)]
-                weights += any(map(is_weight, module.parameters()))
+                weights += isinstance(module, LAYERS) or any(map(is_weight, module.parameters()))
                 norms += isinstance(module, NORMS)
             else:  # a function of a parameter
                 read = [self._parameter(each) for each in node.all_input_nodes]
