@@ -159,6 +159,14 @@ def test_the_convolutions_are_those_that_a_norm_follows(case):
     assert standardized(standardize_weights(copy.deepcopy(model))) == names
 
 
+def test_a_convolution_is_left_alone_if_one_of_its_calls_meets_no_norm():
+    class Net(Forked):
+        def forward(self, x):
+            return self.conv(F.relu(self.norm(self.conv(self.stem_norm(self.stem(x))))))
+
+    assert standardized(standardize_weights(Net(None))) == {"stem"}
+
+
 def test_functions_are_norms_too():
     class Net(Forked):
         def forward(self, x):
