@@ -1,11 +1,17 @@
 """What the comparison of tools rests on; it runs without the packages that it compares."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
 
-from benchmarks import nothing
+from benchmarks import nothing, published, shelf
 from benchmarks.keep_if_better import changed_digits
+from runner.data.source import Split
 
 
 def test_the_quick_comparison(capsys, monkeypatch):
@@ -41,3 +47,93 @@ def test_null_changes_of_the_digits_change_no_image_and_no_class():
 
 def samples(split):
     return [(i.numpy().tobytes(), n.item()) for i, n in zip(*split[:2], strict=True)]
+
+
+def random_images(count, monkeypatch, batch):
+    monkeypatch.setattr(published, "BATCH", batch)
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (count, 3, 32, 32), generator=draw, dtype=torch.uint8)
+    return Split(images, torch.arange(count) % 10)
+
+
+def test_the_published_recipe_mirrors_each_image_in_every_other_epoch(monkeypatch):
+    monkeypatch.setattr(published, "TRANSLATE", 0)
+    split = random_images(9, monkeypatch, batch=4)
+    drawn = published.Images(split, seed=0)
+    seen = [[torch.cat(each) for each in zip(*drawn.epoch(e), strict=True)] for e in range(2)]
+    assert [len(labels) for _, labels in seen] == [8, 8]  # what is left over is dropped
+    inputs = published.normalised(split.images)
+    for epoch, (images, labels) in enumerate(seen):
+        for image, label in zip(images, labels.tolist(), strict=True):
+            candidates = [inputs[i] for i in range(9) if split.labels[i] == label]
+            flip = bool(drawn.mirrored[label]) ^ bool(epoch)
+            assert any(torch.equal(image, c.flip(-1) if flip else c) for c in candidates)
+
+
+def test_the_published_recipe_shifts_each_image_by_itself_and_reflects_the_border(monkeypatch):
+    split = random_images(60, monkeypatch, batch=60)
+    drawn = published.Images(split, seed=0)
+    inputs = torch.arange(60 * 3 * 64.0).view(60, 3, 8, 8)
+    padded = F.pad(inputs, (2,) * 4, "reflect")
+    shifted, found = drawn._shifted(inputs), set()
+    for image, whole in zip(shifted, padded, strict=True):
+        places = [(r, c) for r in range(5) for c in range(5)]
+        found.add(
+            [torch.equal(image, whole[:, r : r + 8, c : c + 8]) for r, c in places].index(True)
+        )
+    assert len(found) > 15
+
+
+def test_the_published_recipe_whitens_begins_as_the_identity_and_has_two_rates(monkeypatch):
+    split = random_images(300, monkeypatch, batch=30)
+    model = published.make_network(published.Images(split, 0), seed=0).eval()
+    with torch.no_grad():
+        filtered = model.conv(published.normalised(split.images))[:, :12]
+    flat = filtered.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(flat @ flat.T / flat.shape[1], torch.eye(12), atol=0.02, rtol=0.02)
+    x = torch.randn(2, 24, 8, 8)
+    torch.testing.assert_close(model.groups[0].conv1(x)[:, :24], x)
+    norms, others = published.make_optimizer(model).param_groups
+    assert norms["lr"] == pytest.approx(64 * others["lr"])
+    assert norms["lr"] * norms["weight_decay"] == pytest.approx(
+        others["lr"] * others["weight_decay"]
+    )
+    assert others["lr"] * 1024 == pytest.approx(1.5, rel=0.001)  # of the mean loss
+    rates = [published.factor(t, 192) for t in (0, 22, 44, 192)]
+    assert rates == pytest.approx([0.2, 0.6, 1.0, 0.07])
+
+
+def test_the_published_recipe_averages_six_views(monkeypatch):
+    class Corner(nn.Module):
+        """Vote for class 1 if the pixel in the middle is bright."""
+
+        def forward(self, x):
+            middle = x[:, 0, 16, 16]
+            return torch.stack([-middle, middle], 1)
+
+    split = random_images(50, monkeypatch, batch=10)
+    images = published.normalised(split.images)[:, 0]
+    padded = F.pad(images[:, None], (1,) * 4, "reflect")[:, 0]
+    views = [0.25 * (images[:, 16, 16] + images[:, 16, 15])]
+    views += [0.125 * (padded[:, s + 16, s + 16] + padded[:, s + 16, s + 15]) for s in (0, 2)]
+    labels = (sum(views) > 0).long()
+    plain, averaged = published.accuracies(Corner(), Split(split.images, labels), "float32")
+    assert averaged == pytest.approx(1)
+    assert plain == pytest.approx((labels == (images[:, 16, 16] > 0)).float().mean().item())
+
+
+@pytest.mark.slow
+def test_the_table_of_the_shelf_has_a_row_for_each_trick(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shelf, "EACH", 0.01)
+    only = ("ablation.tricks=[muon,test_time_views]", "tricks=[muon,test_time_views]")
+    monkeypatch.setattr(shelf, "BENCH", (shelf.BENCH[0], "threads=1", *only))
+    monkeypatch.setitem(shelf.CASES, "digits", ("epochs=1", "ablation.seeds=2"))
+    monkeypatch.setattr(sys, "argv", ["shelf", "digits", "name=short"])
+    shelf.main()
+    lines = capsys.readouterr().out.splitlines()
+    cells = {line.split("|")[1].strip(): line.split("|") for line in lines if line[:1] == "|"}
+    assert {"muon", r"test\_time\_views"} < cells.keys()
+    assert cells[r"test\_time\_views"][6].strip() == "x1.00"
+    assert float(cells["muon"][6].strip().removeprefix("x")) > 1
+    assert Path("outputs/short/report.md").is_file()
