@@ -124,7 +124,6 @@ class MuonAndRest(Optimizer):
         assert self.rest is not None
         count = len(self.rest.param_groups)
         self.rest.__setstate__({"state": self.state, "param_groups": self.param_groups[:count]})
-        self._join(self.param_groups[:count], self.param_groups[count:])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401

@@ -32,6 +32,17 @@ def test_the_biases_of_norms_have_a_rate_of_their_own():
     assert rates(optimizer, model) == {**expected, "1.bias": (6.4, 0.01)}
 
 
+def test_a_group_of_nothing_else_is_changed_as_it_is():
+    model = network()
+    rest = [p for p in model.parameters() if p is not model[1].bias]
+    optimizer = SGD([{"params": rest}, {"params": [model[1].bias], "lr": 0.2}], lr=0.1)
+    scale_bias_rates_(optimizer, model, 3.0)
+    assert [(len(g["params"]), g["lr"]) for g in optimizer.param_groups] == [
+        (5, 0.1),
+        (1, pytest.approx(0.6)),
+    ]
+
+
 def test_all_biases_may_have_it():
     model = network()
     optimizer = SGD(model.parameters(), lr=0.1, weight_decay=0.0)

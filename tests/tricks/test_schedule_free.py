@@ -65,7 +65,9 @@ def test_ten_updates_give_the_authors_weights_and_averages(form, power, warm_up)
     other.train()
     for update in range(10):
         factor = min(1.0, (update + 1) / warm_up) if warm_up else 1.0
-        optimizer.param_groups[0]["lr"] = 0.05 * factor
+        falls = 0.5 if update > 7 else 1.0
+        optimizer.param_groups[0]["lr"] = 0.05 * factor * falls
+        other.param_groups[0]["lr"] = 0.05 * falls
         for model, stepped in ((ours, optimizer), (theirs, other)):
             stepped.zero_grad()
             model.loss().backward()
