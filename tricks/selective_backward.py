@@ -141,13 +141,13 @@ class SelectiveBackward(Trick):
 
     def batch(self, batch: Batch, generator: torch.Generator) -> Batch:  # noqa: ARG002
         """Leave out the samples with the smallest losses, while it is time."""
+        if not self._is_on:
+            return batch
         if self._model is None:
             raise ValueError(
                 "SelectiveBackward has seen no model to find losses with. Call its `model` once "
                 "before training."
             )
-        if not self._is_on:
-            return batch
         inputs, targets = batch.inputs, batch.targets
         if self._again is None:
             self._chosen.append(select_hardest(self._model, inputs, targets, self.keep))

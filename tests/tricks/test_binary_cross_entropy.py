@@ -68,6 +68,8 @@ def test_the_paper_takes_both_classes_of_a_mixture_as_there():
     logits = torch.randn(2, 3, generator=seeded())
     expected = F.binary_cross_entropy_with_logits(logits, both, reduction="none").mean(1)
     torch.testing.assert_close(binary_cross_entropy(logits, mixed, threshold=0.2), expected)
+    plain = binary_cross_entropy(LOGITS, IDS)
+    assert torch.equal(binary_cross_entropy(LOGITS, IDS, threshold=0.0), plain)
     none = binary_cross_entropy(logits, torch.full((2, 3), 1 / 3), threshold=0.5)
     torch.testing.assert_close(none, F.softplus(logits).mean(1))  # no class at all, yet a target
 

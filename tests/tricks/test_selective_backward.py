@@ -203,6 +203,6 @@ def test_a_value_out_of_its_range_is_refused(options, message):
 
 def test_it_needs_the_model():
     with pytest.raises(ValueError, match=r"has seen no model .* Call its `model` once"):
-        SelectiveBackward().batch(samples(), seeded())
+        SelectiveBackward(start=0.0).batch(samples(), seeded())
     with pytest.raises(ValueError, match=r"^keep must be > 0 and <= 1, got 2"):
         select_hardest(network(), *samples()[:2], keep=2)
