@@ -5,7 +5,7 @@ import torch
 
 from runner.data import Augmentation, Batches, Split
 from runner.data.augmentation import crop_and_flip, cut_out_
-from tricks import Batch
+from tricks import Batch, Chain, RandomErasing, TrivialAugment
 
 PLAIN = (torch.zeros(3), torch.full((3,), 1 / 255))  # under these, the inputs are the pixels
 
@@ -224,13 +224,17 @@ def test_balanced_each_class_is_drawn_equally_often_and_each_sample_of_it_too():
     assert torch.equal(batches.order(7), orders[7])
     other = Batches(split, 16, *PLAIN, shuffle=True, balanced=True, seed=1)
     assert not torch.equal(other.order(7), orders[7])
-    for inputs, targets in batches.epoch(7, start=3):  # the images keep their labels
+    for inputs, targets, *_ in batches.epoch(7, start=3):  # the images keep their labels
         assert torch.equal(split.labels[inputs[:, 0, 0, 0].round().long()], targets)
 
 
 def test_the_first_samples_are_those_of_the_whole_batch():
     everything = Augmentation(crop=1, flip=True, cutout=2)
-    for given in ({}, {"augmentation": everything}, {"transforms": (darker,)}):
+    chain = Chain(TrivialAugment(), RandomErasing())
+    for given in (
+        *({}, {"augmentation": everything}, {"transforms": (darker,)}),
+        {"trick": chain, "augmentation": everything},
+    ):
         batches = Batches(split_of(20), 12, *PLAIN, seed=3, shuffle=True, **given)
         whole, first = next(batches.epoch(0)), batches.first(5)
         assert torch.equal(first.inputs, whole.inputs[:5])
@@ -243,7 +247,7 @@ def darker(image):
 
 def test_shuffled_images_keep_their_labels():
     split = split_of(100)
-    for inputs, targets in Batches(split, 30, *PLAIN, shuffle=True).epoch(0):
+    for inputs, targets, *_ in Batches(split, 30, *PLAIN, shuffle=True).epoch(0):
         assert torch.equal(inputs.round().to(torch.uint8), split.images[targets])
 
 
@@ -271,7 +275,7 @@ def test_making_batches_draws_nothing_from_the_global_generator():
 def test_a_batch_shares_no_memory_with_the_split():
     split = split_of(10)
     kept = Split(split.images.clone(), split.labels.clone())
-    for inputs, targets in Batches(split, 4, *PLAIN).epoch(0):
+    for inputs, targets, *_ in Batches(split, 4, *PLAIN).epoch(0):
         inputs.zero_()
         targets.zero_()
     assert torch.equal(split.images, kept.images)

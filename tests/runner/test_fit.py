@@ -99,7 +99,7 @@ class Squeeze(nn.Module):
 
 def test_what_is_left_out_is_not_passed(small_maps):
     bench = build(replace(small_maps, batch_size=5, drop_last=True))
-    assert len(bench.batches) == bench.training.updates_per_epoch == 5
+    assert len(bench.batches) == bench.training.begin.updates_per_epoch == 5
     for size in (27, 1000):
         told = (
             rf"^drop_last=true leaves no batch: batch_size={size}, and there are 26 training "

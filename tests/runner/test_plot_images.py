@@ -1,5 +1,6 @@
 """The pictures of what the network sees: those of the training, in a file and in TensorBoard."""
 
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -37,6 +38,33 @@ def test_the_rows_are_the_images_that_a_training_gets(more):
                 assert torch.equal(picture, seen[places[0, 0]])
     assert any(not torch.equal(epochs[0][i], originals[i]) for i in range(COLUMNS))
     assert any(p is not None and not torch.equal(p, q) for p, q in zip(*epochs[1::-1], strict=True))
+
+
+CHANGING = "tricks=[trivial_augment,repeated_augmentation,progressive_resizing,mixup]"
+
+
+@pytest.mark.parametrize("micro", [None, 30])
+def test_what_tricks_do_to_images_and_batches_is_shown_as_the_training_passes_it(micro):
+    given = replace(settings(CHANGING, "batch_size=400", "model.width=2"), micro_batch_size=micro)
+    bench, passed = build(given), []
+    bench.training.model.register_forward_pre_hook(lambda _, inputs: passed.append(inputs[0]))
+    batches, classes = bench.batches, len(bench.data.classes)
+    samples, (_, first, second, _) = rows(batches, micro, classes)
+    shown = first_sheet(batches, micro, classes)
+    for number, line in ((0, first), (1, second)):
+        passed.clear()
+        bench.training.epoch(batches.epoch(number))
+        everything = to_pixels(torch.cat(passed), batches)
+        if number == 0:
+            assert torch.equal(shown, sheet(everything[:32]))
+        for sample, picture in zip(samples, line, strict=True):
+            places = (batches.order(number) == sample).nonzero()
+            assert (picture is None) == (len(places) == 0)
+            if picture is not None:
+                assert torch.equal(picture, everything[places[0, 0]])
+    for split in (bench.validation, bench.test):  # of the evaluation they are as they were
+        plain = Batches(split.split, 400, batches.mean, batches.std)
+        assert torch.equal(next(split.epoch(0)).inputs, next(plain.epoch(0)).inputs)
 
 
 def of(shape, dtype=torch.uint8, value=None):
