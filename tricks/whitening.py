@@ -51,7 +51,7 @@ def whiten_(
 
     Args:
         convolution: A plain `nn.Conv2d`, of one group.
-        inputs: Normalised training images [N, in, H, W], or such batches.
+        inputs: Normalised training images [N, in, H, W], or such batches, of all classes.
         eps: Added to each eigenvalue, >= 0.
         samples: How many images count, the first ones, >= 1.
         frozen: Whether the weight is not trained any more: all of it, also other filters.
