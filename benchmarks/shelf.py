@@ -27,6 +27,10 @@ from runner.report.markdown import table
 from runner.sweep.cost import multiply_adds, seconds
 
 BENCH = ("ablation=one_at_a_time", "tricks=shelf", "threads=1")
+FLIPS = [  # it takes the place of the random flips
+    f"{{tricks.alternating_flip.enabled:{on},data.augment.flip:{off}}}"
+    for on, off in (("false", "true"), ("true", "false"))
+]
 CASES = {
     "digits": (
         "data.test=0.5",
@@ -44,6 +48,7 @@ CASES = {
         "channels_last=true",
         "ablation.seeds=3",
         "ablation.margin=0.01",
+        f"ablation.factors={{alternating_flip:{{random:{FLIPS[0]},alternating_flip:{FLIPS[1]}}}}}",
     ),
 }
 EACH = 2.0
