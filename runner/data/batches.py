@@ -175,8 +175,16 @@ class Batches:
         inputs = images.to(torch.float32, memory_format=self.memory_format)
         inputs.mul_(self._scale).add_(self._shift)
         if draw and self.augmentation.cutout:
-            cut_out_(inputs, self.augmentation.cutout, draw.centres)
+            self._cut_out_(inputs, draw.centres)
         return inputs
+
+    def _cut_out_(self, inputs: Tensor, centres: Tensor) -> None:
+        """Cut out; of images that tricks have made smaller the same share, at the same place."""
+        own, sides = self.split.shape[1:], inputs.shape[2:]
+        pairs = zip(centres, sides, own, strict=True)
+        centres = torch.stack([centre * side // whole for centre, side, whole in pairs])
+        side = round(self.augmentation.cutout * max(sides) / max(own))
+        cut_out_(inputs, max(1, side), centres)
 
 
 @dataclass(eq=False, frozen=True)

@@ -5,7 +5,7 @@ import torch
 
 from runner.data import Augmentation, Batches, Split
 from runner.data.augmentation import crop_and_flip, cut_out_
-from tricks import Batch, Chain, RandomErasing, TrivialAugment
+from tricks import Batch, Chain, ProgressiveResizing, RandomErasing, TrivialAugment
 
 PLAIN = (torch.zeros(3), torch.full((3,), 1 / 255))  # under these, the inputs are the pixels
 
@@ -239,6 +239,18 @@ def test_the_first_samples_are_those_of_the_whole_batch():
         whole, first = next(batches.epoch(0)), batches.first(5)
         assert torch.equal(first.inputs, whole.inputs[:5])
         assert torch.equal(first.targets, whole.targets[:5])
+
+
+def test_of_images_that_tricks_make_smaller_the_same_part_is_cut_out():
+    split = Split(torch.full((40, 3, 32, 16), 9, dtype=torch.uint8), torch.arange(40))
+    chains = Chain(), Chain(ProgressiveResizing(since=0.0, until=1.0, step=1))
+    given = {"augmentation": Augmentation(cutout=8), "seed": 5}
+    whole, small = (
+        next(Batches(split, 40, *PLAIN, trick=chain, **given).epoch(0)).inputs == 0
+        for chain in chains
+    )
+    assert small.shape == (40, 3, 16, 8)
+    assert torch.equal(whole[:, :, 1::2, 1::2], small)
 
 
 def darker(image):
