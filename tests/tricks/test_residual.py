@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.tricks.residual import Residual, Weighed, branch, conv, network, small
+from tricks import anti_alias
 from tricks.residual import find_blocks
 
 
@@ -77,11 +78,12 @@ class Split(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv1, self.conv2, self.conv3 = conv(), conv(2), conv()
+        self.conv1, self.conv2, self.conv3, self.conv4 = conv(), conv(1), conv(1), conv()
 
     def forward(self, x):
-        one, other = self.conv1(x).chunk(2, 1)
-        return x + self.conv3(torch.cat((one, self.conv2(one + other)), 1))
+        first, second, third, fourth = self.conv1(x).chunk(4, 1)
+        sums = self.conv2(first) + second, self.conv3(second) + third
+        return x + self.conv4(torch.cat((first, *sums, fourth), 1))
 
 
 class Context(nn.Module):
@@ -97,10 +99,16 @@ class Context(nn.Module):
 
 
 def test_sums_within_a_branch_are_no_blocks():
-    assert ends(nn.Sequential(conv(), Split())) == ["1.conv3"]
+    assert ends(nn.Sequential(conv(), Split())) == ["1.conv4"]
     (block,) = blocks_of(nn.Sequential(conv(), Context()))
     assert block.owner == "1"
     assert block.layers == ("1.conv1", "1.conv2")
+
+
+def test_the_blurs_of_a_network_that_is_anti_aliased_count():
+    strided = nn.Sequential(conv(), nn.Conv2d(4, 4, 3, 2, padding=1), nn.BatchNorm2d(4))
+    model = anti_alias(network(Residual(strided, nn.Conv2d(4, 4, 1, 2))))
+    assert ends(model) == ["2.branch.2"]
 
 
 class Three(nn.Module):
