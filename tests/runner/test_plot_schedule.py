@@ -35,7 +35,9 @@ def test_the_rates_are_those_that_a_training_sets(overrides):
     curve = trace("one", given, count_updates(given))
     assert curve.rates == trained
     assert (
-        curve.updates_per_epoch == bench.training.updates_per_epoch == len(trained) / given.epochs
+        curve.updates_per_epoch
+        == bench.training.begin.updates_per_epoch
+        == len(trained) / given.epochs
     )
 
 
