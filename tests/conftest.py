@@ -49,6 +49,14 @@ def few(values, quick):
     return [pytest.param(v, marks=() if v in quick else pytest.mark.slow) for v in values]
 
 
+def few_of(table, quick):
+    """The same of a mapping: parameters are a key and its value, and some keys are quick."""
+    return [
+        pytest.param(*item, marks=() if item[0] in quick else pytest.mark.slow)
+        for item in table.items()
+    ]
+
+
 def run_in(folder: Path, *overrides: str) -> dict[str, Any]:
     """Do a run in a folder; give back its result."""
     folder.mkdir(exist_ok=True)

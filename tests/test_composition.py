@@ -43,14 +43,21 @@ PAIRS = {
     for one, other in itertools.combinations(CORE, 2)
 }
 slow = pytest.mark.slow
-every_chain = pytest.mark.parametrize(
-    "chain", [*SINGLE.values(), *TOGETHER.values()], ids=[*SINGLE, *TOGETHER]
-)
-every_composition = pytest.mark.parametrize(
-    "chain",
-    [*SINGLE.values(), *TOGETHER.values(), *PAIRS.values()],
-    ids=[*SINGLE, *TOGETHER, *PAIRS],
-)
+
+
+def tried(*chains):
+    """By default many tricks together, and one with a history."""
+    chains = {name: chain for each in chains for name, chain in each.items()}
+    return pytest.mark.parametrize(
+        "chain",
+        [
+            pytest.param(chain, id=name, marks=() if name in TOGETHER else slow)
+            for name, chain in chains.items()
+        ],
+    )
+
+
+every_composition = tried(SINGLE, TOGETHER, PAIRS)
 
 FORMS = {"plain": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
@@ -120,7 +127,7 @@ def test_all_together_the_forms_of_an_optimizer_agree(kind, form):
     assert_close(plain, other)
 
 
-@every_chain
+@tried(SINGLE, TOGETHER)
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=slow)])
 def test_a_compiled_model_trains_alike(chain, backend):
     torch._dynamo.reset()

@@ -15,7 +15,7 @@ import tricks
 from runner.models import cifar_resnet
 from runner.names import CONF
 from runner.train import Training
-from tests.conftest import ROOT
+from tests.conftest import ROOT, few
 from tests.loop import CLASSES, INPUTS, UPDATES, Loop, batch
 from tricks import Chain, Trick
 
@@ -209,8 +209,13 @@ CHAINS = {
 }
 
 
-@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_a_training_resumes_bit_identically(chain):
+QUICK = ("quantile", "clipping", "schedule_free", *(n for n in CHAINS if n.startswith("company")))
+every_chain = pytest.mark.parametrize("named", few(CHAINS, QUICK))
+
+
+@every_chain
+def test_a_training_resumes_bit_identically(named):
+    chain = CHAINS[named]
     straight = trained(2, *copy.deepcopy(chain), micro_batch_size=5)
     torch.save(straight.state_dict(), file := io.BytesIO())
     file.seek(0)
@@ -224,8 +229,9 @@ def test_a_training_resumes_bit_identically(chain):
     assert straight.recent.means() == stopped.recent.means()
 
 
-@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_an_evaluation_leaves_the_training_as_it_is(chain):
+@every_chain
+def test_an_evaluation_leaves_the_training_as_it_is(named):
+    chain = CHAINS[named]
     plain, looked_at = (training(*copy.deepcopy(chain), micro_batch_size=5) for _ in range(2))
     for _ in range(3):
         step(plain)
@@ -237,8 +243,9 @@ def test_an_evaluation_leaves_the_training_as_it_is(chain):
     assert same(evaluated(plain), evaluated(looked_at))
 
 
-@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_a_second_training_with_the_same_tricks_equals_one_with_fresh_ones(chain):
+@every_chain
+def test_a_second_training_with_the_same_tricks_equals_one_with_fresh_ones(named):
+    chain = CHAINS[named]
     used, fresh = copy.deepcopy(chain), copy.deepcopy(chain)
     earlier = training(*used, classes=3)
     for _ in range(3):
@@ -250,8 +257,9 @@ def test_a_second_training_with_the_same_tricks_equals_one_with_fresh_ones(chain
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda run: pickle.loads(pickle.dumps(run))])
-@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_a_copy_in_mid_training_trains_bit_identically(chain, again):
+@every_chain
+def test_a_copy_in_mid_training_trains_bit_identically(named, again):
+    chain = CHAINS[named]
     loop = Loop(chain, network())
     loop.step()
     copied = again(loop)
@@ -261,7 +269,17 @@ def test_a_copy_in_mid_training_trains_bit_identically(chain, again):
     assert torch.equal(loop.answers(), copied.answers())
 
 
-@pytest.mark.parametrize(("one", "other"), [*itertools.combinations(NODES, 2)])
+def pairs():
+    """Quick are those of which one must follow the other, those refused and every tenth else."""
+    others = 0
+    for pair in itertools.combinations(NODES, 2):
+        first, second = tricks.in_order(map(class_of, pair))
+        replaced = {*first.replaces} & {*second.replaces}
+        others += (is_other := first.__name__ not in second.after and not replaced)
+        yield pytest.param(*pair, marks=pytest.mark.slow if is_other and others % 10 else ())
+
+
+@pytest.mark.parametrize(("one", "other"), [*pairs()])
 def test_every_pair_trains_in_its_order_or_is_refused_with_the_reason(one, other):
     ordered = tricks.in_order([class_of(one), class_of(other)])
     pair = [make(kind.name) for kind in ordered]

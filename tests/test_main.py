@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from runner.__main__ import main
-from tests.conftest import ROOT, biscuits
+from tests.conftest import ROOT, biscuits, few_of
 
 OWN = ROOT / "examples" / "own"
 OWN_PARTS = (
@@ -39,7 +39,10 @@ CHECKED = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "message"), COMPOSED.items(), ids=str)
+QUICK = (("model=resnet21",), ("--experimental-rerun", "config.pickle"))  # a process each
+
+
+@pytest.mark.parametrize(("arguments", "message"), few_of(COMPOSED, QUICK), ids=str)
 def test_a_mistake_in_the_command_is_one_line_and_leaves_nothing_behind(
     tmp_path, arguments, message
 ):
@@ -99,10 +102,24 @@ def test_a_data_set_that_cannot_be_downloaded_is_one_line(tmp_path):
     assert "cifar10" in complaint
 
 
-def test_one_run_twice_and_again_from_its_saved_config(tmp_path):
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """Do the command in this process, without waiting for torch; give back what it printed."""
+
+    def here(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["biscuits", *arguments])
+        main()
+        return capsys.readouterr().out
+
+    return here
+
+
+def test_one_run_twice_and_again_from_its_saved_config(tmp_path, here):
     short = (
         "epochs=2",
         "batch_size=256",
+        "model.width=4",
         "tricks=[clipping,flooding]",
         "tricks.flooding.level=0.05",
     )
@@ -112,16 +129,12 @@ def test_one_run_twice_and_again_from_its_saved_config(tmp_path):
     result = (place / "result.json").read_bytes()
     assert "test accuracy" in out
 
-    code, out, _ = biscuits(tmp_path, *short)
-    assert code == 0
+    out = here(*short)
     assert "test accuracy" in out
     assert "epoch 1/2" not in out, "a finished run must not be done twice"
 
     config = (place / "config.yaml").read_bytes()
-    code, out, complaint = biscuits(
-        tmp_path, "-cp", str(place.relative_to(tmp_path)), "-cn", "config", "again=true"
-    )
-    assert code == 0, complaint
+    out = here("-cp", str(place.relative_to(tmp_path)), "-cn", "config", "again=true")
     assert "epoch 1/2" in out
     assert (place / "result.json").read_bytes() == result
     assert (place / "config.yaml").read_bytes() == config

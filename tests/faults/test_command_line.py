@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, few_of
 
 OPTIONS = {
     ("--experimental-rerun", "bad.pickle"): "would unpickle",
@@ -39,9 +39,15 @@ OPTIONS = {
     ("hydra=null",): "must be",
     ("hydra.launcher=null",): "must be left",
 }
+QUICK = (
+    *(("--exp=bad.pickle",), ("-cp", "pkg://evil"), ("-cn", "../run/config")),
+    *(("data=../../run/config",), ("-cd", "nowhere"), ("model='\u202ex'",), ("--bogus",)),
+    *(("-m", "--cfg", "job"), ("hydra.searchpath=[structured://]",), ("hydra=null",)),
+    *(("+hydra.job.env_set.X=1",), ("~hydra/job_logging",)),
+)
 
 
-@pytest.mark.parametrize(("arguments", "told"), OPTIONS.items(), ids=str)
+@pytest.mark.parametrize(("arguments", "told"), few_of(OPTIONS, QUICK), ids=str)
 def test_what_is_typed_cannot_lead_hydra_astray_either(sandbox, arguments, told, faults):
     sandbox.saved(hydra={"callbacks": {"x": {"_target_": "evil.touch"}}})
     line = sandbox.refuses(*(argument.format(folder=sandbox.folder) for argument in arguments))

@@ -15,11 +15,12 @@ from runner.allowed import locate
 from runner.cli import guard, hydra_internals
 from runner.cli.plugins import IS_1_3
 from runner.errors import UserError
-from tests.conftest import ROOT, biscuits
+from tests.conftest import ROOT, biscuits, few, few_of
 from tests.faults.payloads import targets
 from tests.faults.routes import LIVE, ROUTES, live
 
 STEP = 30  # each route carries every so manieth payload, each from another one on
+QUICK = [route for route in ROUTES if route not in LIVE]  # by default with one payload each
 
 
 def carry(sandbox, route, nodes):
@@ -28,10 +29,21 @@ def carry(sandbox, route, nodes):
     return len(nodes)
 
 
-@pytest.mark.parametrize("route", ROUTES)
+def payloads(sandbox, route):
+    return targets(sandbox)[list(ROUTES).index(route) % STEP :: STEP]
+
+
+@pytest.mark.parametrize("route", QUICK)
 def test_a_hostile_config_is_one_line_and_executes_nothing(sandbox, route, faults):
-    nodes = targets(sandbox)[list(ROUTES).index(route) % STEP :: STEP]
-    faults("hostile configs", carry(sandbox, route, nodes))
+    nodes = payloads(sandbox, route)
+    which = QUICK.index(route) % len(nodes)
+    faults("hostile configs", carry(sandbox, route, nodes[which : which + 1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ROUTES)
+def test_several_payloads_along_each_route(sandbox, route, faults):
+    faults("hostile configs", carry(sandbox, route, payloads(sandbox, route)))
 
 
 @pytest.mark.slow
@@ -50,10 +62,10 @@ def test_no_payload_is_on_the_list_of_what_may_be_imported(sandbox, group):
 
 def test_there_are_enough_of_them(sandbox):
     named = {node["_target_"] for node in targets(sandbox)}
-    carried = sum(len(range(i % STEP, len(named), STEP)) for i in range(len(ROUTES)))
+    carried = sum(len(payloads(sandbox, route)) for route in ROUTES)
     assert len(named) >= 60
     assert len(ROUTES) >= 10
-    assert carried >= 150  # in the default tests; beside them those that are typed, or no YAML
+    assert carried >= 150  # beside them those that are typed, or no YAML
 
 
 BITING = [
@@ -80,7 +92,10 @@ WITHIN_PLUGINS = (
 )
 
 
-@pytest.mark.parametrize("route", LIVE)
+BITES = ("callback", "parameter of a launcher", "searchpath", "saved callback", "package header")
+
+
+@pytest.mark.parametrize("route", few(LIVE, BITES))
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_routes_carry_where_nobody_is_on_guard(sandbox, route):
     if route in WITHIN_PLUGINS and not IS_1_3:
@@ -118,7 +133,10 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize(("route", "node"), GOOD.items(), ids=GOOD)
+WORKS = ("model", "typed", "trick", "launcher", "parameter of a sweeper", "saved")
+
+
+@pytest.mark.parametrize(("route", "node"), few_of(GOOD, WORKS), ids=GOOD)
 def test_the_routes_carry_what_is_good(sandbox, route, node):
     if route == "sweeper":
         node = {**node, "max_batch_size": 1}

@@ -8,6 +8,7 @@ import yaml
 
 from runner import allowed
 from runner.sweep.settings import literal
+from tests.conftest import few
 from tests.faults.routes import SWEEP
 
 
@@ -59,7 +60,10 @@ def test_an_ablation_needs_no_typed_mode(sandbox):
     assert sandbox.run("ablation=calibration", "ablation.dry_run=true") is None
 
 
-@pytest.mark.parametrize("value", [7, None, {}, [1, {"a": "b"}], [True], {0: "a"}, "${seed}"])
+@pytest.mark.parametrize(
+    "value",
+    few([7, None, {}, [1, {"a": "b"}], [True], {0: "a"}, "${seed}"], [[1, {"a": "b"}], "${seed}"]),
+)
 def test_verbose_is_a_switch_or_names(sandbox, value):
     line = sandbox.refuses(*sandbox.experiment({"hydra": {"verbose": value}}))
     assert "hydra.verbose" in line
@@ -151,7 +155,14 @@ def test_hydras_own_files_come_before_others_of_their_names(sandbox, faults):
     assert "BISCUITS_ALLOW" not in os.environ
 
 
-@pytest.mark.parametrize("way", ADDITIONS)
+QUICK = (
+    *("a package in a defaults list", "a file behind a file", "a header", "a merged key"),
+    *("a key with dots", "an interpolation", "a group of Hydra", "Hydra's settings, empty"),
+    *("no launcher", "aliases", "a typed package", "typed and taken away", "all at once"),
+)
+
+
+@pytest.mark.parametrize("way", few(ADDITIONS, QUICK))
 def test_whatever_way_it_takes_nothing_is_added_to_hydras_node(sandbox, faults, way):
     files, arguments = ADDITIONS[way]
     (sandbox.folder / "cd").mkdir()

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from tests.conftest import few, few_of
 from tests.faults.routes import SWEEP
 
 PLACES = {
@@ -49,9 +50,17 @@ PLACES = {
     ("ablation=calibration", "name=../x"): "name must be the name",
     ("ablation=calibration", "name={folder}/x", "ablation.dry_run=true"): "name must be the name",
 }
+QUICK = (
+    *(("name=../x",), ("name=a/../../x",), ("name={folder}/x",), ("name=.",), ("name=3",)),
+    *(("name=" + 300 * "a",), ("name=" + 90 * "\u2603",), ("name='a\0b'",)),
+    *(("name=${{oc.env:HOME}}/x",), ("seed='1/../../../x'",), ("variant=../../x",)),
+    *(("hydra.run.dir=../x",), ("hydra.output_subdir=../../x",)),
+    *(("-m", "seed=0,1", "hydra.sweep.dir=../x"), ("-m", "name=a,../x")),
+    ("ablation=calibration", "name=../x"),
+)
 
 
-@pytest.mark.parametrize(("arguments", "told"), PLACES.items(), ids=str)
+@pytest.mark.parametrize(("arguments", "told"), few_of(PLACES, QUICK), ids=str)
 def test_no_name_leads_out_of_the_outputs(sandbox, arguments, told, faults):
     before = sorted(sandbox.folder.parent.rglob("*"))
     line = sandbox.run(*(a.format(folder=sandbox.folder) for a in arguments))
@@ -63,7 +72,10 @@ def test_no_name_leads_out_of_the_outputs(sandbox, arguments, told, faults):
     faults("paths that lead out")
 
 
-@pytest.mark.parametrize("link", ["mine", "mine/baseline", "mine/baseline/seed=0", "loop"])
+@pytest.mark.parametrize(
+    "link",
+    few(["mine", "mine/baseline", "mine/baseline/seed=0", "loop"], ["mine/baseline", "loop"]),
+)
 @pytest.mark.parametrize("more", [(), SWEEP], ids=["run", "sweep"])
 def test_no_link_below_the_outputs_leads_out(sandbox, link, more, faults):
     elsewhere = sandbox.folder / "elsewhere"
@@ -100,8 +112,10 @@ def test_a_key_of_a_file_cannot_lead_out_either(sandbox, faults):
         faults("paths that lead out")
 
 
-@pytest.mark.parametrize("kind", ["link", "dangling", "hard link", "pipe", "folder"])
-@pytest.mark.parametrize("swept", ["seed=0,1", "name=mine,other"])
+@pytest.mark.parametrize(
+    "kind", few(["link", "dangling", "hard link", "pipe", "folder"], ["link", "pipe", "folder"])
+)
+@pytest.mark.parametrize("swept", few(["seed=0,1", "name=mine,other"], ["name=mine,other"]))
 def test_the_sweepers_file_is_not_written_through_what_was_planted(sandbox, kind, swept):
     theirs = sandbox.folder / "bashrc"
     theirs.write_text("mine")

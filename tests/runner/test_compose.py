@@ -17,7 +17,7 @@ from runner.cli.hydra_internals import Loader
 from runner.errors import UserError
 from runner.names import write_value
 from runner.store.files import digest
-from tests.conftest import composed
+from tests.conftest import composed, few, few_of
 
 VARIANTS = {
     (): "baseline",
@@ -49,9 +49,16 @@ VARIANTS = {
     ): "baseline+~optimizer.momentum+~optimizer.nesterov",
     ("+made.up=1",): "baseline+made.up=1",
 }
+QUICK = (
+    *((), ("tricks=[flooding,clipping]",), ("tricks=[clipping]", "tricks.clipping.max_norm=0.1")),
+    *(("optimizer=adam", "optimizer.lr=0.5"), ("seed=3", "again=true"), ("optimizer.lr=1",)),
+    *(("name=mine", "model=resnet20"), ("data=image_folder", "data.root='some/Ürün'")),
+    *(("tricks=core", "tricks.warm_restarts.T_0=2"), ("tricks=[clipping]", "~tricks.clipping.eps")),
+    ("+made.up=1",),
+)
 
 
-@pytest.mark.parametrize(("overrides", "variant"), VARIANTS.items())
+@pytest.mark.parametrize(("overrides", "variant"), few_of(VARIANTS, QUICK))
 def test_the_variant_is_the_readable_difference_from_the_defaults(overrides, variant):
     assert composed(*overrides).variant == variant
 
@@ -192,7 +199,7 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("start", few(STARTS, ("a saved config", "an ablation of an experiment")))
 def test_a_start_composes_at_most_twice(tmp_path, monkeypatch, compositions, start):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()

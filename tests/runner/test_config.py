@@ -10,7 +10,7 @@ from runner.names import flatten
 from runner.store.files import checked
 from runner.store.identity import ADDED, NOT_IN_CONFIG_HASH, digest_config
 from runner.store.values import read_values
-from tests.conftest import ROOT, composed, settings
+from tests.conftest import ROOT, composed, few, few_of, settings
 
 REFUSED = {
     "+epoch=3": r"^epoch is not a setting\. Did you mean epochs\?",
@@ -69,7 +69,17 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("override", "message"), REFUSED.items())
+QUICK = (
+    *("+epoch=3", "+tricks.clipping.max_nrm=1.0", "+tricks.clipin={enabled:true}"),
+    *("tricks.clipping=true", "~epochs", "seed=-1", "batch_size=1e2", "threads=5000"),
+    *("scheduler=step scheduler.milestones=[0.5,a]", "+data.root='\udce9'", "precision=float8"),
+    *("optimizer._target_=os.system", "optimizer._target_=torch.optim.SDG", "data.augment=3"),
+    *("tricks.flooding.level=0.1", "tricks=[warm_restarts] scheduler=step", "data=image_folder"),
+    *("epochs=true", "scheduler=torch scheduler._target_=torch.optim.lr_scheduler.CyclicLR"),
+)
+
+
+@pytest.mark.parametrize(("override", "message"), few_of(REFUSED, QUICK))
 def test_a_mistake_is_refused_in_one_line(override, message):
     with pytest.raises(UserError, match=message) as caught:
         settings(*override.split())
@@ -137,7 +147,10 @@ def anything(**_):
     """A target of the user's own that takes any key."""
 
 
-@pytest.mark.parametrize("key", ["_args_", "_partial_", "_recursive_", "_convert_", "x._target_"])
+KEYS = ("_args_", "_partial_", "_recursive_", "_convert_", "x._target_")
+
+
+@pytest.mark.parametrize("key", few(KEYS, ("_partial_", "x._target_")))
 def test_what_hydra_would_follow_is_refused_also_where_a_target_takes_any_key(monkeypatch, key):
     target = f"{__name__}.anything"
     monkeypatch.setattr(allowed, "USERS", {target})

@@ -18,7 +18,7 @@ from runner.cli.hydra_internals import Loader
 from runner.cli.task import register
 from runner.config import check
 from runner.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, few, few_of
 
 SAID = {
     ("lr=0.1",): "lr is not a setting. Did you mean optimizer.lr? See python -m runner --cfg job.",
@@ -70,13 +70,24 @@ SAID = {
 }
 
 
+QUICK = (
+    *(("optimizer=adamw", "momentum=0.5"), ("optimizer=adam", "optimizer.momentum=0.5")),
+    *(("model=Resnet20",), ("epochs",), ("--batch-size", "3"), ("+optimizer.lr=3",)),
+    *(("-m", "optimizer=glob(z*)"), ("-m", "seed=range(3,3)"), ("-m", "optimizer.lr=choice()")),
+    *(("hydra/launcher=slurm",), ("hydra/sweeper=ax",), ("model.name=a",)),
+    *(("variant=${variant}",), ("name=${oc.env:NO_SUCH}",), ("name=${foo:1}",), ("tricks=a,b",)),
+    *(("-cd", "OWN", "length=2"), ("-m", "optimizer.lr=interval(0,1)"), ("seed=range(3)",)),
+    *(("ablation.factors={a:{'b c':{seed:1}}}",), ("ablation=pairs", "hydra.mode=RUN")),
+)
+
+
 @pytest.fixture(autouse=True)
 def _own_tricks_are_forgotten():
     yield
     register()
 
 
-@pytest.mark.parametrize(("arguments", "said"), SAID.items(), ids=str)
+@pytest.mark.parametrize(("arguments", "said"), few_of(SAID, QUICK), ids=str)
 def test_a_mistake_is_named_with_its_cure(tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     own = str(ROOT / "examples/own/conf")
@@ -137,7 +148,13 @@ FOLLOWED = {
 }
 
 
-@pytest.mark.parametrize("mistake", FOLLOWED, ids=str)
+FIRST = (
+    *(("tricks=[clipping,", "flooding]"), ("epochs==3",), ("data=some/folder (2)",)),
+    *(("name=${nothing}",), ("data.root=a,b",), ("tricks.flooding.level=0.1",)),
+)
+
+
+@pytest.mark.parametrize("mistake", few(FOLLOWED, FIRST), ids=str)
 def test_the_advice_is_what_to_type(refused, mistake):
     given = FOLLOWED[mistake]
     line = refused(*given, *mistake)

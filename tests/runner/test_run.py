@@ -24,7 +24,7 @@ from runner.store.files import write_json
 from runner.store.runs import read_metrics, read_run
 from runner.train import Training
 from tests.builders import read_status, write_status
-from tests.conftest import composed, settings
+from tests.conftest import composed, few, few_of, settings
 from tests.faults.images import make_folder
 
 SHORT = ("epochs=3", "batch_size=256", "model.width=4")
@@ -171,20 +171,20 @@ def test_the_advice_after_divergence_leaves_out_what_is_on(do, overrides, advice
     assert advice in str(diverged.value)
 
 
-@pytest.mark.parametrize(
-    ("error", "cause"),
-    [
-        (AssertionError("Wrong image height!"), "exception"),
-        (KeyError("logits"), "exception"),
-        (MemoryError(), "machine"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "machine"),
-        (torch.OutOfMemoryError("CUDA out of memory."), "machine"),
-        (OSError(errno.ENOSPC, "No space left on device"), "machine"),
-        (FileNotFoundError(errno.ENOENT, "No such file"), "machine"),
-        (RuntimeError("DataLoader worker (pid 3) is killed"), "machine"),
-        (RuntimeError("sizes must match"), "exception"),
-    ],
-)
+CAUSES = {
+    AssertionError("Wrong image height!"): "exception",
+    KeyError("logits"): "exception",
+    MemoryError(): "machine",
+    RuntimeError("DefaultCPUAllocator: can't allocate memory"): "machine",
+    torch.OutOfMemoryError("CUDA out of memory."): "machine",
+    OSError(errno.ENOSPC, "No space left on device"): "machine",
+    FileNotFoundError(errno.ENOENT, "No such file"): "machine",
+    RuntimeError("DataLoader worker (pid 3) is killed"): "machine",
+    RuntimeError("sizes must match"): "exception",
+}
+
+
+@pytest.mark.parametrize(("error", "cause"), few_of(CAUSES, [*CAUSES][1::2]))
 def test_whatever_a_run_raises_is_one_line_and_its_cause_is_recorded(
     do, tmp_path, monkeypatch, error, cause
 ):
@@ -250,11 +250,10 @@ def hydra_of(place):
     )
 
 
-@pytest.mark.parametrize(
-    "content",
-    [{}, {"test/accuracy": "x"}, {"test/accuracy": 1.0, "test/loss": 1, "inactive": []}],
-    ids=str,
-)
+NO_RESULTS = [{}, {"test/accuracy": "x"}, {"test/accuracy": 1.0, "test/loss": 1, "inactive": []}]
+
+
+@pytest.mark.parametrize("content", few(NO_RESULTS, NO_RESULTS[-1:]), ids=str)
 def test_what_is_no_result_is_refused_in_one_line(do, tmp_path, content):
     do(*SHORT)
     write_json(tmp_path / "run" / "result.json", content)
@@ -262,7 +261,10 @@ def test_what_is_no_result_is_refused_in_one_line(do, tmp_path, content):
         do(*SHORT)
 
 
-@pytest.mark.parametrize("odd", [{"attempts": "x"}, {"seconds": "x"}, {"checkpoint": [1]}], ids=str)
+ODD = [{"attempts": "x"}, {"seconds": "x"}, {"checkpoint": [1]}]
+
+
+@pytest.mark.parametrize("odd", few(ODD, ODD[:1]), ids=str)
 def test_an_odd_status_is_rewritten(do, tmp_path, odd):
     do(*SHORT)
     (tmp_path / "run" / "result.json").unlink()

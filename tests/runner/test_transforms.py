@@ -10,7 +10,7 @@ from runner.data import Augmentation, Batches, Split
 from runner.data.augmentation import transform
 from runner.errors import UserError
 from runner.transforms import MODULE, OFFERED, build_transforms, check_transforms
-from tests.conftest import biscuits, settings
+from tests.conftest import biscuits, few, settings
 
 PLAIN = (torch.zeros(3), torch.full((3,), 1 / 255))  # under these, the inputs are the pixels
 NEEDED = {
@@ -177,7 +177,14 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("entry", MISTAKES)
+QUICK = (
+    *("{RandomRotatoin: {degrees: 10}}", "RandomInvert, {RandomResizedCrop: {size: 3}}"),
+    *("{RandomApply: {transforms: [RandomRotation]}}", "{A: {}, B: {}}", "{RandomCrop: [1]}"),
+    f"{{{__name__}.Brighter: {{bye: 1}}}}",
+)
+
+
+@pytest.mark.parametrize("entry", few(MISTAKES, QUICK))
 def test_a_mistake_in_a_name_or_a_keyword_is_a_line_when_the_config_is_read(entry):
     with pytest.raises(UserError) as refusal:
         settings(f"data.augment.transforms=[{entry}]")

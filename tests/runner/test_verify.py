@@ -19,7 +19,7 @@ from runner.store.files import write_json
 from runner.store.runs import digest_metrics, read_metrics
 from runner.train import Diverged
 from runner.verify import main
-from tests.conftest import settings
+from tests.conftest import few, few_of, settings
 
 SHORT = ("epochs=2", "batch_size=256", "model.width=4")
 
@@ -128,16 +128,16 @@ def test_code_that_was_not_as_its_commit_has_it_may_be_why(folder, monkeypatch):
     assert refusal(folder).splitlines()[1:] == [f"  changed: {told}"]
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"train/skipped": -0.0}, "train/skipped was -0.0, is now 0"),
-        ({"extra": 1}, "extra was 1, is now not there"),
-        ({"train/loss": None}, "train/loss was null, is now "),
-    ],
-)
+ODD = {
+    ("train/skipped", -0.0): "train/skipped was -0.0, is now 0",
+    ("extra", 1): "extra was 1, is now not there",
+    ("train/loss", None): "train/loss was null, is now ",
+}
+
+
+@pytest.mark.parametrize(("change", "told"), few_of(ODD, [("train/skipped", -0.0), ("extra", 1)]))
 def test_equal_is_to_the_bit(folder, change, told):
-    change_line(folder / "metrics.jsonl", 0, **change)
+    change_line(folder / "metrics.jsonl", 0, **dict([change]))
     assert f"line 1 (epoch 1, update 6): {told}" in refusal(folder)
 
 
@@ -149,9 +149,10 @@ def test_an_evaluation_too_few_or_too_many_is_noticed(folder):
         assert f"metrics.jsonl has {number} evaluations, now 2" in refusal(folder)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("weights", "0" * 64), ("test/loss", 0.5), ("inactive", ["clipping"])]
-)
+OTHER = {"weights": "0" * 64, "test/loss": 0.5, "inactive": ["clipping"]}
+
+
+@pytest.mark.parametrize(("key", "value"), few_of(OTHER, ("weights", "inactive")))
 def test_a_change_of_the_result_is_noticed(folder, key, value):
     true = json.loads((folder / "result.json").read_text())[key]
     change_json(folder / "result.json", **{key: value})
@@ -394,7 +395,7 @@ REAL = {
 }
 
 
-@pytest.mark.parametrize("told", REAL)
+@pytest.mark.parametrize("told", few(REAL, [next(iter(REAL))]))
 def test_what_really_changes_the_bits_is_named(tmp_path, told):
     old, new = REAL[told]
     given = settings("epochs=1", "batch_size=256", "model.width=8")

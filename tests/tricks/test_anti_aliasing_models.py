@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from runner.anti_alias import build_model
+from tests.conftest import few
 from tests.tricks.anti_aliasing import after_stem, noise, same, seeded, small_resnet
 from tricks import AntiAliasing, anti_alias, find_places
 
@@ -94,12 +95,10 @@ MODELS = {  # with the strided convolutions that no activation follows, by their
 }
 
 
-LARGE = ("resnet34", "vgg11_bn", "convnext_tiny", "timm/cspdarknet53")
+QUICK = ("resnet18", "densenet121", "shufflenet_v2_x0_5", "timm/resnet18d", "timm/ghostnet_100")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in MODELS]
-)
+@pytest.mark.parametrize("name", few(MODELS, QUICK))
 def test_a_model_of_others_gives_what_the_rule_gives(name):
     if name.startswith("timm/"):
         pytest.importorskip("timm", reason="timm is not installed: its models are skipped")
