@@ -133,9 +133,9 @@ def test_the_order_of_the_parts_does_not_matter_where_composers_running_statisti
 
 def test_a_running_variance_is_right_for_the_population():
     norm = ghost_batch_norm(nn.BatchNorm1d(3, momentum=None).double(), 2)
-    for seed in range(50):
-        norm(noise(160, 3, seed=seed))
-    torch.testing.assert_close(norm.running_var, torch.full((3,), 9.0).double(), rtol=0.1, atol=0)
+    for seed in range(20):
+        norm(noise(80, 3, seed=seed))
+    torch.testing.assert_close(norm.running_var, torch.full((3,), 9.0).double(), rtol=0.2, atol=0)
 
 
 def test_a_sample_depends_on_those_of_its_part_alone():
