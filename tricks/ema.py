@@ -92,7 +92,7 @@ class Ema(Trick):
 
     replaces: ClassVar[tuple[str, ...]] = ("evaluation",)
 
-    half_life: float = 1.0
+    half_life: float = 0.5
     batch_norm: BatchNorm = "average"
 
     def __post_init__(self) -> None:

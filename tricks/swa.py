@@ -4,8 +4,8 @@ Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalizat
 https://arxiv.org/abs/1803.05407, algorithm 1; their code: https://github.com/timgaripov/swa.
 
 Where we differ: epochs count from the beginning of training, those of the authors' code from the
-start of the average. The rate is constant or the scheduler's from the start on; the authors' falls
-to it linearly before. A cyclic rate is that of `WarmRestarts(T_mult=1)`.
+start of the average. The rate is the scheduler's, or by `rate` constant from the start on; the
+authors' falls to it linearly before. A cyclic rate is that of `WarmRestarts(T_mult=1)`.
 """
 
 import math
