@@ -171,10 +171,14 @@ class Training:
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Hold the weights to evaluate with in the model; afterwards it trains on as before."""
+        """Hold the weights to evaluate with in the model; afterwards it trains on as before.
+
+        As long as every update was left out, these are the first ones.
+        """
         with ExitStack() as stack:
-            with self.autocast():
-                stack.enter_context(self.trick.evaluation(self.model, self.inputs))
+            if self.updates > self.skipped:  # else no trick has an average
+                with self.autocast():
+                    stack.enter_context(self.trick.evaluation(self.model, self.inputs))
             yield
 
     def _set_learning_rate(self) -> float:

@@ -11,7 +11,17 @@ from torch.nn import functional as F
 from runner.build import build
 from runner.train import Diverged, Training
 from tests.conftest import settings
-from tricks import Batch, Chain, Clipping, Flooding, Trick
+from tricks import (
+    Batch,
+    Chain,
+    Clipping,
+    Ema,
+    Flooding,
+    LookAhead,
+    ScheduleFree,
+    Swa,
+    Trick,
+)
 
 TWO_EPOCHS = ("epochs=2", "batch_size=100", "scheduler=constant", "data.augment.crop=1")
 
@@ -133,6 +143,15 @@ def test_skip_leaves_such_an_update_out_and_counts_it():
     assert (training.skipped, training.updates) == (1, 2)
     training.step(batch_of(20))
     assert not same(before, training.model.state_dict())
+
+
+@pytest.mark.parametrize("trick", [Ema(), Swa(), LookAhead(k=2), ScheduleFree()], ids=type)
+def test_where_every_update_was_left_out_the_first_weights_are_evaluated(trick):
+    training = trained(trick, updates=0, not_finite="skip")
+    before = copy.deepcopy(training.model.state_dict())
+    training.step(batch_of(20)._replace(inputs=torch.full((20, 1, 8, 8), math.nan).double()))
+    with training.evaluation():
+        assert same(before, training.model.state_dict())
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
