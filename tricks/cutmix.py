@@ -14,7 +14,14 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from tricks.mixing import as_probabilities, check_images, check_mixing, draw, draw_beta
+from tricks.mixing import (
+    are_others,
+    as_probabilities,
+    check_images,
+    check_mixing,
+    draw,
+    draw_beta,
+)
 from tricks.trick import Batch, Time, Trick
 
 PATIENCE = 1024
@@ -94,7 +101,7 @@ def _cut(
     pasted = rows.sum(1) * columns.sum(1) / (height * width)
     own = (1 - pasted).to(targets.dtype).unsqueeze(1)
     cut = torch.where(box, inputs[partners], inputs)
-    return cut, torch.lerp(targets[partners], targets, own), pasted > 0
+    return cut, torch.lerp(targets[partners], targets, own), (pasted > 0) & are_others(partners)
 
 
 def _inside(side: Tensor, centre: Tensor, pixels: int) -> Tensor:

@@ -43,6 +43,11 @@ def draw(
     return uniform.to(inputs.device), partners
 
 
+def are_others(partners: Tensor) -> Tensor:
+    """Give back which samples have another one as their partner, [N]."""
+    return partners != torch.arange(len(partners), device=partners.device)
+
+
 def check_mixing(alpha: float, probability: float, who: str = "") -> None:
     """Refuse an alpha or a probability that is out of its range."""
     if not 0 < alpha < float("inf"):

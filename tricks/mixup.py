@@ -13,7 +13,14 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from tricks.mixing import as_probabilities, check_images, check_mixing, draw, draw_beta
+from tricks.mixing import (
+    are_others,
+    as_probabilities,
+    check_images,
+    check_mixing,
+    draw,
+    draw_beta,
+)
 from tricks.trick import Batch, Trick
 
 
@@ -76,7 +83,7 @@ def _mix(
         torch.lerp(each[partners], each, own.to(each.dtype).view(-1, *[1] * (each.ndim - 1)))
         for each in (inputs, targets)
     )
-    return mixed, soft, chosen
+    return mixed, soft, chosen & are_others(partners)
 
 
 @final

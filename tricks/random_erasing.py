@@ -142,7 +142,8 @@ class RandomErasing(Trick):
             `mean`, the training set's.
 
     Raises:
-        ValueError: If a parameter is out of its range.
+        ValueError: If a parameter is out of its range; in its hooks, if no such rectangle is lower
+            and narrower than the images.
     """
 
     after: ClassVar[tuple[str, ...]] = ("AlternatingFlip", "TrivialAugment", "RandAugment")
@@ -187,4 +188,14 @@ class RandomErasing(Trick):
         return batch._replace(inputs=self._erase(batch.inputs, generator))
 
     def _erase(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        height, width = images.shape[2:]
+        least = self.area[0] * height * width
+        # a length of half a pixel less than a side is rounded to less than the side
+        highest, widest = (min(1 / self.ratio, (s - 0.5) ** 2 / least) for s in (height, width))
+        if min(height, width) < 2 or highest * widest < 1:
+            raise ValueError(
+                f"RandomErasing finds no room in images of {height} x {width} pixels for a "
+                f"rectangle of {self.area[0]:g} of the area, lower and narrower than they are, "
+                f"with ratio={self.ratio:g}. Lower area or ratio, or switch the trick off."
+            )
         return random_erase(images, generator, self.probability, self.area, self.ratio, self.fill)

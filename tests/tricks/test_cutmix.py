@@ -147,6 +147,18 @@ def test_the_share_that_was_cut_into_is_that_of_the_last_update():
     assert trick.report() == {"cut_share": 0.0}
 
 
+def test_a_sample_without_another_is_not_counted_as_mixed():
+    alone = Batch(torch.randn(1, 1, 8, 8), torch.tensor([0]), 2)
+    trick = Cutmix()
+    for before in (alone, Mixup().batch(alone, seeded())):
+        after = trick.batch(before, seeded())
+        assert not before.mixed
+        assert not after.mixed
+        assert torch.equal(after.inputs, alone.inputs)
+    trick.weights(nn.Identity(), Time(1, 1, 1))
+    assert trick.report() == {"cut_share": 0.0}
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_type_memory_format_and_the_given_images_stay(dtype):
     images = torch.randn(4, 3, 6, 5).to(dtype).contiguous(memory_format=torch.channels_last)

@@ -163,3 +163,11 @@ def test_parameters_out_of_range_are_refused(given, message):
 def test_what_images_of_a_type_cannot_be_filled_with_is_refused(dtype, fill, message):
     with pytest.raises(ValueError, match=message):
         random_erase(torch.zeros(2, 3, 4, 4, dtype=dtype), seeded(), fill=fill)
+
+
+@pytest.mark.parametrize(("height", "width", "area"), [(1, 8, 0.02), (8, 8, 0.97)])
+def test_the_trick_refuses_images_in_which_no_rectangle_fits(height, width, area):
+    images = torch.zeros(50, 1, height, width, dtype=torch.uint8)
+    trick = RandomErasing(area=(area, 0.99))
+    with pytest.raises(ValueError, match=f"no room in images of {height} x {width} .* Lower area"):
+        trick.images(images, PLACES, TIME, seeded())
