@@ -34,6 +34,7 @@ from runner.store.identity import ADDED
 from runner.transforms import check_transforms, targets
 from runner.validation import make_fields, validate
 from tricks import Trick, in_order
+from tricks.chain import REPLACED
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -258,8 +259,8 @@ def _refuse_replaced(nodes: Mapping[str, Node]) -> None:
         for what in kind.replaces if node["enabled"] else ():
             if found := next((key for key, is_set in idle.get(what, {}).items() if is_set), None):
                 raise UserError(
-                    f"{found} would change nothing: {name} has {what} of its own. Remove it, or "
-                    f"set tricks.{name}.enabled=false."
+                    f"{found} would change nothing: {name} has {REPLACED[what]} of its own. Remove it, "
+                    f"or set tricks.{name}.enabled=false."
                 )
 
 

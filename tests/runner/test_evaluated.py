@@ -64,7 +64,7 @@ def test_a_trained_model_predicts_by_the_views_that_its_run_was_tested_with(tmp_
         ),
         (
             ["tricks=[binary_cross_entropy]", "loss.class_weights=balanced"],
-            r"loss\.class_weights would change nothing: binary_cross_entropy has loss of its own",
+            r"loss\.class_weights would change nothing: binary_cross_entropy has a loss of its own",
         ),
         (
             ["tricks=[trapezoid]", "scheduler=step"],
