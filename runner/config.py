@@ -259,8 +259,8 @@ def _refuse_replaced(nodes: Mapping[str, Node]) -> None:
         for what in kind.replaces if node["enabled"] else ():
             if found := next((key for key, is_set in idle.get(what, {}).items() if is_set), None):
                 raise UserError(
-                    f"{found} would change nothing: {name} has {REPLACED[what]} of its own. Remove it, "
-                    f"or set tricks.{name}.enabled=false."
+                    f"{found} would change nothing: {name} has {REPLACED[what]} of its own. "
+                    f"Remove it, or set tricks.{name}.enabled=false."
                 )
 
 
