@@ -14,9 +14,9 @@ from tricks.trick import Batch, Time, Trick, derive_seed
 REPLACED = {
     "evaluation": "weights to evaluate with",
     "flips": "flips",
-    "loss": "a loss",
-    "optimizer": "an optimizer",
-    "schedule": "a schedule",
+    "loss": "loss",
+    "optimizer": "optimizer",
+    "schedule": "schedule",
 }
 """What a trick may put its own in place of, in words."""
 
@@ -53,8 +53,8 @@ class Chain(Trick):
             rivals = [n for n, t in zip(names, self.tricks, strict=True) if what in t.replaces]
             if len(rivals) > 1:
                 raise ValueError(
-                    f"{' and '.join(rivals)} each put {REPLACED.get(what, what)} of their own in "
-                    "place. Keep one of them."
+                    f"{' and '.join(rivals)} each bring their own {REPLACED.get(what, what)}. "
+                    "Keep one of them."
                 )
         own = [trick.name for trick in self.tricks]
         counts = [own[: i + 1].count(name) for i, name in enumerate(own)]

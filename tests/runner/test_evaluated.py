@@ -70,7 +70,10 @@ def test_a_trained_model_predicts_by_the_views_that_its_run_was_tested_with(tmp_
             ["tricks=[trapezoid]", "scheduler=step"],
             r"scheduler=step would change nothing: trapezoid takes the scheduler's place",
         ),
-        (["tricks=[ema,swa]"], r"Ema and Swa each put weights to evaluate with .* Keep one of"),
+        (
+            ["tricks=[ema,swa]"],
+            r"Ema and Swa each bring their own weights to evaluate with\. Keep one of",
+        ),
     ],
 )
 def test_what_two_would_each_put_their_own_in_place_of_is_refused(given, message):

@@ -96,5 +96,7 @@ def test_samples_that_are_none_are_refused(samples):
 def test_flips_of_another_kind_beside_it_are_refused():
     with pytest.raises(UserError, match=r"data.augment.flip=true would change nothing"):
         settings("tricks=[alternating_flip]", "data.augment.flip=true")
-    with pytest.raises(ValueError, match="AlternatingFlip and AlternatingFlip each put flips"):
+    with pytest.raises(
+        ValueError, match="AlternatingFlip and AlternatingFlip each bring their own flips"
+    ):
         Chain(AlternatingFlip(), AlternatingFlip())

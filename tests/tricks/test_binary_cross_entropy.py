@@ -96,7 +96,7 @@ def test_the_trick_puts_its_losses_in_place_of_the_given_and_flooding_works_on_t
     torch.testing.assert_close(flooded, (expected - 9).abs() + 9)
     with pytest.raises(ValueError, match="Write BinaryCrossEntropy -> Flooding"):
         Chain(Flooding(per_sample=True), trick)
-    with pytest.raises(ValueError, match="each put a loss of their own in place"):
+    with pytest.raises(ValueError, match="each bring their own loss"):
         Chain(trick, BinaryCrossEntropy())
 
 
