@@ -178,8 +178,8 @@ class Cutmix(Trick):
         if self._mixed >= PATIENCE:
             raise ValueError(
                 "Cutmix leaves samples alone that are mixed already, and all of the first "
-                f"{self._mixed} were. Set the probability of Mixup to 0.5, or switch one of the "
-                "two off."
+                f"{self._mixed} were. Set Mixup.probability to 0.5 (tricks.mixup.probability=0.5), "
+                "or switch one of the two off."
             )
 
     def weights(self, model: nn.Module, time: Time) -> None:  # noqa: ARG002

@@ -125,7 +125,7 @@ def test_where_every_sample_is_mixed_already_it_is_refused_and_the_remedy_named(
     batch = Batch(torch.randn(300, 1, 2, 2), torch.arange(300) % 2, 2)  # half are of one class
     for seed in range(3):
         chain.batch(batch, seeded(seed))
-    with pytest.raises(ValueError, match=r"first 1200 were\. Set the probability of Mixup to 0\.5"):
+    with pytest.raises(ValueError, match=r"first 1200 were\. Set Mixup\.probability to 0\.5"):
         chain.batch(batch, seeded(3))
     cut.model(nn.Identity())
     for seed in range(10):
