@@ -39,6 +39,7 @@ def standardize(weight: Tensor, eps: float = 1e-6) -> Tensor:
         weight: [out, in / groups, ...].
         eps: What keeps a constant weight finite, > 0.
 
+    >>> import torch
     >>> standardize(torch.tensor([[[1.0, 3.0]]]))
     tensor([[[-1.0000,  1.0000]]])
     """

@@ -54,7 +54,7 @@ SAID = {
     ("tricks=a,b",): "switch on all of them: 'tricks=[a,b]'; to try each alone: add -m.",
     ("-cd", "OWN", "data=stripe"): "Did you mean stripes?",
     ("-cd", "OWN", "tricks=[unit_gradient]"): "Did you mean unit_gradients?",
-    ("-cd", "OWN", "length=2"): "Did you mean tricks.unit_gradients.length?",
+    ("-cd", "OWN", "length=2"): "tricks.warm_up.length or tricks.unit_gradients.length?",
     ("ablation=one_at_a_time", "ablation.factors={lr:[1,2]}"): "Did you mean optimizer.lr?",
     ("ablation.factors={a:{'b c':{seed:1}}}",): "Write 'ablation.factors={a:{b c:{seed:1}}}'.",
     ("ablation=one_at_time",): "Did you mean one_at_a_time?",
