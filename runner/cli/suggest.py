@@ -34,10 +34,10 @@ def unknown_key(key: str, loader: "Loader") -> str:
     group, rest = (f"hydra/{plugin[1]}", plugin[2]) if plugin else key.partition(".")[::2]
     choice = choices.get(group)
     if not rest or not isinstance(choice, str):
-        beside = [name for name in known if not name.startswith("tricks.")]
-        ends = _did_you_mean(key, known)
-        others = "" if "tricks." not in ends or key in " ".join(beside) else _elsewhere(key, loader)
-        return f"{key} is not a setting.{others or ends or _elsewhere(key, loader)} {ALL}"
+        near = _did_you_mean(key, known)
+        if not near or near.startswith(" Did you mean tricks."):
+            near = _elsewhere(key, loader) or near
+        return f"{key} is not a setting.{near} {ALL}"
     node = group.replace("/", ".")
     within = [name.removeprefix(f"{node}.") for name in known if name.startswith(f"{node}.")]
     if rest.startswith("kwargs.") and "kwargs" in within:
