@@ -259,7 +259,7 @@ def _refuse_replaced(nodes: Mapping[str, Node]) -> None:
         for what in kind.replaces if node["enabled"] else ():
             if found := next((key for key, is_set in idle.get(what, {}).items() if is_set), None):
                 raise UserError(
-                    f"{found} would change nothing: {name} has {REPLACED[what]} of its own. "
+                    f"{found} would change nothing: {name} brings its own {REPLACED[what]}. "
                     f"Remove it, or set tricks.{name}.enabled=false."
                 )
 

@@ -60,11 +60,11 @@ def test_a_trained_model_predicts_by_the_views_that_its_run_was_tested_with(tmp_
     [
         (
             ["tricks=[alternating_flip]", "data.augment.flip=true"],
-            r"data\.augment\.flip=true would change nothing: alternating_flip has flips of its own",
+            r"data\.augment\.flip=true would change nothing: alternating_flip brings its own flips",
         ),
         (
             ["tricks=[binary_cross_entropy]", "loss.class_weights=balanced"],
-            r"loss\.class_weights would change nothing: binary_cross_entropy has a loss of its own",
+            r"loss\.class_weights would change nothing: binary_cross_entropy brings its own loss",
         ),
         (
             ["tricks=[trapezoid]", "scheduler=step"],

@@ -1,6 +1,7 @@
 """Keywords go to the libraries' constructors; their weights are read, or a line says what to do."""
 
 import os
+import urllib.request
 from pathlib import Path
 
 import huggingface_hub
@@ -27,6 +28,7 @@ def no_network(monkeypatch):
     """Each connection is refused, as without a network."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # which has read them before
 
 
 @pytest.fixture
