@@ -39,6 +39,7 @@ LIMITS = {  # bytes, and what does not fit into them
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "largest", [pytest.param(n, marks=() if n == 100_000 else pytest.mark.slow) for n in LIMITS]
 )

@@ -107,6 +107,7 @@ ONE_BY_ONE = [
 ]
 
 
+@pytest.mark.slow
 def test_two_runs_share_a_folder_exactly_if_they_are_the_same_run():
     folders, loader = {}, Loader()
     for overrides in ONE_BY_ONE:

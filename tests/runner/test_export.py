@@ -75,6 +75,7 @@ def test_onnx_takes_any_number_and_size_of_images_and_tells_of_itself(
     assert b"/tricks/" not in file.read_bytes()  # no path of the machine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["run", pytest.param("smooth", marks=pytest.mark.slow)])
 def test_a_program_of_torch_takes_any_number_and_size_of_images(which, tmp_path, request):
     run, file = request.getfixturevalue(which), tmp_path / "x.pt2"

@@ -103,6 +103,7 @@ def test_a_worker_keeps_to_its_cores_and_its_card(tmp_path):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_that_died_while_it_had_nothing_to_do_is_replaced():
     worker = Worker(Slot(tuple(available_cores())), register)
     try:

@@ -242,6 +242,7 @@ def outputs(tmp_path_factory):
     return folder / "outputs"
 
 
+@pytest.mark.slow
 def test_a_trial_that_the_machine_ended_has_to_be_done_again(outputs, tmp_path):
     trials = load_plan(outputs / "mine" / TUNING)
     for seed, name in trials.runs():
