@@ -217,6 +217,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", few(KINDS, ("wild configs",)))
 def test_what_is_given_ends_in_one_line_or_in_a_run_of_known_keys(arena, kind, faults):
     strategy, way = KINDS[kind]

@@ -130,6 +130,7 @@ def render(root, payload, clean):
     return (*shown, terminal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "payloads", [STRINGS[::2], pytest.param(STRINGS[1::2], marks=pytest.mark.slow)]
 )
