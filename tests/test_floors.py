@@ -38,7 +38,7 @@ FLOORS = [
     ["losses", "micro_batches", "tiles"],
     ["store"],
     ["names", "signals", "terminal", "validation"],
-    ["quoting", "texts"],
+    ["garbage", "quoting", "texts"],
     ["errors"],
 ]
 """From the roof to the ground."""
