@@ -21,6 +21,7 @@ from runner.device import (
     refuse_emulated,
     refuse_four_channels,
 )
+from runner.eager import do_without_compiler
 from runner.errors import UserError
 from runner.fit import Fit, inputs_of_each_size
 from runner.losses import class_weights, weighted
@@ -141,6 +142,7 @@ def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
         assert isinstance(optimizer, Optimizer)
         return optimizer
 
+    do_without_compiler()
     optimizer = make(groups)
     refuse_unusable(optimizer, make)
     return optimizer

@@ -33,12 +33,12 @@ FLOORS = [
     ["frames"],
     ["ablation"],
     ["metrics"],
-    ["allowed", "device", "evaluate", "fit", "settings"],
+    ["allowed", "device", "eager", "evaluate", "fit", "settings"],
     ["data", "models", "optimizers", "schedulers", "train"],
     ["losses", "micro_batches", "tiles"],
     ["store"],
     ["names", "signals", "terminal", "validation"],
-    ["quoting", "texts"],
+    ["garbage", "quoting", "texts"],
     ["errors"],
 ]
 """From the roof to the ground."""

@@ -17,6 +17,7 @@ from runner.cli.explain import explain
 from runner.cli.plain_yaml import check_yaml
 from runner.cli.plugins import register_plugins, set_version_base, store
 from runner.errors import UserError
+from runner.garbage import importing_torch
 from runner.names import CONF, OUTPUTS, label
 from runner.signals import Stopped, die_with_parent, raise_if_stopping, stoppable
 from runner.texts import say
@@ -52,10 +53,11 @@ def task(cfg: DictConfig) -> float:
 
 def _run(cfg: DictConfig) -> float:
     # torch takes a second to import, and help, completion and mistakes do without it
-    from runner.config import check
-    from runner.run.attempt import resume_or_run
-    from runner.run.result import summary
-    from runner.run.status import remove_empty
+    with importing_torch():
+        from runner.config import check
+        from runner.run.attempt import resume_or_run
+        from runner.run.result import summary
+        from runner.run.status import remove_empty
 
     hydra = HydraConfig.get()
     folder, sweep = Path(hydra.runtime.output_dir), hydra.mode is RunMode.MULTIRUN

@@ -32,6 +32,19 @@ def test_digits_are_those_of_scikit_learn_each_once():
     assert pairs(images, labels) == pairs(torch.tensor(theirs), content.target)
 
 
+@pytest.mark.parametrize("change", [("DIGITS_SHA256", ""), ("find_spec", lambda _: None)])
+def test_digits_that_are_not_in_the_known_file_are_read_by_scikit_learn_to_the_same_bits(
+    change, monkeypatch
+):
+    usual = digits()
+    monkeypatch.setattr("runner.data.sets." + change[0], change[1])
+    found = digits()
+    for one, other in ((found.train, usual.train), (found.test, usual.test)):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+    assert found.classes == usual.classes
+
+
 def test_the_test_digits_are_a_fifth_of_each_class_and_always_the_same():
     one, other = digits(), digits()
     assert torch.equal(one.test.images, other.test.images)
