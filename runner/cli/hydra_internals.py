@@ -34,11 +34,10 @@ from yaml import YAMLError
 from runner import allowed
 from runner.cli import guard
 from runner.cli.plain_yaml import check_yaml
-from runner.cli.plugins import IS_1_3, refuse_older_sweeper
+from runner.cli.plugins import IS_1_3, refuse_older_sweeper, start_server
 from runner.cli.variant import GROUPS, chosen, write_names
 from runner.errors import UserError
 from runner.names import CONF
-from runner.sweep import server
 
 
 def _allow_classes() -> AbstractContextManager[None]:
@@ -75,8 +74,7 @@ class Loader(ConfigLoaderImpl):
     def find_mode(self, config_name: str, overrides: list[str], multirun: bool) -> RunMode:
         """Find out whether a command does one run or many: by what was typed, or an ablation.
 
-        The defaults lists of the chosen files are read; nothing is composed. What many runs need
-        is imported meanwhile, beside.
+        The defaults lists of the chosen files are read; nothing is composed.
 
         Raises:
             UserError: If what was typed contradicts itself.
@@ -92,10 +90,8 @@ class Loader(ConfigLoaderImpl):
         ablation, sweeper = choices.get("ablation"), choices.get("hydra/sweeper")
         refuse_older_sweeper(sweeper)
         guard.check_mode(ablation, sweeper, multirun, "RUN" in typed)
-        several = ablation or multirun or "MULTIRUN" in typed
-        is_dry = any(o.key_or_group == "ablation.dry_run" for o in parsed)
-        if several and choices.get("hydra/launcher") == "local" and not is_dry:
-            server.start()
+        if several := bool(ablation or multirun or "MULTIRUN" in typed):
+            start_server(choices.get("hydra/launcher"), [o.key_or_group for o in parsed])
         return RunMode.MULTIRUN if several else RunMode.RUN
 
     def load_sweep_config(

@@ -13,6 +13,9 @@ from contextlib import suppress
 from functools import lru_cache
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
+from typing import Any
+
+from runner.signals import CODES
 
 IMPORTED = "runner.sweep.imported"
 SINGLE = {"OPENBLAS_NUM_THREADS": "1"}
@@ -42,6 +45,21 @@ def start() -> None:
             if value is not None:
                 os.environ[name] = value
     atexit.register(_end)
+
+
+_handlers: dict[int, Any] = {}
+
+
+def ignore_signals() -> None:
+    """Have the server outlast what is sent to all: it tells their parent how the workers end."""
+    for number in CODES:
+        _handlers[number] = signal.signal(number, signal.SIG_IGN)
+
+
+def take_signals() -> None:
+    """Have a worker take signals as if it had been started by itself."""
+    for number, handler in _handlers.items():
+        signal.signal(number, handler)
 
 
 def _end() -> None:

@@ -81,9 +81,7 @@ def cause_of_death(error: Exception, again: bool) -> tuple[str, str]:
 @lru_cache
 def _settle(slot: Slot) -> None:
     """Confine the process to its slot and tie it to its parent, once."""
-    from runner.sweep.imported import take_signals  # which ignores them at first
-
-    take_signals()
+    server.take_signals()
     if slot.card is not None:  # before CUDA starts
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.card
     if hasattr(os, "sched_setaffinity"):
