@@ -18,7 +18,7 @@ from runner.names import label
 from runner.run import checkpoint, mistakes, model_file
 from runner.run.choice import Choice
 from runner.run.fingerprint import fingerprint
-from runner.run.lines import beginning
+from runner.run.lines import beginning, progress
 from runner.run.log import RunLog
 from runner.run.process import isolated
 from runner.run.result import (
@@ -264,7 +264,9 @@ class Attempt:
             self.log.write(epoch, self.training.updates, numbers)
             self.choice.add(self.log.lines[-1])
         if not self.quiet:
-            say(self.progress(epoch, numbers))
+            updates, total = self.training.updates, self.status.total
+            pace = (time.perf_counter() - self.start) / (updates - self.first)
+            say(progress(self.settings, epoch, numbers, left=pace * (total - updates)))
 
     def must_save(self, at_end: bool = False) -> bool:
         """Whether the last checkpoint is old, or a signal asks to stop.
@@ -294,16 +296,3 @@ class Attempt:
         self.status.checkpoint, self.saved = self.training.updates, time.monotonic()
         self.cost = self.saved - begun
         raise_if_stopping()
-
-    def progress(self, epoch: float, numbers: dict[str, float]) -> str:
-        """Write an evaluation in one line, with the time that is left."""
-        words = [f"epoch {round(epoch, 2)}/{round(self.settings.epochs, 2)}"]
-        if "train/loss" in numbers:  # not if every update was skipped
-            words.append("loss {train/loss:.4f}  lr {train/learning_rate:.4f}".format(**numbers))
-        if "validation/accuracy" in numbers:
-            words.append(f"accuracy {100 * numbers['validation/accuracy']:.2f} %")
-        words.append(f"{numbers['time/images_per_second']:,.0f} images/s")
-        updates, total = self.training.updates, self.status.total
-        left = int((time.perf_counter() - self.start) / (updates - self.first) * (total - updates))
-        most = "at most " if self.settings.patience else ""
-        return "  ".join([*words, f"{most}{left // 60}:{left % 60:02d} left"])
