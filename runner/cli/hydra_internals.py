@@ -34,7 +34,7 @@ from yaml import YAMLError
 from runner import allowed
 from runner.cli import guard
 from runner.cli.plain_yaml import check_yaml
-from runner.cli.plugins import IS_1_3, refuse_older_sweeper
+from runner.cli.plugins import IS_1_3, refuse_older_sweeper, start_server
 from runner.cli.variant import GROUPS, chosen, write_names
 from runner.errors import UserError
 from runner.names import CONF
@@ -90,7 +90,9 @@ class Loader(ConfigLoaderImpl):
         ablation, sweeper = choices.get("ablation"), choices.get("hydra/sweeper")
         refuse_older_sweeper(sweeper)
         guard.check_mode(ablation, sweeper, multirun, "RUN" in typed)
-        return RunMode.MULTIRUN if ablation or multirun or "MULTIRUN" in typed else RunMode.RUN
+        if several := bool(ablation or multirun or "MULTIRUN" in typed):
+            start_server(choices.get("hydra/launcher"), [o.key_or_group for o in parsed])
+        return RunMode.MULTIRUN if several else RunMode.RUN
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]

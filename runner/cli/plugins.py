@@ -7,7 +7,7 @@ real ones import torch, which help and completion do without.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any
@@ -22,6 +22,7 @@ from hydra.plugins.plugin import Plugin
 from hydra.plugins.sweeper import Sweeper
 
 from runner.errors import UserError
+from runner.sweep import server
 
 MODULE = "hydra_plugins.biscuits"
 
@@ -65,6 +66,17 @@ def refuse_older_sweeper(sweeper: object) -> None:
                 f"hydra/sweeper=optuna: {package} {found} works with Hydra 1.3 alone, and this is "
                 f"{hydra.__version__}. Install {package} 1.4."
             )
+
+
+def start_server(launcher: object, keys: Collection[str]) -> None:
+    """Have what many runs need imported beside, while they are planned.
+
+    Args:
+        launcher: Which does the runs.
+        keys: What was given on the command line; a dry run measures, and is not to be disturbed.
+    """
+    if launcher == "local" and "ablation.dry_run" not in keys:
+        server.start()
 
 
 def register_plugins(prepare: Callable[[], None]) -> None:

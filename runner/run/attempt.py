@@ -18,7 +18,7 @@ from runner.names import label
 from runner.run import checkpoint, mistakes, model_file
 from runner.run.choice import Choice
 from runner.run.fingerprint import fingerprint
-from runner.run.lines import beginning
+from runner.run.lines import beginning, progress
 from runner.run.log import RunLog
 from runner.run.process import isolated
 from runner.run.result import (
@@ -38,6 +38,9 @@ from runner.store.lock import lock_folder
 from runner.store.runs import CONFIG, MACHINE, STATUS
 from runner.texts import printable, say
 from runner.tiles import encode
+
+WORTH = 100.0
+"""At an epoch's end, the last checkpoint must be so many times as old as writing it took."""
 
 
 def resume_or_run(
@@ -129,7 +132,8 @@ class Attempt:
         self.machine = fingerprint(settings, self.training.device, self.training.model)
         self.environment = environment(bench, self.machine)
         self.changes: list[str] = []  # of the environment, since the run began
-        self.start, self.first, self.saved = time.perf_counter(), 0, time.monotonic()
+        self.start, self.first = time.perf_counter(), 0
+        self.saved, self.cost = time.monotonic(), 0.0  # the last checkpoint, what writing it took
         self.seconds, self.images = 0.0, 0  # of training, since the last evaluation
 
     def run(self) -> dict[str, Any]:
@@ -161,6 +165,7 @@ class Attempt:
             pictures = mistakes.write(self.folder, self.bench, found.logits)
             self.log.pictures(result["updates"], pictures)
             model_file.write(self.folder, self.settings, self.bench)
+            self.log.flush()
             return write_result(self.folder, result, found, self.log.lines)
 
     def resume(self) -> list[str]:
@@ -191,7 +196,7 @@ class Attempt:
             say(printable(line))
 
     def train(self) -> None:
-        """Train what is left; evaluate when that is due, and save, at the end of each epoch.
+        """Train what is left; at the end of each epoch, evaluate and save when that is due.
 
         The last one may be cut short.
         """
@@ -210,7 +215,9 @@ class Attempt:
                     counts = epoch + (self.settings.last_evaluations or 1) >= -(-total // count)
                     if counts or done % self.settings.evaluate_every == 0:
                         self.evaluate(done, test=counts and training.updates < total)
-                    self.save()
+                    is_last = training.updates >= total or self.choice.has_stopped
+                    if is_last or self.must_save(at_end=True):
+                        self.save()
         finally:
             self.status.update = training.updates
         if training.updates < total:
@@ -257,12 +264,19 @@ class Attempt:
             self.log.write(epoch, self.training.updates, numbers)
             self.choice.add(self.log.lines[-1])
         if not self.quiet:
-            say(self.progress(epoch, numbers))
+            updates, total = self.training.updates, self.status.total
+            pace = (time.perf_counter() - self.start) / (updates - self.first)
+            say(progress(self.settings, epoch, numbers, left=pace * (total - updates)))
 
-    def must_save(self) -> bool:
-        """Whether the last checkpoint is old, or a signal asks to stop."""
-        age = time.monotonic() - self.saved
-        return age >= self.settings.checkpoint_seconds or stop_requested()
+    def must_save(self, at_end: bool = False) -> bool:
+        """Whether the last checkpoint is old, or a signal asks to stop.
+
+        Args:
+            at_end: Whether an epoch has ended: there it is old when saving costs a hundredth of
+                the time. So a short run saves after its first epoch and its last.
+        """
+        age, oldest = time.monotonic() - self.saved, self.settings.checkpoint_seconds
+        return age >= (min(oldest, WORTH * self.cost) if at_end else oldest) or stop_requested()
 
     def save(self) -> None:
         """Save a checkpoint.
@@ -277,19 +291,8 @@ class Attempt:
             "metrics": "".join(self.log.lines),
             **self.choice.state_dict(),
         }
+        begun = time.monotonic()
         checkpoint.save(self.folder, content)
         self.status.checkpoint, self.saved = self.training.updates, time.monotonic()
+        self.cost = self.saved - begun
         raise_if_stopping()
-
-    def progress(self, epoch: float, numbers: dict[str, float]) -> str:
-        """Write an evaluation in one line, with the time that is left."""
-        words = [f"epoch {round(epoch, 2)}/{round(self.settings.epochs, 2)}"]
-        if "train/loss" in numbers:  # not if every update was skipped
-            words.append("loss {train/loss:.4f}  lr {train/learning_rate:.4f}".format(**numbers))
-        if "validation/accuracy" in numbers:
-            words.append(f"accuracy {100 * numbers['validation/accuracy']:.2f} %")
-        words.append(f"{numbers['time/images_per_second']:,.0f} images/s")
-        updates, total = self.training.updates, self.status.total
-        left = int((time.perf_counter() - self.start) / (updates - self.first) * (total - updates))
-        most = "at most " if self.settings.patience else ""
-        return "  ".join([*words, f"{most}{left // 60}:{left % 60:02d} left"])

@@ -145,8 +145,12 @@ def _version(package: str) -> str | None:
         return None if found is None else str(found)
 
 
+@lru_cache
 def _commit() -> str | None:
-    """The commit of the checkout that the code runs from, with a plus if it was changed since."""
+    """The commit of the checkout that the code runs from, with a plus if it was changed since.
+
+    Asked once: a process keeps the code that it has imported.
+    """
     command = ("git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
     options: dict[str, Any] = {"cwd": HERE, "text": True, "stderr": subprocess.DEVNULL}
     try:

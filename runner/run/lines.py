@@ -32,3 +32,23 @@ def beginning(settings: Settings, bench: Bench, machine: Mapping[str, Any]) -> s
         f"tricks: {', '.join(training.trick.names) or 'none'}",
     ]
     return ", ".join(words)
+
+
+def progress(settings: Settings, epoch: float, numbers: Mapping[str, float], left: float) -> str:
+    """Write an evaluation in one line.
+
+    Args:
+        settings: The config.
+        epoch: The epochs done.
+        numbers: What was measured.
+        left: Seconds to the end.
+    """
+    words = [f"epoch {round(epoch, 2)}/{round(settings.epochs, 2)}"]
+    if "train/loss" in numbers:  # not if every update was skipped
+        words.append("loss {train/loss:.4f}  lr {train/learning_rate:.4f}".format(**numbers))
+    if "validation/accuracy" in numbers:
+        words.append(f"accuracy {100 * numbers['validation/accuracy']:.2f} %")
+    words.append(f"{numbers['time/images_per_second']:,.0f} images/s")
+    minutes, seconds = divmod(int(left), 60)
+    most = "at most " if settings.patience else ""
+    return "  ".join([*words, f"{most}{minutes}:{seconds:02d} left"])

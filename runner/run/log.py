@@ -51,10 +51,17 @@ class RunLog:
         line = json.dumps({"format": FORMAT, "epoch": epoch, "update": update, **finite}) + "\n"
         with writing(self.path), open(self.path, "a") as file:
             file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
         self.lines.append(line)
         self.scalars(update, numbers)
+
+    def flush(self) -> None:
+        """Have the lines outlast a power cut; until the run ends, its checkpoints hold them.
+
+        Raises:
+            UserError: If there is no room for them.
+        """
+        with writing(self.path), open(self.path, "a") as file:
+            os.fsync(file.fileno())
 
     def scalars(self, update: int, numbers: dict[str, float]) -> None:
         """Show numbers in TensorBoard alone.

@@ -6,7 +6,6 @@ became of it is recorded in its status.json, and the slot gets a new worker.
 """
 
 import multiprocessing
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from runner.errors import UserError
 from runner.run.status import conclude
 from runner.signals import announce_stop, stoppable
 from runner.store.runs import read_status
+from runner.sweep import server
 from runner.sweep.slots import slots, visible_cards
 from runner.sweep.worker import Worker, cause_of_death
 from runner.texts import same_command, say
@@ -96,8 +96,7 @@ class LocalLauncher(Launcher):
                 running[worker.begin(cloudpickle.dumps(content), self.timeout)] = job
 
         try:
-            # a worker that is killed leaves semaphores, which Python then complains of at its end
-            sys.warnoptions.append("ignore:resource_tracker")
+            server.start()
             for worker in workers:
                 begin(worker)
             while running:

@@ -4,7 +4,6 @@ It imports torch once, and ends with the process that started it.
 """
 
 import io
-import multiprocessing
 import os
 import pickle
 import signal
@@ -22,6 +21,7 @@ from pebble import ProcessPool
 
 from runner.errors import UserError, cause_of
 from runner.signals import Stopped, die_with_parent
+from runner.sweep import server
 from runner.sweep.slots import Slot
 from runner.terminal import show_as_text
 from runner.texts import in_one_line, same_command
@@ -47,8 +47,8 @@ class Worker:
         if self.pool is not None and not self.pool.active:
             self.stop()  # its process died while it had nothing to do
         if self.pool is None:
-            self.pool = ProcessPool(1, context=multiprocessing.get_context("spawn"))
-            self.pool.schedule(_settle, (self.slot,))  # imports torch, not on the first run's time
+            self.pool = ProcessPool(1, context=server.context())
+            self.pool.schedule(_settle, (self.slot,))
         arguments = (self.prepare, job, self.slot)
         return self.pool.schedule(_do, arguments, timeout=timeout)  # type: ignore[no-any-return]
 
@@ -81,6 +81,7 @@ def cause_of_death(error: Exception, again: bool) -> tuple[str, str]:
 @lru_cache
 def _settle(slot: Slot) -> None:
     """Confine the process to its slot and tie it to its parent, once."""
+    server.take_signals()
     if slot.card is not None:  # before CUDA starts
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.card
     if hasattr(os, "sched_setaffinity"):

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from runner.errors import UserError
-from runner.run import checkpoint
+from runner.run import attempt, checkpoint
 from runner.run import status as folder_module
 from runner.signals import Stopped, defer_signals, raise_if_stopping, stoppable
 from runner.train import Training
@@ -48,7 +48,9 @@ def test_a_signal_stops_at_the_updates_end_and_the_run_goes_on_to_the_same_bits(
     assert read_status(tmp_path / "run")["attempts"] == len(ends) + 1
 
 
-def test_checkpoints_are_saved_in_mid_epoch_when_the_last_one_is_old(tmp_path, monkeypatch):
+def test_checkpoints_are_saved_where_they_are_worth_it_and_when_the_last_one_is_old(
+    tmp_path, monkeypatch
+):
     saved = []
     save = checkpoint.save
 
@@ -58,6 +60,10 @@ def test_checkpoints_are_saved_in_mid_epoch_when_the_last_one_is_old(tmp_path, m
 
     monkeypatch.setattr(checkpoint, "save", noted)
     straight = go(tmp_path / "seldom")
+    assert saved == [LENGTH, 3 * LENGTH]  # after the first epoch and the last
+    saved.clear()
+    monkeypatch.setattr(attempt, "WORTH", 0)
+    assert go(tmp_path / "usual") == straight
     assert saved == [LENGTH, 2 * LENGTH, 3 * LENGTH]
     saved.clear()
     assert go(tmp_path / "often", "checkpoint_seconds=0") == straight

@@ -1,0 +1,70 @@
+"""The process that the workers of this machine are forked from: it imports, once, what runs need.
+
+It is started before the plan of a sweep is made, and imports on another core meanwhile. Where there
+is none, as on macOS, each worker imports for itself.
+"""
+
+import atexit
+import multiprocessing
+import os
+import signal
+import sys
+from contextlib import suppress
+from functools import lru_cache
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from runner.signals import CODES
+
+IMPORTED = "runner.sweep.imported"
+SINGLE = {"OPENBLAS_NUM_THREADS": "1"}
+"""Keeps the server at one thread, for more must not be forked; torch has threads of its own."""
+
+
+def context() -> BaseContext:
+    """Give back how workers are started."""
+    return multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+
+
+@lru_cache
+def start() -> None:
+    """Start the server, once."""
+    if sys.platform != "linux":
+        return
+    # a worker that is killed leaves semaphores, which Python then complains of at its end
+    sys.warnoptions.append("ignore:resource_tracker")
+    multiprocessing.set_forkserver_preload([IMPORTED])
+    before = {name: os.environ.get(name) for name in SINGLE}
+    os.environ.update(SINGLE)
+    try:
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+    atexit.register(_end)
+
+
+_handlers: dict[int, Any] = {}
+
+
+def ignore_signals() -> None:
+    """Have the server outlast what is sent to all: it tells their parent how the workers end."""
+    for number in CODES:
+        _handlers[number] = signal.signal(number, signal.SIG_IGN)
+
+
+def take_signals() -> None:
+    """Have a worker take signals as if it had been started by itself."""
+    for number, handler in _handlers.items():
+        signal.signal(number, handler)
+
+
+def _end() -> None:
+    """End it at once: it may still be importing, and would hold the terminal until it is done."""
+    server = getattr(forkserver, "_forkserver", None)
+    if isinstance(pid := getattr(server, "_forkserver_pid", None), int):
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
