@@ -71,8 +71,8 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
     if origin.statistics:
         mean, std = (each.to(device) for each in origin.statistics)
         data = replace(data, mean=mean, std=std)
-    memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
-    if settings.channels_last:
+    memory_format = form_of(settings)
+    if memory_format is torch.channels_last:
         refuse_four_channels(model, device)
         model = model.to(memory_format=memory_format)
     training_batches, size = build_batches(settings, data, chain), settings.batch_size
@@ -103,6 +103,12 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
     if settings.compile:
         compile_model(model)
     return Bench(data, training, training_batches, validation, test, tuple(notes), has_loaded)
+
+
+def form_of(settings: Settings) -> torch.memory_format:
+    """Give back the memory format of the images and the convolutions, as torch names it."""
+    last = settings.memory_format == "channels_last"
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def refuse_first_weights(chain: Chain, has_loaded: bool) -> None:
@@ -195,7 +201,7 @@ def build_batches(settings: Settings, data: DataSet, chain: Chain) -> Batches:
         shuffle=True,
         balanced=settings.data["sampling"] == "balanced",
         drop_last=settings.drop_last,
-        memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format,
+        memory_format=form_of(settings),
         trick=chain,
     )
     count = len(batches)

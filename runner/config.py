@@ -30,7 +30,7 @@ from runner.settings import Positive as Positive
 from runner.settings import Settings as Settings
 from runner.settings import refuse_contradictions
 from runner.store.files import FORMAT
-from runner.store.identity import ADDED
+from runner.store.identity import ADDED, RENAMED, renamed
 from runner.transforms import check_transforms, targets
 from runner.validation import make_fields, validate
 from tricks import Trick, in_order
@@ -82,6 +82,11 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
             f"The config must be of format {FORMAT} or older, got {number}. "
             "Run it with the newer version that wrote it."
         )
+    if RENAMED in plain and "memory_format" in plain:
+        raise UserError(
+            f"{RENAMED} is memory_format now. Write memory_format: channels_last or contiguous."
+        )
+    plain = renamed(plain)
     if "ablation" in plain:
         raise UserError(
             "ablation=... needs hydra/sweeper=ablation. Remove hydra/sweeper=... or hydra.mode=... "

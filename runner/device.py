@@ -64,8 +64,8 @@ def refuse_four_channels(model: nn.Module, device: torch.device) -> None:
         four = isinstance(module, nn.Conv2d) and 4 in (module.in_channels, module.out_channels)
         if four and device.type == "cpu":
             raise UserError(
-                "channels_last must be false for a convolution of 4 channels on a CPU, got true "
-                f"with {name}, on which torch crashes. Use another width."
+                "memory_format must be contiguous for a convolution of 4 channels on a CPU, got "
+                f"channels_last with {name}, on which torch crashes. Use another width."
             )
 
 

@@ -31,7 +31,7 @@ KINDS = {
     "flooding of each sample": ("tricks=[flooding]", "tricks.flooding.per_sample=true"),
     "float16": ("precision=float16", *ALL),
     "bfloat16": ("precision=bfloat16", *ALL),
-    "channels last": ("channels_last=true", *ALL),
+    "channels last": ("memory_format=channels_last", *ALL),
     "compiled": ("compile=true", *ALL),
     "micro-batches": ("micro_batch_size=30", *ALL),
     "augmented": ("data.augment.crop=2", "data.augment.flip=true", "data.augment.cutout=3"),

@@ -27,7 +27,7 @@ RUNS = {
         *("tricks=[label_smoothing,clipping]", "tricks.clipping.by=quantile"),
     ),
     "channels last, warm-up, flips": (
-        *("channels_last=true", "data.augment.flip=true", "scheduler=one_cycle"),
+        *("memory_format=channels_last", "data.augment.flip=true", "scheduler=one_cycle"),
         "model=resnet20",
     ),
 }

@@ -35,7 +35,7 @@ CHECKED = {
     ("device=cuda:7",): "device=cuda:7: torch sees no CUDA card here",
     ("optimizer.lr=-1",): "optimizer:",
     ("precision=bfloat16", "device=cpu"): "precision must be float32 on this processor",
-    ("channels_last=true", "model.width=4"): "channels_last must be false",
+    ("memory_format=channels_last", "model.width=4"): "memory_format must be contiguous",
 }
 
 

@@ -16,7 +16,7 @@ from runner.ablation.designs import Contrast, Factor
 from runner.ablation.tuning import Tuned
 from runner.errors import UserError
 from runner.store.files import DEEPEST, FORMAT, Damaged, checked, digest, write_text
-from runner.store.identity import digest_config
+from runner.store.identity import digest_config, renamed
 from runner.store.runs import number
 from runner.store.values import read_values
 from runner.validation import STRICT, validate
@@ -186,7 +186,7 @@ def load_plan(root: Path) -> Plan | None:
             f"{path} {error}. Put it back as it was, or read it with the version that wrote it."
         ) from error
     try:
-        plan = validate(Plan, content)
+        plan = _renamed(validate(Plan, content))
         for mistake in _mistakes(plan):
             raise UserError(mistake)
     except UserError as error:
@@ -195,6 +195,12 @@ def load_plan(root: Path) -> Plan | None:
             "ablation another name=NAME."
         ) from None
     return plan
+
+
+def _renamed(plan: Plan) -> Plan:
+    """Give the settings of a plan of any version the names of this one."""
+    changes = {variant: renamed(values) for variant, values in plan.changes.items()}
+    return dataclasses.replace(plan, config=renamed(plan.config), changes=changes)
 
 
 def find_plan(root: Path) -> Plan:

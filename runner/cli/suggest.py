@@ -16,6 +16,7 @@ from runner.allowed import locate
 from runner.errors import UserError
 from runner.names import CONF, flatten
 from runner.quoting import as_text
+from runner.store.identity import RENAMED
 
 if TYPE_CHECKING:
     from runner.cli.hydra_internals import Loader
@@ -29,6 +30,8 @@ def unknown_key(key: str, loader: "Loader") -> str:
     """Say of a key that the config lacks which one may be meant, or which option has it."""
     if key.partition(".")[0] == "ablation":
         return _unknown_ablation_key(key)
+    if key == RENAMED:
+        return f"{key} is memory_format now. Write memory_format=channels_last or contiguous."
     known, choices = _known(loader)
     plugin = re.match(r"hydra\.(launcher|sweeper)\.(.*)", key)
     group, rest = (f"hydra/{plugin[1]}", plugin[2]) if plugin else key.partition(".")[::2]

@@ -73,6 +73,6 @@ ENVIRONMENT = {
     "code.version": "version of the code",
     "code.digest": "hash of the code that trains",
     "code.own": "hash of your own classes",
-    "channels_last": "channels last",
+    "memory_format": "memory format",
 }
 """What the parts of run.json are called where their keys would not be understood."""

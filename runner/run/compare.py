@@ -14,6 +14,7 @@ from runner.errors import UserError
 from runner.names import flatten
 from runner.run import checkpoint
 from runner.store.answers import Answers
+from runner.store.identity import renamed
 from runner.store.runs import CONFIG, CORRECT, METRICS, PREDICTIONS, RESULT, Run, number
 from runner.texts import printable
 
@@ -92,7 +93,7 @@ def count(run: Run) -> str:
 
 def changes(saved: Run, again: Run, config: str) -> Iterator[str]:
     """List what has changed since a run was made, among the things its bits depend on."""
-    then, now = (dict(flatten(run.machine)) for run in (saved, again))
+    then, now = (dict(flatten(renamed(run.machine))) for run in (saved, again))
     now["config"] = config
     if "data" not in then and (seen := _data(saved.folder)):  # an older run
         then["data"] = seen
@@ -116,7 +117,7 @@ def changes(saved: Run, again: Run, config: str) -> Iterator[str]:
 NAMES = {
     "config": f"the hash of {CONFIG} (edited since, or this code reads it otherwise)",
     "threads": f"the number of threads, a part of {CONFIG},",
-    "channels_last": f"the memory format (channels_last, a part of {CONFIG})",
+    "memory_format": f"the memory format, a part of {CONFIG},",
     "precision": f"the precision, a part of {CONFIG},",
     "data": "the hash of the images and labels",
     "code.digest": "the hash of the code that trains",

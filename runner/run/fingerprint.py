@@ -71,7 +71,7 @@ def fingerprint(
         "device": str(device),
         "threads": torch.get_num_threads(),
         "precision": settings.precision,
-        "channels_last": settings.channels_last,
+        "memory_format": settings.memory_format,
     }
 
 

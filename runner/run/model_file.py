@@ -108,7 +108,7 @@ def _content(settings: Settings, bench: Bench) -> dict[str, Any]:
         "shape": [*data.train.shape],
         "reading": data.reading and asdict(data.reading),
         "precision": settings.precision,
-        "channels_last": settings.channels_last,
+        "channels_last": settings.memory_format == "channels_last",
         "batch_size": settings.batch_size,
         "threads": settings.threads,
         "device": training.device.type,

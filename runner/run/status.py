@@ -22,7 +22,7 @@ from runner.run import checkpoint
 from runner.run.memory import peak, reset_peak
 from runner.signals import Stopped
 from runner.store.files import FORMAT, Damaged, checked, remove_leftovers, write_json, write_text
-from runner.store.identity import ADDED, NOT_IN_CONFIG_HASH, without_later_tricks
+from runner.store.identity import ADDED, NOT_IN_CONFIG_HASH, renamed, without_later_tricks
 from runner.store.lock import lock_folder
 from runner.store.runs import (
     BEST,
@@ -50,7 +50,7 @@ def is_run_of(folder: Path, settings: Settings) -> bool:
         UserError: If it holds a run with another config, with what differs.
     """
     try:
-        found = flatten(without_later_tricks(checked(read_values(folder / CONFIG))))
+        found = flatten(renamed(without_later_tricks(checked(read_values(folder / CONFIG)))))
         saved = {k: v for k, v in found if k not in ("format", *NOT_IN_CONFIG_HASH)}
     except FileNotFoundError:
         return False

@@ -38,14 +38,33 @@ ADDED: dict[str, Any] = {
 """Settings that older runs did not have, by their dotted keys, and what these runs did."""
 
 
+RENAMED = "channels_last"
+"""What older runs have in place of `memory_format`."""
+
+FORMATS = {False: "contiguous", True: "channels_last"}
+
+
+def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Give back settings of any version with the names of this one."""
+    if type(value := config.get(RENAMED)) is not bool:
+        return dict(config)
+    return {
+        "memory_format" if k == RENAMED else k: FORMATS[value] if k == RENAMED else v
+        for k, v in config.items()
+    }
+
+
 def digest_config(config: Mapping[str, Any]) -> str:
     """Give back the hash of a run's config, as run.json holds it.
 
     Settings that change no bit are left out. So are those of `ADDED` that are as they were before,
-    later tricks that are off, and a trick's parameter that is None, so that older runs keep their
-    hash.
+    later tricks that are off, and a trick's parameter that is None, and the memory format has its
+    old name, so that older runs keep their hash.
     """
     kept = {k: v for k, v in config.items() if k not in ("format", *NOT_IN_CONFIG_HASH)}
+    if (named := kept.get("memory_format")) in FORMATS.values():
+        del kept["memory_format"]
+        kept[RENAMED] = named == FORMATS[True]
     config = without_later_tricks(_without_added(kept))
     tricks = config.get("tricks")
     if isinstance(tricks, dict):

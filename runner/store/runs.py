@@ -17,7 +17,7 @@ from runner.store.answers import (
     read_predictions,
 )
 from runner.store.files import Damaged, checked, digest, read_bytes, read_json
-from runner.store.identity import digest_config
+from runner.store.identity import digest_config, renamed
 from runner.store.values import read_values
 
 RESULT, STATUS, MACHINE = "result.json", "status.json", "run.json"
@@ -101,7 +101,7 @@ class Run:
         content.pop("format", None)
         try:
             is_own = self.machine.get("config") == digest_config(content)
-            return dict(flatten(content)) if is_own else {}
+            return dict(flatten(renamed(content))) if is_own else {}
         except (TypeError, ValueError):  # such as a date, which is no JSON
             return {}
 

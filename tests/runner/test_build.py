@@ -54,7 +54,7 @@ def test_a_users_checkpoint_is_what_training_starts_from(tmp_path):
 
 def test_channels_last_and_another_optimizer_and_scheduler_train():
     given = settings(
-        "channels_last=true",
+        "memory_format=channels_last",
         "optimizer=torch",
         "scheduler=torch",
         "batch_size=256",

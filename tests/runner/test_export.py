@@ -200,7 +200,12 @@ def test_the_script_of_the_page_gives_the_classes_of_predict(tmp_path):
         ("model=torchvision", "model.name=mobilenet_v3_small"),
         ("model=torchvision", "model.name=resnet18", "tricks=[anti_aliasing]"),
         ("model=timm", "model.name=mobilenetv3_small_050"),
-        ("precision=bfloat16", "allow_emulated=true", "channels_last=true", "model.width=6"),
+        (
+            "precision=bfloat16",
+            "allow_emulated=true",
+            "memory_format=channels_last",
+            "model.width=6",
+        ),
     ],
     ids=lambda given: given[-1],
 )

@@ -91,7 +91,7 @@ def test_a_folder_of_the_test_images_gets_the_answers_of_the_run_to_the_bit(phot
 @pytest.mark.parametrize(
     "given",
     [
-        ("tricks=[anti_aliasing]", "model.width=8", "channels_last=true"),
+        ("tricks=[anti_aliasing]", "model.width=8", "memory_format=channels_last"),
         ("precision=bfloat16", "allow_emulated=true", "tricks=[clipping,label_smoothing]"),
         pytest.param(
             ("model=torchvision", "model.name=mobilenet_v3_small", "model.width=null"),

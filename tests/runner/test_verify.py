@@ -384,9 +384,9 @@ def test_a_move_is_told_and_a_commit_is_not_where_the_code_is_the_same(folder):
 
 REAL = {
     "the number of threads, a part of config.yaml, was 1, is now 2": ("threads: 1", "threads: 2"),
-    "the memory format (channels_last, a part of config.yaml) was False, is now True": (
-        "channels_last: false",
-        "channels_last: true",
+    "the memory format, a part of config.yaml, was contiguous, is now channels_last": (
+        "memory_format: contiguous",
+        "memory_format: channels_last",
     ),
     "the precision, a part of config.yaml, was float32, is now bfloat16": (
         "precision: float32\nallow_emulated: false",

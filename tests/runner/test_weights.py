@@ -71,7 +71,7 @@ def test_wrapped_models_are_saved_under_names_that_are_read(tmp_path):
 
 def test_the_checkpoint_of_a_run_is_where_another_may_begin(do, tmp_path):
     small_run = ("epochs=1", "batch_size=256", "model.width=3", "tricks=[anti_aliasing]")
-    do(*small_run, "channels_last=true", "seed=3")
+    do(*small_run, "memory_format=channels_last", "seed=3")
     file = tmp_path / "run" / "checkpoint.pt"
     trained = checkpoint.load(tmp_path / "run")["training"]["model"]
     for tricks in ("[anti_aliasing]", "[]"):
