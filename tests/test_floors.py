@@ -33,7 +33,7 @@ FLOORS = [
     ["frames"],
     ["ablation"],
     ["metrics"],
-    ["allowed", "device", "evaluate", "fit", "settings"],
+    ["allowed", "compiled", "device", "evaluate", "fit", "settings"],
     ["data", "models", "optimizers", "schedulers", "train"],
     ["losses", "micro_batches", "tiles"],
     ["store"],

@@ -39,7 +39,8 @@ HARMLESS = re.compile(
 """Of the variables, those that move no bit: about printing, files, and where threads run."""
 HERE = Path(__file__).resolve().parent.parent
 TRAINING_CODE = (
-    *("begin.py", "build.py", "data/*.py", "device.py", "evaluate.py", "fit.py", "losses.py"),
+    *("begin.py", "build.py", "compiled.py", "data/*.py", "device.py", "evaluate.py", "fit.py"),
+    "losses.py",
     *(
         "metrics.py",
         "micro_batches.py",
