@@ -24,7 +24,7 @@ def does_compiling_pay(plan: Plan, each: float) -> list[str]:
     Raises:
         UserError: If the network cannot be compiled, with what is wrong.
     """
-    variant, sets = plan.variants[0], Sets()
+    variant, sets = next(iter(plan.variants)), Sets()
     settings = settings_of(plan, variant)
     if not settings.compile:
         return []
