@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 
 from runner.allowed import locate
 from runner.begin import begin_model, rebuilder
+from runner.compiled import compile_model, refuse_cuda_graphs
 from runner.config import OWN_KEYS, Node, Settings
 from runner.data import Augmentation, Batches, DataSet, Inputs, check_source, split_source
 from runner.device import (
-    compile_model,
     compute_exactly,
     find_device,
     refuse_emulated,
@@ -57,8 +57,10 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
         UserError: If a part cannot be built from its config.
     """
     device = find_device(settings.device)
-    compute_exactly(device, int(settings.threads))
+    compute_exactly(device, int(settings.threads), settings.tf32)
     refuse_emulated(device, settings.precision, settings.allow_emulated)
+    if settings.compile == "cuda_graphs":
+        refuse_cuda_graphs(device)
     data = (data or build_data(settings)).to(device)
     chain = build_tricks(settings)
     notes = [*data.notes]
@@ -101,7 +103,7 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
     refuse_unfit(settings, training, training_batches, evaluated, len(data.classes))
     refuse_unmeasurable(settings.metrics, data.test.labels.cpu().numpy(), len(data.classes))
     if settings.compile:
-        compile_model(model)
+        compile_model(model, cuda_graphs=settings.compile == "cuda_graphs")
     return Bench(data, training, training_batches, validation, test, tuple(notes), has_loaded)
 
 

@@ -1,7 +1,7 @@
 """Where a run computes: cores, devices, and what is refused there."""
 
 import os
-import warnings
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,9 +36,28 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def compute_exactly(device: torch.device, threads: int) -> None:
-    """Let torch compute the same bits each time."""
+def compute_exactly(device: torch.device, threads: int, tf32: str = "convolutions") -> None:
+    """Let torch compute the same bits each time.
+
+    Args:
+        device: Where.
+        threads: Of a CPU.
+        tf32: What a card may compute with the 10 bits of TF32 where the precision is float32:
+            `none`, `all`, or `convolutions`, which leaves torch's flags as they are.
+
+    Raises:
+        Unfit: If there is no card for another `tf32`.
+    """
     torch.set_num_threads(threads)
+    if tf32 != "convolutions":
+        if device.type != "cuda":
+            raise Unfit(
+                f"tf32={tf32} needs a CUDA card, and the device is {device}. Leave it at "
+                "tf32=convolutions, which changes nothing on a CPU."
+            )
+        backends: Any = torch.backends
+        for part in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
+            part.fp32_precision = "tf32" if tf32 == "all" else "ieee"
     if device.type == "cuda":  # on a CPU torch is deterministic, for a number of threads
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -67,20 +86,3 @@ def refuse_four_channels(model: nn.Module, device: torch.device) -> None:
                 "memory_format must be contiguous for a convolution of 4 channels on a CPU, got "
                 f"channels_last with {name}, on which torch crashes. Use another width."
             )
-
-
-def compile_model(model: nn.Module) -> None:
-    """Compile a model in place, so that the keys of its state stay; each run from nothing.
-
-    Torch keeps what it compiled for as long as the process lives, and trains uncompiled, with a
-    warning at most, what goes beyond its limit. Each shape gets a graph of its own: one for all
-    shapes would be made when the second shape comes, so a resumed run would make it elsewhere.
-    """
-    import torch._dynamo.config as limits  # takes a second to import
-
-    # on a card the compiler recommends less exact products, as a warning
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
-    torch.compiler.reset()
-    limits.recompile_limit, limits.accumulated_recompile_limit = 1024, 2**16
-    limits.fail_on_recompile_limit_hit = True
-    model.compile(dynamic=False)

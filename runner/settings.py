@@ -32,7 +32,7 @@ class Settings:
     precision: Literal["float32", "bfloat16", "float16"]
     allow_emulated: bool
     memory_format: Literal["contiguous", "channels_last"]
-    compile: bool
+    compile: bool | Literal["cuda_graphs"]
     device: str
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]  # OpenMP aborts at too many
     not_finite: Literal["error", "skip"]
@@ -48,6 +48,7 @@ class Settings:
     last_evaluations: Annotated[int, Field(ge=2)] | None = None
     loss: Node = dataclasses.field(default_factory=lambda: dict(CROSS_ENTROPY))
     drop_last: bool = False
+    tf32: Literal["none", "convolutions", "all"] = "convolutions"
     metrics: list[str] = dataclasses.field(default_factory=list)
     result: Literal["last", "best"] = "last"
     patience: Positive | None = None
@@ -88,6 +89,16 @@ def refuse_contradictions(settings: Settings) -> None:
             f"last_evaluations={settings.last_evaluations} evaluates the test set after the last "
             f"epochs; {settings.chooses} chooses another by the validation split, and the test set "
             "is used once. Drop one of them."
+        )
+    if settings.compile == "cuda_graphs" and settings.micro_batch_size is not None:
+        raise UserError(
+            "compile=cuda_graphs cannot add up gradients: each pass overwrites those of the last "
+            f"one. Drop micro_batch_size={settings.micro_batch_size}, or set compile=true."
+        )
+    if settings.tf32 != "convolutions" and settings.precision != "float32":
+        raise UserError(
+            f"tf32={settings.tf32} is about float32 on a card, and precision={settings.precision}. "
+            "Drop one of them."
         )
     if settings.loss.get("class_weights") == settings.data.get("sampling") == "balanced":
         raise UserError(

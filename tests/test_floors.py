@@ -33,7 +33,7 @@ FLOORS = [
     ["frames"],
     ["ablation"],
     ["metrics"],
-    ["allowed", "device", "eager", "evaluate", "fit", "settings"],
+    ["allowed", "compiled", "device", "eager", "evaluate", "fit", "settings"],
     ["data", "models", "optimizers", "schedulers", "train"],
     ["losses", "micro_batches", "tiles"],
     ["store"],

@@ -5,7 +5,7 @@ https://doi.org/10.1137/0330046. What `Ema`, `Swa` and `LookAhead` have in commo
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from tricks.layers import listed, unwrapped
+from tricks.tracing import is_compiled
 
 State = dict[str, Tensor]
 """Weights and buffers by their names in the model; a shared tensor has the first of its names."""
@@ -118,7 +119,7 @@ def recompute_batch_norm_(model: nn.Module, inputs: Iterable[Tensor]) -> None:
     model.eval()
     devices = {tensor.device for tensor in norms[0].buffers() if tensor.is_cuda}
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), _uncompiled(model):
             update_bn(chain([first], batches), _BatchNorms(norms, model))
     finally:
         for norm in norms:
@@ -126,6 +127,14 @@ def recompute_batch_norm_(model: nn.Module, inputs: Iterable[Tensor]) -> None:
         for module, mode in modes.items():
             module.training = mode
         torch.clear_autocast_cache()  # it keeps the casts of these weights
+
+
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Pass inputs without the compiler, which would compile again for each count of batches."""
+    compiled = any(map(is_compiled, model.modules()))
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        yield
 
 
 class _BatchNorms(nn.ModuleList):

@@ -39,6 +39,11 @@ class Tracer(fx.Tracer):
             raise
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile has made a module, or its `compile` was called."""
+    return hasattr(module, "_orig_mod") or bool(getattr(module, "_compiled_call_impl", None))
+
+
 def trace(model: nn.Module, call: str = "anti_alias", tracer: Tracer | None = None) -> fx.Graph:
     """Read the graph of a model in evaluation mode.
 
@@ -55,7 +60,7 @@ def trace(model: nn.Module, call: str = "anti_alias", tracer: Tracer | None = No
     name = type(model).__name__
     for inner, module in model.named_modules():
         where = ".".join(filter(None, (name, inner)))
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None):
+        if is_compiled(module):
             raise ValueError(
                 f"A compiled model cannot be changed. Write torch.compile({call}(model))."
             )

@@ -69,6 +69,7 @@ class Facts:
     threads: Annotated[int, Field(ge=1, le=1024)]
     device: Literal["cpu", "cuda"]
     data: str
+    tf32: Literal["none", "convolutions", "all"] = "convolutions"
 
 
 def write(folder: Path, settings: Settings, bench: Bench, name: str = MODEL) -> None:
@@ -91,7 +92,9 @@ def write(folder: Path, settings: Settings, bench: Bench, name: str = MODEL) -> 
 
 def _content(settings: Settings, bench: Bench) -> dict[str, Any]:
     data, training, node = bench.data, bench.training, settings.data
+    exactness = {} if settings.tf32 == "convolutions" else {"tf32": settings.tf32}
     return {
+        **exactness,
         "format": FORMAT,
         "model": {key: value.cpu() for key, value in training.model.state_dict().items()},
         "architecture": {

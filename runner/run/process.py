@@ -43,12 +43,25 @@ def _flushes() -> bool:
     return tiny.mul(1.0).item() == 0.0
 
 
+BY_DEVICE = "by device"
+
+
+def _matmul_precision() -> str:
+    """Torch's older flag, which it refuses to read where the newer ones of devices differ."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return BY_DEVICE
+
+
+def _set_matmul_precision(precision: str) -> None:
+    """Set the older flag, and with it the newer ones, which are put back after it."""
+    torch.set_float32_matmul_precision("highest" if precision == BY_DEVICE else precision)
+
+
 FLAGS: dict[str, Flag] = {
     "default_dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "float32_matmul_precision": (
-        torch.get_float32_matmul_precision,
-        torch.set_float32_matmul_precision,
-    ),
+    "float32_matmul_precision": (_matmul_precision, _set_matmul_precision),
     **{name: _attribute(name) for name in _ATTRIBUTES},
     "deterministic_algorithms": (
         torch.get_deterministic_debug_mode,

@@ -18,6 +18,7 @@ FIRST_TRICKS = (
 ADDED: dict[str, Any] = {
     "last_evaluations": None,
     "drop_last": False,
+    "tf32": "convolutions",
     "metrics": [],
     "result": "last",
     "patience": None,

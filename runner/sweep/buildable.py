@@ -33,7 +33,12 @@ def refuse_unbuildable(plan: Plan) -> None:
                 data = settings.data, build_data(settings)
             if settings.model["_target_"].startswith("runner."):
                 here = dataclasses.replace(
-                    settings, device="cpu", precision="float32", memory_format="contiguous"
+                    settings,
+                    device="cpu",
+                    precision="float32",
+                    memory_format="contiguous",
+                    compile=False,
+                    tf32="convolutions",
                 )
                 build(here, data[1])
             else:  # a user's own model may need the device of the runs, which need not be here

@@ -58,7 +58,7 @@ def multiply_adds(plan: Plan) -> dict[str, Cost]:
     """
     sets, counts = Sets(), {}
     for variant in plan.variants:
-        settings = _settings(plan, variant)
+        settings = settings_of(plan, variant)
         device = settings.device if torch.cuda.is_available() else "cpu"
         plain = replace(settings, device=device, precision="float32", compile=False)
         trial = Trial(variant, plain, sets)
@@ -112,13 +112,13 @@ def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str,
     """
     start, sets = time.perf_counter(), Sets()
     reference, *others = plan.variants
-    first, taken = Trial(reference, _settings(plan, reference), sets), list[float]()
+    first, taken = Trial(reference, settings_of(plan, reference), sets), list[float]()
     relative = {reference: first.cost(1.0)}  # in updates of the reference
     for variant in others or [reference]:
         if taken and time.perf_counter() - start > longest:
             relative[variant] = Cost(mean(cost.epoch for cost in relative.values()), 0)
             continue
-        other = Trial(variant, _settings(plan, variant), sets)
+        other = Trial(variant, settings_of(plan, variant), sets)
         first.update()  # what is done once: memory is taken, a model compiled
         ratios = []
         for moment in other.moments:
@@ -133,7 +133,8 @@ def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str,
     return {v: Cost(update * relative[v].epoch, relative[v].updates) for v in plan.variants}
 
 
-def _settings(plan: Plan, variant: str) -> Settings:
+def settings_of(plan: Plan, variant: str) -> Settings:
+    """Give back the settings of the first run of a variant."""
     return check(OmegaConf.create(plan.config_of(variant, plan.seeds[0])))
 
 

@@ -13,6 +13,7 @@ from runner.ablation.wording import ENOUGH
 from runner.report.sentences import compared_at
 from runner.store.runs import read_run
 from runner.sweep.compare import describe_designs, smallest
+from runner.sweep.compiling import does_compiling_pay
 from runner.sweep.cost import seconds
 
 EACH, MOST_SECONDS = 0.3, 60.0  # seconds that a variant is timed for, and all of them
@@ -32,13 +33,14 @@ def describe(root: Path, plan: Plan, workers: int, trials: Plan | None = None) -
         UserError: If a variant cannot be built.
     """
     lines = [f"{plan.name}: {plan.question.design}, {len(plan.variants)} variants", ""]
+    said = does_compiling_pay(plan, EACH)
     costs, width = seconds(plan, EACH, MOST_SECONDS), max(map(len, plan.variants))
     took = {v: cost.epoch * plan.epochs_of(v) for v, cost in costs.items()}
     for variant in plan.variants:
         changed = ", ".join(f"{k}={v}" for k, v in plan.changes[variant].items())
         about = _length(plan, variant) + (changed or "as the config has it")
         lines.append(f"  {variant:<{width}}  {took[variant]:8.1f} s a run  {about}")
-    lines += [line for said in compared_at(plan) for line in ("", said)]
+    lines += [line for text in compared_at(plan) for line in ("", text)]
     if trials:
         lines += ["", *_trials(root / TUNING, trials, took, workers)]
     seeds = ", ".join(map(str, plan.seeds))
@@ -49,6 +51,7 @@ def describe(root: Path, plan: Plan, workers: int, trials: Plan | None = None) -
         f"{total} runs, seed by seed: {seeds}; {total - len(left)} are done",
         f"about {_duration(rest / workers)} for the other {len(left)}, {workers} at once "
         "(training only, estimated from some updates of each variant)",
+        *said,
         *_at_most(plan, sum(took.values()) / workers),
         *_power(plan),
         *describe_designs(plan),

@@ -151,7 +151,7 @@ def place(model: TrainedModel, device: str | None) -> Iterator[str]:
     kind = model.device_type if model.device_type == "cpu" else here
     place = find_device(device or kind)
     threads = min(model.threads, len(available_cores()))
-    compute_exactly(place, threads)
+    compute_exactly(place, threads, model.tf32 if place.type == "cuda" else "convolutions")
     model.to(place)
     usual = (model.device_type, model.threads if place.type == "cpu" else threads)
     if (place.type, threads) != usual:

@@ -73,7 +73,7 @@ class TrainedModel(nn.Module):
         self.classes, self.shape, self.levels = facts.classes, facts.shape, facts.levels
         self.reading, self.precision, self.data = facts.reading, facts.precision, facts.data
         self.batch_size, self.threads = facts.batch_size, facts.threads
-        self.device_type = facts.device
+        self.device_type, self.tf32 = facts.device, facts.tf32
         self.architecture = {"model": facts.architecture.model, "tricks": facts.tricks}
         scale, shift = normalization(self.mean, self.std, facts.levels)
         self.register_buffer("scale", scale, persistent=False)
