@@ -35,7 +35,7 @@ FLOORS = [
     ["metrics"],
     ["allowed", "device", "evaluate", "fit", "settings"],
     ["data", "models", "optimizers", "schedulers", "train"],
-    ["losses", "micro_batches", "tiles"],
+    ["losses", "micro_batches", "observed", "tiles"],
     ["store"],
     ["names", "signals", "terminal", "validation"],
     ["quoting", "texts"],

@@ -45,6 +45,7 @@ TRAINING_CODE = (
         "micro_batches.py",
         "models/*.py",
         "nodes.py",
+        "observed.py",
         "optimizers.py",
         "schedulers.py",
         "train.py",
