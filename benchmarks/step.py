@@ -1,136 +1,158 @@
-"""The overhead of the runner: an epoch with logging, against a minimal loop on the same tensors.
+"""The cost of a step: an epoch with all logging on, beside the barest loop on the same tensors.
 
-    python -m benchmarks.step            # both cases, times and memory; about four minutes
+    python -m benchmarks.step            # both cases, times and memory; about three minutes
     python -m benchmarks.step digits     # one of them
 
-The minimal loop is zero_grad, forward, cross-entropy, backward, step. Ours is the runner's own
-epoch (batches made from uint8 images, the update with its finite check, norms and averages) with
-its lines in metrics.jsonl and TensorBoard. The checkpoint at its end is timed separately;
-evaluation is left out, since the minimal loop has none. The two take turns, so that both meet the
-same noise; the ratio is that of the medians.
+The barest loop is zero_grad, forward, cross-entropy, backward, step, with model, optimizer and
+memory format as torch gives them. Ours is the runner's own epoch (batches made from uint8 images,
+the update with its finite check, norms and averages) with its lines in metrics.jsonl and
+TensorBoard; of CIFAR's shapes with crop and flip. A checkpoint is timed by itself; evaluation is
+left out, since the barest loop has none. All take turns, so that they meet the same noise; the
+ratio is that of the medians.
 """
 
+import copy
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from runner.build import Bench, build
 from runner.cli.task import register
+from runner.config import Settings
 from runner.run import checkpoint
 from runner.run.log import RunLog
 
+
+class Case(NamedTuple):
+    """A network and its data."""
+
+    title: str
+    goal: float
+    rounds: int
+    overrides: tuple[str, ...]
+    images: int = 0
+    """How many random ones of CIFAR's shape; 0 for the data of the config."""
+
+
+AUGMENTED = ("data.augment.crop=4", "data.augment.flip=true")
 CASES = {
-    "digits": (
-        "ResNet-8, width 8, digits, batch 64",
-        ["data=digits", "model=resnet8"],
-        {"rounds": 40, "images": None},
+    "digits": Case(
+        "ResNet-8 of width 8, digits, batch 64", 1.03, 40, ("data=digits", "model=resnet8")
     ),
-    "cifar": (
-        "ResNet-20, CIFAR shapes, batch 128",
-        [
-            "data=npz",
-            "model=resnet20",
-            "batch_size=128",
-            "data.augment.crop=4",
-            "data.augment.flip=true",
-        ],
-        {"rounds": 6, "images": 1280},
+    "cifar": Case(
+        "ResNet-20, CIFAR's shapes, batch 128",
+        0.76,
+        6,
+        ("data=npz", "data.validation=0", "model=resnet20", "batch_size=128", *AUGMENTED),
+        images=1280,
     ),
 }
 
 
-def make(overrides, images, folder) -> Bench:
-    """Build the run of a case; the CIFAR-shaped images are random."""
+def configure(case: Case, folder: Path) -> Settings:
+    """Compose the config of a case; write its images."""
     from tests.conftest import settings
 
-    if images:
-        import numpy as np
-
+    overrides = [*case.overrides]
+    if case.images:
         generator = np.random.default_rng(0)
-        pixels = generator.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
-        labels = np.arange(images) % 10
-        np.savez(
-            folder / "data.npz",
-            x_train=pixels,
-            y_train=labels,
-            x_test=pixels[:100],
-            y_test=labels[:100],
-        )
-        overrides = [*overrides, f"data.file={folder / 'data.npz'}", "data.validation=0"]
-    return build(settings(*overrides))
+        pixels = generator.integers(0, 256, (case.images, 32, 32, 3), dtype=np.uint8)
+        labels = np.arange(case.images) % 10
+        images = {"x_train": pixels, "y_train": labels}
+        np.savez(folder / "data.npz", **images, x_test=pixels[:100], y_test=labels[:100])
+        overrides.append(f"data.file={folder / 'data.npz'}")
+    return settings(*overrides)
 
 
-def ours(bench, log, epoch):
-    for batch in bench.batches.epoch(epoch):
-        bench.training.step(batch)
+def epoch_of_ours(bench: Bench, log: RunLog, epoch: int) -> None:
+    """Train for an epoch, and log it."""
+    bench.training.epoch(bench.batches.epoch(epoch))
     log.write(epoch, bench.training.updates, bench.training.recent.take())
 
 
-def minimal(model, optimizer, tensors):
-    for inputs, targets in tensors:
-        optimizer.zero_grad()
-        F.cross_entropy(model(inputs), targets).backward()
-        optimizer.step()
+class Barest:
+    """The barest loop on the tensors of an epoch."""
+
+    def __init__(self, given: Settings, bench: Bench) -> None:
+        model = copy.deepcopy(bench.training.model)
+        self.model = model.to(memory_format=torch.contiguous_format)
+        keys = "lr", "momentum", "nesterov", "weight_decay"
+        options = {key: given.optimizer[key] for key in keys}
+        self.optimizer = torch.optim.SGD(model.parameters(), **options)
+        batches = bench.batches.epoch(0)
+        self.tensors = [(b.inputs.contiguous(), b.targets) for b in batches]
+
+    def epoch(self) -> None:
+        """Train for an epoch."""
+        for inputs, targets in self.tensors:
+            self.optimizer.zero_grad()
+            F.cross_entropy(self.model(inputs), targets).backward()
+            self.optimizer.step()
 
 
-def measure(case, only=None):
-    _, overrides, options = CASES[case]
+def measure(case: Case, only: str | None = None) -> dict[str, float]:
+    """Give back the median seconds of an update of ours and of the barest, and of a checkpoint."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bench, plain = (make(overrides, options["images"], folder) for _ in range(2))
-        model, optimizer = plain.training.model, plain.training.optimizer
-        tensors = list(plain.batches.epoch(0)) if only != "ours" else []
-        times = {"ours": [], "minimal": [], "checkpoint": []}
+        given = configure(case, folder)
+        bench = build(given)
+        barest = Barest(given, bench) if only != "ours" else None
+        times: dict[str, list[float]] = {"ours": [], "barest": [], "checkpoint": []}
         with RunLog(folder) as log:
-            for round_ in range(options["rounds"] + 1):
+            for round_ in range(case.rounds + 1):
                 for kind in times if only is None else (only,):
                     start = time.perf_counter()
                     if kind == "ours":
-                        ours(bench, log, round_)
+                        epoch_of_ours(bench, log, round_)
                     elif kind == "checkpoint":
                         checkpoint.save(folder, {"training": bench.training.state_dict()})
-                    else:
-                        minimal(model, optimizer, tensors)
+                    elif barest is not None:
+                        barest.epoch()
                     times[kind].append(time.perf_counter() - start)
+        middle = {kind: statistics.median(values[1:]) for kind, values in times.items() if values}
         return {
-            kind: statistics.median(values[1:]) for kind, values in times.items() if values
-        }, len(bench.batches)
+            kind: s if kind == "checkpoint" else s / len(bench.batches)
+            for kind, s in middle.items()
+        }
 
 
-def peak_memory(case, only):
-    """Return the peak resident memory in MiB of a process that runs only one of the two."""
-    command = [sys.executable, "-m", "benchmarks.step", "--memory", case, only]
+def peak_memory(name: str, only: str) -> float:
+    """Give back the peak resident memory in MiB of a process that runs only one of the two."""
+    command = [sys.executable, "-m", "benchmarks.step", "--memory", name, only]
     return float(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
     )
 
 
-def main():
+def main() -> None:
+    """Print the times, the memory and their ratios."""
     register()
+    torch.set_num_threads(1)
     arguments = sys.argv[1:]
     if arguments[:1] == ["--memory"]:
-        measure(arguments[1], arguments[2])
+        measure(CASES[arguments[1]], arguments[2])
         # not ru_maxrss, which a child process inherits from its parent
         status = Path("/proc/self/status").read_text()
         print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
         return
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, one thread")
-    for case in arguments or CASES:
-        times, updates = measure(case)
-        memory = {kind: peak_memory(case, kind) for kind in ("ours", "minimal")}
-        each = {kind: 1000 * seconds / updates for kind, seconds in times.items()}
+    for name in arguments or CASES:
+        case, times = CASES[name], measure(CASES[name])
+        memory = {kind: peak_memory(name, kind) for kind in ("ours", "barest")}
+        ours, barest = 1000 * times["ours"], 1000 * times["barest"]
         print(
-            f"{CASES[case][0]}: {each['ours']:.2f} ms per update, "
-            f"minimal {each['minimal']:.2f} ms, ratio {each['ours'] / each['minimal']:.3f}; "
+            f"{case.title}: {ours:.2f} ms an update, the barest {barest:.2f} ms, "
+            f"ratio {ours / barest:.3f} (goal {case.goal}); "
             f"a checkpoint takes {1000 * times['checkpoint']:.0f} ms; "
-            f"peak memory {memory['ours']:.0f} MiB, minimal {memory['minimal']:.0f} MiB, "
-            f"ratio {memory['ours'] / memory['minimal']:.3f}",
+            f"peak memory {memory['ours']:.0f} MiB, the barest {memory['barest']:.0f} MiB",
             flush=True,
         )
 

@@ -27,7 +27,7 @@ from runner.fit import Fit, inputs_of_each_size
 from runner.losses import class_weights, weighted
 from runner.metrics import refuse_unmeasurable
 from runner.nodes import call, with_config_path
-from runner.optimizers import parameter_groups, refuse_unusable
+from runner.optimizers import parameter_groups, refuse_unusable, step_together_
 from runner.schedulers import Scheduler, tabulate
 from runner.texts import listed, short
 from runner.train import Training
@@ -153,6 +153,7 @@ def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     do_without_compiler()
     optimizer = make(groups)
     refuse_unusable(optimizer, make)
+    step_together_(optimizer)
     return optimizer
 
 

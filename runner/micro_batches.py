@@ -6,9 +6,15 @@ import torch
 
 from tricks import Batch, Time, derive_seed
 
+NOT_DRAWN_FROM = torch.Generator()
+
 
 def micro_batches(
-    batch: Batch, time: Time, size: int | None = None, classes: int | None = None
+    batch: Batch,
+    time: Time,
+    size: int | None = None,
+    classes: int | None = None,
+    draws: bool = True,
 ) -> Iterator[tuple[Batch, torch.Generator, float]]:
     """Cut a batch for an update.
 
@@ -17,13 +23,18 @@ def micro_batches(
         time: Before the update.
         size: Samples of a part; None for all of them.
         classes: K, for the tricks that need it.
+        draws: Whether a trick draws; otherwise the time to seed a generator is saved.
 
     Yields:
         Each part, the generator for the tricks' `batch`, and the part's share of the samples.
     """
-    total = len(batch.targets)
-    parts = (each.split(size or total) for each in (batch.inputs, batch.targets))
-    for index, (inputs, targets) in enumerate(zip(*parts, strict=True)):
-        seed = derive_seed(time.seed, "tricks", time.update, index)
-        generator = torch.Generator(inputs.device).manual_seed(seed)
+    inputs, targets, total = batch.inputs, batch.targets, len(batch.targets)
+    parts = [(inputs, targets)]
+    if size is not None and size < total:
+        parts = [*zip(inputs.split(size), targets.split(size), strict=True)]
+    for index, (inputs, targets) in enumerate(parts):
+        generator = NOT_DRAWN_FROM
+        if draws:
+            seed = derive_seed(time.seed, "tricks", time.update, index)
+            generator = torch.Generator(inputs.device).manual_seed(seed)
         yield Batch(inputs, targets, classes), generator, len(targets) / total

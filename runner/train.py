@@ -1,9 +1,8 @@
 """The training loop: `Training.step` is the whole update, in its order, on one screen."""
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -12,36 +11,13 @@ from torch.optim import Optimizer
 
 from runner.losses import cross_entropy
 from runner.micro_batches import micro_batches
+from runner.observed import Averages, FirstNotFinite, first_not_finite
 from tricks import Batch, Chain, Time, overrides, scale_learning_rates_
 from tricks.gradients import norm_of
 
 
 class Diverged(ArithmeticError):
     """The loss or a gradient is not finite; the weights were not touched."""
-
-
-class Averages:
-    """Running means of named numbers since they were last taken."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, numbers: dict[str, float]) -> None:
-        """Take in one update's numbers."""
-        for name, number in numbers.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(number)
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def means(self) -> dict[str, float]:
-        """Give back the means."""
-        return {name: self.sums[name] / self.counts[name] for name in self.sums}
-
-    def take(self) -> dict[str, float]:
-        """Give back the means, and reset them."""
-        means = self.means()
-        self.sums, self.counts = {}, {}
-        return means
 
 
 class Training:
@@ -56,8 +32,10 @@ class Training:
         micro_batch_size: Samples passed at once; None for all of an update.
         precision: The type that convolutions and products are computed in.
         not_finite: What to do when the loss or a gradient is not finite: `error` ends the
-            training before the weights are touched, `skip` leaves the update out and counts it.
-            A float16 scaler's overflow is always skipped: it is how the scale is found.
+            training, on a CPU before the weights are touched, on a card before anything is saved,
+            logged or evaluated; `skip` leaves the update out and counts it, for which each update
+            waits for the card. A float16 scaler's overflow is always skipped, waiting too: it is
+            how the scale is found.
         loss: Logits [N, K] and targets to the losses of the samples, [N].
         updates: Updates of the whole training; None for one epoch.
         classes: K, for the tricks that need it.
@@ -91,21 +69,29 @@ class Training:
         self.dtype: torch.dtype = getattr(torch, precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
         self.changes_gradients = any(overrides(t, "gradients") for t in trick)
+        self.draws = any(overrides(t, "batch") for t in trick)
         hooks = "batch", "loss", "backward"
         self.changed_by_batches = [t for t in trick if any(overrides(t, hook) for hook in hooks)]
         self.updates = self.skipped = 0
         self.recent, self.whole = Averages(), Averages()
+        self.first_not_finite = FirstNotFinite()
 
     def epoch(self, batches: Iterable[Batch]) -> None:
-        """Train on one pass of batches."""
+        """Train on one pass of batches.
+
+        Raises:
+            Diverged: As `step`, and as `settle`.
+        """
         for batch in batches:
             self.step(batch)
+        self.settle()
 
     def step(self, batch: Batch) -> None:
         """Make one update.
 
         Raises:
-            Diverged: If the loss or a gradient is not finite, and that is an error.
+            Diverged: If the loss or a gradient is not finite, and that is an error; on a card only
+                `settle` raises it.
         """
         rate = self._set_learning_rate()
         before = self._before_a_skip()
@@ -113,31 +99,33 @@ class Training:
 
         def compute() -> Tensor:
             self.optimizer.zero_grad()
-            loss = objective = torch.zeros((), device=self.device)
-            cut = batch, self.time, self.micro_batch_size, self.classes
+            before_tricks, after_tricks = list[Tensor](), list[Tensor]()  # of each micro-batch
+            cut = batch, self.time, self.micro_batch_size, self.classes, self.draws
             for micro, generator, share in micro_batches(*cut):
                 with self.autocast():
                     micro = self.trick.batch(micro, generator)
                     outputs = self.model(micro.inputs)
                 outputs = outputs.float()
                 losses = self.loss(outputs, micro.targets)
-                mean = self.trick.loss(losses, outputs, micro.targets).mean() * share
+                changed = self.trick.loss(losses, outputs, micro.targets)
+                mean = _part(changed, share)
                 self.scaler.scale(mean).backward()
-                loss = loss + losses.detach().mean() * share
-                objective = objective + mean.detach()
-            plain.append(loss)
-            return objective
+                after_tricks.append(mean.detach())
+                as_is = changed is losses
+                before_tricks.append(mean.detach() if as_is else _part(losses.detach(), share))
+            plain.append(sum(before_tricks[1:], before_tricks[0]))
+            return sum(after_tricks[1:], after_tricks[0])
 
         objective = self.trick.backward(compute, self.model)
         loss = plain[0]
         self.scaler.unscale_(self.optimizer)
-        norm = norm_after = self._gradient_norm()
-        found = {"the loss": loss.item(), "the loss after the tricks": objective.item()}
-        if self._is_left_out({**found, "a gradient": norm}, before):
+        norm = norm_after = norm_of(self.parameters)
+        found = {"the loss": loss, "the loss after the tricks": objective, "a gradient": norm}
+        if self._is_left_out(found, before):
             return
         self.trick.gradients(self.model, self.optimizer, objective)
         if self.changes_gradients:
-            norm_after = self._gradient_norm()
+            norm_after = norm_of(self.parameters)
             if self._is_left_out({"a gradient after the tricks": norm_after}, before):
                 return
         self.scaler.step(self.optimizer)
@@ -146,8 +134,8 @@ class Training:
         self.trick.weights(self.model, self.time)
         self._observe(
             {
-                "train/loss": loss.item(),
-                "train/transformed_loss": self.trick.objective(objective).item(),
+                "train/loss": loss,
+                "train/transformed_loss": self.trick.objective(objective),
                 "train/gradient_norm": norm,
                 "train/gradient_norm_after": norm_after,
                 "train/learning_rate": rate,
@@ -156,13 +144,14 @@ class Training:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Give back the context in which the model computes in its precision."""
-        mixed = self.dtype is not torch.float32
-        return torch.autocast(self.device.type, self.dtype, enabled=mixed)
+        if self.dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     @property
     def time(self) -> Time:
         """How far the training has come."""
-        return self.begin._replace(update=self.updates)
+        return Time(self.updates, *self.begin[1:])
 
     @property
     def predictor(self) -> nn.Module:
@@ -174,20 +163,32 @@ class Training:
         """Hold the weights to evaluate with in the model; afterwards it trains on as before.
 
         As long as every update was left out, these are the first ones.
+
+        Raises:
+            Diverged: As `settle`.
         """
+        self.settle()
         with ExitStack() as stack:
             if self.updates > self.skipped:  # else no trick has an average
                 with self.autocast():
                     stack.enter_context(self.trick.evaluation(self.model, self.inputs))
             yield
 
-    def _set_learning_rate(self) -> float:
+    def settle(self) -> None:
+        """Wait for the updates to be known to be finite; before anything is saved or shown.
+
+        Raises:
+            Diverged: If the loss or a gradient of one was not: on a card no update waits for them.
+        """
+        if (found := self.first_not_finite.found()) is not None:
+            update, what, number = found
+            raise Diverged(f"{what} is not finite ({number}) at update {update}")
+
+    def _set_learning_rate(self) -> float | Tensor:
         factor = self.trick.schedule(self.factor(self.updates), self.time)
         scale_learning_rates_(self.optimizer, factor)
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def _gradient_norm(self) -> float:
-        return norm_of(self.parameters).item()
+        rate: float | Tensor = self.optimizer.param_groups[0]["lr"]
+        return rate
 
     def _before_a_skip(self) -> tuple[list[Tensor], list[dict[str, Any]]] | None:
         """Copies of what micro-batches change: batch-norm statistics, and some tricks' states."""
@@ -198,16 +199,23 @@ class Training:
 
     def _is_left_out(
         self,
-        numbers: dict[str, float],
+        numbers: dict[str, Tensor],
         before: tuple[list[Tensor], list[dict[str, Any]]] | None,
     ) -> bool:
-        """Leave the update out if a number is not finite, or raise, as the policy has it."""
-        what = next((name for name, number in numbers.items() if not math.isfinite(number)), None)
-        if what is None:
+        """Leave the update out if a number is not finite, or raise, as the policy has it.
+
+        On a card, where none is left out, `settle` raises: here nothing waits for the numbers.
+        """
+        if before is None and self.device.type != "cpu":
+            self.first_not_finite.note(self.updates, numbers)
             return False
+        wrong = first_not_finite({name: number.item() for name, number in numbers.items()})
+        if wrong is None:
+            return False
+        what, number = wrong
         overflow = self.scaler.is_enabled() and what == "a gradient"
         if before is None or (self.not_finite == "error" and not overflow):
-            raise Diverged(f"{what} is not finite ({numbers[what]}) at update {self.updates}")
+            raise Diverged(f"{what} is not finite ({number}) at update {self.updates}")
         self.scaler.update()  # `unscale_` has recorded the overflow
         buffers, states = before
         for buffer, saved in zip(self.model.buffers(), buffers, strict=True):
@@ -218,13 +226,18 @@ class Training:
         self.updates += 1
         return True
 
-    def _observe(self, numbers: dict[str, float]) -> None:
+    def _observe(self, numbers: dict[str, float | Tensor]) -> None:
         reported = {f"tricks/{name}": value for name, value in self.trick.report().items()}
-        self.recent.add({**numbers, **reported})
+        self.recent.add(numbers | reported)
         self.whole.add(reported)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give back all that the next update depends on, in tensors and plain values."""
+        """Give back all that the next update depends on, in tensors and plain values.
+
+        Raises:
+            Diverged: As `settle`.
+        """
+        self.settle()
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -232,7 +245,7 @@ class Training:
             "tricks": self.trick.state_dict(),
             "updates": self.updates,
             "skipped": self.skipped,
-            "averages": [vars(self.recent), vars(self.whole)],
+            "averages": [self.recent.state_dict(), self.whole.state_dict()],
             "random": _random_state(self.device),
         }
 
@@ -244,8 +257,14 @@ class Training:
         self.trick.load_state_dict(state["tricks"])
         self.updates, self.skipped = state["updates"], state["skipped"]
         for averages, saved in zip((self.recent, self.whole), state["averages"], strict=True):
-            vars(averages).update(saved)
+            averages.load_state_dict(saved)
         _set_random_state(self.device, state["random"])
+
+
+def _part(losses: Tensor, share: float) -> Tensor:
+    """Give back the part of a micro-batch in the mean loss of its update."""
+    mean = losses.mean()
+    return mean if share == 1 else mean * share
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

@@ -35,7 +35,7 @@ FLOORS = [
     ["metrics"],
     ["allowed", "compiled", "device", "eager", "evaluate", "fit", "settings"],
     ["data", "models", "optimizers", "schedulers", "train"],
-    ["losses", "micro_batches", "tiles"],
+    ["losses", "micro_batches", "observed", "tiles"],
     ["store"],
     ["names", "signals", "terminal", "validation"],
     ["garbage", "quoting", "texts"],

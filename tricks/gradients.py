@@ -80,6 +80,7 @@ def with_gradients(parameters: Tensor | Iterable[Tensor] | nn.Module) -> list[Te
     return [p for p in given if p.grad is not None]
 
 
+@torch.no_grad()
 def norm_of(parameters: Sequence[Tensor]) -> Tensor:
     """Give back the 2-norm of the parameters' gradients, as one vector.
 
@@ -87,15 +88,26 @@ def norm_of(parameters: Sequence[Tensor]) -> Tensor:
     computed in float32, and one that is not finite again in float64.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if halves := [g for g in gradients if g.dtype in HALF]:
-        others = [g for g in gradients if g.dtype not in HALF]
-        norm = get_total_norm([*others, *torch._foreach_norm(halves, 2.0, dtype=torch.float32)])
-    else:
-        norm = get_total_norm(gradients)
-    if norm.isfinite():
+    norm = _norm(gradients)
+    if norm.device.type != "cpu":  # nothing waits for it
+        wide = get_total_norm(torch._foreach_norm(gradients, 2.0, dtype=torch.float64))
+        return torch.where(norm.isfinite(), norm, wide.to(norm.dtype))
+    if math.isfinite(norm.item()):
         return norm
     wide = get_total_norm([_wide_norm(g) for g in gradients])
     return wide if wide.isfinite() else norm
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    """As `get_total_norm`; without its sorting, where there is one kind."""
+    kinds = {(g.dtype, g.device) for g in gradients}
+    if len(kinds) == 1:
+        dtype = torch.float32 if gradients[0].dtype in HALF else None
+        norm: Tensor = vector_norm(torch.stack(torch._foreach_norm(gradients, 2.0, dtype=dtype)))
+        return norm
+    halves = [g for g in gradients if g.dtype in HALF]
+    norms = torch._foreach_norm(halves, 2.0, dtype=torch.float32) if halves else ()
+    return get_total_norm([*(g for g in gradients if g.dtype not in HALF), *norms])
 
 
 def _wide_norm(tensor: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ HERE = Path(__file__).resolve().parent.parent
 TRAINING_CODE = (
     *("begin.py", "build.py", "compiled.py", "data/*.py", "device.py", "eager.py", "evaluate.py"),
     *("fit.py", "losses.py", "metrics.py", "micro_batches.py", "models/*.py", "nodes.py"),
-    *("optimizers.py", "schedulers.py", "train.py", "transforms.py", "run/attempt.py"),
-    *("run/choice.py", "run/result.py", "store/archive.py", "../tricks/*.py"),
+    *("observed.py", "optimizers.py", "schedulers.py", "train.py", "transforms.py"),
+    *("run/attempt.py", "run/choice.py", "run/result.py", "store/archive.py", "../tricks/*.py"),
 )
 """The files, seen from `runner/`, that the bits of a run come from."""
 
