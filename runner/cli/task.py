@@ -22,6 +22,9 @@ from runner.names import CONF, OUTPUTS, label
 from runner.signals import Stopped, die_with_parent, raise_if_stopping, stoppable
 from runner.texts import say
 
+OPTIONS = {"job_logging": "none", "launcher": "local"}
+"""What is chosen of Hydra's own groups, where Hydra would choose otherwise."""
+
 RUN_FOLDER = "${variant}/seed=${seed}"
 
 
@@ -102,7 +105,7 @@ def _store_hydra_settings() -> None:
         output_subdir=None,  # config.yaml is ours to write, resolved
     )
     settings.defaults = [
-        {group: "none" if group == "job_logging" else option}
+        {group: OPTIONS.get(group, option)}
         for default in settings.defaults
         for group, option in default.items()
     ]

@@ -68,9 +68,13 @@ class Multirun:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The settings, those of a sweep together: baseline, then the best."""
+        """The settings, those of a sweep together: baseline, then the best.
+
+        Runs that failed before their config was written are listed with why, and have no row.
+        """
         means = self.summary[self.ranked_by, "mean"].fillna(float("-inf"))
-        return sorted(self._rows, key=lambda r: (r.place, not r.is_baseline, -means[r.name]))
+        known = [row for row in self._rows if row.settings] or self._rows
+        return sorted(known, key=lambda r: (r.place, not r.is_baseline, -means[r.name]))
 
     @cached_property
     def _rows(self) -> list[Row]:

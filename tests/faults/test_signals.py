@@ -48,9 +48,7 @@ def test_a_signal_stops_at_the_updates_end_and_the_run_goes_on_to_the_same_bits(
     assert read_status(tmp_path / "run")["attempts"] == len(ends) + 1
 
 
-def test_checkpoints_are_saved_where_they_are_worth_it_and_when_the_last_one_is_old(
-    tmp_path, monkeypatch
-):
+def test_checkpoints_are_saved_where_worth_it_and_when_the_last_is_old(tmp_path, monkeypatch):
     saved = []
     save = checkpoint.save
 
