@@ -15,17 +15,16 @@ from typing import Any
 
 import hydra.utils
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -33,8 +32,8 @@ from yaml import YAMLError
 
 from runner import allowed
 from runner.cli import guard
-from runner.cli.plain_yaml import check_yaml
 from runner.cli.plugins import IS_1_3, refuse_older_sweeper, start_server
+from runner.cli.repository import Repository
 from runner.cli.variant import GROUPS, chosen, write_names
 from runner.errors import UserError
 from runner.names import CONF
@@ -62,7 +61,7 @@ class Loader(ConfigLoaderImpl):
             place = f"file://{folder.resolve()}"
             path.prepend("command-line", place, anchor=SearchPathQuery(provider="schema"))
         super().__init__(path)
-        self.repository = _Repository(path)
+        self.repository = Repository(path)
         self.asked: tuple[str, list[str]] = "config", []  # the config's name, the overrides
         self._typed_mode = False  # whether a sweep, or none, was asked for on the command line
         self._references: dict[object, tuple[Mapping[str, Any], DictConfig]] = {}
@@ -187,7 +186,11 @@ class Loader(ConfigLoaderImpl):
                 raise UserError(f"{file} stands in for Hydra's own settings. Remove it.")
             embedded = self._embed_result_config(loaded, default.package).config
             guard.check_addition(OmegaConf.to_container(embedded), file, self._typed_mode)
-        return super()._load_single_config(default, repo)
+        single = super()._load_single_config(default, repo)
+        if single.config is loaded.config:  # what is embedded in a package is a copy already
+            single = copy.copy(single)
+            single.config = copy.deepcopy(single.config)
+        return single
 
     def _reference(self, config: DictConfig) -> tuple[Mapping[str, Any], DictConfig]:
         """What a config would be without the user's own values: the usual choices, the values."""
@@ -204,43 +207,6 @@ class Loader(ConfigLoaderImpl):
             _, repo = self._parse_overrides_and_create_caching_repo(name, given)
             self._references[key] = usual, self._compose_config_from_defaults_list(files, repo)
         return self._references[key]
-
-
-class _Repository(ConfigRepository):
-    """Hydra's reader of files, which reads what lies in its folders, and is plain, and once."""
-
-    def __init__(self, config_search_path: ConfigSearchPath) -> None:
-        super().__init__(config_search_path)
-        self.known: dict[tuple[str, str], ConfigResult | None] = {}
-
-    def __deepcopy__(self, _: object) -> "_Repository":  # Hydra takes a copy for each composition
-        return copy.copy(self)
-
-    def load_config(self, config_path: str) -> ConfigResult | None:
-        if Path(config_path).is_absolute() or ".." in Path(config_path).parts:
-            raise UserError(
-                f"{config_path} must lie in the folder where configs are looked for. "
-                "Give its folder with --config-dir, or -cp for a saved config."
-            )
-        source = self._find_object_source(config_path, ObjectType.CONFIG)
-        if source is None or source.scheme() == "structured":
-            return super().load_config(config_path)
-        for other in self.sources if "/" in config_path and source.scheme() == "file" else ():
-            if other is not source and other.scheme() == "file" and other.is_config(config_path):
-                name = f"{other.path}/{config_path.removesuffix('.yaml')}.yaml"
-                raise UserError(f"{name} has the name of a file in {source.path}. Rename it.")
-        key = source.path, config_path
-        if key not in self.known:
-            theirs = source.scheme() == "file" and Path(source.path) != CONF
-            file = Path(source.path, ConfigSource._normalize_file_name(config_path))
-            if theirs:
-                check_yaml(file, saved=source.provider == "main")
-            loaded = super().load_config(config_path)
-            for name in ("searchpath", "aliases"):  # which Hydra follows before it composes
-                if loaded and (value := OmegaConf.select(loaded.config, f"hydra.{name}")):
-                    raise guard.refusal((name,), value, str(file))
-            self.known[key] = loaded
-        return copy.deepcopy(self.known[key])
 
 
 def _search_path(config: DictConfig) -> list[str]:

@@ -5,10 +5,15 @@ What is huge, deep, or grows as it is read, and what names a Python type, ends i
 
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+from omegaconf._utils import get_yaml_loader
+
 from runner.errors import UserError
+from runner.names import CONF
 from runner.store.files import Damaged, read_bytes
 from runner.store.values import Limits, read_values
 
@@ -40,6 +45,34 @@ def check_yaml(file: Path, saved: bool = False) -> dict[Any, Any]:
     if saved:
         _refuse_directives(file, content)
     return content
+
+
+def load_yaml(text: str) -> Any:  # noqa: ANN401
+    """Read YAML as OmegaConf does, by libyaml where there is one: in a tenth of the time."""
+    return yaml.load(text, Loader=_loader())
+
+
+@cache
+def _loader() -> Any:  # noqa: ANN401
+    usual = get_yaml_loader()  # which makes a class each time
+    if not hasattr(yaml, "CSafeLoader"):
+        return usual
+    parser, *rest = yaml.CSafeLoader.__bases__
+
+    class Loader(parser, usual):  # type: ignore[misc,valid-type]
+        def __init__(self, text: str) -> None:
+            parser.__init__(self, text)
+            for base in rest:
+                base.__init__(self)
+
+    return Loader
+
+
+@cache
+def our_options(group: str) -> dict[str, Any]:
+    """Read the files of a group in `conf/`, by their names; once in a process."""
+    files = sorted(CONF.glob(f"{group}/*.yaml"))
+    return {file.stem: load_yaml(file.read_text()) for file in files}
 
 
 def _refuse_directives(file: Path, content: dict[Any, Any]) -> None:

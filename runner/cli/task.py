@@ -11,14 +11,14 @@ from typing import Any
 from hydra.conf import HydraConf, RunDir, SweepDir
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from runner.cli.explain import explain
-from runner.cli.plain_yaml import check_yaml
+from runner.cli.plain_yaml import check_yaml, load_yaml, our_options
 from runner.cli.plugins import register_plugins, set_version_base, store
 from runner.errors import UserError
 from runner.garbage import importing_torch
-from runner.names import CONF, OUTPUTS, label
+from runner.names import OUTPUTS, label
 from runner.signals import Stopped, die_with_parent, raise_if_stopping, stoppable
 from runner.texts import say
 
@@ -87,11 +87,15 @@ def register(config_dirs: Iterable[Path] = ()) -> None:
         config_dirs: Users' own folders, whose `tricks/*.yaml` join ours.
     """
     set_version_base()
-    tricks: dict[str, Any] = {}
-    for folder in (CONF, *config_dirs):
+    contents = [*our_options("tricks").values()]
+    for folder in config_dirs:
         for file in sorted(folder.glob("tricks/*.yaml")):
-            for name, trick in _switched_off(file).items():
-                tricks.setdefault(name, trick)  # a name of ours stays ours
+            check_yaml(file)
+            contents.append(load_yaml(file.read_text()))
+    tricks: dict[str, Any] = {}
+    for content in contents:
+        for name, trick in _switched_off(content).items():
+            tricks.setdefault(name, trick)  # a name of ours stays ours
     store("all_tricks", {"tricks": tricks})
     register_plugins(register)
     _store_hydra_settings()
@@ -112,13 +116,11 @@ def _store_hydra_settings() -> None:
     store("config", settings, group="hydra")
 
 
-def _switched_off(file: Path) -> dict[str, Any]:
-    check_yaml(file)
-    node = OmegaConf.to_container(OmegaConf.load(file))
-    if not isinstance(node, dict):
+def _switched_off(content: object) -> dict[str, Any]:
+    if not isinstance(content, dict):
         return {}
     return {
         str(name): {**trick, "enabled": False}
-        for name, trick in node.items()
+        for name, trick in content.items()
         if isinstance(trick, dict) and "_target_" in trick  # a preset has only what it changes
     }

@@ -13,8 +13,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from runner.cli.plain_yaml import our_options
 from runner.errors import UserError
-from runner.names import CONF, OUTPUTS, flatten, inside, shorten, write_value
+from runner.names import OUTPUTS, flatten, inside, shorten, write_value
 
 AUTO = "auto"
 
@@ -147,7 +148,7 @@ def _as_usual(value: Any, usual: Any) -> Any:  # noqa: ANN401
 
 def _trick_words(tricks: DictConfig) -> Iterator[str]:
     """Name the tricks that are on; those of a preset together, and then what differs in them."""
-    stored = ConfigStore.instance().load("all_tricks.yaml").node.tricks
+    stored = ConfigStore.instance().repo["all_tricks.yaml"].node.tricks
     on = [str(n) for n, t in tricks.items() if isinstance(t, DictConfig) and t.get("enabled")]
     preset = _presets().get(frozenset(on))
     if preset or not on:
@@ -163,5 +164,5 @@ def _trick_words(tricks: DictConfig) -> Iterator[str]:
 @lru_cache
 def _presets() -> dict[frozenset[str], str]:
     """The names of our presets, by the tricks that each switches on."""
-    nodes = {file.stem: OmegaConf.load(file) for file in CONF.glob("tricks/*.yaml")}
-    return {frozenset(n.defaults): name for name, n in nodes.items() if "defaults" in n}
+    nodes = our_options("tricks").items()
+    return {frozenset(node["defaults"]): name for name, node in nodes if "defaults" in node}

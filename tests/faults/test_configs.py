@@ -102,7 +102,7 @@ def test_the_routes_carry_where_nobody_is_on_guard(sandbox, route):
         pytest.skip("Hydra 1.4 makes nothing that is named within the settings of a plugin")
     for check in ("check_addition", "check_plugins"):
         sandbox.monkeypatch.setattr(guard, check, lambda *_: None)
-    sandbox.monkeypatch.setattr(hydra_internals, "_Repository", ConfigRepository)
+    sandbox.monkeypatch.setattr(hydra_internals, "Repository", ConfigRepository)
     sandbox.monkeypatch.setattr(hydra_internals, "_allow_classes", contextlib.nullcontext)
     with contextlib.suppress(Exception):
         sandbox.run(*live(sandbox, route))
