@@ -43,8 +43,9 @@ def compile_model(model: nn.Module, cuda_graphs: bool = False) -> None:
     is_guarded = all(hasattr(limits, name) for name in SKIPPED)
     for name in SKIPPED if is_guarded else ():
         setattr(limits, name, False)
-    # what was recorded holds the addresses of another run's weights
-    if cuda_graphs or not is_guarded or len(_networks) >= NETWORKS:
+    is_full = len(_networks) >= NETWORKS and str(model) not in _networks
+    # what is recorded of a card holds the addresses of one run's weights
+    if cuda_graphs or not is_guarded or is_full:
         forget()
     _networks.add(str(model))
     model.compile(dynamic=False, options=_options(model, cuda_graphs))

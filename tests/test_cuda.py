@@ -33,6 +33,13 @@ KINDS = {
     "bfloat16": ("precision=bfloat16", *ALL),
     "channels last": ("memory_format=channels_last", *ALL),
     "compiled": ("compile=true", *ALL),
+    "compiled, other blocks": (
+        "compile=true",
+        "tricks=[stochastic_depth,squeeze_excite,zero_init]",
+    ),
+    "cuda graphs": ("compile=cuda_graphs", *ALL),
+    "full float32": ("tf32=none", *ALL),
+    "tf32": ("tf32=all", *ALL),
     "micro-batches": ("micro_batch_size=30", *ALL),
     "augmented": ("data.augment.crop=2", "data.augment.flip=true", "data.augment.cutout=3"),
 }
@@ -59,7 +66,9 @@ def test_no_trick_equals_a_plain_loop_to_the_bit(tmp_path):
     assert same(model.state_dict(), saved["model"])
 
 
-@pytest.mark.parametrize("kind", ["all tricks", "float16", "clipping by quantile", "compiled"])
+@pytest.mark.parametrize(
+    "kind", ["all tricks", "float16", "clipping by quantile", "compiled", "cuda graphs"]
+)
 def test_a_stopped_run_resumes_bit_identically(kind, tmp_path, signal_after):
     overrides = (*ON_CARD, *KINDS[kind])
     run_in(tmp_path / "straight", *overrides)

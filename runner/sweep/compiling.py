@@ -55,15 +55,15 @@ def _when_it_pays(gain: float, first: float, again: float, epochs: float) -> str
     """Write from when on it pays, by the seconds that an epoch is shorter.
 
     >>> _when_it_pays(0.5, first=30.0, again=1.2, epochs=15)
-    'it pays after 60 epochs, 4 runs, and after 3 epochs, 0.2 runs, once the cache has it (a worker
-    compiles a network once for all its runs)'
+    'it pays after 60 epochs, 4.0 runs, and after 3 epochs, 0.2 runs, once the cache has it (a
+    worker compiles a network once for all its runs)'
     >>> _when_it_pays(-0.5, first=30.0, again=1.2, epochs=15)
     'it never pays here: an epoch takes no less. Drop it.'
     """
     if gain <= 0:
         return "it never pays here: an epoch takes no less. Drop it."
     even = (max(1, math.ceil(seconds / gain)) for seconds in (first, again))
-    texts = [f"{count} epochs, {count / epochs:.2g} runs" for count in even]
+    texts = [f"{count} epochs, {count / epochs:,.1f} runs" for count in even]
     return (
         f"it pays after {texts[0]}, and after {texts[1]}, once the cache has it (a worker compiles "
         "a network once for all its runs)"

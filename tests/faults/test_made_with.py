@@ -207,22 +207,6 @@ def test_a_run_leaves_the_process_to_the_next_one_as_it_was(tmp_path, monkeypatc
     assert read_json(tmp_path / "run/run.json")[0]["flags"] is None
 
 
-@pytest.mark.slow
-def test_every_run_of_a_process_is_compiled_and_from_nothing(tmp_path, monkeypatch):
-    made = []
-
-    def backend(graph, _):
-        made.append(graph)
-        return graph
-
-    plain = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda m, **more: plain(m, backend=backend, **more))
-    for width in (2, 3):
-        made.clear()
-        run_in(tmp_path / f"{width}", "compile=true", *SHORT, f"model.width={width}")
-        assert len(made) == 4  # for 500 and 294 in training, and two in evaluation
-
-
 def test_what_goes_beyond_the_compilers_limit_ends_the_run():
     import torch._dynamo.config as limits
 

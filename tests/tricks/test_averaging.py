@@ -212,3 +212,15 @@ def test_a_network_of_torchvision_gets_the_statistics_of_its_inputs():
     maps = model.conv1[0](inputs)
     torch.testing.assert_close(norm.running_mean, maps.mean((0, 2, 3)))
     torch.testing.assert_close(norm.running_var, maps.var((0, 2, 3)))
+
+
+def test_the_statistics_of_a_compiled_model_are_computed_without_the_compiler():
+    made, model, plain = [], network(), network()
+    model.compile(backend=lambda graph, _: made.append(graph) or graph)
+    for each in (model, plain):
+        recompute_batch_norm_(each, INPUTS)
+    assert made == []
+    for one, other in zip(model.buffers(), plain.buffers(), strict=True):
+        assert torch.equal(one, other)
+    model(INPUTS[0])
+    assert made
