@@ -23,8 +23,8 @@ def ours(split, mean, std):
     batches = Batches(split, SIZE, mean, std, Augmentation(crop=4, flip=True), shuffle=True)
 
     def make():
-        for inputs, _ in batches.epoch(0):
-            assert inputs.shape[1:] == (3, 32, 32)
+        for batch in batches.epoch(0):
+            assert batch.inputs.shape[1:] == (3, 32, 32)
 
     return make
 

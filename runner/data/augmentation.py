@@ -91,14 +91,19 @@ def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) 
     count, channels, height, width = images.shape
     # the same bits: torch gathers no uint16 on a card
     plain = images.view(torch.int16) if images.dtype == torch.uint16 else images
-    padded = F.pad(plain, (padding,) * 4)
-    rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
-    columns = torch.where(flips[:, None], columns.flip(0), columns)
-    # one gather does both, on flattened images; the channels share their indices (stride 0)
-    starts = (offsets[0, :, None] + rows) * padded.shape[3]
-    places = starts[:, :, None] + (offsets[1, :, None] + columns)[:, None, :]
-    places = places.view(count, 1, -1).expand(-1, channels, -1)
-    return padded.flatten(2).gather(2, places).view(images.shape).view(images.dtype)
+    image, channel, row = (
+        torch.arange(size, device=images.device) for size in (count, channels, height)
+    )
+    mirrored = torch.cat([plain, plain.flip(3)]).index_select(0, image + count * flips)
+    padded = F.pad(mirrored, (padding,) * 4)
+    tall, wide = padded.shape[2:]
+    first, column = offsets[0], torch.where(flips, 2 * padding - offsets[1], offsets[1])
+    maps = image[:, None] * channels + channel  # [N, C]
+    starts = (maps[:, :, None] * tall + (first[:, None] + row)[:, None, :]) * wide
+    starts += column[:, None, None]
+    # whatever place a row of pixels starts at, it is copied at once
+    rows = padded.view(-1).as_strided((padded.numel() - width + 1, width), (1, 1))
+    return rows.index_select(0, starts.view(-1)).view(images.shape).view(images.dtype)
 
 
 def transform(images: Tensor, transforms: Sequence[Transform], seeds: Iterable[int]) -> Tensor:

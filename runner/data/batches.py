@@ -43,6 +43,28 @@ def normalization(mean: Tensor, std: Tensor, levels: int) -> tuple[Tensor, Tenso
     return (1 / (levels * per_channel)).float(), shift
 
 
+def normalized(
+    images: Tensor, scale: Tensor, shift: Tensor, memory_format: torch.memory_format
+) -> Tensor:
+    """Return images scale + shift, float32 [N, C, H, W], in a memory format.
+
+    Args:
+        images: Integers [N, C, H, W].
+        scale: [1, C, 1, 1], as `normalization` returns it.
+        shift: [1, C, 1, 1].
+        memory_format: Of what is returned.
+    """
+    if memory_format is not torch.channels_last:
+        return images.to(torch.float32, memory_format=memory_format).mul_(scale).add_(shift)
+    count, channels, height, width = images.shape
+    # several times as fast as a conversion: channel beside channel, then whole rows of pixels
+    plain = images.view(torch.int16) if images.dtype == torch.uint16 else images
+    pixels = torch.stack(plain.unbind(1), dim=3).view(images.dtype)
+    rows = pixels.to(torch.float32).view(count, height, width * channels)
+    rows.mul_(scale.view(-1).repeat(width)).add_(shift.view(-1).repeat(width))
+    return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
 @dataclass(eq=False)
 class Batches:
     """The batches of a split, on its device; the last one may be smaller.
@@ -172,8 +194,7 @@ class Batches:
 
     def _inputs(self, images: Tensor, draw: Draw | None) -> Tensor:
         """Normalise, and cut out: [n, C, H, W], integers to float32."""
-        inputs = images.to(torch.float32, memory_format=self.memory_format)
-        inputs.mul_(self._scale).add_(self._shift)
+        inputs = normalized(images, self._scale, self._shift, self.memory_format)
         if draw and self.augmentation.cutout:
             self._cut_out_(inputs, draw.centres)
         return inputs
