@@ -71,7 +71,7 @@ class FirstNotFinite:
         """Give back that update, the name of the number, and the number; None if there is none."""
         wrong = list[tuple[int, str, float]]()
         for names, (when, values) in self.seen.items():
-            found = first_not_finite(dict(zip(names, values.tolist(), strict=True)))
+            found = first_not_finite(dict(zip(names, values.cpu().tolist(), strict=True)))
             if found is not None:
                 wrong.append((int(when), *found))
         return min(wrong, key=lambda each: each[0], default=None)

@@ -162,7 +162,7 @@ class Chain(Trick):
             for caveat in trick.caveats(updates, updates_per_epoch)
         ]
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> dict[str, float | Tensor]:
         """Gather the tricks' numbers, as `trick_name/number`."""
         return {
             f"{name}/{number}": value

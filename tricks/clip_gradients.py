@@ -1,15 +1,16 @@
 """Clip gradients in place: the plain form of the trick, whose sources `tricks.clipping` names."""
 
 import math
+from collections import deque
 from collections.abc import Iterable, MutableSequence, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
-from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_value_, get_total_norm
 
-from tricks.gradients import NotFinite, check_gradients_, norm_of, with_gradients
+from tricks.gradients import NotFinite, check_gradients_, multiply_, norm_of, with_gradients
 from tricks.trick import require_one_of
 
 By = Literal["norm", "value", "parameter", "unit", "quantile"]
@@ -92,26 +93,37 @@ def _check_limit(limit: float, by: By, history: MutableSequence[float] | None) -
 
 @torch.no_grad()
 def clip_(
-    parameters: Sequence[Tensor], norm: Tensor, limit: float, by: By, eps: float
+    parameters: Sequence[Tensor], norm: Tensor, limit: float | Tensor, by: By, eps: float
 ) -> Tensor | bool:
-    """Clip gradients whose total norm is known; give back whether any exceeded its bound."""
+    """Clip gradients whose total norm is known; give back whether any exceeded its bound.
+
+    By `norm` the limit may be a tensor, on the device of the norm.
+    """
+    if isinstance(limit, Tensor):
+        return _clip_by_norm_(parameters, norm, limit)
     if limit == math.inf or not parameters:
         return False
     gradients = [p.grad for p in parameters if p.grad is not None]
     if by == "norm":
-        pairs = zip(parameters, gradients, strict=True)
-        clip_grads_with_norm_([p for p, g in pairs if g.dtype == norm.dtype], limit, norm)
-        factor = (limit / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            if gradient.dtype != norm.dtype:
-                _scale_(gradient, factor.to(gradient.device))
-        return ~(norm <= limit)
+        return _clip_by_norm_(parameters, norm, limit)
     if by == "value":
         largest = get_total_norm(gradients, math.inf)
         clip_grad_value_(parameters, limit)
         return ~(largest <= limit)
     pairs = zip(parameters, gradients, strict=True)
     return torch.stack([_clip_one_(p, g, limit, by, eps, norm.dtype) for p, g in pairs]).any()
+
+
+def _clip_by_norm_(parameters: Sequence[Tensor], norm: Tensor, limit: float | Tensor) -> Tensor:
+    """As torch's `clip_grads_with_norm_`, which reads the limit; other types by a wide factor."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    bound = limit.to(norm.dtype) if isinstance(limit, Tensor) else limit
+    factor = (bound / (norm + 1e-6)).clamp(max=1.0)
+    multiply_([g for g in gradients if g.dtype == norm.dtype], factor)
+    for gradient in gradients:
+        if gradient.dtype != norm.dtype:
+            _scale_(gradient, factor.to(gradient.device))
+    return ~(norm <= limit)
 
 
 def _clip_one_(
@@ -152,3 +164,47 @@ def remember(history: MutableSequence[float], norm: Tensor) -> None:
     """Add a norm to the history; one that is not finite would make high quantiles infinite."""
     if math.isfinite(number := norm.item()):
         history.append(number)
+
+
+class Norms:
+    """The last norms of gradients; on a card they stay there, and nothing waits for them.
+
+    What is not finite is left out of them, but takes a place on a card.
+
+    Args:
+        most: How many are kept.
+    """
+
+    def __init__(self, most: int, norms: Iterable[float] = ()) -> None:
+        self._most, self._here = most, deque(norms, maxlen=most)
+        self._away: Tensor | None = None  # [most] on a card: a ring, nan where there is none yet
+        self._count = 0  # of all that the ring has taken in
+
+    def __len__(self) -> int:
+        return len(self._here) if self._away is None else min(self._count, self._most)
+
+    def add(self, norm: Tensor) -> None:
+        """Take in a norm."""
+        if norm.device.type == "cpu":
+            remember(self._here, norm)
+            return
+        if self._away is None:
+            ring = torch.full((self._most,), math.nan, dtype=torch.float64)
+            ring[: len(self._here)] = torch.tensor(self._here, dtype=torch.float64)
+            self._away, self._count = ring.to(norm.device), len(self._here)
+        self._away[self._count % self._most] = torch.where(norm.isfinite(), norm, math.nan)
+        self._count += 1
+
+    def quantile(self, share: float) -> float | Tensor:
+        """Give back the quantile, as `quantile_of`."""
+        if self._away is None:
+            return quantile_of(self._here, share)
+        return self._away.nanquantile(share).nan_to_num(nan=math.inf)
+
+    def tolist(self) -> list[float]:
+        """Give back the norms, the oldest first."""
+        if self._away is None:
+            return [*self._here]
+        first = self._count % self._most
+        norms: list[float] = self._away.roll(-first).cpu().tolist()
+        return [norm for norm in norms if math.isfinite(norm)]

@@ -10,7 +10,6 @@ one), of the last `history` of them, after a warm-up, and without those that are
 """
 
 import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
@@ -18,10 +17,10 @@ from typing import Any, ClassVar, final
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tricks.clip_gradients import By, clip_, quantile_of, remember
+from tricks.clip_gradients import By, Norms, clip_
 from tricks.gradients import norm_of, parameters_of, with_gradients
 from tricks.layers import LAYERS, find_classifier, is_weight, listed, parameters_named
-from tricks.trick import Trick, require_one_of
+from tricks.trick import Trick, number, require_one_of
 
 _READ_BY: dict[By, tuple[str, ...]] = {
     "norm": ("max_norm",),
@@ -101,7 +100,7 @@ class Clipping(Trick):
         self._begin()
 
     def _begin(self) -> None:
-        self._norms = deque[float](maxlen=self.history)
+        self._norms = Norms(self.history)
         self._last: dict[str, float | Tensor] = {}  # what the last update has to report
         self._left_out: Sequence[str] | None = None  # by unit, of the model, as soon as it is seen
 
@@ -166,22 +165,23 @@ class Clipping(Trick):
         clipped = clip_(parameters, norm, limit, way, self.eps)
         self._last = {"norm": norm, "clipped_share": clipped}
         if self.by == "quantile":
-            self._last |= {"threshold": limit} if limit < math.inf else {}
-            remember(self._norms, norm)
+            is_known = isinstance(limit, Tensor) or limit < math.inf
+            self._last |= {"threshold": limit} if is_known else {}
+            self._norms.add(norm)
 
-    def _limit(self) -> float:
+    def _limit(self) -> float | Tensor:
         if self.by != "quantile":
             return float(getattr(self, _READ_BY[self.by][0]))
         begun = len(self._norms) >= self.warmup
-        return quantile_of(self._norms, self.quantile) if begun else math.inf
+        return self._norms.quantile(self.quantile) if begun else math.inf
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> dict[str, float | Tensor]:
         """Give back the norm before the last clipping, and whether that changed anything."""
-        return {name: float(number) for name, number in self._last.items()}
+        return {name: number(value) for name, value in self._last.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Give back the norms so far, by `quantile`; nothing otherwise."""
-        return {"norms": list(self._norms)} if self.by == "quantile" else {}
+        return {"norms": self._norms.tolist()} if self.by == "quantile" else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave.
@@ -190,4 +190,4 @@ class Clipping(Trick):
             ValueError: If the state is that of another way to clip.
         """
         super().load_state_dict(state)
-        self._norms = deque(state.get("norms", ()), maxlen=self.history)
+        self._norms = Norms(self.history, state.get("norms", ()))

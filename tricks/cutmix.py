@@ -22,7 +22,7 @@ from tricks.mixing import (
     draw,
     draw_beta,
 )
-from tricks.trick import Batch, Time, Trick
+from tricks.trick import Batch, Time, Trick, number
 
 PATIENCE = 1024
 """Samples after which it is sure that all are mixed, and not by chance."""
@@ -192,6 +192,6 @@ class Cutmix(Trick):
         super().load_state_dict(state)
         self._cut = []
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> dict[str, float | Tensor]:
         """Give back the share of the last update that was cut into."""
-        return {} if self._share is None else {"cut_share": float(self._share)}
+        return {} if self._share is None else {"cut_share": number(self._share)}

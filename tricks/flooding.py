@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tricks.gradients import parameters_of
-from tricks.trick import Batch, Trick
+from tricks.gradients import multiply_, parameters_of
+from tricks.trick import Batch, Trick, number
 
 
 def flood(loss: Tensor, level: float) -> Tensor:
@@ -61,7 +61,8 @@ class Flooding(Trick):
             class probabilities, [N, K, ...], that allow no cross-entropy below the level: those of
             a training's first batch, and the first of another kind. Other targets are not checked.
         FloatingPointError: In `gradients`, if the mean loss is infinite or not a number, which is
-            neither above the level nor below; no gradient is changed.
+            neither above the level nor below; no gradient is changed. (On a card nothing waits for
+            the loss: where it is not a number, the gradients become so too.)
 
     >>> weight = torch.tensor(0.2, requires_grad=True)
     >>> optimizer = torch.optim.SGD([weight], lr=0.1)
@@ -130,7 +131,8 @@ class Flooding(Trick):
         if not gradients:
             return
         loss = torch.as_tensor(loss)
-        if not loss.isfinite():
+        waits = loss.device.type == "cpu"
+        if waits and not loss.isfinite():
             raise FloatingPointError(
                 f"The mean loss is {loss.item()}, neither above the flood level nor below. Call "
                 "check_gradients_(parameters, 'skip', loss) before the tricks to leave such "
@@ -139,19 +141,21 @@ class Flooding(Trick):
         if self.per_sample:
             self._share = torch.cat(flooded).double().mean() if flooded else None
             return
-        sign = torch.sign(loss - self.level).item()
-        self._share = float(sign != 1.0)
-        if sign != 1.0:
-            torch._foreach_mul_(gradients, sign)
+        sign = torch.sign(loss - self.level)
+        self._share = number((sign != 1.0).double())
+        if not waits:
+            multiply_(gradients, sign)
+        elif sign.item() != 1.0:
+            torch._foreach_mul_(gradients, sign.item())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Begin at the beginning of an update: losses of one that was left out do not count."""
         super().load_state_dict(state)
         self._flooded = []
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> dict[str, float | Tensor]:
         """Give back the share of the last update that was flooded."""
-        return {} if self._share is None else {"flooded_share": float(self._share)}
+        return {} if self._share is None else {"flooded_share": number(self._share)}
 
 
 def _check_level(where: str, level: float) -> None:

@@ -110,6 +110,12 @@ def _norm(gradients: list[Tensor]) -> Tensor:
     return get_total_norm([*(g for g in gradients if g.dtype not in HALF), *norms])
 
 
+def multiply_(gradients: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply gradients by a number that is on a device, in place, without waiting for it."""
+    for device in {g.device for g in gradients}:
+        torch._foreach_mul_([g for g in gradients if g.device == device], factor.to(device))
+
+
 def _wide_norm(tensor: Tensor) -> Tensor:
     norm: Tensor = vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float64))
     return norm

@@ -36,11 +36,14 @@ def draw(
     device = inputs.device if generator is None else generator.device
     uniform = torch.rand(rows, len(inputs), generator=generator, device=device)
     cycle = torch.randperm(len(inputs), generator=generator, device=device).to(inputs.device)
-    if left is not None:
-        cycle = cycle[~left[cycle]]
-    partners = torch.arange(len(inputs), device=inputs.device)
-    partners[cycle] = cycle.roll(1)
-    return uniform.to(inputs.device), partners
+    before = cycle.roll(1)
+    if left is not None:  # those that are left stand at the end; no size depends on them
+        cycle = cycle[left[cycle].to(torch.uint8).argsort(stable=True)]
+        places = torch.arange(len(inputs), device=inputs.device)
+        count = len(inputs) - left.sum()
+        previous = torch.where(places > 0, places - 1, (count - 1).clamp(min=0))
+        before = torch.where(places < count, cycle[previous], cycle)
+    return uniform.to(inputs.device), torch.empty_like(cycle).scatter_(0, cycle, before)
 
 
 def are_others(partners: Tensor) -> Tensor:

@@ -83,9 +83,23 @@ def draw(count: int, bins: int, generator: torch.Generator) -> Draw:
     def below(bound: int) -> Tensor:
         return torch.randint(bound, (count,), generator=generator, device=generator.device)
 
-    # one wait for the device
+    # one wait for a card
     operations, places, signs = torch.stack([below(len(NAMES)), below(bins), below(2)]).cpu()
     return Draw(operations, places, signs.bool())
+
+
+def on_cpu(generator: torch.Generator) -> torch.Generator:
+    """Give back a fresh generator's like on the CPU: what it draws need not be waited for."""
+    if generator.device.type == "cpu":
+        return generator
+    return torch.Generator().manual_seed(generator.initial_seed())
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device without waiting for it."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def check_images(images: Tensor, who: str) -> None:
@@ -146,8 +160,8 @@ def apply(
     most = len(images) if images.is_cuda else max(1, AT_ONCE // math.prod(images.shape[1:]))
     for operation, numbers, members in groups:
         for index in members.nonzero().flatten().split(most):
-            there = index.to(images.device)
-            result = operation(images.index_select(0, there), numbers[index].to(images.device))
+            there = send(index, images.device)
+            result = operation(images.index_select(0, there), send(numbers[index], images.device))
             changed.index_copy_(0, there, result)
     return changed
 
@@ -166,7 +180,7 @@ def _pixelwise(
         return _blend(images, grey.float().mean((1, 2, 3), keepdim=True), amounts)
 
     def sharpness(images: Tensor, amounts: Tensor) -> Tensor:
-        pixels, blurred = images.double(), functional.adjust_sharpness(images, 0.0).double()
+        pixels, blurred = images.double(), _blurred(images).double()
         return _to_uint8(blurred.sub_(pixels).mul_(_float32(-amounts)).add_(pixels))
 
     def solarize(images: Tensor, shares: Tensor) -> Tensor:
@@ -191,6 +205,20 @@ def _float32(numbers: Tensor) -> Tensor:
 
 def _to_uint8(pixels: Tensor) -> Tensor:
     return pixels.float().clamp_(0, 255).to(torch.uint8)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """As torchvision's `adjust_sharpness` by 0, which copies its kernel from the processor."""
+    channels, height, width = images.shape[1:]
+    if height <= 2 or width <= 2:
+        return images
+    kernel = torch.full((3, 3), 1.0 / 13.0, device=images.device)
+    kernel[1, 1] = 5.0 / 13.0
+    pixels = images.to(torch.float32, copy=True)
+    blurred = F.conv2d(pixels, kernel.expand(channels, 1, 3, 3), groups=channels).round_()
+    inner = pixels[..., 1:-1, 1:-1]
+    inner.add_(blurred.sub_(inner))
+    return pixels.clamp_(0, 255).to(torch.uint8)
 
 
 def _blend(images: Tensor, others: Tensor, amounts: Tensor) -> Tensor:
@@ -235,7 +263,7 @@ def _sample(images: Tensor, maps: Tensor, interpolation: Interpolation) -> Tenso
     places = torch.stack(
         [*torch.meshgrid(x, y, indexing="xy"), torch.ones_like(x).expand(height, width)], -1
     )
-    size = torch.tensor([0.5 * width, 0.5 * height], device=images.device)
+    size = send(torch.tensor([0.5 * width, 0.5 * height]), images.device)
     grid = places.view(1, -1, 3).expand(count, -1, -1).bmm(maps.transpose(1, 2) / size)
     read = F.grid_sample(
         images.float(),

@@ -15,7 +15,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from tricks.operations import Interpolation, Space, apply, check_bins, check_images, draw
+from tricks.operations import Interpolation, Space, apply, check_bins, check_images, draw, on_cpu
 from tricks.trick import Time, Trick, require_one_of
 
 RANGE = Space(shear=0.3, translate=(150.0 / 331.0, 0.0), rotate=30.0, enhance=0.9, posterize=4)
@@ -106,4 +106,4 @@ class RandAugment(Trick):
         """Change each image."""
         check_images(images, "RandAugment")
         given = self.operations, self.magnitude, self.magnitude_bins, self.interpolation
-        return rand_augment(images, generator, *given)
+        return rand_augment(images, on_cpu(generator), *given)

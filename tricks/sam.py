@@ -21,7 +21,7 @@ from torch.nn.utils import get_total_norm
 
 from tricks.gradients import HALF
 from tricks.passes import keep_buffers, random_state, set_random_state
-from tricks.trick import Trick
+from tricks.trick import Trick, number
 
 RHO, ETA = 0.05, 0.01
 
@@ -46,6 +46,7 @@ def sharpness_aware(
     after the first, and torch's global generators too, from which both draw the same numbers. If
     the norm is not finite (an overflow under a loss scaler, whose factor does not matter) or there
     is no gradient but 0, there is no second pass: gradients and both losses are those of the first.
+    (On a card, where nothing waits for the norm, there is one, without a perturbation.)
 
     Args:
         compute: Zeroes the gradients, passes all micro-batches forward and backward, and gives back
@@ -101,11 +102,21 @@ def _perturbations(model: nn.Module, rho: float, eta: float | None) -> dict[nn.P
     if not scaled:
         return {}
     largest = get_total_norm(scaled, math.inf)  # divided by it first, no square is out of range
-    if not 0 < largest.item() < math.inf:
+    waits = largest.device.type == "cpu"
+    if waits and not 0 < largest.item() < math.inf:
         return {}
     scaled = [g / largest.to(g.device) for g in scaled]
-    step = rho / get_total_norm(scaled).item()
-    return {p: g * t * step for (_, p, _), g, t in zip(named, scaled, scales, strict=True)}
+    norm = get_total_norm(scaled)
+    step = rho / norm.item() if waits else rho / norm.double()
+    parts = [g * t * _at(step, g) for g, t in zip(scaled, scales, strict=True)]
+    if not waits:  # a perturbation of 0 takes the place of none
+        fine = (largest > 0) & largest.isfinite()
+        parts = [torch.where(fine.to(e.device), e, 0.0) for e in parts]
+    return {p: e for (_, p, _), e in zip(named, parts, strict=True)}
+
+
+def _at(step: float | Tensor, gradient: Tensor) -> float | Tensor:
+    return step.to(gradient.device) if isinstance(step, Tensor) else step
 
 
 def _scale(name: str, parameter: Tensor, eta: float | None) -> Tensor | float:
@@ -187,9 +198,9 @@ class Sam(Trick):
         self._sharpness = worst.detach() - loss.detach()
         return loss
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> dict[str, float | Tensor]:
         """Give back how much larger the loss was at the perturbed weights."""
-        return {} if self._sharpness is None else {"sharpness": float(self._sharpness)}
+        return {} if self._sharpness is None else {"sharpness": number(self._sharpness)}
 
 
 def _check(where: str, rho: float, eta: float) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tricks.residual import Block, attach_, drop_rate, exit_of, find_blocks
 from tricks.residual_sums import DROPS
-from tricks.trick import Batch, Time, Trick, require_one_of
+from tricks.trick import Batch, Time, Trick, number, require_one_of
 
 Mode = Literal["row", "batch"]
 
@@ -137,9 +137,9 @@ class StochasticDepth(Trick):
         if self._masks is not None:
             self._masks.next = None
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> dict[str, float | Tensor]:
         """Give back the share of the branches that the last update left out."""
-        return {} if self._share is None else {"dropped": float(self._share)}
+        return {} if self._share is None else {"dropped": number(self._share)}
 
 
 @dataclass(eq=False)

@@ -214,8 +214,11 @@ class Trick:
         """List what to know before a training of so many updates, once `model` was called."""
         return []
 
-    def report(self) -> dict[str, float]:
-        """Give back what the trick did in the last update, as named numbers to be averaged."""
+    def report(self) -> Mapping[str, float | Tensor]:
+        """Give back what the trick did in the last update, as named numbers to be averaged.
+
+        What is on a card may stay there as a tensor: whoever logs it waits for it.
+        """
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -244,6 +247,12 @@ def require_one_of(name: str, value: object, choices: Any, remedy: str = "") -> 
     if value not in get_args(choices):
         known = ", ".join(get_args(choices))
         raise ValueError(f"{name} must be one of {known}, got {value!r}.{remedy}")
+
+
+def number(value: float | Tensor) -> float | Tensor:
+    """Give back a number; on a card the tensor that it is, as nothing waits for it there."""
+    is_away = isinstance(value, Tensor) and value.device.type != "cpu"
+    return value if is_away else float(value)
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -15,7 +15,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from tricks.operations import Interpolation, Space, apply, check_bins, check_images, draw
+from tricks.operations import Interpolation, Space, apply, check_bins, check_images, draw, on_cpu
 from tricks.trick import Time, Trick, require_one_of
 
 WIDE = Space(shear=0.99, translate=(0.0, 32.0), rotate=135.0, enhance=0.99, posterize=6)
@@ -86,4 +86,4 @@ class TrivialAugment(Trick):
     ) -> Tensor:
         """Change each image."""
         check_images(images, "TrivialAugment")
-        return trivial_augment(images, generator, self.magnitude_bins, self.interpolation)
+        return trivial_augment(images, on_cpu(generator), self.magnitude_bins, self.interpolation)

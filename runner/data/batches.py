@@ -20,6 +20,7 @@ from runner.data.augmentation import (
 )
 from runner.data.source import Split
 from tricks import Batch, Chain, Time, derive_seed, overrides
+from tricks.operations import send
 
 NO_AUGMENTATION, NO_TRICK, START = Augmentation(), Chain(), Time(0, 1, 1)
 
@@ -108,13 +109,14 @@ class Batches:
     def __post_init__(self) -> None:
         scale, shift = normalization(self.mean, self.std, self.split.levels)
         self._scale, self._shift = (t.to(self.split.labels.device) for t in (scale, shift))
+        self._are_changed = any(overrides(trick, "images") for trick in self.trick)
 
     def __len__(self) -> int:
         return updates_per_epoch(len(self.split.labels), self.batch_size, self.drop_last)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from batch `start` on."""
-        order = self.order(epoch)
+        order = self._known_where_the_images_are(self.order(epoch))
         for index in range(start, len(self)):
             yield self._batch(order, epoch, index)
 
@@ -123,7 +125,8 @@ class Batches:
 
         Tricks draw for a whole batch, and get one.
         """
-        batch = self._batch(self.order(0), 0, 0, None if self._are_changed else most)
+        order = self._known_where_the_images_are(self.order(0))
+        batch = self._batch(order, 0, 0, None if self._are_changed else most)
         return Batch(batch.inputs[:most], batch.targets[:most])
 
     def order(self, epoch: int) -> Tensor:
@@ -151,21 +154,24 @@ class Batches:
         sizes, starts = sizes[drawn], (sizes.cumsum(0) - sizes)[drawn]
         return by_class[starts + (share * sizes).long()]
 
-    def _batch(self, order: Tensor, epoch: int, index: int, most: int | None = None) -> Batch:
+    def _known_where_the_images_are(self, order: Tensor) -> tuple[Tensor, Tensor]:
+        """Give back an order where the labels are, and where the images are: no batch waits."""
+        return order, order.to(self.split.images.device)
+
+    def _batch(
+        self, order: tuple[Tensor, Tensor], epoch: int, index: int, most: int | None = None
+    ) -> Batch:
         start = index * self.batch_size
-        chosen = order[start : start + self.batch_size]
-        seed = derive_seed(self.seed, "augmentation", epoch, index)
-        draw, chosen = self._draw(len(chosen), seed, most), chosen[:most]
+        stop = start + self.batch_size if most is None else start + min(most, self.batch_size)
+        chosen, among_images = (each[start:stop] for each in order)
+        whole = min(self.batch_size, len(order[0]) - start)
+        draw = self._draw(whole, epoch, index, most)
         seeds = (derive_seed(self.seed, "transforms", epoch, start + i) for i in range(len(chosen)))
-        images = self._augmented(self.split.images_of(chosen), draw, seeds)
+        images = send(self.split.images_of(among_images), chosen.device)
+        images = self._augmented(images, draw, seeds)
         update = self.begin.update + epoch * len(self) + index
         inputs = self._inputs(self._changed(images, chosen, update), draw)
         return Batch(inputs, self.split.labels.index_select(0, chosen))
-
-    @property
-    def _are_changed(self) -> bool:
-        """Whether a trick changes the images."""
-        return any(overrides(trick, "images") for trick in self.trick)
 
     def _changed(self, images: Tensor, samples: Tensor, update: int) -> Tensor:
         """Let the tricks change the images of an update, with random numbers of their own."""
@@ -176,10 +182,11 @@ class Batches:
         time = self.begin._replace(update=update)
         return self.trick.images(images, samples, time, generator)
 
-    def _draw(self, count: int, seed: int, most: int | None) -> Draw | None:
+    def _draw(self, count: int, epoch: int, index: int, most: int | None) -> Draw | None:
         """Draw for a whole batch, also where only the first samples of it are wanted."""
         if not self.augmentation.draws:
             return None
+        seed = derive_seed(self.seed, "augmentation", epoch, index)
         generator = torch.Generator(self.split.labels.device).manual_seed(seed)
         return self.augmentation.draw(count, self.split.shape[1:], generator).first(most)
 

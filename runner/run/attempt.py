@@ -241,6 +241,7 @@ class Attempt:
                     self.save()
             if training.device.type == "cuda":
                 torch.cuda.synchronize()
+            training.settle()
         self.seconds += time.perf_counter() - begun
 
     def evaluate(self, epoch: float, test: bool) -> None:
