@@ -53,6 +53,8 @@ class Bench:
 def build(settings: Settings, data: DataSet | None = None) -> Bench:
     """Build a run; `data` is what `build_data` gives for it, None to read it here.
 
+    What the settings left open is chosen (runner/auto.py).
+
     Raises:
         UserError: If a part cannot be built from its config.
     """

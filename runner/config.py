@@ -19,7 +19,6 @@ from pydantic import Field
 
 from runner.allowed import locate, refuse_foreign
 from runner.data import Augmentation
-from runner.device import available_cores
 from runner.errors import UserError, did_you_mean
 from runner.metrics import check_metrics
 from runner.names import CONF, check_name
@@ -108,9 +107,8 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> Settings:
     nodes["tricks"] = _check_tricks(tricks, overrides)
     _refuse_replaced(nodes)
     check_metrics(settings.metrics)
-    threads = len(available_cores()) if settings.threads == "auto" else settings.threads
     epochs = int(settings.epochs) if settings.epochs.is_integer() else settings.epochs
-    return dataclasses.replace(settings, **nodes, threads=threads, epochs=epochs)
+    return dataclasses.replace(settings, **nodes, epochs=epochs)
 
 
 def check_node(where: str, node: Node, group: str) -> Node:

@@ -1,4 +1,4 @@
-"""Where a run computes: cores, devices, and what is refused there."""
+"""Where a run computes: devices, and what is refused there."""
 
 import os
 from typing import Any
@@ -7,13 +7,6 @@ import torch
 from torch import nn
 
 from runner.errors import Unfit, UserError
-
-
-def available_cores() -> list[int]:
-    """Give back the numbers of the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def find_device(name: str) -> torch.device:

@@ -21,6 +21,7 @@ from runner.cli.explain import explain
 from runner.cli.hydra_internals import Loader
 from runner.cli.task import register
 from runner.config import Settings, check
+from runner.cores import usable_cores
 from runner.data import Batches, DataSet
 from runner.data.seen import as_trained, to_pixels
 from runner.errors import UserError
@@ -160,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         register(own)
         loader = Loader(own)
         settings = compose(loader, given.overrides)
-        torch.set_num_threads(int(settings.threads))
+        torch.set_num_threads(usable_cores() if settings.threads == "auto" else settings.threads)
         data = build_data(settings)
         batches = build_batches(settings, data, build_tricks(settings))
         draw(batches, data, given.out, settings.micro_batch_size)

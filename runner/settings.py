@@ -31,7 +31,7 @@ class Settings:
     micro_batch_size: Positive | None
     precision: Literal["float32", "bfloat16", "float16"]
     allow_emulated: bool
-    memory_format: Literal["contiguous", "channels_last"]
+    memory_format: Literal["auto", "contiguous", "channels_last"]
     compile: bool | Literal["cuda_graphs"]
     device: str
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]  # OpenMP aborts at too many

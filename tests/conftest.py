@@ -41,7 +41,7 @@ def composed(*overrides: str) -> DictConfig:
 
 def settings(*overrides: str) -> Settings:
     """Compose and check the config of one run."""
-    return check(composed("threads=1", *overrides), overrides)
+    return check(composed("threads=1", "memory_format=contiguous", *overrides), overrides)
 
 
 def few(values, quick):

@@ -24,6 +24,7 @@ FLOORS = [
     ["cli"],
     ["sweep", "trained"],
     ["run"],
+    ["auto"],
     ["build"],
     ["begin"],
     ["nodes"],
@@ -38,7 +39,7 @@ FLOORS = [
     ["losses", "micro_batches", "observed", "tiles"],
     ["store"],
     ["names", "signals", "terminal", "validation"],
-    ["garbage", "quoting", "texts"],
+    ["cores", "garbage", "quoting", "texts"],
     ["errors"],
 ]
 """From the roof to the ground."""

@@ -66,8 +66,7 @@ def _run(cfg: DictConfig) -> float:
     folder, sweep = Path(hydra.runtime.output_dir), hydra.mode is RunMode.MULTIRUN
     try:
         settings = check(cfg, hydra.overrides.task)
-        auto = cfg.threads == "auto"
-        result = resume_or_run(folder, settings, quiet=sweep, auto_threads=auto)
+        result = resume_or_run(folder, settings, quiet=sweep)
     except UserError as error:
         remove_empty(folder)
         if sweep:  # Hydra shows the first error of a sweep alone, and at its end

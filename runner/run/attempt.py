@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from runner.build import Bench, build
+from runner.auto import AUTO, decide, is_open, settle
+from runner.build import Bench, build, build_data
 from runner.config import Settings
+from runner.cores import usable_cores
 from runner.data.seen import first_sheet
 from runner.names import label
 from runner.run import checkpoint, mistakes, model_file
@@ -30,7 +32,7 @@ from runner.run.result import (
     write_predictions,
     write_result,
 )
-from runner.run.resume import device_begun_with, environment, restore, threads_begun_with
+from runner.run.resume import begun_with, device_begun_with, environment, restore
 from runner.run.status import Status, clear, conclude, recorded, tidy, write_config
 from runner.signals import defer_signals, raise_if_stopping, stop_requested
 from runner.store.files import remove_leftovers, write_json
@@ -43,9 +45,7 @@ WORTH = 100.0
 """At an epoch's end, the last checkpoint must be so many times as old as writing it took."""
 
 
-def resume_or_run(
-    folder: Path, settings: Settings, quiet: bool, auto_threads: bool = False
-) -> dict[str, Any]:
+def resume_or_run(folder: Path, settings: Settings, quiet: bool) -> dict[str, Any]:
     """Give back the result of a run: read it if the run is done; else resume or start it.
 
     What the config leaves at `auto` is as the run was begun, for cores and cards differ by machine.
@@ -54,29 +54,29 @@ def resume_or_run(
         folder: The folder of the run.
         settings: The config.
         quiet: Whether to print no progress, as in a sweep.
-        auto_threads: Whether the config left the threads open.
 
     Raises:
         UserError: If the folder belongs to another run, or as `attempt` does.
     """
     with isolated():
-        return _resume_or_run(folder, settings, quiet, auto_threads)
+        return _resume_or_run(folder, settings, quiet)
 
 
-def _resume_or_run(
-    folder: Path, settings: Settings, quiet: bool, auto_threads: bool
-) -> dict[str, Any]:
-    threads = threads_begun_with(folder) if auto_threads else None
+def _resume_or_run(folder: Path, settings: Settings, quiet: bool) -> dict[str, Any]:
     given = settings.threads
-    settings = dataclasses.replace(settings, threads=threads or given)
+    settings = settle(settings, begun_with(folder))
     if (result := finished(folder, settings)) is None:
         device = device_begun_with(folder, settings)
-        kept = [f"threads={settings.threads}"] * (settings.threads != given)
+        moved = given == AUTO and settings.threads not in (AUTO, *range(usable_cores() + 1))
+        kept = [f"threads={settings.threads}"] * moved
         kept += [f"device={device}"] * (device != settings.device)
         if kept:
             say(f"{label(folder)}  resumes with {' and '.join(kept)}, as it was begun")
-        bench = build(dataclasses.replace(settings, device=device))
-        return attempt(folder, settings, bench, quiet)
+        here = dataclasses.replace(settings, device=device)
+        data = build_data(here) if is_open(here) else None
+        here = decide(here, data) if data else here
+        chosen = dataclasses.replace(here, device=settings.device)
+        return attempt(folder, chosen, build(here, data), quiet)
     # it may have been killed after result.json
     conclude(folder, "done", replaces=("running", "stopped", "failed"))
     tidy(folder, settings.keep)

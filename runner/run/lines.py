@@ -29,6 +29,7 @@ def beginning(settings: Settings, bench: Bench, machine: Mapping[str, Any]) -> s
         f"{title(settings.data, 'data')}: {' / '.join(numbers)} images of {shape}",
         machine["device"],
         f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}",
+        str(machine["memory_format"]),
         f"tricks: {', '.join(training.trick.names) or 'none'}",
     ]
     return ", ".join(words)

@@ -19,18 +19,24 @@ from runner.names import label
 from runner.run.fingerprint import bits_depend_on, digest_tensors
 from runner.run.status import command
 from runner.store.files import Damaged, checked, read_json
+from runner.store.identity import FORMATS, renamed
 from runner.store.runs import CONFIG, MACHINE
 from runner.store.values import read_values
 from runner.texts import printable, say
 
 
-def threads_begun_with(folder: Path) -> int | None:
-    """Give back the CPU threads of the run in a folder; None if there is none, or it is damaged."""
+def begun_with(folder: Path) -> dict[str, Any]:
+    """Give back what the run in a folder has of what `auto` chooses; {} if there is none."""
     try:
-        threads = checked(read_values(folder / CONFIG)).get("threads")
+        found = renamed(checked(read_values(folder / CONFIG)))
     except (FileNotFoundError, Damaged):  # which `is_run_of` reports
-        return None
-    return threads if type(threads) is int and 1 <= threads <= 1024 else None
+        return {}
+    threads, memory_format = found.get("threads"), found.get("memory_format")
+    sound = type(threads) is int and 1 <= threads <= 1024
+    return {
+        **({"threads": threads} if sound else {}),
+        **({"memory_format": memory_format} if memory_format in FORMATS.values() else {}),
+    }
 
 
 def device_begun_with(folder: Path, settings: Settings) -> str:

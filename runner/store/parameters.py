@@ -9,7 +9,7 @@ from runner.texts import printable
 NAMING = ("format", "name", "variant", "seed", "again")
 """Keys that set no run apart from another of the same setting."""
 
-MACHINE = ("threads", "device")
+MACHINE = ("threads", "memory_format", "device")
 """Settings that `auto` resolves on each machine: seeds that differ in them alone stand together."""
 
 NONE = "none"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
@@ -11,7 +12,10 @@ from omegaconf import DictConfig, open_dict
 from runner.ablation.designs import design
 from runner.ablation.plan import Plan
 from runner.ablation.tuning import Tuned
+from runner.auto import choose, is_open, settle
+from runner.build import build_data
 from runner.config import Settings, check
+from runner.data import DataSet
 from runner.errors import UserError
 from runner.names import flatten
 from runner.quoting import literal
@@ -21,6 +25,9 @@ from runner.sweep.order import Chooser, read_tricks
 from runner.sweep.settings import AblationSettings, find_factors
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+WITHOUT_NETWORK = ("optimizer", "scheduler", "loss", "epochs")
+"""Settings that change nothing of a network."""
 
 RUN_KEYS = ("variant", "seed", "again")
 """The keys of a run that its place in the ablation gives it."""
@@ -43,7 +50,9 @@ class Draft:
         master: The composed config, with Hydra's node.
         loader: Composes the variants.
         arguments: The overrides that were typed.
-        threads: CPU threads of a run, where the config leaves them open.
+        cores: The cores that a run may use.
+        elsewhere: Whether the runs are done on other machines than this.
+        chosen: What was chosen before of what the config leaves open; None to choose it.
 
     Raises:
         UserError: If the design cannot be laid out, or something is given twice.
@@ -55,7 +64,9 @@ class Draft:
         master: DictConfig,
         loader: Composer,
         arguments: Sequence[str],
-        threads: int,
+        cores: int,
+        elsewhere: bool = False,
+        chosen: Mapping[str, Any] | None = None,
     ) -> None:
         self.settings, self.master, self.loader = settings, master, loader
         tricks = read_tricks(master, loader, arguments, as_typed=settings.design == "cumulative")
@@ -69,8 +80,7 @@ class Draft:
         varied = {*levels, *(key for key in keys if not key.endswith(".enabled"))}
         tuned = check_grid(settings.tune or {}, varied)
         self.base = _base(arguments, varied, tuned, OverridesParser.create(cast(Any, loader)))
-        if master.threads == "auto":
-            self.base.append(f"threads={threads}")
+        self.cores, self.elsewhere, self.chosen = cores, elsewhere, chosen
         self.base += needed_for(settings.metric, master)
         self.rows = {
             variant: [
@@ -87,6 +97,34 @@ class Draft:
                 config.pop("ablation", None)  # an experiment may have chosen it
                 config.name = self.master.name
         return composed
+
+    def check(self, config: DictConfig) -> Settings:
+        """Check the config of a run, with what was chosen for all."""
+        return settle(check(config), self.chosen or {})
+
+    def _choose(self, variants: Sequence[Settings]) -> dict[str, Any]:
+        """Choose once for all runs what the variants leave open; trials of the tuning count."""
+        if not any(map(is_open, variants)):
+            return {}
+        tried = [
+            [*row, *write_overrides({key: value})]
+            for row in self.rows.values()
+            for key, values in (self.settings.tune or {}).items()
+            if not key.startswith(WITHOUT_NETWORK)
+            for value in values
+        ]
+        composed = self.compose({str(number): row for number, row in enumerate(tried)})
+        runs, sets = list[tuple[Settings, DataSet]](), dict[str, DataSet]()
+        trials = list[Settings]()
+        for config in composed.values():
+            with suppress(UserError):  # which is raised where the trials are planned
+                trials.append(check(config))
+        for settings in (*variants, *trials):
+            with suppress(UserError):  # which is raised where the runs are built
+                if (key := repr(settings.data)) not in sets:
+                    sets[key] = build_data(settings)
+                runs.append((settings, sets[key]))
+        return choose(runs, self.cores, self.elsewhere) if runs else {}
 
     def plan(
         self,
@@ -112,7 +150,10 @@ class Draft:
             rows[name] += write_overrides({"epochs": length})
         composed = self.compose(rows)
         _refuse_unused(list(composed.values()), self.base)
-        flat = {variant: flat_values(check(config)) for variant, config in composed.items()}
+        checked = {variant: check(config) for variant, config in composed.items()}
+        if self.chosen is None:
+            self.chosen = self._choose([*checked.values()])
+        flat = {name: flat_values(settle(each, self.chosen)) for name, each in checked.items()}
         _refuse_twins(flat)
         refuse_unmeasured(self.settings.metric, flat)
         first = next(iter(flat.values()))

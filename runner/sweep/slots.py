@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from runner.device import available_cores
+from runner.cores import available_cores, usable_cores
 from runner.errors import UserError
 
 
@@ -37,7 +37,7 @@ def slots(workers: int | str, per_card: int, runs: int, cards: Sequence[str]) ->
         if not free and (not isinstance(value, int) or value < 1):
             raise UserError(f"hydra.launcher.{key} must be a whole number >= 1, got {value}.")
     cores = available_cores()
-    count = (len(cards) * per_card or len(cores)) if workers == "auto" else int(workers)
+    count = (len(cards) * per_card or usable_cores()) if workers == "auto" else int(workers)
     count = max(1, min(count, runs))
     share = max(1, len(cores) // count)
     starts = range(0, count * share, share)

@@ -24,8 +24,9 @@ from runner.ablation.plan import Plan, load_plan, save_plan
 from runner.ablation.table import is_evidence, unfair_metric
 from runner.ablation.tuning import TUNING, Tuned
 from runner.ablation.verdicts import Findings, judge
+from runner.auto import OPEN
+from runner.cores import idle_cores, usable_cores
 from runner.data.cache import default_folder
-from runner.device import available_cores
 from runner.errors import UserError, cause_of
 from runner.names import label
 from runner.report import tuning_lines
@@ -45,7 +46,7 @@ from runner.sweep.freeze import Frozen, refuse_foreign_runs, refuse_other
 from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.metrics import listed_metrics
 from runner.sweep.progress import Progress
-from runner.sweep.settings import check_settings
+from runner.sweep.settings import AblationSettings, check_settings
 from runner.sweep.slots import slots, visible_cards
 from runner.sweep.tuning import find_trials, read_trials
 from runner.texts import same_command, say
@@ -78,10 +79,8 @@ class AblationSweeper(Sweeper):
         settings = check_settings(cast(dict[str, Any], node), listed_metrics(self.config))
         root = Path(str(self.config.hydra.sweep.dir))
         before = load_plan(root)
-        threads = int(before.config["threads"]) if before else self._threads()
-        loader = cast(Composer, self.context.config_loader)
         command = shlex.join(["python", "-m", "runner", *sys.argv[1:]])  # to be typed again
-        draft = Draft(settings, self.config, loader, arguments, threads)
+        draft = self._draft(settings, arguments, before)
         same = before and before.question.tune == settings.question.tune
         tuned = before.tuned if before and same else {}
         plan = at_equal_cost(partial(draft.plan, command, tuned), before)
@@ -118,6 +117,18 @@ class AblationSweeper(Sweeper):
             len(findings.runs),
             again,
         )
+
+    def _draft(
+        self, settings: AblationSettings, arguments: Sequence[str], before: Plan | None
+    ) -> Draft:
+        """Lay the ablation out; what the config leaves open is as in the plan of the folder."""
+        chosen = (
+            {key: before.config[key] for key in OPEN if key in before.config} if before else None
+        )
+        elsewhere = "submitit_folder" in self.config.hydra.launcher
+        loader = cast(Composer, self.context.config_loader)
+        cores = self._cores()
+        return Draft(settings, self.config, loader, arguments, cores, elsewhere, chosen)
 
     def _tune(self, root: Path, trials: Plan, again: bool) -> Mapping[str, Tuned]:
         """Do the trials that are left; give back what is chosen for each variant.
@@ -214,14 +225,14 @@ class AblationSweeper(Sweeper):
             cards = visible_cards(str(self.config.device))
             return len(slots(node.workers, node.per_card, runs, cards))
         jobs = int(node.get("n_jobs") or 1)  # joblib's: -1 is one a core, -2 one less
-        return min(runs, jobs if jobs > 0 else max(1, len(available_cores()) + 1 + jobs))
+        return min(runs, jobs if jobs > 0 else max(1, usable_cores() + 1 + jobs))
 
-    def _threads(self) -> int:
-        """The CPU threads of a run where the config leaves them open: its share of the cores."""
+    def _cores(self) -> int:
+        """The cores that a run may use: its share of those that are idle."""
         node = self.config.hydra.launcher
         if "submitit_folder" in node:
             return int(node.get("cpus_per_task") or 1)
-        return max(1, len(available_cores()) // self._at_once(sys.maxsize))
+        return max(1, idle_cores() // self._at_once(sys.maxsize))
 
 
 def _try(

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from runner.cores import available_cores
 from runner.data.decode import silence
 from runner.data.listing import SUFFIXES
-from runner.device import available_cores, compute_exactly, find_device
+from runner.device import compute_exactly, find_device
 from runner.errors import UserError
 from runner.texts import complain, reason, short
 from runner.trained.model import TrainedModel

@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from runner import config
+from runner import auto
 from runner.__main__ import main
-from runner.run import checkpoint
+from runner.run import attempt, checkpoint
 from runner.store import archive
 from runner.store.files import read_json
 from runner.train import Training
@@ -52,7 +52,9 @@ class Commands:
         assert code == 130
 
     def has_cores(self, count):
-        self.monkeypatch.setattr(config, "available_cores", lambda: [*range(count)])
+        self.monkeypatch.setattr(auto, "idle_cores", lambda: count)
+        self.monkeypatch.setattr(attempt, "usable_cores", lambda: count)
+        self.monkeypatch.setattr(auto, "PER_THREAD", 1)  # as for a large network
 
     def results(self):
         files = self.folder.glob("outputs/*/*/seed=*/result.json")

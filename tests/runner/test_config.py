@@ -101,7 +101,7 @@ def test_a_whole_number_passes_for_a_float_and_infinity_is_a_number():
 
 
 def test_a_trick_that_is_off_has_its_defaults_so_that_equal_runs_have_equal_configs():
-    cfg = composed("threads=1")
+    cfg = composed("threads=1", "memory_format=contiguous")
     with open_dict(cfg):
         cfg.tricks.flooding.level = 0.3  # as from an experiment file
     assert check(cfg) == settings()
@@ -129,9 +129,9 @@ def test_the_tricks_stand_in_one_order_that_satisfies_them_however_they_are_name
     assert order.index("centralization") < order.index("clipping")
 
 
-def test_threads_and_defaults_are_written_out():
+def test_threads_may_be_left_open():
     assert settings("threads=3").threads == 3
-    assert check(composed()).threads >= 1
+    assert check(composed()).threads == "auto"
 
 
 def test_only_the_environment_widens_the_allow_list(monkeypatch):

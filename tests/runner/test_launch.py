@@ -32,8 +32,13 @@ from tests.builders import read_status, write_status
 
 @pytest.fixture
 def eight_cores(monkeypatch):
-    for module in (slots_module, sweeper_module):
-        monkeypatch.setattr(module, "available_cores", lambda: [2, 3, 4, 5, 6, 7, 8, 9])
+    monkeypatch.setattr(slots_module, "available_cores", lambda: [2, 3, 4, 5, 6, 7, 8, 9])
+    for module, name in (
+        (slots_module, "usable"),
+        (sweeper_module, "usable"),
+        (sweeper_module, "idle"),
+    ):
+        monkeypatch.setattr(module, f"{name}_cores", lambda: 8)
 
 
 @pytest.mark.usefixtures("eight_cores")
@@ -66,7 +71,7 @@ LAUNCHERS = {
 def test_where_threads_are_left_open_a_run_has_its_share_of_the_cores(launcher, threads):
     sweeper = AblationSweeper()
     sweeper.config = OmegaConf.create({"device": "cpu", "hydra": {"launcher": launcher}})
-    assert sweeper._threads() == threads
+    assert sweeper._cores() == threads
 
 
 @pytest.mark.parametrize("value", [0, -1, "two", 1.5])

@@ -75,7 +75,7 @@ def test_a_run_begins_with_a_line_of_what_it_does_but_for_a_sweep(do, tmp_path, 
         first = capsys.readouterr().out.splitlines()[0]
         assert first == (
             f"cifar_resnet(depth=8, width=3) ({count:,} parameters), digits: 1,294 train / "
-            "144 validation / 359 test images of 1 x 8 x 8, cpu, 1 thread, "
+            "144 validation / 359 test images of 1 x 8 x 8, cpu, 1 thread, contiguous, "
             "tricks: flooding, clipping -> "
             rf"{tmp_path}/r\x1b[31m{end}"
         )
@@ -240,7 +240,7 @@ def test_again_mends_a_damaged_result_and_a_status_is_put_right(do, tmp_path, mo
     assert do(*SHORT, "again=true") == result
     conclude(place, "done")
     write_status(place, "running")  # killed just after the result
-    cfg = composed("threads=1", *SHORT)
+    cfg = composed("threads=1", "memory_format=contiguous", *SHORT)
     OmegaConf.resolve(cfg)
     monkeypatch.setattr(HydraConfig, "get", lambda: hydra_of(place))
     task(cfg)

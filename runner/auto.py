@@ -1,0 +1,167 @@
+"""What `threads=auto` and `memory_format=auto` are: a rule, made from measurements.
+
+The rule knows the device, the processor, and the network, of which one image is passed through a
+copy. It does not measure, so that it says the same each time; what it says is written into
+config.yaml and sweep.yaml, and holds for the run, or for all runs of an ablation, from then on.
+benchmarks/README.md has the measurements: updates of our ResNets of widths 1 to 64 and of networks
+of torchvision, images of 8 to 224 pixels, one thread and two, with AVX512.
+
+- A thread more is worth it where each has 125 million multiply-adds (of a forward pass) to do. A
+  smaller network is slower on two threads than on one: the digits' ResNet-8 takes 6.6 ms on one,
+  7.3 ms on two. No more threads are taken than cores are idle when the run begins.
+- On a CPU channels_last saves a fifth to a third of an update where the weights are few beside
+  what the convolutions give out. Where they are many, as in torchvision's ResNet-18 on 64 pixels,
+  it loses up to a tenth, since weights are brought into another order each time. On several
+  threads it loses, up to 1.75 times, in layers of fewer than 16 channels. With 4 channels torch
+  crashes.
+- On a card contiguous stays: channels_last was not measured there.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runner.allowed import locate
+from runner.begin import rebuild_model
+from runner.config import Node, Settings
+from runner.cores import idle_cores, usable_cores
+from runner.data import DataSet
+from tricks import Trick
+
+AUTO = "auto"
+
+OPEN = ("threads", "memory_format")
+"""The settings that may be left open."""
+
+PER_THREAD = 125_000_000
+"""Multiply-adds of a forward pass, for which a thread is worth it."""
+
+MOST_WEIGHTS = 0.75
+"""Weights, by what the convolutions give out, up to which channels_last is faster."""
+
+NARROW, MOST_NARROW = 16, 0.1
+"""On several threads channels_last is slower if layers of fewer channels than the first give out
+more than such a share."""
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+
+
+@dataclasses.dataclass
+class Work:
+    """What the layers with weights do in a forward pass of a batch."""
+
+    multiply_adds: int = 0
+    weights: int = 0
+    outputs: int = 0
+    """Numbers that the convolutions give out."""
+    narrow: int = 0
+    """Of these, what has fewer channels than `NARROW`."""
+    has_four: bool = False
+    """Whether a convolution takes or gives out 4 channels."""
+
+
+def is_open(settings: Settings) -> bool:
+    """Whether something is left open."""
+    return AUTO in (settings.threads, settings.memory_format)
+
+
+def settle(settings: Settings, chosen: Mapping[str, Any]) -> Settings:
+    """Give back the settings with what was chosen in place of what they leave open."""
+    found = {k: chosen[k] for k in OPEN if getattr(settings, k) == AUTO and k in chosen}
+    return dataclasses.replace(settings, **found)
+
+
+def decide(settings: Settings, data: DataSet) -> Settings:
+    """Choose what the settings leave open, for one run on this machine."""
+    return settle(settings, choose([(settings, data)])) if is_open(settings) else settings
+
+
+def choose(
+    runs: Iterable[tuple[Settings, DataSet]], cores: int | None = None, elsewhere: bool = False
+) -> dict[str, Any]:
+    """Choose the threads and the memory format once for several runs: what suits each of them.
+
+    Args:
+        runs: Their settings, and their data sets.
+        cores: How many a run may use; None for those that are idle here.
+        elsewhere: Whether they run on other machines than this, which may have cards.
+    """
+    seen = dict[str, tuple[Settings, Work | None]]()
+    for settings, data in runs:
+        size = (settings.batch_size, settings.micro_batch_size, settings.device)
+        key = repr((settings.model, _changing(settings), settings.data, size, settings.threads))
+        if key not in seen:
+            on_card = _may_have_card(settings.device, elsewhere)
+            seen[key] = settings, None if on_card else work_of(settings, data)
+    known = [work for _, work in seen.values()]
+    threads = min(_most_threads(work) for work in known)
+    if threads > 1:
+        threads = min(threads, cores or (usable_cores() if None in known else idle_cores()))
+    most = max(s.threads if isinstance(s.threads, int) else threads for s, _ in seen.values())
+    last = all(work is not None and suits_channels_last(work, most) for work in known)
+    return {"threads": threads, "memory_format": "channels_last" if last else "contiguous"}
+
+
+def _may_have_card(device: str, elsewhere: bool) -> bool:
+    return device != "cpu" and (device != AUTO or elsewhere or torch.cuda.is_available())
+
+
+def _most_threads(work: Work | None) -> int:
+    """Give back how many threads a network keeps busy."""
+    return 1024 if work is None else max(1, work.multiply_adds // PER_THREAD)
+
+
+def suits_channels_last(work: Work, threads: int) -> bool:
+    """Whether a network is faster in channels_last, on so many threads of a CPU."""
+    if work.has_four or "AVX" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    if threads > 1 and work.narrow > MOST_NARROW * work.outputs:
+        return False
+    return work.weights <= MOST_WEIGHTS * work.outputs
+
+
+def work_of(settings: Settings, data: DataSet) -> Work | None:
+    """Find what a network does with a batch, by one image of zeros in a copy of it.
+
+    None if that is not possible: if it cannot be built or does not take the image, of which `build`
+    tells, or has no layer that is known.
+    """
+    count = min(settings.batch_size, len(data.train.labels))
+    count = min(count, settings.micro_batch_size or count)
+    work = Work()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            channels, classes = data.train.shape[0], len(data.classes)
+            model, _ = rebuild_model(settings.model, _changing(settings), channels, classes)
+            layers = [module for module in model.modules() if isinstance(module, LAYERS)]
+            for layer in layers:
+                layer.register_forward_hook(lambda *args: _add(work, count, *args))
+            model.eval()(torch.zeros(1, *data.train.shape))
+    except Exception:  # a model may raise anything
+        return None
+    return work if work.outputs else None
+
+
+def _changing(settings: Settings) -> dict[str, Node]:
+    """Give back the nodes of the tricks that are on and change the network, by where they are."""
+    on = {f"tricks.{n}": node for n, node in settings.tricks.items() if node["enabled"]}
+    return {
+        at: node
+        for at, node in on.items()
+        if locate(node["_target_"], at, "tricks").model is not Trick.model
+    }
+
+
+def _add(work: Work, count: int, layer: nn.Module, inputs: tuple[Tensor], outputs: Tensor) -> None:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    given = outputs.numel() * count
+    work.multiply_adds += given * weight[0].numel()
+    work.weights += weight.numel()
+    if outputs.ndim == 4 and not isinstance(layer, nn.Linear):
+        work.outputs += given
+        work.narrow += given * (outputs.shape[1] < NARROW)
+        work.has_four |= 4 in (inputs[0].shape[1], outputs.shape[1])
