@@ -60,7 +60,9 @@ def multiply_adds(plan: Plan) -> dict[str, Cost]:
     for variant in plan.variants:
         settings = settings_of(plan, variant)
         device = settings.device if torch.cuda.is_available() else "cpu"
-        plain = replace(settings, device=device, precision="float32", compile=False)
+        plain = replace(
+            settings, device=device, precision="float32", compile=False, tf32="convolutions"
+        )
         trial = Trial(variant, plain, sets)
         found = []
         for moment in trial.moments:
