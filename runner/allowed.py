@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -120,6 +121,7 @@ def _import(module: str, name: str, where: str, group: str) -> Any:  # noqa: ANN
     return thing
 
 
+@cache
 def _offered(group: str) -> dict[str, dict[str, Any]]:
     """For each module that a group may name, what it may name of it."""
     if group == "metric":  # ours are not named by their modules

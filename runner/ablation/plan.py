@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,7 @@ from runner.ablation.designs import Contrast, Factor
 from runner.ablation.tuning import Tuned
 from runner.errors import UserError
 from runner.store.files import DEEPEST, FORMAT, Damaged, checked, digest, write_text
-from runner.store.identity import digest_config, renamed
+from runner.store.identity import renamed, what_counts
 from runner.store.runs import number
 from runner.store.values import read_values
 from runner.validation import STRICT, validate
@@ -156,8 +157,14 @@ class Plan:
 
     def digests(self, variant: str) -> dict[int, str]:
         """Give back for each seed the hash of the run's config, as its run.json holds it."""
-        config = self.config_of(variant, self.seeds[0])
-        return {seed: digest_config({**config, "seed": seed}) for seed in self.seeds}
+        if variant not in self._digests:
+            config = what_counts(self.config_of(variant, self.seeds[0]))
+            self._digests[variant] = {s: digest({**config, "seed": s}) for s in self.seeds}
+        return self._digests[variant]
+
+    @cached_property
+    def _digests(self) -> dict[str, dict[int, str]]:
+        return {}
 
 
 def save_plan(root: Path, plan: Plan) -> None:

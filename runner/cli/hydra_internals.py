@@ -8,6 +8,7 @@ own where `hydra.main` does not.
 
 import argparse
 import copy
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -126,7 +127,7 @@ class Loader(ConfigLoaderImpl):
         name, given = master.hydra.job.config_name, [*_search_path(master), *base, "++variant='-'"]
         first = self.load_configuration(name, given, RunMode.RUN)
         values = {str(key) for key in first if key not in first.hydra.runtime.choices}
-        known: dict[tuple[str, ...], DictConfig] = {(): first}
+        known: dict[tuple[str, ...], bytes] = {(): _pickled(first)}
         composed: dict[str, DictConfig] = {}
         for label, overrides in variants.items():
             guard.refuse_hydras(overrides)
@@ -134,13 +135,11 @@ class Loader(ConfigLoaderImpl):
             own = [o for o in parsed if "." in o.key_or_group or o.key_or_group in values]
             files = tuple(str(o.input_line) for o in parsed if o not in own)
             if files not in known:
-                known[files] = self.load_configuration(name, [*given, *files], RunMode.RUN)
-            composed[label] = copy.deepcopy(known[files])
+                whole = self.load_configuration(name, [*given, *files], RunMode.RUN)
+                known[files] = _pickled(whole)
+            composed[label] = pickle.loads(known[files])
             # public as a part of a whole composition alone
             self._apply_overrides_to_config(own, composed[label])
-        for config in composed.values():
-            with open_dict(config):
-                del config["hydra"]
         return composed
 
     def _load_configuration_impl(  # where all ways to compose meet
@@ -207,6 +206,13 @@ class Loader(ConfigLoaderImpl):
             _, repo = self._parse_overrides_and_create_caching_repo(name, given)
             self._references[key] = usual, self._compose_config_from_defaults_list(files, repo)
         return self._references[key]
+
+
+def _pickled(config: DictConfig) -> bytes:
+    """Pickle a config without Hydra's node: to load that takes a fifth of the time of a copy."""
+    with open_dict(config):
+        del config["hydra"]
+    return pickle.dumps(config)
 
 
 def _search_path(config: DictConfig) -> list[str]:

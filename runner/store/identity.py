@@ -56,7 +56,12 @@ def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest_config(config: Mapping[str, Any]) -> str:
-    """Give back the hash of a run's config, as run.json holds it.
+    """Give back the hash of a run's config, as run.json holds it."""
+    return digest(what_counts(config))
+
+
+def what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Give back of a run's config what makes it the run that it is.
 
     Settings that change no bit are left out. So are those of `ADDED` that are as they were before,
     later tricks that are off, and a trick's parameter that is None, and the memory format has its
@@ -75,7 +80,7 @@ def digest_config(config: Mapping[str, Any]) -> str:
             else node
             for name, node in tricks.items()
         }
-    return digest(config)
+    return config
 
 
 def without_later_tricks(config: Mapping[str, Any]) -> dict[str, Any]:
