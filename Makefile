@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 HYDRA14 := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1 hydra-joblib-launcher==1.4.0rc3 hydra-submitit-launcher==1.4.0rc3
 
-.PHONY: demo test test-slow test-hydra14 check clean
+.PHONY: demo test test-slow test-hydra14 bench check clean
 
 demo: $(READY)  ## the five tricks, each alone, against the baseline: eight seeds on the digits
 	$(BIN)/python -m runner experiment=demo
@@ -19,6 +19,9 @@ test-slow: $(READY)  ## all tests, also those that take longer
 
 test-hydra14: .venv-hydra14/.ready  ## the default tests with the release candidate of Hydra 1.4
 	.venv-hydra14/bin/python -m pytest -q --numprocesses=auto --maxprocesses=4
+
+bench: $(READY)  ## what it takes, beside its goals: under fifteen minutes on two quiet cores
+	$(BIN)/python -m benchmarks
 
 check: $(READY)  ## lint, format, types
 	$(BIN)/ruff check .

@@ -6,13 +6,16 @@
 The plan is a real one: the command is killed once it has frozen it. Its runs are made up.
 """
 
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.goals import Row, seconds
 from runner.ablation.plan import PLAN, load_plan
 
 SEEDS = 10
@@ -23,7 +26,7 @@ def command(runs: int) -> list[str]:
     rates = ",".join(f"{0.05 + n / 1e5:.5f}" for n in range(runs // SEEDS - 1))
     factors = f"ablation.factors={{optimizer.lr:[0.1,{rates}]}}"
     design = ["ablation=one_at_a_time", factors, f"ablation.seeds={SEEDS}", "tricks=[]"]
-    return [sys.executable, "-m", "runner", *design, "name=done"]
+    return ["-m", "runner", *design, "name=done"]
 
 
 def freeze(folder: Path, typed: list[str]) -> None:
@@ -34,26 +37,28 @@ def freeze(folder: Path, typed: list[str]) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-def main() -> None:
-    """Print the seconds and the memory of the command that finds all runs done."""
+def rows(runs: int = 10_000) -> Iterator[Row]:
+    """Measure the command, and the report by itself, which it ends with."""
     from tests.builders import write_run
 
-    runs = int(sys.argv[1]) if sys.argv[1:] else 10_000
     with tempfile.TemporaryDirectory() as name:
         folder, typed = Path(name), command(runs)
-        freeze(folder, typed)
+        freeze(folder, [sys.executable, *typed])
         root = folder / "outputs/done"
         plan = load_plan(root)
         assert plan is not None
         for seed, variant in plan.runs():
             write_run(root, variant, seed, accuracy=0.9 + 0.0001 * (seed % 7))
-        start = time.perf_counter()
-        timed = ["/usr/bin/time", "-f", "%M", *typed]
-        done = subprocess.run(timed, cwd=folder, capture_output=True, text=True, check=True)
-        seconds = time.perf_counter() - start
-    memory = int(done.stderr.split()[-1]) / 1024
-    print(f"{runs:,} runs found done in {seconds:.1f} s, peak memory {memory:.0f} MiB")
+        report = seconds(("-m", "runner.report", str(root)), folder)
+        whole = seconds(typed, folder)
+        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    details = f"the command takes {whole:.1f} s, the report by itself {report:.1f} s"
+    yield Row(
+        f"finding out that {runs:,} runs are done", "", whole - report, 5, "s", details=details
+    )
+    yield Row("its peak memory", "", memory, 1000, "MiB")
 
 
 if __name__ == "__main__":
-    main()
+    for row in rows(*map(int, sys.argv[1:])):
+        print(row.text(), flush=True)

@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.goals import Row
 from runner.ablation.designs import Factor
 
 CASES = {
@@ -42,14 +43,11 @@ def measure(folder):
     print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
 
 
-def main():
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["--measure"]:
-        measure(arguments[1])
-        return
+def rows(cases=tuple(CASES)):
+    """Measure the command."""
     from tests.builders import write_ablation
 
-    for case in arguments or CASES:
+    for case in cases:
         title, kind, seeds = CASES[case]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / case
@@ -58,12 +56,18 @@ def main():
             start = time.perf_counter()
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             seconds, memory = time.perf_counter() - start, float(done.stdout.split()[-1])
-            page = (folder / "report.html").stat().st_size / 1024
-        print(
-            f"{title}: {len(plan.variants) * seeds:,} runs in {seconds:.1f} s, "
-            f"peak memory {memory:.0f} MiB; the page has {page:.0f} KiB",
-            flush=True,
-        )
+        what = f"report of {len(plan.variants) * seeds:,} runs, {title}"
+        yield Row(what, "", seconds, 10, "s")
+        yield Row("its peak memory", "", memory, 1000, "MiB")
+
+
+def main():
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--measure"]:
+        measure(arguments[1])
+        return
+    for row in rows(arguments or tuple(CASES)):
+        print(row.text(), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from benchmarks.goals import Row
 from runner.build import Bench, build
 from runner.cli.task import register
 from runner.config import Settings
@@ -130,6 +132,18 @@ def peak_memory(name: str, only: str) -> float:
     return float(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
     )
+
+
+def rows() -> Iterator[Row]:
+    """Measure an update of both cases."""
+    register()
+    torch.set_num_threads(1)
+    for case in CASES.values():
+        times = measure(case)
+        ours, barest = 1000 * times["ours"], 1000 * times["barest"]
+        details = f"{ours:.2f} ms and {barest:.2f} ms"
+        what = f"an update with all logging, {case.title}"
+        yield Row(what, "the barest loop", ours / barest, case.goal, details=details)
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def fingerprint(
         "flags": unusual_flags() or None,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "processor": torch.cuda.get_device_name(device) if cuda else processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "device": str(device),
         "threads": torch.get_num_threads(),
@@ -159,7 +159,7 @@ def _commit() -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor, with its family and stepping: on clouds many have the same name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
