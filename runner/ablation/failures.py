@@ -4,8 +4,8 @@ import re
 from itertools import count
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from runner.ablation.statistics import FEWEST_SEEDS, Array
 from runner.store.runs import Run
@@ -71,7 +71,9 @@ def failure_p(
         p = np.exp(-np.maximum(log_e.max(-1, initial=0.0), 0.0))
     else:
         failed = one.sum(-1), other.sum(-1)
-        p = stats.hypergeom.sf(failed[0] - 1, np.maximum(2 * n, 1), sum(failed), np.maximum(n, 1))
+        p = scipy.stats.hypergeom.sf(
+            failed[0] - 1, np.maximum(2 * n, 1), sum(failed), np.maximum(n, 1)
+        )
     p = np.where(p > 1e-9, np.round(p, 12), p)  # 1/20, of 3 and 3, is 0.05 but for rounding
     return np.asarray(np.where(n >= FEWEST_SEEDS, p, np.nan))
 

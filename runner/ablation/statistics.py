@@ -8,8 +8,8 @@ looks. What is concluded from them is for `decide` to say.
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Array = NDArray[np.float64]
 
@@ -84,8 +84,8 @@ def t_test(found: Moments, alpha: float = 0.05, step: ArrayLike = 0.0) -> TTest:
         step: [...], what the differences are multiples of; 0 if of nothing.
     """
     sd, error = _error(found, step)
-    half = stats.t.isf(alpha / 2, found.df) * error
-    p = 2 * stats.t.sf(np.abs(_ratio(found.mean, error, found.mean)), found.df)
+    half = scipy.stats.t.isf(alpha / 2, found.df) * error
+    p = 2 * scipy.stats.t.sf(np.abs(_ratio(found.mean, error, found.mean)), found.df)
     return TTest(sd, np.asarray(p), found.mean - half, found.mean + half)
 
 
@@ -104,7 +104,7 @@ def equivalence_p(found: Moments, margin: float, step: ArrayLike = 0.0) -> Array
         return np.full(found.mean.shape, np.nan)
     _, error = _error(found, step, margin)
     t = _ratio(margin - np.abs(found.mean), error, found.mean)
-    return np.asarray(stats.t.sf(t, found.df))
+    return np.asarray(scipy.stats.t.sf(t, found.df))
 
 
 def running_moments(
@@ -168,7 +168,7 @@ def log_e_values(mean: Array, sd: Array, null: float = 0.0, side: int = 0) -> Ar
         with np.errstate(invalid="ignore"):
             u = t * np.sqrt((df + 1) * n / ((1 + n) * df + t**2))
         u = np.where(np.isinf(t), np.copysign(np.sqrt((df + 1) * n), t), u)
-        found = found + np.log(2) + stats.t.logcdf(side * u, df + 1)
+        found = found + np.log(2) + scipy.stats.t.logcdf(side * u, df + 1)
         found[..., 0] = np.where(np.isnan(mean[..., 0]), np.nan, 0.0)
     return np.where(np.isnan(x) & ~np.isnan(mean), 0.0, found)
 
@@ -209,7 +209,7 @@ def critical_t(
     """
     n = np.asarray(np.maximum(n, 1), float)  # none is as little as one
     if not sequential:
-        return np.asarray(stats.t.isf(alpha / sides, gain * (n - 1)))
+        return np.asarray(scipy.stats.t.isf(alpha / sides, gain * (n - 1)))
     grown = (np.sqrt(1 + n) / (alpha * (3 - sides))) ** (2 / n)
     below = 1 - grown / (1 + n)
     with np.errstate(invalid="ignore"):
