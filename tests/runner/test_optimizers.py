@@ -12,7 +12,7 @@ from torch import nn
 from runner.build import build, build_optimizer
 from runner.errors import UserError
 from runner.models import cifar_resnet
-from runner.optimizers import parameter_groups, refuse_unusable
+from runner.optimizers import SAME_BITS, TOGETHER, parameter_groups, refuse_unusable, step_together_
 from tests.conftest import settings
 
 CONF = Path(__file__).parents[2] / "conf" / "optimizer"
@@ -180,3 +180,38 @@ def test_an_optimizer_of_ones_own_is_asked_and_not_tried():
         refuse_unusable(Searching(weights), Searching)
     with pytest.raises(UserError, match="Rateless cannot be used, because it has no learning rate"):
         refuse_unusable(Rateless(weights), Rateless)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("name", SAME_BITS)
+def test_steps_of_all_parameters_together_are_the_same_to_the_bit(name, decay):
+    more = {"momentum": 0.9, "nesterov": True} if name == "SGD" else {}
+    ends = []
+    for together in (False, True):
+        torch.manual_seed(0)
+        model = cifar_resnet(depth=8, width=2, channels=1, classes=3)
+        kind = getattr(torch.optim, name)
+        optimizer = kind(model.parameters(), lr=0.01, weight_decay=decay, **more)
+        if together:
+            step_together_(optimizer)
+            assert optimizer.param_groups[0]["foreach"]
+        for _ in range(5):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        ends.append([*model.parameters(), *optimizer.state_dict()["state"].values()])
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
+def test_large_networks_other_optimizers_and_what_the_config_sets_step_as_they_would():
+    small, large = nn.Linear(2, 2), nn.Linear(TOGETHER, 1)
+    for optimizer in (
+        torch.optim.SGD(large.parameters()),
+        torch.optim.NAdam(small.parameters()),
+        torch.optim.SGD(small.parameters(), foreach=False),
+        torch.optim.SGD(small.parameters(), fused=True),
+        torch.optim.SGD(small.parameters(), lr=torch.tensor(0.1)),
+    ):
+        before = optimizer.param_groups[0]["foreach"]
+        step_together_(optimizer)
+        assert optimizer.param_groups[0]["foreach"] is before
