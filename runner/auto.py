@@ -3,8 +3,8 @@
 The rule knows the device, the processor, and the network, of which one image is passed through a
 copy. It does not measure, so that it says the same each time; what it says is written into
 config.yaml and sweep.yaml, and holds for the run, or for all runs of an ablation, from then on.
-benchmarks/README.md has the measurements: updates of our ResNets of widths 1 to 64 and of networks
-of torchvision, images of 8 to 224 pixels, one thread and two, with AVX512.
+`python -m benchmarks.auto` measures it anew: updates of our ResNets of widths 8 to 64 and of
+networks of torchvision, images of 8 to 224 pixels, one thread and two.
 
 - A thread more is worth it where each has 125 million multiply-adds (of a forward pass) to do. A
   smaller network is slower on two threads than on one: the digits' ResNet-8 takes 6.6 ms on one,
@@ -12,13 +12,13 @@ of torchvision, images of 8 to 224 pixels, one thread and two, with AVX512.
 - On a CPU channels_last saves a fifth to a third of an update where the weights are few beside
   what the convolutions give out. Where they are many, as in torchvision's ResNet-18 on 64 pixels,
   it loses up to a tenth, since weights are brought into another order each time. On several
-  threads it loses, up to 1.75 times, in layers of fewer than 16 channels. With 4 channels torch
-  crashes.
+  threads it loses, up to 1.75 times, in layers of fewer than 16 channels. It is never chosen where channels
+  are no multiple of 8: torch crashes there, with AVX2, and with 4 channels everywhere.
 - On a card contiguous stays: channels_last was not measured there.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,8 +59,8 @@ class Work:
     """Numbers that the convolutions give out."""
     narrow: int = 0
     """Of these, what has fewer channels than `NARROW`."""
-    has_four: bool = False
-    """Whether a convolution takes or gives out 4 channels."""
+    is_odd: bool = False
+    """Whether a convolution has channels that are no multiple of 8; images of 1 and 3 may be."""
 
 
 def is_open(settings: Settings) -> bool:
@@ -97,7 +97,7 @@ def choose(
             on_card = _may_have_card(settings.device, elsewhere)
             seen[key] = settings, None if on_card else work_of(settings, data)
     known = [work for _, work in seen.values()]
-    threads = min(_most_threads(work) for work in known)
+    threads = min(most_threads(work) for work in known)
     if threads > 1:
         threads = min(threads, cores or (usable_cores() if None in known else idle_cores()))
     most = max(s.threads if isinstance(s.threads, int) else threads for s, _ in seen.values())
@@ -109,14 +109,14 @@ def _may_have_card(device: str, elsewhere: bool) -> bool:
     return device != "cpu" and (device != AUTO or elsewhere or torch.cuda.is_available())
 
 
-def _most_threads(work: Work | None) -> int:
+def most_threads(work: Work | None) -> int:
     """Give back how many threads a network keeps busy."""
     return 1024 if work is None else max(1, work.multiply_adds // PER_THREAD)
 
 
 def suits_channels_last(work: Work, threads: int) -> bool:
     """Whether a network is faster in channels_last, on so many threads of a CPU."""
-    if work.has_four or "AVX" not in torch.backends.cpu.get_cpu_capability():
+    if work.is_odd or "AVX" not in torch.backends.cpu.get_cpu_capability():
         return False
     if threads > 1 and work.narrow > MOST_NARROW * work.outputs:
         return False
@@ -124,24 +124,32 @@ def suits_channels_last(work: Work, threads: int) -> bool:
 
 
 def work_of(settings: Settings, data: DataSet) -> Work | None:
-    """Find what a network does with a batch, by one image of zeros in a copy of it.
+    """Find what the network of a run does with a batch; None if that is not possible.
 
-    None if that is not possible: if it cannot be built or does not take the image, of which `build`
-    tells, or has no layer that is known.
+    If it cannot be built or does not take the images, `build` tells of it.
     """
     count = min(settings.batch_size, len(data.train.labels))
     count = min(count, settings.micro_batch_size or count)
-    work = Work()
+    channels, classes = data.train.shape[0], len(data.classes)
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            channels, classes = data.train.shape[0], len(data.classes)
+        with torch.random.fork_rng(devices=[]):
             model, _ = rebuild_model(settings.model, _changing(settings), channels, classes)
-            layers = [module for module in model.modules() if isinstance(module, LAYERS)]
-            for layer in layers:
-                layer.register_forward_hook(lambda *args: _add(work, count, *args))
-            model.eval()(torch.zeros(1, *data.train.shape))
+            return work_in(model, data.train.shape, count)
     except Exception:  # a model may raise anything
         return None
+
+
+def work_in(model: nn.Module, shape: Sequence[int], count: int) -> Work | None:
+    """Find what a network does with so many images [C, H, W], by one of zeros.
+
+    None if it has no layer that is known. It is no good for anything else afterwards.
+    """
+    work = Work()
+    for layer in model.modules():
+        if isinstance(layer, LAYERS):
+            layer.register_forward_hook(lambda *args: _add(work, count, *args))
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, *shape))
     return work if work.outputs else None
 
 
@@ -164,4 +172,5 @@ def _add(work: Work, count: int, layer: nn.Module, inputs: tuple[Tensor], output
     if outputs.ndim == 4 and not isinstance(layer, nn.Linear):
         work.outputs += given
         work.narrow += given * (outputs.shape[1] < NARROW)
-        work.has_four |= 4 in (inputs[0].shape[1], outputs.shape[1])
+        taken = inputs[0].shape[1]
+        work.is_odd |= outputs.shape[1] % 8 > 0 or (taken % 8 > 0 and taken not in (1, 3))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks import nothing, published, shelf
+from benchmarks import auto, nothing, published, shelf
 from benchmarks.keep_if_better import changed_digits
 from runner.data.source import Split
 
@@ -120,6 +120,17 @@ def test_the_published_recipe_averages_six_views(monkeypatch):
     plain, averaged = published.accuracies(Corner(), Split(split.images, labels), "float32")
     assert averaged == pytest.approx(1)
     assert plain == pytest.approx((labels == (images[:, 16, 16] > 0)).float().mean().item())
+
+
+@pytest.mark.slow
+def test_the_choice_of_auto_is_measured_and_never_with_four_channels():
+    cases = [("resnet8 of width 8", 1, 8, 4), ("resnet8 of width 4", 1, 8, 4)]
+    measured, refused = auto.lines(cases, seconds=0)
+    assert measured.startswith("resnet8 of width 8, 4 images of 8x8")
+    assert measured.rstrip(" *").endswith((" 1 channels_last", " 1 contiguous"))
+    assert refused.endswith("no multiple of 8: contiguous")
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
 
 
 @pytest.mark.slow

@@ -49,14 +49,14 @@ def test_the_work_of_a_network_is_counted_by_hand(digits):
     outputs = 3 * 5 * 64 + 3 * 10 * 16 + 3 * 20 * 4
     narrow = 3 * 5 * 64 + 3 * 10 * 16
     weights = first + second + third + 200
-    assert work == Work(4 * adds, weights, 4 * outputs, 4 * narrow)
+    assert work == Work(4 * adds, weights, 4 * outputs, 4 * narrow, is_odd=True)
 
 
 @pytest.mark.usefixtures("avx", "four_idle")
-def test_small_networks_get_one_thread_and_never_four_channels(digits):
+def test_small_networks_get_one_thread_and_channels_are_multiples_of_8(digits):
     assert chosen(digits) == (1, "channels_last")
     assert chosen(digits, "model.width=4") == (1, "contiguous")
-    assert chosen(digits, "model.width=2")[1] == "contiguous"  # 4 channels in its second stage
+    assert chosen(digits, "model.width=12")[1] == "contiguous"
     assert chosen(digits, "model.width=16", "batch_size=1024")[0] == 4
     assert chosen(digits, "threads=2") == (2, "contiguous")  # 8 channels, on several threads
 
