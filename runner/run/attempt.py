@@ -35,9 +35,9 @@ from runner.run.result import (
 from runner.run.resume import begun_with, device_begun_with, environment, restore
 from runner.run.status import Status, clear, conclude, recorded, tidy, write_config
 from runner.signals import defer_signals, raise_if_stopping, stop_requested
-from runner.store.files import remove_leftovers, write_json
+from runner.store.files import flush_files, remove_leftovers, write_json
 from runner.store.lock import lock_folder
-from runner.store.runs import CONFIG, MACHINE, STATUS
+from runner.store.runs import CONFIG, FLUSHED_LATER, MACHINE, STATUS
 from runner.texts import printable, say
 from runner.tiles import encode
 
@@ -165,7 +165,6 @@ class Attempt:
             pictures = mistakes.write(self.folder, self.bench, found.logits)
             self.log.pictures(result["updates"], pictures)
             model_file.write(self.folder, self.settings, self.bench)
-            self.log.flush()
             return write_result(self.folder, result, found, self.log.lines)
 
     def resume(self) -> list[str]:
@@ -182,7 +181,7 @@ class Attempt:
         write_config(self.folder, self.settings)
         facts = {**self.machine, "data": self.environment["data"][:16]}
         changes = {"moves": self.changes} if self.changes else {}
-        write_json(self.folder / MACHINE, {**facts, **changes})
+        write_json(self.folder / MACHINE, {**facts, **changes}, lasts=False)
         return lines
 
     def print_start(self, resumed: bool) -> None:
@@ -293,6 +292,7 @@ class Attempt:
             **self.choice.state_dict(),
         }
         begun = time.monotonic()
+        flush_files(self.folder, FLUSHED_LATER)
         checkpoint.save(self.folder, content)
         self.status.checkpoint, self.saved = self.training.updates, time.monotonic()
         self.cost = self.saved - begun

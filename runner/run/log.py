@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -29,7 +28,7 @@ class RunLog:
     def __init__(self, folder: Path, lines: Iterable[str] = (), updates: int = 0) -> None:
         self.path = folder / METRICS
         self.lines = list(lines)
-        write_text(self.path, "".join(self.lines))
+        write_text(self.path, "".join(self.lines), lasts=False)
         self.events = folder / "events.out.tfevents.*"
         with writing(self.events):
             self.tensorboard = SummaryWriter(str(folder), purge_step=updates + 1)
@@ -50,18 +49,9 @@ class RunLog:
         finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         line = json.dumps({"format": FORMAT, "epoch": epoch, "update": update, **finite}) + "\n"
         with writing(self.path), open(self.path, "a") as file:
-            file.write(line)
+            file.write(line)  # until the run ends, its checkpoints hold the lines
         self.lines.append(line)
         self.scalars(update, numbers)
-
-    def flush(self) -> None:
-        """Have the lines outlast a power cut; until the run ends, its checkpoints hold them.
-
-        Raises:
-            UserError: If there is no room for them.
-        """
-        with writing(self.path), open(self.path, "a") as file:
-            os.fsync(file.fileno())
 
     def scalars(self, update: int, numbers: dict[str, float]) -> None:
         """Show numbers in TensorBoard alone.

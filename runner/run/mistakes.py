@@ -39,7 +39,7 @@ def write(folder: Path, bench: Bench, logits: torch.Tensor) -> dict[str, bytes]:
     chosen = worst(answers, labels)
     if len(chosen):
         content = tiles.encode(_draw(bench, chosen, answers[chosen], labels[chosen]))
-        write_atomically(folder / MISTAKES, lambda file: file.write(content))
+        write_atomically(folder / MISTAKES, lambda file: file.write(content), lasts=False)
         pictures[MISTAKES_TAG] = content
     else:
         (folder / MISTAKES).unlink(missing_ok=True)

@@ -18,10 +18,11 @@ from runner.run import checkpoint
 from runner.run.fingerprint import digest_tensors
 from runner.run.status import is_run_of
 from runner.store.answers import digest_answers, digest_predictions
-from runner.store.files import read_json, write_atomically, write_json
+from runner.store.files import flush_files, read_json, write_atomically, write_json
 from runner.store.runs import (
     CONFIG,
     CORRECT,
+    FLUSHED_LATER,
     METRICS,
     PREDICTIONS,
     RESULT,
@@ -113,16 +114,16 @@ def evaluate_on_test(
 def write_predictions(folder: Path, found: Evaluation) -> None:
     """Write what the tested weights answer: correct.npy and predictions.npz."""
     correct, logits, labels = (t.numpy() for t in (found.correct, found.logits, found.labels))
-    write_atomically(folder / CORRECT, lambda file: np.save(file, correct))
+    write_atomically(folder / CORRECT, lambda file: np.save(file, correct), lasts=False)
     write_atomically(
-        folder / PREDICTIONS, lambda file: np.savez(file, logits=logits, labels=labels)
+        folder / PREDICTIONS, lambda file: np.savez(file, logits=logits, labels=labels), lasts=False
     )
 
 
 def write_result(
     folder: Path, result: dict[str, Any], found: Evaluation, lines: Sequence[str]
 ) -> dict[str, Any]:
-    """Write result.json, with digests of the answers and of the log's lines.
+    """Write result.json, with digests of the answers and of the log's lines, when they last.
 
     Returns:
         The result with the digests.
@@ -133,6 +134,7 @@ def write_result(
         PREDICTIONS: digest_predictions(found.logits.numpy(), found.labels.numpy()),
     }
     result = {**result, "digests": digests}
+    flush_files(folder, FLUSHED_LATER)
     write_json(folder / RESULT, result)
     return result
 

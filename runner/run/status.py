@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from runner.build import Bench
 from runner.config import Settings
@@ -38,7 +37,7 @@ from runner.store.runs import (
     read_run,
     read_status,
 )
-from runner.store.values import read_values
+from runner.store.values import dump_values, read_values
 from runner.texts import in_one_line, same_command, say
 from runner.train import Diverged
 
@@ -82,7 +81,7 @@ def write_config(folder: Path, settings: Settings) -> None:
     usual = {f.name: f.default for f in dataclasses.fields(Settings)}
     rest = {key: usual[key] for key in NOT_IN_CONFIG_HASH}
     content = {"format": FORMAT, **settings.to_dict(), **rest}
-    write_text(folder / CONFIG, OmegaConf.to_yaml(content))
+    write_text(folder / CONFIG, dump_values(content), lasts=False)
 
 
 class Status:
@@ -119,7 +118,8 @@ class Status:
             content |= {"update": self.update, "checkpoint": self.checkpoint}
         if self.stopped_early is not None:
             content["stopped_early"] = self.stopped_early
-        write_json(self.path, {**content, "error": error, "cause": cause})
+        ended = {"error": error, "cause": cause}
+        write_json(self.path, {**content, **ended}, lasts=status != "running")
 
     def end(self, status: str, error: str | None = None, cause: str | None = None) -> None:
         """Write the file, if there is room: a full disk must not hide why the run ended."""

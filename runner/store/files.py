@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,8 +26,14 @@ class Damaged(ValueError):
     """A file is not as it was written; the message says what is wrong with it."""
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], lasts: bool = True) -> None:
     """Write a file so that a reader, or a crash, finds the old one or the new one, never half.
+
+    Args:
+        path: The file.
+        write: Writes its content.
+        lasts: Whether to wait until it lasts through a power cut; else `flush_files` is called
+            before the file is relied on.
 
     Raises:
         Unfit: If the disk is full, or the system refuses it for another reason. What was
@@ -40,9 +46,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             with open(beside, "xb") as file:  # follows no link that lies there
                 write(file)
                 file.flush()
-                os.fsync(file.fileno())
+                if lasts:
+                    os.fsync(file.fileno())
             os.replace(beside, path)
-            flush_folder(path.parent)
+            if lasts:
+                flush_folder(path.parent)
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -75,16 +83,16 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, lasts: bool = True) -> None:
     """Write a text file atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()), lasts)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any], lasts: bool = True) -> None:
     """Write a JSON file atomically, the number of its format first and a checksum last."""
     whole = {"format": FORMAT, **content}
     whole["checksum"] = digest(whole)
-    write_text(path, json.dumps(whole, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(whole, indent=1, allow_nan=False) + "\n", lasts)
 
 
 def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
@@ -164,6 +172,19 @@ def _is_deep(node: object, levels: int = DEEPEST) -> bool:
 def digest(content: dict[str, Any]) -> str:
     """Give back a hash of plain values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def flush_files(folder: Path, names: Iterable[str]) -> None:
+    """Make files of a folder, those that are there, last through a power cut.
+
+    Raises:
+        Unfit: If the system cannot write one.
+    """
+    for path in (folder / name for name in names):
+        if path.exists():
+            with writing(path), open(path, "rb") as file:
+                os.fsync(file.fileno())
+    flush_folder(folder)
 
 
 def flush_folder(folder: Path) -> None:

@@ -26,6 +26,8 @@ METRICS, CORRECT = "metrics.jsonl", "correct.npy"
 MISTAKES_TAG, CONFUSION_TAG = "images/mistakes", "images/confusion"  # in TensorBoard
 PREDICTIONS, MISTAKES = "predictions.npz", "mistakes.png"
 MODEL, BEST = "model.pt", "best.pt"
+FLUSHED_LATER = (CONFIG, STATUS, MACHINE, METRICS, CORRECT, PREDICTIONS, MISTAKES)
+"""The files that a run flushes to the disk together, before a checkpoint and before its result."""
 CAUSES = ("exception", "killed", "timeout", "machine")
 """What makes a run fail; the last three are no fault of what is being tried."""
 MOST_BYTES = 2**28  # that are read of either

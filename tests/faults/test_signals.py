@@ -110,10 +110,10 @@ def test_signals_that_are_repeated_while_it_ends_do_not_cut_it_short(
     signal_after({8: [signal.SIGTERM]})
     write = folder_module.write_json
 
-    def write_while_they_come(path, content):
+    def write_while_they_come(path, content, **how):
         if content["status"] == "stopped":
             os.kill(os.getpid(), signal.SIGTERM)
-        write(path, content)
+        write(path, content, **how)
         if content["status"] == "stopped":
             os.kill(os.getpid(), signal.SIGUSR1)
 

@@ -9,7 +9,7 @@ from runner.errors import UserError
 from runner.names import flatten
 from runner.store.files import checked
 from runner.store.identity import ADDED, NOT_IN_CONFIG_HASH, digest_config, renamed
-from runner.store.values import read_values
+from runner.store.values import dump_values, parse_values, read_values
 from tests.conftest import ROOT, composed, few, few_of, settings
 
 REFUSED = {
@@ -193,3 +193,20 @@ def test_a_saved_config_keeps_its_hash():
     changed = ({"last_evaluations": 3}, {"data": {**given["data"], "test": 0.5}})
     changed += ({"result": "best"}, {"loss": {**given["loss"], "class_weights": "balanced"}})
     assert len({digest_config({**given, **change}) for change in ({}, *changed)}) == 5
+
+
+ODD = ("1e-3", "1e3", "1", ".5", "1_0", "off", "y", "~", "", " x ", "x: y", "#c", "0x1F", "1:30")
+MORE = ("2001-01-01", ".inf", "nan", "a\nb", "word " * 40, "'q'", "=", "<<", "٣", "é")
+
+
+def test_what_is_saved_is_read_back_as_it_was_by_both_readers():
+    same = [1]
+    values = {
+        "texts": [*ODD, *MORE],
+        "numbers": [1.0, 1e-5, 1e20, float("inf"), None, True],
+        "a": {},
+    }
+    content = {**values, "one": same, "other": same}
+    text = dump_values(content)
+    assert parse_values(text.encode()) == content
+    assert OmegaConf.to_container(OmegaConf.create(text)) == content
