@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.goals import Row, seconds
@@ -54,7 +55,7 @@ def _warm(folder: Path) -> Row:
         ends.append((ended, run))
         training[run] = sum(line["time/seconds"] for line in lines)
     ends.sort()
-    whole = [b - a for (a, _), (b, _) in zip(ends, ends[1:], strict=False)]
+    whole = [b - a for (a, _), (b, _) in pairwise(ends)]
     extra = sorted(w - training[run] for w, (_, run) in zip(whole, ends[1:], strict=True))
     middle = extra[len(extra) // 2]
     mean = sum(whole) / len(whole)
