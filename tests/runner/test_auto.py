@@ -5,15 +5,23 @@ import json
 
 import pytest
 import torch
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from runner import auto, cores
+from runner.ablation.plan import load_plan
 from runner.auto import Work, choose, decide, suits_channels_last, work_of
 from runner.build import build_data
+from runner.cli.hydra_internals import Loader
 from runner.config import check
+from runner.errors import UserError
 from runner.run.attempt import resume_or_run
 from runner.store.files import checked
 from runner.store.values import read_values
-from tests.conftest import composed, settings
+from runner.sweep.draft import Draft
+from runner.sweep.metrics import listed_metrics
+from runner.sweep.settings import check_settings
+from tests.conftest import ROOT, composed, settings
 
 OPEN = ("threads=auto", "memory_format=auto")
 
@@ -135,3 +143,39 @@ def test_a_quota_of_the_cgroup_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(cores, "available_cores", lambda: [*range(64)])
     monkeypatch.setattr(cores, "_quotas", lambda: [1.5, 8.0])
     assert cores.usable_cores() == 2
+
+
+def test_an_older_plan_keeps_its_hashes_under_the_new_name():
+    folder = ROOT / "tests" / "data" / "run_folder"
+    plan = load_plan(folder)
+    assert plan.config["memory_format"] == "contiguous"
+    assert "channels_last" not in plan.config
+    for variant in plan.variants:
+        made = json.loads((folder / variant / "seed=0" / "run.json").read_text())
+        assert plan.digests(variant)[0] == made["config"]
+
+
+@pytest.mark.parametrize("key", ["", "+", "++"])
+def test_the_old_name_says_what_to_write(key):
+    with pytest.raises((UserError, HydraException)) as refusal:
+        settings(f"{key}channels_last=true")
+    if key:
+        assert "channels_last is memory_format now." in str(refusal.value)
+
+
+def test_an_ablation_chooses_once_for_its_runs_and_its_trials(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(auto, "suits_channels_last", lambda work, _: not work.is_odd)
+    drafts = {}
+    for width in (12, 16):
+        tune = f"+ablation.tune={{model.width:[8,{width}]}}"
+        cfg = Loader().compose(["ablation=one_at_a_time", "tricks=[clipping]", "device=cpu", tune])
+        node = OmegaConf.to_container(cfg.ablation, resolve=True)
+        given = check_settings(node, listed_metrics(cfg))
+        arguments = ["ablation=one_at_a_time", "tricks=[clipping]", "device=cpu"]
+        drafts[width] = Draft(given, cfg, Loader(), arguments, 1).plan("")
+    assert {w: p.config["memory_format"] for w, p in drafts.items()} == {
+        12: "contiguous",
+        16: "channels_last",
+    }
+    assert all(plan.config["threads"] == 1 for plan in drafts.values())
