@@ -163,11 +163,14 @@ class Batches:
     ) -> Batch:
         start = index * self.batch_size
         stop = start + self.batch_size if most is None else start + min(most, self.batch_size)
-        chosen, among_images = (each[start:stop] for each in order)
-        whole = min(self.batch_size, len(order[0]) - start)
+        there, here = order
+        chosen, whole = there[start:stop], min(self.batch_size, len(there) - start)
         draw = self._draw(whole, epoch, index, most)
         seeds = (derive_seed(self.seed, "transforms", epoch, start + i) for i in range(len(chosen)))
-        images = send(self.split.images_of(among_images), chosen.device)
+        if here is there:
+            images = self.split.images_of(chosen)
+        else:
+            images = send(self.split.images_of(here[start:stop]), chosen.device)
         images = self._augmented(images, draw, seeds)
         update = self.begin.update + epoch * len(self) + index
         inputs = self._inputs(self._changed(images, chosen, update), draw)
