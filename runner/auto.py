@@ -13,7 +13,8 @@ networks of torchvision, images of 8 to 224 pixels, one thread and two.
   what the convolutions give out. Where they are many, as in torchvision's ResNet-18 on 64 pixels,
   it loses up to a tenth, since weights are brought into another order each time. On several
   threads it loses, up to 1.75 times, in layers of fewer than 16 channels. It is never chosen where
-  channels are no multiple of 8: torch crashes there with AVX2, and with 4 channels everywhere.
+  channels are no multiple of 8: torch crashed there with AVX2, in a ResNet-8 of width 5, and with 4
+  channels everywhere.
 - On a card contiguous stays: channels_last was not measured there.
 """
 
