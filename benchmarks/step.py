@@ -6,9 +6,9 @@
 The barest loop is zero_grad, forward, cross-entropy, backward, step, with model, optimizer and
 memory format as torch gives them. Ours is the runner's own epoch (batches made from uint8 images,
 the update with its finite check, norms and averages) with its lines in metrics.jsonl and
-TensorBoard; of CIFAR's shapes with crop and flip. A checkpoint is timed by itself; evaluation is
-left out, since the barest loop has none. All take turns, so that they meet the same noise; the
-ratio is that of the medians.
+TensorBoard; of CIFAR's shapes with crop, flip, and the memory format that `auto` chooses. A
+checkpoint is timed by itself; evaluation is left out, since the barest loop has none. All take
+turns, so that they meet the same noise; the ratio is that of the medians.
 """
 
 import copy
@@ -26,7 +26,8 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.goals import Row
-from runner.build import Bench, build
+from runner.auto import decide
+from runner.build import Bench, build, build_data
 from runner.cli.task import register
 from runner.config import Settings
 from runner.run import checkpoint
@@ -53,7 +54,14 @@ CASES = {
         "ResNet-20, CIFAR's shapes, batch 128",
         0.76,
         6,
-        ("data=npz", "data.validation=0", "model=resnet20", "batch_size=128", *AUGMENTED),
+        (
+            "data=npz",
+            "data.validation=0",
+            "model=resnet20",
+            "batch_size=128",
+            "memory_format=auto",
+            *AUGMENTED,
+        ),
         images=1280,
     ),
 }
@@ -105,7 +113,9 @@ def measure(case: Case, only: str | None = None) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = configure(case, folder)
-        bench = build(given)
+        data = build_data(given)
+        given = decide(given, data)
+        bench = build(given, data)
         barest = Barest(given, bench) if only != "ours" else None
         times: dict[str, list[float]] = {"ours": [], "barest": [], "checkpoint": []}
         with RunLog(folder) as log:
