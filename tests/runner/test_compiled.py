@@ -13,7 +13,7 @@ from runner.evaluate import evaluate
 from runner.run.fingerprint import digest_tensors
 from runner.run.process import isolated, read_flags
 from runner.sweep.compiling import does_compiling_pay
-from tests.conftest import run_in, settings
+from tests.conftest import settings
 from tests.runner.test_budget import maker
 from tests.test_laws import NODES
 
@@ -42,12 +42,14 @@ def _use(monkeypatch, backend):
     forget()
 
 
-def test_runs_of_a_process_share_graphs_and_each_network_has_its_own(made):
-    def weights(*given):
-        bench = build(settings(*SHORT, *given))
-        bench.training.step(next(bench.batches.epoch(0)))
-        return digest_tensors(bench.training.model.state_dict())
+def weights(*given):
+    """The digest of the weights after an update."""
+    bench = build(settings(*SHORT, *given))
+    bench.training.step(next(bench.batches.epoch(0)))
+    return digest_tensors(bench.training.model.state_dict())
 
+
+def test_runs_of_a_process_share_graphs_and_each_network_has_its_own(made):
     counts = []
     for seed, kind in enumerate(((), BLOCKS, (), BLOCKS)):
         made.clear()
@@ -156,12 +158,12 @@ def test_every_trick_trains_alike_when_compiled_and_its_runs_share_a_network(nam
 
 @pytest.mark.slow
 def test_machine_code_from_the_disk_gives_the_same_bits(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     found = set()
     for name in ("nothing", "memory", "disk"):
         if name != "memory":
             forget()
-        found.add(run_in(tmp_path / name, "compile=true", *SHORT, *BLOCKS)["weights"])
+        found.add(weights("compile=true"))
     assert len(found) == 1
 
 
