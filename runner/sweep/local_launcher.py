@@ -7,7 +7,6 @@ became of it is recorded in its status.json, and the slot gets a new worker.
 
 import multiprocessing
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +27,7 @@ from runner.signals import announce_stop, stoppable
 from runner.store.runs import read_status
 from runner.sweep import server
 from runner.sweep.slots import slots, visible_cards
+from runner.sweep.waiting import Queue
 from runner.sweep.worker import Worker, cause_of_death
 from runner.texts import same_command, say
 
@@ -83,14 +83,13 @@ class LocalLauncher(Launcher):
         cards = visible_cards(str(self.config.get("device", "auto")))
         shares = slots(self.workers, self.per_card, len(self.configs), cards)
         workers = [Worker(slot, self.prepare) for slot in shares]
-        waiting = deque(range(len(self.configs)))
+        waiting = Queue([str(config.get("variant")) for config in self.configs], len(workers))
         running: dict[Future[Any], Job] = {}
         ends: dict[int, JobReturn] = {}
         over = False
 
         def begin(worker: Worker) -> None:
-            if waiting:
-                number = waiting.popleft()
+            if (number := waiting.take()) is not None:
                 content = self.context, self.configs[number], self.task, Singleton.get_state()
                 job = Job(number, worker, read_status(self._folder(number)))
                 running[worker.begin(cloudpickle.dumps(content), self.timeout)] = job
@@ -106,8 +105,9 @@ class LocalLauncher(Launcher):
                     if isinstance(future.exception(), BrokenProcessPool) and not worker.retried:
                         worker.stop()  # it died while it had nothing to do; the run never began
                         worker.retried = True
-                        waiting.appendleft(job.number)
+                        waiting.put_back(job.number)
                     else:
+                        waiting.learn(job.number)
                         ends[job.number] = self._end(job, future)
                     begin(worker)
             over = True
