@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, with_config
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from runner.allowed import refuse_foreign
 from runner.begin import rebuild_model
@@ -214,12 +215,29 @@ def _rebuild(facts: Facts, state: Mapping[str, Tensor], where: str) -> tuple[nn.
     return network, chain
 
 
+class _Undrawn(TorchFunctionMode):
+    """Draws no random weights: on the meta device torch would import its compiler for them."""
+
+    def __torch_function__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        named = kwargs or {}
+        if str(getattr(func, "__name__", "")).endswith(("normal_", "uniform_")):
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
 def _refuse_larger(
     build: Callable[[], tuple[nn.Module, Chain]], state: Mapping[str, Tensor]
 ) -> None:
     """Refuse a network that is much larger than its weights, before there is memory for it."""
     planned = None
-    with suppress(Exception), torch.device("meta"):  # not every network can be built without data
+    # not every network can be built without data
+    with suppress(Exception), torch.device("meta"), _Undrawn():
         planned, _ = build()
     if planned is not None:
         size = sum(math.prod(value.shape) for value in planned.state_dict().values())
