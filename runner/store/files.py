@@ -177,11 +177,13 @@ def digest(content: dict[str, Any]) -> str:
 def flush_files(folder: Path, names: Iterable[str]) -> None:
     """Make files of a folder, those that are there, last through a power cut.
 
+    A link, or a pipe, in the place of one is none of ours, and left alone.
+
     Raises:
         Unfit: If the system cannot write one.
     """
     for path in (folder / name for name in names):
-        if path.exists():
+        if path.is_file() and not path.is_symlink():
             with writing(path), open(path, "rb") as file:
                 os.fsync(file.fileno())
     flush_folder(folder)
