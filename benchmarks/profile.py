@@ -36,7 +36,7 @@ RUN = {
 }
 STEP = {
     "make the batch": "runner/data/batches.py _batch",
-    "forward": "runner/models/networks.py forward",
+    "forward": "torch/nn/modules/module.py _wrapped_call_impl",
     "backward": "torch/_tensor.py backward",
     "step of the optimizer": "torch/amp/grad_scaler.py step",
     "zero_grad": "torch/optim/optimizer.py zero_grad",
