@@ -44,7 +44,7 @@ def start() -> None:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-    atexit.register(_end)
+    atexit.register(_end, os.getpid())
 
 
 _handlers: dict[int, Any] = {}
@@ -62,8 +62,10 @@ def take_signals() -> None:
         signal.signal(number, handler)
 
 
-def _end() -> None:
+def _end(owner: int) -> None:
     """End it at once: it may still be importing, and would hold the terminal until it is done."""
+    if os.getpid() != owner:  # a process that was forked from ours
+        return
     server = getattr(forkserver, "_forkserver", None)
     if isinstance(pid := getattr(server, "_forkserver_pid", None), int):
         with suppress(OSError):
