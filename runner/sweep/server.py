@@ -18,8 +18,9 @@ from typing import Any
 from runner.signals import CODES
 
 IMPORTED = "runner.sweep.imported"
-SINGLE = {"OPENBLAS_NUM_THREADS": "1"}
-"""Keeps the server at one thread, for more must not be forked; torch has threads of its own."""
+SERVER = "BISCUITS_SERVER"
+VARIABLES = {SERVER: "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Those of the server: what it is, and that it has one thread, for more must not be forked."""
 
 
 def context() -> BaseContext:
@@ -35,8 +36,8 @@ def start() -> None:
     # a worker that is killed leaves semaphores, which Python then complains of at its end
     sys.warnoptions.append("ignore:resource_tracker")
     multiprocessing.set_forkserver_preload([IMPORTED])
-    before = {name: os.environ.get(name) for name in SINGLE}
-    os.environ.update(SINGLE)
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    os.environ.update(VARIABLES)
     try:
         forkserver.ensure_running()
     finally:
@@ -51,7 +52,12 @@ _handlers: dict[int, Any] = {}
 
 
 def ignore_signals() -> None:
-    """Have the server outlast what is sent to all: it tells their parent how the workers end."""
+    """Have the server outlast what is sent to all: it tells their parent how the workers end.
+
+    Another process that imports what it imports is left as it is.
+    """
+    if os.environ.pop(SERVER, None) is None:
+        return
     for number in CODES:
         _handlers[number] = signal.signal(number, signal.SIG_IGN)
 

@@ -66,7 +66,7 @@ def three(tmp_path_factory):
 def test_the_design_is_laid_out_in_every_combination_of_the_settings():
     plan = plan_of(
         *(*ONE, "ablation.across={model:[resnet8,resnet20],long:{no:{epochs:3},yes:{epochs:9}}}"),
-        "tricks.flooding.level=0.3",
+        *("tricks.flooding.level=0.3", "memory_format=contiguous"),
     )
     places = ["model=resnet8+no", "model=resnet8+yes", "model=resnet20+no", "model=resnet20+yes"]
     own = ["baseline", "clipping", "flooding"]

@@ -55,7 +55,7 @@ def test_a_variant_is_the_config_with_its_levels_and_nothing_else():
 
 
 def test_the_config_of_a_run_is_that_of_the_same_run_alone():
-    plan = plan_of(*ONE, "tricks.flooding.level=0.3", "epochs=3")
+    plan = plan_of(*ONE, "tricks.flooding.level=0.3", "epochs=3", "memory_format=contiguous")
     mine = check(OmegaConf.create(plan.config_of("flooding", 4)))
     alone = settings("tricks=[flooding]", "tricks.flooding.level=0.3", "epochs=3", "seed=4")
     assert mine == dataclasses.replace(alone, name="mine", variant="flooding")
@@ -218,9 +218,9 @@ def test_what_follows_from_a_difference_is_not_told_as_another(tmp_path):
 
 
 def test_a_run_of_another_config_is_neither_resumed_nor_counted(tmp_path, do):
-    plan = plan_of(*ONE, "epochs=1", "batch_size=600", "ablation.seeds=1", "name=mine")
-    (tmp_path / "mine" / "baseline").mkdir(parents=True)
     own = ("epochs=1", "batch_size=600", "name=mine")
+    plan = plan_of(*ONE, *own, "ablation.seeds=1", "memory_format=contiguous")
+    (tmp_path / "mine" / "baseline").mkdir(parents=True)
     do(*own, "variant=baseline", folder="mine/baseline/seed=0")
     refuse_foreign_runs(tmp_path / "mine", plan)
     assert judge(tmp_path / "mine", plan).runs["baseline", 0].state == "done"
