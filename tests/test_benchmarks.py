@@ -1,5 +1,7 @@
 """What the comparison of tools rests on; it runs without the packages that it compares."""
 
+import importlib
+import math
 import sys
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import auto, nothing, published, shelf
+from benchmarks.__main__ import ALL
+from benchmarks.goals import Row
 from benchmarks.keep_if_better import changed_digits
 from runner.data.source import Split
 
@@ -148,3 +152,27 @@ def test_the_table_of_the_shelf_has_a_row_for_each_trick(tmp_path, monkeypatch, 
     assert cells[r"test\_time\_views"][6].strip() == "x1.00"
     assert float(cells["muon"][6].strip().removeprefix("x")) > 1
     assert Path("outputs/short/report.md").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["step", "input", "done"])
+def test_a_benchmark_runs_on_a_tiny_case(name, monkeypatch):
+    module = importlib.import_module(f"benchmarks.{name}")
+    if name == "step":
+        tiny = [c._replace(rounds=1, images=min(c.images, 128)) for c in module.CASES.values()]
+        cases = dict(zip(module.CASES, tiny, strict=True))
+        monkeypatch.setattr(module, "CASES", cases)
+    if name == "input":
+        monkeypatch.setattr(module, "ROUNDS", 1)
+        monkeypatch.setattr(module, "BATCHES", 2)
+    rows = list(module.rows(60) if name == "done" else module.rows())
+    assert len(rows) >= 2
+    assert all(math.isfinite(row.figure) and "goal" in row.text() for row in rows)
+
+
+def test_a_goal_is_met_from_its_own_side():
+    slow = Row("a", "b", 1.2, 1.0, "s", details="6 s and 5 s")
+    assert slow.text() == "a, against b: 1.20 s, goal at most 1 s: MISSED (6 s and 5 s)"
+    assert slow._replace(at_least=True).is_met
+    modules = (importlib.import_module(f"benchmarks.{name}") for name in ALL)
+    assert all(callable(module.rows) for module in modules)
