@@ -44,8 +44,8 @@ MOST_WEIGHTS = 0.75
 """Weights, by what the convolutions give out, up to which channels_last is faster."""
 
 NARROW, MOST_NARROW = 16, 0.1
-"""On several threads channels_last is slower if layers of fewer channels than the first give out
-more than such a share."""
+"""On several threads channels_last is slower if layers of fewer channels than `NARROW` give out a
+larger share of the numbers than `MOST_NARROW`."""
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 

@@ -17,7 +17,10 @@ from tricks.gradients import norm_of
 
 
 class Diverged(ArithmeticError):
-    """The loss or a gradient is not finite; the weights were not touched."""
+    """The loss or a gradient is not finite.
+
+    On a CPU the weights were not touched.
+    """
 
 
 class Training:

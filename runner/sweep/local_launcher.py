@@ -1,8 +1,8 @@
 """The local launcher: runs side by side on this machine, in warm worker processes.
 
-A slot is a share of the cores (and on CUDA a card) with one worker process of its own, in which
-torch is imported once. A run that raises, calls sys.exit, is killed or hangs ends alone: what
-became of it is recorded in its status.json, and the slot gets a new worker.
+A slot is a share of the cores (and on CUDA a card) with one worker process of its own, forked from
+a server that imports torch once for all. A run that raises, calls sys.exit, is killed or hangs ends
+alone: what became of it is recorded in its status.json, and the slot gets a new worker.
 """
 
 import multiprocessing

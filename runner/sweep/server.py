@@ -30,7 +30,7 @@ def context() -> BaseContext:
 
 @lru_cache
 def start() -> None:
-    """Start the server, once."""
+    """Start the server, once; it imports what `runner/sweep/imported.py` does."""
     if sys.platform != "linux":
         return
     # a worker that is killed leaves semaphores, which Python then complains of at its end

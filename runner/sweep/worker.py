@@ -1,6 +1,6 @@
 """A worker of the local launcher: a process that keeps to its slot and does one job after another.
 
-It imports torch once, and ends with the process that started it.
+It is forked from a server that has imported torch, and ends with the process of the sweep.
 """
 
 import io

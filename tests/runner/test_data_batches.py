@@ -5,6 +5,7 @@ import torch
 
 from runner.data import Augmentation, Batches, Split
 from runner.data.augmentation import crop_and_flip, cut_out_
+from runner.data.batches import normalized
 from tricks import Batch, Chain, ProgressiveResizing, RandomErasing, TrivialAugment
 
 PLAIN = (torch.zeros(3), torch.full((3,), 1 / 255))  # under these, the inputs are the pixels
@@ -301,6 +302,18 @@ def test_inputs_have_the_requested_memory_format_and_the_same_values():
     assert plain.inputs.is_contiguous()
     assert last.inputs.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(plain.inputs, last.inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+@pytest.mark.parametrize("channels", [1, 3, 13])
+def test_normalised_inputs_are_the_same_bits_in_both_memory_formats(dtype, channels):
+    images = torch.randint(0, 250, (4, channels, 5, 7)).to(dtype)
+    scale, shift = torch.rand(2, 1, channels, 1, 1)
+    expected = images.to(torch.float32).mul(scale).add(shift)
+    for form in (torch.contiguous_format, torch.channels_last):
+        found = normalized(images, scale, shift, form)
+        assert torch.equal(found, expected)
+        assert found.is_contiguous(memory_format=form)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the batches on a CUDA device: no device")
