@@ -11,11 +11,12 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from runner.errors import Unfit, UserError
 from runner.texts import in_one_line
-from runner.torchrun import counted
+from runner.torchrun import counted, restarted
 from tricks import derive_seed
 
 TIMEOUT = timedelta(minutes=30)
@@ -25,8 +26,9 @@ TO_TELL = 3.0  # seconds, in which a rank that fails tells the others why
 T = TypeVar("T")
 
 _BROKEN = re.compile(
-    "gloo|nccl|connection (closed|reset)|broken pipe|c10d|socket|timed? ?out", re.I
+    "connection (closed|reset) by peer|broken pipe|timed? ?out|gloo|nccl|c10d|socket", re.IGNORECASE
 )
+"""What torch says, as a RuntimeError, where it cannot reach another rank."""
 
 
 class Lost(Unfit):
@@ -51,6 +53,7 @@ class Ranks:
 
     def __init__(self, rank: int = 0, count: int = 1, store: Any = None) -> None:  # noqa: ANN401
         self.rank, self.count, self.store = rank, count, store
+        self.all_know = False  # that one has failed, and which
         self._pending: tuple[Tensor, Any] | None = None
 
     @property
@@ -101,6 +104,7 @@ class Ranks:
         except Exception as error:  # as many as there are reasons to fail
             problem = error
         failed = [rank for rank, is_bad in enumerate(self.gather(problem is not None)) if is_bad]
+        self.all_know = bool(failed)
         if not failed:
             return value  # type: ignore[return-value]
         if failed[0] != self.rank or problem is None:
@@ -119,7 +123,9 @@ class Ranks:
         everywhere = self.gather({key: str(value) for key, value in facts.items()})
         first = everywhere[0]
         for rank, other in enumerate(everywhere):
-            if wrong := [key for key in first if other.get(key) != first[key]]:
+            wrong = [k for k in first if other.get(k) != first[k] and k != "variant"]  # follows
+            if wrong:
+                self.all_know = True
                 if not self.is_first:
                     raise Elsewhere
                 pairs = (f"{key} is {other.get(key)}, not {first[key]}" for key in wrong[:5])
@@ -167,7 +173,8 @@ class Ranks:
         """Raise, with why another rank ended, if it left word."""
         others = [rank for rank in range(self.count) if rank != self.rank]
         told = self._wait_for_word(others, TO_TELL / 3)
-        told = told or f"A rank was killed, or cannot be reached ({in_one_line(error)[:200]})"
+        why = _BROKEN.search(str(error)) or [in_one_line(error)[:200]]
+        told = told or f"A rank was killed, or cannot be reached ({why[0]})"
         raise Lost(f"{told}. Give the same command to go on.") from error
 
     def leave_word(self, error: BaseException | None) -> None:
@@ -193,9 +200,11 @@ class Ranks:
         return None
 
     def _word_of(self, rank: int) -> str | None:
-        with suppress(RuntimeError):  # who keeps the words may be gone too
+        try:
             if self.store is not None and self.store.check([f"ended/{rank}"]):
                 return str(self.store.get(f"ended/{rank}").decode())
+        except RuntimeError:
+            self.store = None  # who kept the words is gone too
         return None
 
 
@@ -203,9 +212,9 @@ ALONE = Ranks()
 
 
 class _Met:
-    """Whether this process has joined others; it does so once."""
+    """How often this process has joined others."""
 
-    is_true = False
+    times = 0
 
 
 def tell_once(line: str) -> str | int:
@@ -214,7 +223,7 @@ def tell_once(line: str) -> str | int:
     Returns:
         The line, on the first rank that found a mistake; 1 on the others.
     """
-    if counted() == 1 or _Met.is_true:
+    if counted() == 1 or _Met.times:
         return line
     with joined() as ranks:
         first = ranks.gather(True).index(True)
@@ -231,7 +240,7 @@ def joined() -> Iterator[Ranks]:
     if (count := counted()) == 1:
         yield ALONE
         return
-    _Met.is_true = True
+    _Met.times += 1
     ranks = _join(count)
     failed: BaseException | None = None
     try:
@@ -240,10 +249,12 @@ def joined() -> Iterator[Ranks]:
         failed = error
         raise
     finally:
-        ranks.leave_word(failed)
+        if not ranks.all_know:
+            ranks.leave_word(failed)
         with suppress(RuntimeError):
             dist.destroy_process_group()  # ends what others wait for
-        if isinstance(failed, Exception) and ranks.is_told_by_another():
+        is_open = isinstance(failed, Exception) and not ranks.all_know
+        if is_open and ranks.is_told_by_another():
             raise Elsewhere from failed
 
 
@@ -252,6 +263,7 @@ def _join(count: int) -> Ranks:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
+        store = PrefixStore(f"{restarted()}/{_Met.times}", store)  # it may hold older words
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         rank = os.environ["RANK"]

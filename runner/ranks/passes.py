@@ -1,5 +1,6 @@
 """The passes of a model in training, and the sums of losses and gradients over the ranks."""
 
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -45,6 +46,8 @@ class Passes:
         options["forward_sync_buffers" if "forward_sync_buffers" in known else OLDER] = False
         shared = DistributedDataParallel(_Part(self.model), **options)
         shared.register_comm_hook(None, _add_up)
+        # of kernels of one pixel, whose strides may be anything
+        warnings.filterwarnings("ignore", "Grad strides do not match")
         return shared
 
     def __call__(self, inputs: Tensor, is_last: bool) -> Tensor:

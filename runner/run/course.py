@@ -146,7 +146,7 @@ class Course:
             for caveat in (*self.bench.notes, *caveats):
                 say(f"{label(self.folder)}  note: {caveat}")
         try:
-            with defer_signals():
+            with defer_signals(), self.ranks.talking():  # before a signal is obeyed
                 while training.updates < total and not self.choice.has_stopped:
                     epoch = training.updates // count
                     self.epoch(epoch)
