@@ -209,14 +209,14 @@ def test_a_rank_without_the_data_or_with_other_data_is_named(tmp_path):
     places = {rank: {"folder": tmp_path / name} for rank, name in enumerate(("zero", "one"))}
     found = run_ranks(tmp_path, *data, each=places)
     assert found.codes == [1, 1]
-    told = [line for line in lines("".join(found.err)) if "rank" in line]
+    told = [line for line in lines("".join(found.err)) if line.startswith("rank")]
     assert len(told) == 1, told
     assert told[0].startswith("rank 1: data.root: photos does not exist.")
     shutil.copytree(tmp_path / "zero/photos", tmp_path / "one/photos")
     (kind, *_) = (tmp_path / "one/photos/train").iterdir()
     next(kind.iterdir()).unlink()
     found = run_ranks(tmp_path, *data, each=places)
-    told = [line for line in lines("".join(found.err)) if "rank" in line]
+    told = [line for line in lines("".join(found.err)) if line.startswith("rank")]
     assert len(told) == 1, told
     assert "rank 1 differs from rank 0" in told[0]
 
