@@ -17,7 +17,7 @@ import hydra
 
 from runner.cli.explain import explain
 from runner.cli.hydra_internals import Loader, make_parser, run_command
-from runner.cli.task import register, task
+from runner.cli.task import once, register, task
 from runner.errors import UserError
 from runner.names import CONF
 from runner.signals import stoppable
@@ -75,7 +75,7 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         if line := explain(error, loader):
-            sys.exit(line)
+            sys.exit(once(line))
         raise
 
 

@@ -30,6 +30,7 @@ from runner.begin import rebuild_model
 from runner.config import Node, Settings
 from runner.cores import idle_cores, usable_cores
 from runner.data import DataSet
+from runner.torchrun import counted, counted_here
 from tricks import Trick
 
 AUTO = "auto"
@@ -77,7 +78,11 @@ def settle(settings: Settings, chosen: Mapping[str, Any]) -> Settings:
 
 def decide(settings: Settings, data: DataSet) -> Settings:
     """Choose what the settings leave open, for one run on this machine."""
-    return settle(settings, choose([(settings, data)])) if is_open(settings) else settings
+    if not is_open(settings):
+        return settings
+    # each rank of this machine has a part of its cores
+    cores = max(1, usable_cores() // counted_here()) if counted() > 1 else None
+    return settle(settings, choose([(settings, data)], cores))
 
 
 def choose(

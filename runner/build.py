@@ -28,6 +28,7 @@ from runner.losses import class_weights, weighted
 from runner.metrics import refuse_unmeasurable
 from runner.nodes import call, with_config_path
 from runner.optimizers import parameter_groups, refuse_unusable, step_together_
+from runner.ranks import ALONE, Ranks, divide, synchronise_batch_norms_
 from runner.schedulers import Scheduler, tabulate
 from runner.texts import listed, short
 from runner.train import Training
@@ -50,10 +51,15 @@ class Bench:
     """Whether the model begins with weights that were read."""
 
 
-def build(settings: Settings, data: DataSet | None = None) -> Bench:
-    """Build a run; `data` is what `build_data` gives for it, None to read it here.
+def build(settings: Settings, data: DataSet | None = None, ranks: Ranks = ALONE) -> Bench:
+    """Build a run.
 
     What the settings left open is chosen (runner/auto.py).
+
+    Args:
+        settings: The config.
+        data: What `build_data` gives for it; None to read it here.
+        ranks: Those that share the run.
 
     Raises:
         UserError: If a part cannot be built from its config.
@@ -84,13 +90,17 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
     updates_per_epoch = len(training_batches)
     inputs = Inputs(training_batches)
     optimizer = begin(settings, chain, model, inputs)
+    if together := settings.sync_batch_norm and ranks.count > 1:
+        synchronise_batch_norms_(model)
+    last = len(data.train.labels) % size if not settings.drop_last else 0
+    part, evenly = divide(size, last, settings.micro_batch_size, ranks, together)
     training = Training(
         model.train(),
         optimizer,
         chain,
         build_scheduler(settings, optimizer, updates_per_epoch),
         updates_per_epoch,
-        micro_batch_size=settings.micro_batch_size,
+        micro_batch_size=part,
         precision=settings.precision,
         not_finite=settings.not_finite,
         loss=build_loss(settings, data),
@@ -98,6 +108,8 @@ def build(settings: Settings, data: DataSet | None = None) -> Bench:
         classes=len(data.classes),
         inputs=inputs,
         seed=settings.seed,
+        ranks=ranks,
+        evenly=evenly,
     )
     torch.manual_seed(derive_seed(settings.seed, "training"))
     validation, test = batches(data.validation, size), batches(data.test, size)

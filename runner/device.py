@@ -7,12 +7,18 @@ import torch
 from torch import nn
 
 from runner.errors import Unfit, UserError
+from runner.torchrun import counted, local_rank
 
 
 def find_device(name: str) -> torch.device:
-    """Give back the device of that name; `auto` is CUDA where there is one."""
+    """Give back the device of that name; `auto` is CUDA where there is one.
+
+    Of several ranks each has a card of its own, the n-th of the machine.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and counted() > 1:
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from runner.data import Batches
+from runner.ranks import ALONE, Ranks
 from tricks import derive_seed
 
 
@@ -32,28 +33,28 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
+def evaluate(model: nn.Module, batches: Batches, ranks: Ranks = ALONE) -> Evaluation:
     """Evaluate a model in evaluation mode, and leave it in training mode.
 
     Args:
         model: Inputs [N, C, H, W] to logits [N, K].
         batches: Batches in the order of their split.
+        ranks: Those that share the batches; each of them gets the whole evaluation.
     """
     model.eval()
-    losses, correct, logits, labels = [], [], [], []
-    for batch in batches.epoch(0):
+    own = list[tuple[Tensor, Tensor, Tensor, Tensor]]()
+    for batch in batches.epoch(0, ranks.rank, ranks.count):
         outputs, targets = model(batch.inputs).float(), batch.targets
-        losses.append(F.cross_entropy(outputs, targets, reduction="none"))
-        correct.append(outputs.argmax(1) == targets)
-        logits.append(outputs.cpu())
-        labels.append(targets.cpu())
+        losses = F.cross_entropy(outputs, targets, reduction="none")
+        own.append((losses, outputs.argmax(1) == targets, outputs.cpu(), targets.cpu()))
     model.train()
-    loss = torch.cat(losses).double().mean().item()
-    return Evaluation(loss, *(torch.cat(each).cpu() for each in (correct, logits, labels)))
+    found = ranks.merge(own)
+    losses, correct, logits, labels = (torch.cat(each) for each in zip(*found, strict=True))
+    return Evaluation(losses.double().mean().item(), correct.cpu(), logits, labels)
 
 
 @torch.no_grad()
-def shift_consistency(model: nn.Module, batches: Batches, seed: int) -> float:
+def shift_consistency(model: nn.Module, batches: Batches, seed: int, ranks: Ranks = ALONE) -> float:
     """Return how often two random shifts of an image get the same prediction, right or wrong.
 
     Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019,
@@ -66,21 +67,24 @@ def shift_consistency(model: nn.Module, batches: Batches, seed: int) -> float:
         model: Inputs [N, C, H, W] to logits [N, K].
         batches: Batches in the order of their split.
         seed: Seed of the shifts.
+        ranks: As for `evaluate`.
 
     Returns:
         The share of the images, in [0, 1].
     """
     model.eval()
     agree, total = 0, 0
-    for index, batch in enumerate(batches.epoch(0)):
+    for index, batch in enumerate(batches.epoch(0, ranks.rank, ranks.count)):
         inputs = batch.inputs
         generator = torch.Generator(inputs.device)
-        generator.manual_seed(derive_seed(seed, "shifts", index))
+        number = ranks.rank + index * ranks.count
+        generator.manual_seed(derive_seed(seed, "shifts", number))
         one, other = (model(_shift(inputs, generator)).argmax(1) for _ in range(2))
         agree += int((one == other).sum())
         total += len(inputs)
     model.train()
-    return agree / total
+    found = ranks.gather((agree, total))
+    return sum(agree for agree, _ in found) / sum(total for _, total in found)
 
 
 def _shift(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -49,6 +49,7 @@ class Settings:
     loss: Node = dataclasses.field(default_factory=lambda: dict(CROSS_ENTROPY))
     drop_last: bool = False
     tf32: Literal["none", "convolutions", "all"] = "convolutions"
+    sync_batch_norm: bool = False
     metrics: list[str] = dataclasses.field(default_factory=list)
     result: Literal["last", "best"] = "last"
     patience: Positive | None = None
@@ -94,6 +95,11 @@ def refuse_contradictions(settings: Settings) -> None:
         raise UserError(
             "compile=cuda_graphs cannot add up gradients: each pass overwrites those of the last "
             f"one. Drop micro_batch_size={settings.micro_batch_size}, or set compile=true."
+        )
+    if settings.compile and settings.sync_batch_norm:
+        raise UserError(
+            "sync_batch_norm=true and compile do not go together: the statistics of other ranks "
+            "are no part of a compiled network. Set compile=false."
         )
     if settings.tf32 != "convolutions" and settings.precision != "float32":
         raise UserError(

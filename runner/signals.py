@@ -17,7 +17,9 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from multiprocessing.connection import wait
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
+
+from runner.torchrun import own_rank
 
 CODES: dict[int, int] = {
     signal.SIGINT: 130,
@@ -60,7 +62,8 @@ class _Signals:
             raise Stopped(number)
         else:
             self.requested = number
-            if multiprocessing.parent_process() is None:  # else the sweep announces it, once
+            # a sweep announces it for its workers, and the first rank for the others
+            if multiprocessing.parent_process() is None and own_rank() == 0:
                 announce_stop(ctrl_c=number == signal.SIGINT)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
@@ -148,6 +151,21 @@ def stop_requested() -> bool:
     return _signals.requested is not None
 
 
+def signal_to_stop() -> int:
+    """Give back the deferred signal that asks to stop; 0 if none does."""
+    return _signals.requested or 0
+
+
+def raise_stop(number: int) -> NoReturn:
+    """Stop as a signal asks, which this process or another one of its run got.
+
+    Raises:
+        Stopped: Always.
+    """
+    _signals.stopping = True
+    raise Stopped(number)
+
+
 def raise_if_stopping() -> None:
     """Stop, if that was requested.
 
@@ -155,8 +173,7 @@ def raise_if_stopping() -> None:
         Stopped: If so.
     """
     if _signals.requested is not None:
-        _signals.stopping = True
-        raise Stopped(_signals.requested)
+        raise_stop(_signals.requested)
 
 
 @lru_cache

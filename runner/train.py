@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from runner.losses import cross_entropy
 from runner.micro_batches import micro_batches
 from runner.observed import Averages, FirstNotFinite, first_not_finite
+from runner.ranks import ALONE, Passes, Ranks
 from tricks import Batch, Chain, Time, overrides, scale_learning_rates_
 from tricks.gradients import norm_of
 
@@ -44,6 +45,8 @@ class Training:
         classes: K, for the tricks that need it.
         inputs: Normalised training inputs, as `Trick.evaluation` takes them.
         seed: What the random numbers of the tricks depend on.
+        ranks: The processes that share each update; see `micro_batches`.
+        evenly: Whether each of them passes as many parts, as synchronised batch norms need.
     """
 
     def __init__(
@@ -62,10 +65,13 @@ class Training:
         classes: int | None = None,
         inputs: Iterable[Tensor] = (),
         seed: int = 0,
+        ranks: Ranks = ALONE,
+        evenly: bool = False,
     ) -> None:
         self.model, self.optimizer, self.trick = model, optimizer, trick
         self.factor, self.loss, self.classes, self.inputs = factor, loss, classes, inputs
         self.micro_batch_size, self.not_finite = micro_batch_size, not_finite
+        self.ranks, self.evenly, self.passes = ranks, evenly, Passes(model, ranks)
         self.begin = Time(0, updates_per_epoch, updates or updates_per_epoch, seed)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
@@ -98,16 +104,17 @@ class Training:
         """
         rate = self._set_learning_rate()
         before = self._before_a_skip()
+        self.ranks.seed(self.begin.seed, self.updates)
         plain: list[Tensor] = []  # the loss before the tricks, of each pass
 
         def compute() -> Tensor:
             self.optimizer.zero_grad()
             before_tricks, after_tricks = list[Tensor](), list[Tensor]()  # of each micro-batch
-            cut = batch, self.time, self.micro_batch_size, self.classes, self.draws
-            for micro, generator, share in micro_batches(*cut):
+            cut = self.micro_batch_size, self.classes, self.draws, self.ranks, self.evenly
+            for micro, generator, share, is_last in micro_batches(batch, self.time, *cut):
                 with self.autocast():
                     micro = self.trick.batch(micro, generator)
-                    outputs = self.model(micro.inputs)
+                    outputs = self.passes(micro.inputs, is_last)
                 outputs = outputs.float()
                 losses = self.loss(outputs, micro.targets)
                 changed = self.trick.loss(losses, outputs, micro.targets)
@@ -116,8 +123,9 @@ class Training:
                 after_tricks.append(mean.detach())
                 as_is = changed is losses
                 before_tricks.append(mean.detach() if as_is else _part(losses.detach(), share))
-            plain.append(sum(before_tricks[1:], before_tricks[0]))
-            return sum(after_tricks[1:], after_tricks[0])
+            before_all, after_all = self.passes.sums(before_tricks, after_tricks)
+            plain.append(before_all)
+            return after_all
 
         objective = self.trick.backward(compute, self.model)
         loss = plain[0]

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from os.path import lexists
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from runner.ablation.table import find_damage
@@ -23,6 +24,7 @@ from runner.config import Settings
 from runner.device import find_device
 from runner.errors import UserError
 from runner.names import label
+from runner.ranks import Ranks, joined
 from runner.run.attempt import attempt
 from runner.run.compare import changes, count, differences
 from runner.run.process import isolated
@@ -33,6 +35,7 @@ from runner.store.identity import digest_config
 from runner.store.runs import CONFIG, CORRECT, MACHINE, RESULT, STATUS, Run, read_run
 from runner.terminal import terminal
 from runner.texts import printable, say
+from runner.torchrun import counted
 
 
 @terminal()
@@ -78,10 +81,13 @@ def verify(folder: Path) -> list[str]:
     saved = _read(folder)
     given = read_settings(folder / CONFIG)
     settings = _on_its_device(folder, given, saved.machine)
+    _refuse_other_ranks(folder, saved.machine)
     with tempfile.TemporaryDirectory(prefix="biscuits-verify-") as name:
         place = Path(name)
-        with isolated():
-            ended = _do_again(folder, place, settings)
+        with isolated(), joined() as ranks:
+            ended = _do_again(folder, place, settings, ranks)
+        if not ranks.is_first:
+            return []
         again = read_run(place, saved.variant)
         difference = ended or next(differences(saved, again), None)
         if difference is None:
@@ -137,10 +143,20 @@ def _on_its_device(folder: Path, settings: Settings, machine: Mapping[str, Any])
     return settings
 
 
-def _do_again(folder: Path, place: Path, settings: Settings) -> str | None:
+def _refuse_other_ranks(folder: Path, machine: Mapping[str, Any]) -> None:
+    """Refuse to verify a run with another number of ranks, which rounds differently."""
+    if (made := machine.get("ranks", 1)) != counted():
+        start = f"torchrun --nproc-per-node={made}" if made != 1 else "python"
+        raise UserError(
+            f"{label(folder)} was made by {made} rank{'s' * (made != 1)}, and this is "
+            f"{counted()}. Verify it with: {start} -m runner.verify {quote(label(folder))}"
+        )
+
+
+def _do_again(folder: Path, place: Path, settings: Settings, ranks: Ranks) -> str | None:
     """Do the run in another folder; give back how it failed, if it did."""
     try:
-        bench = build(settings)
+        bench = ranks.together(lambda: build(settings, ranks=ranks))
     except Exception as error:  # a config made by hand can fail in any way
         raise UserError(f"{label(folder)} cannot be done again: {error}") from error
     try:

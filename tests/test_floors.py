@@ -37,9 +37,10 @@ FLOORS = [
     ["allowed", "compiled", "device", "eager", "evaluate", "fit", "settings"],
     ["data", "models", "optimizers", "schedulers", "train"],
     ["losses", "micro_batches", "observed", "tiles"],
+    ["ranks"],
     ["store"],
     ["names", "signals", "terminal", "validation"],
-    ["cores", "garbage", "quoting", "texts"],
+    ["cores", "garbage", "quoting", "texts", "torchrun"],
     ["errors"],
 ]
 """From the roof to the ground."""

@@ -38,6 +38,7 @@ from runner.cli.repository import Repository
 from runner.cli.variant import GROUPS, chosen, write_names
 from runner.errors import UserError
 from runner.names import CONF
+from runner.torchrun import counted
 
 
 def _allow_classes() -> AbstractContextManager[None]:
@@ -250,6 +251,11 @@ def run_command(
             app.show_info(given.info, name, overrides)
         else:
             mode = loader.find_mode(name, overrides, given.multirun)
+            if mode is not RunMode.RUN and counted() > 1:
+                raise UserError(
+                    "torchrun starts the ranks of one run, and this is a sweep of many. Start the "
+                    "sweep without it: hydra/launcher=local does the runs side by side, one a card."
+                )
             do = app.run if mode is RunMode.RUN else app.multirun
             with _allow_classes():
                 done = do(name, task, [*overrides, f"hydra.mode={mode.name}"])

@@ -21,6 +21,7 @@ from runner.garbage import importing_torch
 from runner.names import OUTPUTS, label
 from runner.signals import Stopped, die_with_parent, raise_if_stopping, stoppable
 from runner.texts import say
+from runner.torchrun import counted, own_rank
 
 OPTIONS = {"job_logging": "none", "launcher": "local"}
 """What is chosen of Hydra's own groups, where Hydra would choose otherwise."""
@@ -51,7 +52,7 @@ def task(cfg: DictConfig) -> float:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise  # a sweep continues with its other runs
         # one line; Hydra would add one of its own
-        sys.exit(explain(error, overrides=HydraConfig.get().overrides.task))
+        sys.exit(once(explain(error, overrides=HydraConfig.get().overrides.task)))
 
 
 def _run(cfg: DictConfig) -> float:
@@ -75,8 +76,18 @@ def _run(cfg: DictConfig) -> float:
     except (KeyboardInterrupt, Stopped):
         remove_empty(folder)
         raise
-    say(f"{label(folder)}  {summary(result)}")
+    if own_rank() == 0:
+        say(f"{label(folder)}  {summary(result)}")
     return float(result.get("validation/accuracy", result["test/accuracy"]))
+
+
+def once(line: str | None) -> str | int | None:
+    """Give back what to exit with for a mistake: of several ranks one tells of it."""
+    if counted() == 1 or line is None:
+        return line
+    from runner.ranks import tell_once  # imports torch
+
+    return tell_once(line)
 
 
 def register(config_dirs: Iterable[Path] = ()) -> None:

@@ -114,10 +114,10 @@ class Batches:
     def __len__(self) -> int:
         return updates_per_epoch(len(self.split.labels), self.batch_size, self.drop_last)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, from batch `start` on."""
+    def epoch(self, epoch: int, start: int = 0, step: int = 1) -> Iterator[Batch]:
+        """Yield the batches of an epoch: every `step`-th, from batch `start` on."""
         order = self._known_where_the_images_are(self.order(epoch))
-        for index in range(start, len(self)):
+        for index in range(start, len(self), step):
             yield self._batch(order, epoch, index)
 
     def first(self, most: int) -> Batch:

@@ -50,7 +50,7 @@ def as_trained(
     """
     trick, time = copy.deepcopy(batches.trick), batches.begin._replace(update=update)
     parts = micro_batches(batch, time, micro, classes)
-    return torch.cat([trick.batch(part, generator).inputs for part, generator, _ in parts])
+    return torch.cat([trick.batch(part, generator).inputs for part, generator, *_ in parts])
 
 
 def to_pixels(inputs: Tensor, batches: Batches) -> Tensor:

@@ -20,6 +20,7 @@ from runner.metrics import is_built_in, own_metrics
 from runner.run.own_code import digest_own
 from runner.run.process import unusual_flags
 from runner.store.identity import digest_config
+from runner.torchrun import counted
 from runner.transforms import targets
 
 LIBRARIES = (
@@ -41,8 +42,9 @@ HERE = Path(__file__).resolve().parent.parent
 TRAINING_CODE = (
     *("begin.py", "build.py", "compiled.py", "data/*.py", "device.py", "eager.py", "evaluate.py"),
     *("fit.py", "losses.py", "metrics.py", "micro_batches.py", "models/*.py", "nodes.py"),
-    *("observed.py", "optimizers.py", "schedulers.py", "train.py", "transforms.py"),
-    *("run/attempt.py", "run/choice.py", "run/result.py", "store/archive.py", "../tricks/*.py"),
+    *("observed.py", "optimizers.py", "ranks/*.py", "schedulers.py", "train.py", "transforms.py"),
+    *("run/attempt.py", "run/choice.py", "run/course.py", "run/result.py"),
+    *("store/archive.py", "../tricks/*.py"),
 )
 """The files, seen from `runner/`, that the bits of a run come from."""
 
@@ -70,6 +72,7 @@ def fingerprint(
         "capability": torch.backends.cpu.get_cpu_capability(),
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "ranks": counted(),
         "precision": settings.precision,
         "memory_format": settings.memory_format,
     }
@@ -100,6 +103,7 @@ def bits_depend_on(machine: Mapping[str, Any]) -> dict[str, str]:
         "code of your own": machine["code"]["own"],
         **machine["made of"],
         "torch": machine["libraries"]["torch"],
+        "ranks": machine["ranks"],
         "variables": machine["variables"],
         "flags": machine["flags"],
     }

@@ -46,8 +46,7 @@ class RunLog:
         Raises:
             UserError: If there is no room for it.
         """
-        finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
-        line = json.dumps({"format": FORMAT, "epoch": epoch, "update": update, **finite}) + "\n"
+        line = _line(epoch, update, numbers)
         with writing(self.path), open(self.path, "a") as file:
             file.write(line)  # until the run ends, its checkpoints hold the lines
         self.lines.append(line)
@@ -83,3 +82,22 @@ class RunLog:
         with writing(self.events):
             code = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown's own
             self.tensorboard.add_text(name, code, 0)
+
+
+class UnwrittenLog(RunLog):
+    """A log of which nothing is written: of a rank other than the first."""
+
+    def __init__(self, lines: Iterable[str] = ()) -> None:
+        self.lines = list(lines)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        pass
+
+    def write(self, epoch: float, update: int, numbers: dict[str, float]) -> None:
+        """Keep the line of an evaluation."""
+        self.lines.append(_line(epoch, update, numbers))
+
+
+def _line(epoch: float, update: int, numbers: dict[str, float]) -> str:
+    finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+    return json.dumps({"format": FORMAT, "epoch": epoch, "update": update, **finite}) + "\n"

@@ -41,7 +41,7 @@ def evaluate_on_validation(bench: Bench, metrics: Sequence[str] = ()) -> dict[st
     if len(bench.data.validation.labels) == 0:
         return {}
     with bench.training.autocast():
-        found = evaluate(bench.training.predictor, bench.validation)
+        found = evaluate(bench.training.predictor, bench.validation, bench.training.ranks)
     more = measure(metrics, found.logits, found.labels)
     return {
         "validation/accuracy": found.accuracy,
@@ -53,7 +53,7 @@ def evaluate_on_validation(bench: Bench, metrics: Sequence[str] = ()) -> dict[st
 def accuracy_on_test(bench: Bench) -> float:
     """Give back the test accuracy of a model in training, which stays as it is."""
     with bench.training.autocast():
-        return evaluate(bench.training.predictor, bench.test).accuracy
+        return evaluate(bench.training.predictor, bench.test, bench.training.ranks).accuracy
 
 
 def evaluate_on_test(
@@ -75,10 +75,10 @@ def evaluate_on_test(
     training = bench.training
     with training.autocast():
         predictor = training.predictor
-        found = evaluate(predictor, bench.test)
+        found = evaluate(predictor, bench.test, training.ranks)
         if not math.isfinite(found.loss):
             raise Diverged(f"the test loss is not finite ({found.loss}) after the last update")
-        consistency = shift_consistency(predictor, bench.test, settings.seed)
+        consistency = shift_consistency(predictor, bench.test, settings.seed, training.ranks)
     measured = measure(settings.metrics, found.logits, found.labels)
     for name, value in measured.items():
         if not math.isfinite(value):

@@ -88,14 +88,16 @@ class Status:
     """The status.json of one attempt, with what it takes in time and memory.
 
     Args:
-        folder: The folder of the run; what earlier attempts recorded there is counted in.
+        folder: The folder of the run; what earlier attempts recorded there is counted in. None to
+            write nothing.
         device: The device of the run.
         total: The updates of the whole run.
     """
 
-    def __init__(self, folder: Path, device: torch.device, total: int) -> None:
-        before = read_status(folder)
-        self.path, self.device, self.total = folder / STATUS, device, total
+    def __init__(self, folder: Path | None, device: torch.device, total: int) -> None:
+        before = read_status(folder) if folder else {}
+        self.path = folder / STATUS if folder else None
+        self.device, self.total = device, total
         self.update: int = before.get("update", 0)
         self.checkpoint: int | None = before.get("checkpoint")
         self.attempts: int = before.get("attempts", 0) + 1
@@ -106,6 +108,8 @@ class Status:
 
     def write(self, status: str, error: str | None = None, cause: str | None = None) -> None:
         """Write the file; a cause is one of `CAUSES`."""
+        if self.path is None:
+            return
         content: dict[str, Any] = {
             "status": status,
             "attempts": self.attempts,

@@ -19,6 +19,7 @@ ADDED: dict[str, Any] = {
     "last_evaluations": None,
     "drop_last": False,
     "tf32": "convolutions",
+    "sync_batch_norm": False,
     "metrics": [],
     "result": "last",
     "patience": None,

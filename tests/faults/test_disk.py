@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from runner.run import attempt, checkpoint
+from runner.run import checkpoint, course
 from runner.store.runs import read_metrics
 from tests.builders import read_status
 from tests.conftest import biscuits, run_in
@@ -70,7 +70,7 @@ def test_the_last_good_checkpoint_outlives_a_full_disk(tmp_path, monkeypatch, fa
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     monkeypatch.setattr(checkpoint, "save", save_the_third_without_room)
-    monkeypatch.setattr(attempt, "WORTH", 0)  # one after each epoch
+    monkeypatch.setattr(course, "WORTH", 0)  # one after each epoch
     with pytest.raises(Exception, match=r"checkpoint.new.pt cannot be written: File too large"):
         run_in(place, *RUN)
     assert nothing_is_left_over(place)

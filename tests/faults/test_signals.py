@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from runner.errors import UserError
-from runner.run import attempt, checkpoint
+from runner.run import checkpoint, course
 from runner.run import status as folder_module
 from runner.signals import Stopped, defer_signals, raise_if_stopping, stoppable
 from runner.train import Training
@@ -60,7 +60,7 @@ def test_checkpoints_are_saved_where_worth_it_and_when_the_last_is_old(tmp_path,
     straight = go(tmp_path / "seldom")
     assert saved == [LENGTH, 3 * LENGTH]  # after the first epoch and the last
     saved.clear()
-    monkeypatch.setattr(attempt, "WORTH", 0)
+    monkeypatch.setattr(course, "WORTH", 0)
     assert go(tmp_path / "usual") == straight
     assert saved == [LENGTH, 2 * LENGTH, 3 * LENGTH]
     saved.clear()

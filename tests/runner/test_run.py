@@ -144,7 +144,7 @@ def test_the_saved_config_is_resolved_and_gives_the_same_settings(do, tmp_path):
 def test_a_run_that_diverges_says_where_and_keeps_its_last_good_checkpoint(
     do, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("runner.run.attempt.WORTH", 0)  # a checkpoint after each epoch
+    monkeypatch.setattr("runner.run.course.WORTH", 0)  # a checkpoint after each epoch
     with pytest.raises(
         UserError, match=r"the loss is not finite .* at update 1; there is no check"
     ):

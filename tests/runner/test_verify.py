@@ -13,7 +13,8 @@ import torch
 
 from runner.build import build
 from runner.run import checkpoint, fingerprint
-from runner.run.attempt import Attempt, attempt
+from runner.run.attempt import attempt
+from runner.run.course import Course
 from runner.store.answers import digest_answers, digest_predictions, read_predictions
 from runner.store.files import write_json
 from runner.store.runs import digest_metrics, read_metrics
@@ -321,7 +322,7 @@ def test_a_run_that_fails_now_differs_and_data_that_is_gone_is_said(folder, monk
         raise Diverged("the loss is not finite")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Attempt, "epoch", diverge)
+        patched.setattr(Course, "epoch", diverge)
         told = refusal(folder)
     assert f"{folder} differs: it fails now: the loss is not finite\n" in told
     assert str(tempfile.tempdir) not in told
@@ -335,7 +336,7 @@ def test_a_run_that_fails_now_differs_and_data_that_is_gone_is_said(folder, monk
 def test_stopping_it_leaves_nothing_behind_and_says_nothing_of_a_folder(
     folder, monkeypatch, capsys
 ):
-    real, done = Attempt.epoch, []
+    real, done = Course.epoch, []
 
     def interrupted(*arguments):
         if done:
@@ -345,7 +346,7 @@ def test_stopping_it_leaves_nothing_behind_and_says_nothing_of_a_folder(
         return real(*arguments)
 
     before = contents(folder)
-    monkeypatch.setattr(Attempt, "epoch", interrupted)
+    monkeypatch.setattr(Course, "epoch", interrupted)
     with pytest.raises(SystemExit) as exit_:
         main([str(folder)])
     assert exit_.value.code == 130

@@ -1,0 +1,277 @@
+"""The ranks of a run: how they meet, exchange values, agree, and tell each other why they end."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from runner.errors import Unfit, UserError
+from runner.texts import in_one_line
+from runner.torchrun import counted, restarted
+from tricks import derive_seed
+
+TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for another, which may be reading the data."""
+TO_TELL = 3.0  # seconds, in which a rank that fails tells the others why
+
+T = TypeVar("T")
+
+_BROKEN = re.compile(
+    "connection (closed|reset) by peer|broken pipe|timed? ?out|gloo|nccl|c10d|socket", re.IGNORECASE
+)
+"""What torch says, as a RuntimeError, where it cannot reach another rank."""
+
+
+class Lost(Unfit):
+    """Another rank is gone, or does not answer."""
+
+
+class Elsewhere(SystemExit):
+    """Another rank has failed, and says why."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
+class Ranks:
+    """The ranks of a run, seen from one of them; one process by itself unless they are joined.
+
+    Args:
+        rank: The number of this one.
+        count: How many there are.
+        store: Where they leave word for each other.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1, store: Any = None) -> None:  # noqa: ANN401
+        self.rank, self.count, self.store = rank, count, store
+        self.all_know = False  # that one has failed, and which
+        self._pending: tuple[Tensor, Any] | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one writes and prints."""
+        return self.rank == 0
+
+    def deal(self, items: Sequence[T]) -> Sequence[T]:
+        """Give back the items of this rank: every n-th, where there are n ranks."""
+        return items[self.rank :: self.count]
+
+    def merge(self, dealt: Sequence[T]) -> list[T]:
+        """Give back the items of all ranks, in the order that they were dealt from."""
+        hands = self.gather([*dealt])
+        return [hands[i % self.count][i // self.count] for i in range(sum(map(len, hands)))]
+
+    def gather(self, value: T) -> list[T]:
+        """Give back the values of all ranks, in order."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        with self.talking():
+            dist.all_gather_object(found, value)
+        return found
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """Give back what the first rank makes."""
+        if self.count == 1:
+            return make()
+        found: list[Any] = [make() if self.is_first else None]
+        with self.talking():
+            dist.broadcast_object_list(found, src=0)
+        value: T = found[0]
+        return value
+
+    def together(self, do: Callable[[], T]) -> T:
+        """Do something on each rank; where it fails on one, it fails on all.
+
+        Raises:
+            Exception: On the first rank where it fails: what it raised.
+            Elsewhere: On the others.
+        """
+        if self.count == 1:
+            return do()
+        problem, value = None, None
+        try:
+            value = do()
+        except Exception as error:  # as many as there are reasons to fail
+            problem = error
+        failed = [rank for rank, is_bad in enumerate(self.gather(problem is not None)) if is_bad]
+        self.all_know = bool(failed)
+        if not failed:
+            return value  # type: ignore[return-value]
+        if failed[0] != self.rank or problem is None:
+            raise Elsewhere
+        if isinstance(problem, UserError) and len(failed) < self.count:
+            raise type(problem)(f"rank {self.rank}: {problem}") from problem
+        raise problem
+
+    def refuse_differences(self, facts: Mapping[str, object]) -> None:
+        """Refuse ranks that differ in facts that must be the same.
+
+        Raises:
+            UserError: If they differ, on the first rank.
+            Elsewhere: If they differ, on the others.
+        """
+        everywhere = self.gather({key: str(value) for key, value in facts.items()})
+        first = everywhere[0]
+        for rank, other in enumerate(everywhere):
+            wrong = [k for k in first if other.get(k) != first[k] and k != "variant"]  # follows
+            if wrong:
+                self.all_know = True
+                if not self.is_first:
+                    raise Elsewhere
+                pairs = (f"{key} is {other.get(key)}, not {first[key]}" for key in wrong[:5])
+                raise UserError(
+                    f"rank {rank} differs from rank 0: {'; '.join(pairs)}. Start all ranks with "
+                    "one command, on machines with the same software, hardware and data."
+                )
+
+    def agree(self, wish: int) -> int:
+        """Give back the largest wish of any rank when this was last called; nothing waits for it.
+
+        By itself a process gets its own wish, at once.
+        """
+        if self.count == 1:
+            return wish
+        before, self._pending = self._pending, None
+        with self.talking():
+            own = torch.tensor(wish)
+            self._pending = own, dist.all_reduce(own, dist.ReduceOp.MAX, async_op=True)
+            if before is None:
+                return 0
+            before[1].wait()
+        return int(before[0])
+
+    def seed(self, seed: int, update: int) -> None:
+        """Seed torch's global generators for an update: each rank drops out other units."""
+        if self.count > 1:
+            torch.manual_seed(derive_seed(seed, "rank", self.rank, update))
+
+    @contextmanager
+    def talking(self) -> Iterator[None]:
+        """Report a rank that is gone as such.
+
+        Raises:
+            Lost: If torch says that it cannot reach another one.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.count == 1 or not _BROKEN.search(str(error)):
+                raise
+            self._lose(error)
+
+    def _lose(self, error: RuntimeError) -> NoReturn:
+        """Raise, with why another rank ended, if it left word."""
+        others = [rank for rank in range(self.count) if rank != self.rank]
+        told = self._wait_for_word(others, TO_TELL / 3)
+        why = _BROKEN.search(str(error)) or [in_one_line(error)[:200]]
+        told = told or f"A rank was killed, or cannot be reached ({why[0]})"
+        raise Lost(f"{told}. Give the same command to go on.") from error
+
+    def leave_word(self, error: BaseException | None) -> None:
+        """Tell the others that this rank ends, and why."""
+        if self.store is not None:
+            why = f"failed: {in_one_line(error)}" if isinstance(error, Exception) else "has ended"
+            with suppress(RuntimeError):
+                self.store.set(f"ended/{self.rank}", f"rank {self.rank} {why}".rstrip("."))
+
+    def is_told_by_another(self) -> bool:
+        """Whether a rank before this one tells why all end."""
+        return self._wait_for_word(range(self.rank), TO_TELL) is not None
+
+    def _wait_for_word(self, ranks: Sequence[int], seconds: float) -> str | None:
+        """Give back why one of some ranks ended; None if none of them leaves word in time."""
+        deadline = time.monotonic() + seconds
+        while ranks:
+            if (told := next(filter(None, map(self._word_of, ranks)), None)) is not None:
+                return told
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        return None
+
+    def _word_of(self, rank: int) -> str | None:
+        try:
+            if self.store is not None and self.store.check([f"ended/{rank}"]):
+                return str(self.store.get(f"ended/{rank}").decode())
+        except RuntimeError:
+            self.store = None  # who kept the words is gone too
+        return None
+
+
+ALONE = Ranks()
+
+
+class _Met:
+    """How often this process has joined others."""
+
+    times = 0
+
+
+def tell_once(line: str) -> str | int:
+    """Give back what to exit with, for a mistake that each rank may find before they meet.
+
+    Returns:
+        The line, on the first rank that found a mistake; 1 on the others.
+    """
+    if counted() == 1 or _Met.times:
+        return line
+    with joined() as ranks:
+        first = ranks.gather(True).index(True)
+    return line if ranks.rank == first else 1
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Join the ranks that this process was started with; by itself there is nothing to join.
+
+    Raises:
+        UserError: If the address is taken, or the ranks do not meet.
+    """
+    if (count := counted()) == 1:
+        yield ALONE
+        return
+    _Met.times += 1
+    ranks = _join(count)
+    failed: BaseException | None = None
+    try:
+        yield ranks
+    except BaseException as error:
+        failed = error
+        raise
+    finally:
+        if not ranks.all_know:
+            ranks.leave_word(failed)
+        with suppress(RuntimeError):
+            dist.destroy_process_group()  # ends what others wait for
+        is_open = isinstance(failed, Exception) and not ranks.all_know
+        if is_open and ranks.is_told_by_another():
+            raise Elsewhere from failed
+
+
+def _join(count: int) -> Ranks:
+    address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
+        store = PrefixStore(f"{restarted()}/{_Met.times}", store)  # it may hold older words
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        rank = os.environ["RANK"]
+        remedy = "Give all ranks the same free MASTER_PORT and a MASTER_ADDR that they reach."
+        if re.search("EADDRINUSE|address already in use", str(error), re.IGNORECASE):
+            remedy = "That port is in use: choose another, as by torchrun --master-port=29511."
+        raise UserError(
+            f"rank {rank} of {count} cannot meet the others at {address}:{port} "
+            f"({in_one_line(error)[:200]}). {remedy}"
+        ) from error
+    return Ranks(rank, count, store)

@@ -1,0 +1,117 @@
+"""The passes of a model in training, and the sums of losses and gradients over the ranks."""
+
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from inspect import signature
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from runner.ranks.batch_norm import synchronised
+from runner.ranks.meeting import Ranks
+
+OLDER = "broadcast_buffers"
+"""How older versions of torch call it that a pass gives all ranks the first one's buffers."""
+
+
+class Passes:
+    """How a model is passed by one process, or by this one of several ranks.
+
+    Several add up their gradients while the last part of each goes backward, by torch's
+    `DistributedDataParallel`. It is told to add and not to average, since each part's loss is
+    multiplied by its share of the update's samples.
+
+    Args:
+        model: The model, which stays as it is.
+        ranks: Those that share the update.
+    """
+
+    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
+        self.model, self.ranks = model, ranks
+
+    @cached_property
+    def shared(self) -> DistributedDataParallel | None:
+        """The model as the ranks share it; None for one process. Made when all ranks train."""
+        if self.ranks.count == 1:
+            return None
+        options: dict[str, Any] = {"find_unused_parameters": True}
+        # as newer versions of torch name it
+        known = signature(DistributedDataParallel).parameters
+        options["forward_sync_buffers" if "forward_sync_buffers" in known else OLDER] = False
+        shared = DistributedDataParallel(_Part(self.model), **options)
+        shared.register_comm_hook(None, _add_up)
+        # of kernels of one pixel, whose strides may be anything
+        warnings.filterwarnings("ignore", "Grad strides do not match")
+        return shared
+
+    def __call__(self, inputs: Tensor, is_last: bool) -> Tensor:
+        """Pass one part of an update, [n, C, H, W], to logits [n, K].
+
+        Args:
+            inputs: Of the part.
+            is_last: Whether it is this rank's last one.
+        """
+        if self.shared is None:
+            return self.model(inputs)  # type: ignore[no-any-return]
+        with nullcontext() if is_last else self.shared.no_sync(), synchronised():
+            return self.shared(inputs)  # type: ignore[no-any-return]
+
+    def sums(self, *losses: Sequence[Tensor]) -> list[Tensor]:
+        """Add up the losses of all parts, when those of this rank have gone backward.
+
+        Afterwards the buffers are those of the first rank, as with DistributedDataParallel.
+
+        Args:
+            losses: Of each part, scalars, in several kinds.
+        """
+        if self.shared is None:
+            return [sum(each[1:], each[0]) for each in losses]
+        if not losses[0]:  # there are fewer parts than ranks
+            self.shared(None).backward()
+        zero = torch.zeros((), device=next(self.model.parameters()).device)
+        found = torch.stack([sum(each[1:], each[0]) if each else zero for each in losses])
+        dist.all_reduce(found)
+        _send_buffers(self.model)
+        return [*found.unbind()]
+
+
+class _Part(nn.Module):
+    """A model that can also be passed no samples: then every gradient is 0."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.unused = nn.Parameter(torch.zeros(()))  # torch warns where every parameter is used
+
+    def forward(self, inputs: Tensor | None) -> Tensor:
+        if inputs is None:
+            parts = [p.sum() * 0 for p in self.model.parameters() if p.requires_grad]
+            return torch.stack(parts).sum()
+        return self.model(inputs)  # type: ignore[no-any-return]
+
+
+def _add_up(_: object, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
+    """Add up a bucket of gradients."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    return work.get_future().then(lambda done: done.value()[0])
+
+
+@torch.no_grad()
+def _send_buffers(model: nn.Module) -> None:
+    """Give all ranks the first one's buffers: those of a type in one piece."""
+    kinds: dict[tuple[Any, Any], list[Tensor]] = {}
+    for buffer in model.buffers():
+        kinds.setdefault((buffer.dtype, buffer.device), []).append(buffer)
+    for buffers in kinds.values():
+        whole = torch.cat([buffer.reshape(-1) for buffer in buffers])
+        dist.broadcast(whole, src=0)
+        parts = whole.split([buffer.numel() for buffer in buffers])
+        for buffer, part in zip(buffers, parts, strict=True):
+            buffer.copy_(part.view_as(buffer))

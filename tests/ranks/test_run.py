@@ -1,0 +1,247 @@
+"""One run over two ranks: the same run, whatever becomes of one of them."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from tests.conftest import ROOT, start
+from tests.faults.images import make_folder
+from tests.ranks.start import (
+    SETTINGS,
+    ended,
+    lines,
+    ranks_of,
+    run_ranks,
+    start_ranks,
+    torchrun,
+    wait_for_epochs,
+)
+
+QUICK = "epochs=1"
+
+
+def run(folder, *arguments):
+    """Do a run in one process."""
+    process = start(folder, *arguments)
+    found = ended([process])
+    return SimpleNamespace(returncode=found.codes[0], stdout=found.out[0], stderr=found.err[0])
+
+
+def result(folder):
+    """The weights of the only run, and its log without the times."""
+    (place,) = folder.glob("outputs/ours/*/seed=0")
+    lines = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
+    log = [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    return json.loads((place / "result.json").read_text())["weights"], log
+
+
+def status(folder):
+    (file,) = folder.glob("outputs/ours/*/seed=0/status.json")
+    return json.loads(file.read_text())
+
+
+def test_ranks_with_different_configs_are_told_so_in_one_line(tmp_path):
+    each = {0: {"arguments": ["seed=1"]}, 1: {"arguments": ["seed=2"]}}
+    found = run_ranks(tmp_path, QUICK, each=each)
+    assert found.codes == [1, 1]
+    assert found.err[0].startswith("rank 1 differs from rank 0: seed is 2, not 1. ")
+    assert len(lines(found.err[0])) == 1
+    assert found.err[1] == found.out[1] == ""
+    assert not (tmp_path / "outputs").exists() or not [*tmp_path.glob("outputs/**/result.json")]
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_other_with_the_cause(tmp_path):
+    ranks = start_ranks(tmp_path, *SETTINGS, "epochs=500")
+    wait_for_epochs(tmp_path, 1, ranks[0])
+    ranks[1].kill()
+    found = ended(ranks, timeout=20)
+    assert found.codes == [1, -signal.SIGKILL]
+    (line,) = lines(found.err[0])
+    assert line.startswith("A rank was killed, or cannot be reached (")
+    assert line.endswith("Give the same command to go on.")
+    assert status(tmp_path)["status"] == "failed"
+    assert status(tmp_path)["cause"] == "machine"
+
+
+@pytest.mark.slow
+def test_two_ranks_write_what_one_writes_and_only_one_prints(tmp_path):
+    found = run_ranks(tmp_path, QUICK)
+    assert found.codes == [0, 0], found.err
+    assert found.out[1] == ""
+    assert lines("".join(found.err)) == []
+    (two,) = tmp_path.glob("outputs/ours/*/seed=0")
+    one = run(tmp_path, *SETTINGS[:-1], "name=alone", QUICK)
+    (alone,) = tmp_path.glob("outputs/alone/*/seed=0")
+    assert one.returncode == 0
+    names = {re.sub(r"tfevents.*", "tfevents", path.name) for path in two.iterdir()}
+    assert names == {re.sub(r"tfevents.*", "tfevents", path.name) for path in alone.iterdir()}
+    assert json.loads((two / "run.json").read_text())["ranks"] == 2
+    again = run_ranks(tmp_path, QUICK)
+    assert again.codes == [0, 0]
+    assert "test accuracy" in again.out[0]
+    assert again.out[1] == ""
+
+
+@pytest.mark.slow
+def test_micro_batches_are_dealt_so_that_one_process_has_the_same_weights(tmp_path):
+    (tmp_path / "one").mkdir()
+    run(tmp_path / "one", *SETTINGS, QUICK, "micro_batch_size=32", "tricks=core")
+    run_ranks(tmp_path, QUICK, "micro_batch_size=32", "tricks=core")
+    two, one = (result(place)[1] for place in (tmp_path, tmp_path / "one"))
+    for each, other in zip(two, one, strict=True):
+        assert {k: each[k] for k in each if k.startswith("train/")} == {
+            k: other[k] for k in other if k.startswith("train/")
+        }
+
+
+@pytest.mark.slow
+def test_with_synchronised_batch_norm_the_run_is_that_of_one_process(tmp_path):
+    (tmp_path / "one").mkdir()
+    run(tmp_path / "one", *SETTINGS, "epochs=2")
+    run_ranks(tmp_path, "epochs=2", "sync_batch_norm=true")
+    one, two = (result(place)[1][0] for place in (tmp_path / "one", tmp_path))
+    for key in ("train/loss", "validation/loss", "train/gradient_norm"):
+        assert two[key] == pytest.approx(one[key], rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run over two ranks that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    found = run_ranks(folder, "epochs=8", "tricks=core")
+    assert found.codes == [0, 0], found.err
+    return result(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_torchrun_starts_killed_ranks_again_and_the_run_resumes_exactly(tmp_path, whole, number):
+    started = torchrun(tmp_path, "epochs=8", "tricks=core", more=("--max-restarts=1",))
+    wait_for_epochs(tmp_path, 2, started)
+    os.kill(ranks_of(started)[number], signal.SIGKILL)
+    out, err = started.communicate(timeout=180)
+    assert started.returncode == 0, err
+    assert "resuming at update" in out
+    assert result(tmp_path) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to_all", [True, False])
+def test_a_signal_to_one_rank_or_all_stops_them_after_one_update_and_saves(tmp_path, whole, to_all):
+    started = torchrun(tmp_path, "epochs=8", "tricks=core")
+    wait_for_epochs(tmp_path, 2, started)
+    os.kill(started.pid if to_all else ranks_of(started)[1], signal.SIGTERM)
+    out, _ = started.communicate(timeout=60)
+    assert "Stopped and saved at update" in out
+    assert status(tmp_path)["status"] == "stopped"
+    assert status(tmp_path)["update"] == status(tmp_path)["checkpoint"]
+    found = run_ranks(tmp_path, "epochs=8", "tricks=core")
+    assert found.codes == [0, 0], found.err
+    assert result(tmp_path) == whole
+
+
+@pytest.mark.slow
+def test_another_number_of_ranks_resumes_only_where_that_is_asked_for(tmp_path, whole):
+    started = torchrun(tmp_path, "epochs=8", "tricks=core")
+    wait_for_epochs(tmp_path, 2, started)
+    started.terminate()
+    started.communicate(timeout=60)
+    given = (*SETTINGS, "epochs=8", "tricks=core")
+    refused = run(tmp_path, *given)
+    assert refused.returncode == 1
+    assert "ranks changed (2 -> 1)" in refused.stderr
+    moved = run(tmp_path, *given, "resume=anywhere")
+    assert moved.returncode == 0
+    (file,) = tmp_path.glob("outputs/ours/*/seed=0/run.json")
+    (move,) = json.loads(file.read_text())["moves"]
+    assert "ranks changed (2 -> 1)" in move
+    for one, two in zip(result(tmp_path)[1], whole[1], strict=True):
+        assert one["train/loss"] == pytest.approx(two["train/loss"], rel=0.5)
+
+
+OWN = """
+import os
+import torch
+from torch import nn
+from runner.models import cifar_resnet
+
+class Net(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.inner = cifar_resnet(depth=8, width=8, channels=channels, classes=classes)
+        self.passes = 0
+
+    def forward(self, inputs):
+        self.passes += torch.is_grad_enabled()
+        if self.passes > 3 and os.environ.get("RANK") == "1":
+            raise ValueError("the second half is not to my taste")
+        return self.inner(inputs)
+"""
+
+
+@pytest.mark.slow
+def test_an_error_on_one_rank_is_told_once_and_recorded(tmp_path):
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "conf/model/own.yaml").write_text("_target_: own.Net\nweights: null\n")
+    given = ("-cd", "conf", "model=own", QUICK)
+    variables = {"BISCUITS_ALLOW": "own.Net", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    found = run_ranks(tmp_path, *given, **variables)
+    told = lines("".join(found.err))
+    assert len(told) == 1, told
+    assert "rank 1 failed: the second half is not to my taste" in told[0]
+    assert "rank 1 failed" in status(tmp_path)["error"]
+
+
+@pytest.mark.slow
+def test_a_rank_without_the_data_or_with_other_data_is_named(tmp_path):
+    for name in ("zero", "one"):
+        (tmp_path / name).mkdir()
+    make_folder(tmp_path / "zero/photos")
+    data = ("data=image_folder", "data.root=photos", "data.size=8", "data.validation=0", QUICK)
+    places = {rank: {"folder": tmp_path / name} for rank, name in enumerate(("zero", "one"))}
+    found = run_ranks(tmp_path, *data, each=places)
+    assert found.codes == [1, 1]
+    told = [line for line in lines("".join(found.err)) if line.startswith("rank")]
+    assert len(told) == 1, told
+    assert told[0].startswith("rank 1: data.root: photos does not exist.")
+    shutil.copytree(tmp_path / "zero/photos", tmp_path / "one/photos")
+    (kind, *_) = (tmp_path / "one/photos/train").iterdir()
+    next(kind.iterdir()).unlink()
+    found = run_ranks(tmp_path, *data, each=places)
+    told = [line for line in lines("".join(found.err)) if line.startswith("rank")]
+    assert len(told) == 1, told
+    assert "rank 1 differs from rank 0" in told[0]
+
+
+@pytest.mark.slow
+def test_mistakes_are_told_by_one_rank(tmp_path):
+    for argument, line in {
+        "epochss=1": "epochss is not a setting. Did you mean epochs?",
+        "batch_size=1": "batch_size=1 is an update's, and is divided among 2 ranks.",
+        "ablation=one_at_a_time": "torchrun starts the ranks of one run, and this is a sweep",
+    }.items():
+        found = run_ranks(tmp_path, argument)
+        told = lines("".join(found.err))
+        assert len(told) == 1, told
+        assert told[0].startswith(line)
+        assert found.codes == [1, 1]
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_named(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ranks = start_ranks(tmp_path, *SETTINGS, QUICK, port=port)
+        ranks[1].kill()  # it would try for half an hour
+        found = ended(ranks)
+    assert "That port is in use" in found.err[0]

@@ -1,0 +1,90 @@
+"""Every trick is the same over two ranks: what two find is in tests/ranks/worker.py."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from runner.errors import UserError
+from runner.micro_batches import micro_batches
+from runner.ranks import ALONE, Ranks, divide
+from tests.conftest import ROOT
+from tests.loop import batch, time_of
+from tests.ranks.start import TORCHRUN
+from tests.test_laws import NODES
+
+QUICK = ("None", "clipping", "flooding", "mixup", "sam", "ema")
+LAWS = (
+    "weights are those of one process",
+    "losses too",
+    "all ranks hold the same",
+    "with synchronised batch norm it is one whole update",
+)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What two ranks find, tried once for as many tricks as asked."""
+    file, known = tmp_path_factory.mktemp("ranks") / "found.json", {}
+
+    def find(names):
+        if not set(names) <= set(known):
+            variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+            command = [*TORCHRUN, "-m", "tests.ranks.worker", str(file), *names]
+            ended = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+            assert ended.returncode == 0, ended.stderr
+            known.update(json.loads(file.read_text()))
+        return known
+
+    return find
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_some_tricks_over_two_ranks(found, law):
+    assert [name for name in QUICK if not found(QUICK)[name][law]] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", LAWS)
+def test_every_trick_over_two_ranks(found, law):
+    names = ("None", *NODES)
+    assert [name for name in names if not found(names)[name][law]] == []
+
+
+@pytest.mark.parametrize("evenly", [False, True])
+@pytest.mark.parametrize(("samples", "size"), [(12, 3), (12, 6), (5, 2), (1, 3), (7, 2)])
+def test_the_parts_of_an_update_are_dealt_without_repeats(samples, size, evenly):
+    given = batch(0, samples=samples), time_of(0), size, 10, True
+    hands = [[*micro_batches(*given, Ranks(rank, 2), evenly)] for rank in range(2)]
+    dealt = [part for hand in hands for part in hand]
+    assert sum(share for *_, share, _ in dealt) == pytest.approx(1)
+    assert sum(len(micro.targets) for micro, *_ in dealt) == samples
+    assert all(hand[-1][-1] and not any(last for *_, last in hand[:-1]) for hand in hands if hand)
+    whole = [*micro_batches(*given)]
+    if not evenly:
+        places = {tuple(micro.inputs.flatten(1).sum(1).tolist()) for micro, *_ in dealt}
+        assert places == {tuple(m.inputs.flatten(1).sum(1).tolist()) for m, *_ in whole}
+        seeds = {generator.initial_seed() for _, generator, *_ in dealt}
+        assert seeds == {generator.initial_seed() for _, generator, *_ in whole}
+    elif samples >= 2:
+        assert len(hands[0]) == len(hands[1])
+
+
+def test_samples_are_divided_among_ranks_and_too_few_refused():
+    assert divide(64, 14, None, ALONE, together=False) == (None, False)
+    assert divide(64, 14, 16, ALONE, together=True) == (16, False)
+    assert divide(64, 14, None, Ranks(0, 2), together=False) == (32, False)
+    assert divide(64, 14, 16, Ranks(0, 2), together=True) == (16, True)
+    assert divide(50, 0, None, Ranks(0, 4), together=False) == (13, True)
+    with pytest.raises(UserError, match="batch_size=3 is an update's"):
+        divide(3, 0, None, Ranks(0, 4), together=False)
+    with pytest.raises(UserError, match="Set drop_last=true"):
+        divide(8, 1, None, Ranks(0, 2), together=True)
+
+
+def test_what_was_dealt_is_merged_in_order(monkeypatch):
+    hands = [list(range(7))[rank::3] for rank in range(3)]
+    ranks = Ranks(0, 3)
+    monkeypatch.setattr(ranks, "gather", lambda _: hands)
+    assert ranks.merge(hands[0]) == list(range(7))
