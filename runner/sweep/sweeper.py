@@ -25,7 +25,6 @@ from runner.ablation.table import is_evidence, unfair_metric
 from runner.ablation.tuning import TUNING, Tuned
 from runner.ablation.verdicts import Findings, judge
 from runner.auto import OPEN
-from runner.cores import idle_cores, usable_cores
 from runner.data.cache import default_folder
 from runner.errors import UserError, cause_of
 from runner.names import label
@@ -38,17 +37,17 @@ from runner.store.lock import lock_folder
 from runner.store.runs import Run, read_status
 from runner.sweep.budget import at_equal_cost
 from runner.sweep.buildable import refuse_unbuildable
+from runner.sweep.composed import ComposedLauncher
 from runner.sweep.draft import Composer, Draft
 from runner.sweep.dry_run import describe, runs_left
 from runner.sweep.earlier import look_back
 from runner.sweep.failures import cause_in_words, exit_with_failures
 from runner.sweep.freeze import Frozen, refuse_foreign_runs, refuse_other
-from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.metrics import listed_metrics
 from runner.sweep.progress import Progress
 from runner.sweep.settings import AblationSettings, check_settings
-from runner.sweep.slots import slots, visible_cards
 from runner.sweep.tuning import find_trials, read_trials
+from runner.sweep.where import cores_of_a_run, is_elsewhere, runs_at_once
 from runner.texts import same_command, say
 
 
@@ -93,7 +92,8 @@ class AblationSweeper(Sweeper):
         for warning in (*unfair_metric(plan), *(() if before else plan.notes)):
             say(f"Note: {warning}")
         if settings.dry_run:
-            workers = self._at_once(len(plan.seeds) * len(plan.variants))
+            runs = len(plan.seeds) * len(plan.variants)
+            workers = runs_at_once(self.config.hydra.launcher, runs, str(self.config.device))
             say(*describe(root, plan, workers, trials))
             return
         say(*compared_at(plan))
@@ -125,9 +125,9 @@ class AblationSweeper(Sweeper):
         chosen = (
             {key: before.config[key] for key in OPEN if key in before.config} if before else None
         )
-        elsewhere = "submitit_folder" in self.config.hydra.launcher
+        node, device = self.config.hydra.launcher, str(self.config.device)
         loader = cast(Composer, self.context.config_loader)
-        cores = self._cores()
+        cores, elsewhere = cores_of_a_run(node, device), is_elsewhere(node)
         return Draft(settings, self.config, loader, arguments, cores, elsewhere, chosen)
 
     def _tune(self, root: Path, trials: Plan, again: bool) -> Mapping[str, Tuned]:
@@ -156,9 +156,9 @@ class AblationSweeper(Sweeper):
         context = dataclasses.replace(self.context, config_loader=frozen)  # type: ignore[arg-type]
         self._keep_pickles_out(root)
         launcher = Plugins.instance().instantiate_launcher(context, self.task, self.config)
-        lively = isinstance(launcher, LocalLauncher)
+        lively = isinstance(launcher, ComposedLauncher)
         with Progress(root, plan, lively, same_command(again)) as progress:
-            if isinstance(launcher, LocalLauncher):
+            if isinstance(launcher, ComposedLauncher):
                 launcher.show = progress.line
             findings = judge(root, plan)
             tried: set[tuple[str, int]] = set()
@@ -217,22 +217,6 @@ class AblationSweeper(Sweeper):
         if folder and Path(str(folder)).is_relative_to(root):
             with read_write(node):
                 node.submitit_folder = str(default_folder() / "submitit" / "%j")
-
-    def _at_once(self, runs: int) -> int:
-        """The number of runs, of so many, that are done side by side on this machine."""
-        node = self.config.hydra.launcher
-        if node._target_.endswith("LocalLauncher"):
-            cards = visible_cards(str(self.config.device))
-            return len(slots(node.workers, node.per_card, runs, cards))
-        jobs = int(node.get("n_jobs") or 1)  # joblib's: -1 is one a core, -2 one less
-        return min(runs, jobs if jobs > 0 else max(1, usable_cores() + 1 + jobs))
-
-    def _cores(self) -> int:
-        """The cores that a run may use: its share of those that are idle."""
-        node = self.config.hydra.launcher
-        if "submitit_folder" in node:
-            return int(node.get("cpus_per_task") or 1)
-        return max(1, idle_cores() // self._at_once(sys.maxsize))
 
 
 def _try(
