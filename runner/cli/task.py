@@ -59,7 +59,7 @@ def _run(cfg: DictConfig) -> float:
     with importing_torch():
         from runner.config import check
         from runner.run.attempt import resume_or_run
-        from runner.run.result import summary
+        from runner.run.result import objective, summary
         from runner.run.status import remove_empty
 
     hydra = HydraConfig.get()
@@ -76,7 +76,7 @@ def _run(cfg: DictConfig) -> float:
         remove_empty(folder)
         raise
     say(f"{label(folder)}  {summary(result)}")
-    return float(result.get("validation/accuracy", result["test/accuracy"]))
+    return objective(result)
 
 
 def register(config_dirs: Iterable[Path] = ()) -> None:

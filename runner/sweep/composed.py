@@ -30,6 +30,9 @@ class ComposedLauncher(Launcher):
         """Keep what Hydra hands to a launcher before it is used."""
         self.context, self.task, self.config = hydra_context, task_function, config
 
+    def check(self) -> None:
+        """Refuse what cannot be, before anything is planned."""
+
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:

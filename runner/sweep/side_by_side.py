@@ -41,6 +41,8 @@ class Limits:
     workers: int | str
     per_card: int
     timeout: float | None
+    cores: int | None = None
+    """Those that a scheduler gave; None for all of this machine."""
 
     def __post_init__(self) -> None:
         timeout = self.timeout
@@ -90,9 +92,10 @@ class SideBySide:
         If it is interrupted, as by Ctrl-C, every run stops after its update, with a checkpoint.
         """
         cards = visible_cards(str(self.configs[0].get("device", "auto")))
-        shares = slots(self.limits.workers, self.limits.per_card, len(self.configs), cards)
-        workers = [Worker(slot, self.prepare) for slot in shares]
-        waiting = Queue([str(config.get("variant")) for config in self.configs], len(workers))
+        workers, per_card = self.limits.workers, self.limits.per_card
+        shares = slots(workers, per_card, len(self.configs), cards, self.limits.cores)
+        crew = [Worker(slot, self.prepare) for slot in shares]
+        waiting = Queue([str(config.get("variant")) for config in self.configs], len(crew))
         running: dict[Future[Any], Job] = {}
         ends: dict[int, JobReturn] = {}
         over = False
@@ -106,7 +109,7 @@ class SideBySide:
 
         try:
             server.start()
-            for worker in workers:
+            for worker in crew:
                 begin(worker)
             while running:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -126,7 +129,7 @@ class SideBySide:
                 if not over:
                     _stop(multiprocessing.active_children())
             finally:
-                for worker in workers:
+                for worker in crew:
                     worker.stop(at_once=not over)
                 for job in running.values():  # after Ctrl-C, or an error of our own
                     conclude(folder_of(self.configs[job.number]), "stopped", before=job.before)

@@ -18,14 +18,13 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from runner.ablation.plan import Plan, load_plan, save_plan
 from runner.ablation.table import is_evidence, unfair_metric
 from runner.ablation.tuning import TUNING, Tuned
 from runner.ablation.verdicts import Findings, judge
 from runner.auto import OPEN
-from runner.data.cache import default_folder
 from runner.errors import UserError, cause_of
 from runner.names import label
 from runner.report import tuning_lines
@@ -76,6 +75,8 @@ class AblationSweeper(Sweeper):
             )
         node = OmegaConf.to_container(self.config.ablation, resolve=True)
         settings = check_settings(cast(dict[str, Any], node), listed_metrics(self.config))
+        if not settings.dry_run:
+            self._launcher(self.context)
         root = Path(str(self.config.hydra.sweep.dir))
         before = load_plan(root)
         command = shlex.join(["python", "-m", "runner", *sys.argv[1:]])  # to be typed again
@@ -92,9 +93,8 @@ class AblationSweeper(Sweeper):
         for warning in (*unfair_metric(plan), *(() if before else plan.notes)):
             say(f"Note: {warning}")
         if settings.dry_run:
-            runs = len(plan.seeds) * len(plan.variants)
-            workers = runs_at_once(self.config.hydra.launcher, runs, str(self.config.device))
-            say(*describe(root, plan, workers, trials))
+            at_once = partial(runs_at_once, self.config.hydra.launcher, device=self.config.device)
+            say(*describe(root, plan, at_once(len(plan.seeds) * len(plan.variants)), trials))
             return
         say(*compared_at(plan))
         refuse_foreign_runs(root, plan)
@@ -143,6 +143,13 @@ class AblationSweeper(Sweeper):
         _exit_with(undone, len(runs), again)
         return read_trials(root, trials)
 
+    def _launcher(self, context: HydraContext) -> Launcher:
+        """Make the launcher that was chosen; it refuses what it cannot do."""
+        launcher = Plugins.instance().instantiate_launcher(context, self.task, self.config)
+        if isinstance(launcher, ComposedLauncher):
+            launcher.check()
+        return launcher
+
     def _run(self, root: Path, plan: Plan, first: Sequence[int], again: bool) -> Findings:
         """Do what is left of the plan, and add seeds to it as long as questions are open.
 
@@ -154,8 +161,7 @@ class AblationSweeper(Sweeper):
         options = {key: self.config[key] for key in NOT_IN_CONFIG_HASH if key in self.config}
         frozen = Frozen(plan, again, options)
         context = dataclasses.replace(self.context, config_loader=frozen)  # type: ignore[arg-type]
-        self._keep_pickles_out(root)
-        launcher = Plugins.instance().instantiate_launcher(context, self.task, self.config)
+        launcher = self._launcher(context)
         lively = isinstance(launcher, ComposedLauncher)
         with Progress(root, plan, lively, same_command(again)) as progress:
             if isinstance(launcher, ComposedLauncher):
@@ -209,14 +215,6 @@ class AblationSweeper(Sweeper):
             for job in over:
                 text, cause = errors[job]
                 conclude(left.pop(job), "failed", text, before[job], cause=cause)
-
-    def _keep_pickles_out(self, root: Path) -> None:
-        """Submitit would write pickles into the ablation's folder, and read them from there."""
-        node = self.config.hydra.launcher
-        folder = node.get("submitit_folder")
-        if folder and Path(str(folder)).is_relative_to(root):
-            with read_write(node):
-                node.submitit_folder = str(default_folder() / "submitit" / "%j")
 
 
 def _try(
