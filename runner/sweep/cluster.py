@@ -155,7 +155,7 @@ class ClusterLauncher(ComposedLauncher):
                 job: [str(folder_of(self.configs[n])) for n in part] for job, part in jobs.items()
             }
             write_json(record, {"jobs": folders})
-        say(f"{len(numbers)} runs are in {len(jobs)} jobs: {_some(jobs)}")
+        say(f"{_runs(len(numbers))} in {_jobs(jobs)}")
         return jobs
 
     def _known(self, numbers: Iterable[int]) -> dict[str, list[int]]:
@@ -177,12 +177,12 @@ class ClusterLauncher(ComposedLauncher):
                     found[job] = runs
         if found and self.again:
             raise UserError(
-                f"Jobs of an earlier command still do these runs: {_some(found)}. Cancel them, or "
+                f"An earlier command's jobs still do these runs: {_jobs(found)}. Cancel them, or "
                 f"give {same_command(self.again)} to wait for them."
             )
         if found:
             count = sum(map(len, found.values()))
-            say(f"{count} runs are in jobs of an earlier command: {_some(found)}")
+            say(f"{_runs(count)} in {_jobs(found)} of an earlier command")
         return found
 
     def _look(self, jobs: Collection[str]) -> Mapping[str, Job]:
@@ -269,8 +269,14 @@ class ClusterLauncher(ComposedLauncher):
         return hashlib.sha256(os.fsencode(os.path.abspath(OUTPUTS))).hexdigest()[:16]
 
 
-def _some(jobs: Iterable[str]) -> str:
-    return listed(list(jobs), most=5)
+def _runs(count: int) -> str:
+    return "One run is" if count == 1 else f"{count} runs are"
+
+
+def _jobs(jobs: Collection[str]) -> str:
+    """Write how many jobs there are, and name some."""
+    names = listed(list(jobs), most=5)
+    return f"job {names}" if len(jobs) == 1 else f"{len(jobs)} jobs ({names})"
 
 
 def _notes(jobs: Mapping[str, Job]) -> str:
@@ -279,4 +285,4 @@ def _notes(jobs: Mapping[str, Job]) -> str:
     for name, job in jobs.items():
         if job.note:
             found.setdefault(job.note, []).append(name)
-    return "; ".join(f"{_some(names)}: {note}" for note, names in found.items())
+    return "; ".join(f"{_jobs(names)} {note}" for note, names in found.items())

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -174,13 +175,17 @@ class SideBySide:
 def _stop(processes: Sequence[BaseProcess]) -> None:
     """Have the runs save a checkpoint each, all at the same time; kill those that do not."""
     try:
-        for process in processes:
-            process.terminate()
-        if any(process.is_alive() for process in processes):
-            announce_stop(ctrl_c=True)
-        deadline = time.monotonic() + GRACE
-        for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
+        deadline, announced = time.monotonic() + GRACE, False
+        while time.monotonic() < deadline:
+            for process in processes:  # again and again: one that just saves ignores it
+                process.terminate()
+            left = [process.sentinel for process in processes if process.is_alive()]
+            if left and not announced:
+                announce_stop(ctrl_c=True)
+                announced = True
+            if not left:
+                break
+            connection.wait(left, timeout=1.0)
     finally:
         for process in processes:
             process.kill()

@@ -6,7 +6,6 @@ submitit would ask `sacct`, and complain there every few seconds.
 """
 
 import math
-import os
 import re
 import shutil
 import signal
@@ -55,7 +54,7 @@ class SlurmTask(Task):
         try:
             return self.share()
         except Stopped as stopped:
-            if stopped.number == signal.SIGTERM and _is_running(os.environ["SLURM_JOB_ID"]):
+            if stopped.number == signal.SIGTERM and _is_running(submitit.JobEnvironment().job_id):
                 signal.raise_signal(PREEMPTED)
             raise
 
@@ -160,7 +159,7 @@ def _scancel(*arguments: str) -> None:
 def _is_running(job: str) -> bool:
     """Whether Slurm has a job for running; it is not, once it was cancelled or queued again."""
     try:
-        return _ask("squeue", "-h", "-j", job, "-o", "%T").strip() == "RUNNING"
+        return _ask("squeue", "-h", "-r", "-j", job, "-o", "%T").strip() == "RUNNING"
     except NoAnswer:
         return False
 
