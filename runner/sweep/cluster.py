@@ -130,8 +130,8 @@ class ClusterLauncher(ComposedLauncher):
         except (KeyboardInterrupt, Stopped):
             self._stop_all(jobs)
             raise
-        for each in (mark, record):  # where an error ends the sweep, the jobs still need them
-            each.unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)  # where an error ends the sweep, the jobs still need it
+        self._living()
         for number in known:  # with which config they were begun is not known
             refuse_other(self.ends[number])
         return [self.ends[number] for number in range(len(self.configs))]
@@ -166,15 +166,9 @@ class ClusterLauncher(ComposedLauncher):
         """
         by_folder = {str(folder_of(self.configs[n])): n for n in numbers}
         found: dict[str, list[int]] = {}
-        for file in self._folder().glob(f"{self._place()}-*.json") if self.lasting else ():
-            jobs = (read_json(file)[0] or {}).get("jobs", {})
-            alive = self._look(jobs)
-            if not alive:
-                file.unlink(missing_ok=True)
-                Path(OUTPUTS, f".{file.stem}").unlink(missing_ok=True)
-            for job in alive:
-                if runs := [by_folder[f] for f in jobs[job] if f in by_folder]:
-                    found[job] = runs
+        for job, folders in self._living().items():
+            if runs := [by_folder[folder] for folder in folders if folder in by_folder]:
+                found[job] = runs
         if found and self.again:
             raise UserError(
                 f"An earlier command's jobs still do these runs: {_jobs(found)}. Cancel them, or "
@@ -183,6 +177,21 @@ class ClusterLauncher(ComposedLauncher):
         if found:
             count = sum(map(len, found.values()))
             say(f"{_runs(count)} in {_jobs(found)} of an earlier command")
+        return found
+
+    def _living(self) -> dict[str, list[str]]:
+        """Give back the jobs that commands given here have sent, and the folders of their runs.
+
+        What is kept of those that have ended is removed.
+        """
+        found: dict[str, list[str]] = {}
+        for file in self._folder().glob(f"{self._place()}-*.json") if self.lasting else ():
+            jobs = (read_json(file)[0] or {}).get("jobs", {})
+            alive = self._look(jobs) if jobs else {}
+            found |= {job: jobs[job] for job in alive}
+            if not alive:
+                file.unlink(missing_ok=True)
+                Path(OUTPUTS, f".{file.stem}").unlink(missing_ok=True)
         return found
 
     def _look(self, jobs: Collection[str]) -> Mapping[str, Job]:

@@ -38,6 +38,8 @@ class Share:
 
     work: bytes
     """The composed runs, what does one, Hydra's context and state; pickled and compressed."""
+    folders: tuple[str, ...]
+    """Those of the runs."""
     before: tuple[Mapping[str, Any], ...]
     """The status of each run when the share was made; another one is of this share's doing."""
     folder: str
@@ -65,6 +67,7 @@ class Share:
         content = configs, task, light, Singleton.get_state()
         return cls(
             work=zlib.compress(cloudpickle.dumps(content), level=1),
+            folders=tuple(str(folder_of(config)) for config in configs),
             before=tuple(read_status(folder_of(config)) for config in configs),
             folder=os.getcwd(),
             mark=str(mark),
@@ -100,6 +103,11 @@ class Share:
                 )
                 SideBySide(left, task, context, self.limits, self.prepare, show).do()
         return None
+
+    def failed(self) -> list[str]:
+        """Name the folders of runs that have failed, or diverged."""
+        states = {folder: read_status(Path(folder)).get("status") for folder in self.folders}
+        return [folder for folder, state in states.items() if state in ("failed", "diverged")]
 
     def _complaint(self) -> str | None:
         """Why the folder is not the one where the command was given."""

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from getpass import getuser
 from typing import Any
@@ -52,7 +53,7 @@ class SlurmTask(Task):
         That is so where another job is to have the node: Slurm tells by SIGTERM, and kills later.
         """
         try:
-            return self.share()
+            return super().__call__()
         except Stopped as stopped:
             if stopped.number == signal.SIGTERM and _is_running(submitit.JobEnvironment().job_id):
                 signal.raise_signal(PREEMPTED)
@@ -69,14 +70,18 @@ class SlurmLauncher(SubmititLauncher):
     def check(self) -> None:
         """Refuse what Slurm would refuse, or leave in the queue for ever."""
         super().check()
-        _check_version()
         delay, minutes = self.more["signal_delay_s"], self.more["timeout_min"]
         if delay >= 60 * minutes:
             raise UserError(
                 f"hydra.launcher.signal_delay_s must be less than timeout_min={minutes}, so that a "
                 f"job has time to do something, got {delay} seconds."
             )
-        _check_partition(self.more["partition"], minutes)
+        _check_commands()
+        try:
+            _check_version()
+            _check_partition(self.more["partition"], minutes)
+        except NoAnswer as error:
+            raise UserError(f"Slurm does not answer here: {error}.") from None
 
     def usual_share(self, runs: int) -> int:
         """So many that all jobs may be there at once; as many as a job does at a time, at least."""
@@ -87,7 +92,9 @@ class SlurmLauncher(SubmititLauncher):
 
     def longest_array(self) -> int:
         """How many jobs an array may have."""
-        match = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"))
+        match = None
+        with suppress(NoAnswer):
+            match = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"))
         return max(1, int(match[1])) if match else 1000
 
     def parameters(self) -> dict[str, Any]:
@@ -144,7 +151,8 @@ def _ask(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except subprocess.CalledProcessError as error:
-        words = re.sub(rf"^{command[0]}: (error: )?", "", " ".join(error.stderr.split()))
+        said = " ".join((error.stderr or error.stdout).replace("*", "").split())
+        words = re.sub(rf"^{command[0]}: (error: )?", "", said)
         raise NoAnswer(f"{command[0]} says: {words}") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoAnswer(f"{command[0]}: {error}") from None
@@ -164,22 +172,24 @@ def _is_running(job: str) -> bool:
         return False
 
 
-def _check_version() -> None:
-    """Refuse to go on without Slurm, or with one that is too old."""
+def _check_commands() -> None:
+    """Refuse to go on without Slurm."""
     if missing := [name for name in ("sbatch", "squeue", "srun") if shutil.which(name) is None]:
         raise UserError(
             f"hydra/launcher=submitit_slurm needs Slurm, but there is no {missing[0]} here. Give "
             "the command on a login node of the cluster, or drop it for hydra/launcher=local."
         )
-    try:
-        said = _ask("sbatch", "--version")
-        match = re.search(r"(\d+)\.(\d+)", said)
-        if match and (int(match[1]), int(match[2])) < OLDEST:
-            oldest = "{}.{:02d}".format(*OLDEST)
-            raise UserError(f"Slurm must be {oldest} or later, got {said.strip()}.")
-        _ask("scontrol", "ping")
-    except NoAnswer as error:
-        raise UserError(f"Slurm does not answer here: {error}.") from None
+
+
+def _check_version() -> None:
+    """Refuse a Slurm that is too old, or down."""
+    said = _ask("sbatch", "--version")
+    match = re.search(r"(\d+)\.(\d+)", said)
+    if match and (int(match[1]), int(match[2])) < OLDEST:
+        raise UserError(
+            f"Slurm must be {'{}.{:02d}'.format(*OLDEST)} or later, got {said.strip()}."
+        )
+    _ask("scontrol", "ping")
 
 
 def _check_partition(name: str | None, minutes: float) -> None:

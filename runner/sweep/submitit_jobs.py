@@ -1,6 +1,7 @@
 """Shares of the runs as jobs of submitit, and the launcher `submitit_local`, of this machine."""
 
 import os
+import shutil
 import signal
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import submitit
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from submitit.core.utils import FailedJobError
 
@@ -18,12 +20,17 @@ from runner.sweep.cluster import ClusterLauncher, Job
 from runner.sweep.share import Share
 from runner.sweep.side_by_side import Limits
 from runner.sweep.where import cores_of_a_job
+from runner.texts import listed
 
 PLAIN = (
     *("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes"),
     *("name", "stderr_to_stdout"),
 )
 """The settings that submitit has for every cluster; it wants the others as `slurm_...`."""
+
+
+class RunsFailed(Exception):
+    """Runs of a job failed; the others were done."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,15 @@ class Task:
     share: Share
 
     def __call__(self) -> str | None:
-        """Do the share."""
-        return self.share()
+        """Do the share.
+
+        Raises:
+            RunsFailed: If some of its runs failed, so that the scheduler tells of it too.
+        """
+        complaint = self.share()
+        if failed := self.share.failed():
+            raise RunsFailed(f"{len(failed)} of {len(self.share.folders)} runs: {listed(failed)}")
+        return complaint
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Give back what submitit is to call when the job begins again."""
@@ -75,6 +89,7 @@ class SubmititLauncher(ClusterLauncher):
         limits = Limits(workers, per_card, timeout, self.cores())
         super().__init__(runs_per_job, limits, prepare)
         self.jobs: dict[str, submitit.Job[Any]] = {}
+        self.own: list[Path] = []
 
     def cores(self) -> int | None:
         """How many cores a job has; None for all of its machine."""
@@ -92,7 +107,9 @@ class SubmititLauncher(ClusterLauncher):
 
     def send(self, shares: Sequence[Share]) -> list[str]:
         """Submit the shares, as one array or several."""
-        folder = self.submitit_folder or str(self._folder() / "submitit" / uuid.uuid4().hex[:8])
+        own = self._folder() / "submitit" / uuid.uuid4().hex[:8]
+        folder = self.submitit_folder or str(own)
+        self.own.append(own)
         kept = {"slurm_max_num_timeout": self.more.get("max_num_timeout")}
         executor = submitit.AutoExecutor(
             folder, self.cluster, **(kept if self.cluster == "slurm" else {})
@@ -110,6 +127,13 @@ class SubmititLauncher(ClusterLauncher):
             raise UserError(f"Slurm refuses the jobs: {words}.") from None
         self.jobs |= {job.job_id: job for job in sent}
         return [job.job_id for job in sent]
+
+    def _launch(self) -> Sequence[JobReturn]:
+        ends = super()._launch()
+        if all(end.status is JobStatus.COMPLETED for end in ends):  # else the logs are of use
+            for folder in self.own:
+                shutil.rmtree(folder, ignore_errors=True)
+        return ends
 
     def longest_array(self) -> int:
         """How many jobs may be submitted at once."""
@@ -129,8 +153,16 @@ class SubmititLauncher(ClusterLauncher):
         return None
 
     def log(self, job: str) -> str:
-        """Say where the log of a job is."""
-        return f" Its log is {self.jobs[job].paths.stderr}." if job in self.jobs else ""
+        """Say where the log of a job is, or that there is none."""
+        if job not in self.jobs:
+            return ""
+        log = self.jobs[job].paths.stderr
+        if log.exists():
+            return f" Its log is {log}."
+        return (
+            f" It wrote no log to {log.parent}: does its node see that folder? Another one is set "
+            "by hydra.launcher.submitit_folder."
+        )
 
 
 class SubmititLocalLauncher(SubmititLauncher):

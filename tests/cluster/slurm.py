@@ -6,6 +6,7 @@ state is in the folder, and the ports are free ones, so that it disturbs no othe
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -81,7 +82,11 @@ class Slurm:
     def ask(self, *command: str, check: bool = True) -> str:
         """Give back what one of its commands prints."""
         done = subprocess.run(
-            command, env={**os.environ, **self.variables}, capture_output=True, text=True, timeout=60
+            command,
+            env={**os.environ, **self.variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout
@@ -100,15 +105,15 @@ class Slurm:
 
 def _start(stack: ExitStack, *command: str, **variables: str) -> None:
     """Start a daemon in the foreground of a process of ours; it ends with the stack."""
-    log = stack.enter_context(Path(variables.pop("log")).open("ab"))
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **variables},
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
+    with open(variables.pop("log"), "ab") as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
     def end() -> None:
         process.terminate()
@@ -133,7 +138,9 @@ def slurm(folder: Path, cpus: int = 2, longest_array: int = 10):
     (folder / "munge.key").chmod(0o600)
     ports = {"controller_port": free_port(), "node_port": free_port()}
     (folder / "slurm.conf").write_text(
-        CONFIG.format(host=found.host, folder=folder, cpus=cpus, longest_array=longest_array, **ports)
+        CONFIG.format(
+            host=found.host, folder=folder, cpus=cpus, longest_array=longest_array, **ports
+        )
     )
     with ExitStack() as stack:
         log = str(folder / "daemons.log")
@@ -166,7 +173,10 @@ def wait_until(condition, seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with slurm(Path(sys.argv[1]).resolve()) as started:
-        print(f"export SLURM_CONF={started.variables['SLURM_CONF']}    # Ctrl-C ends it", flush=True)
+        print(
+            f"export SLURM_CONF={started.variables['SLURM_CONF']}    # Ctrl-C ends it", flush=True
+        )
         while True:
             time.sleep(1)
