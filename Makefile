@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-HYDRA14 := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1 hydra-joblib-launcher==1.4.0rc3 hydra-submitit-launcher==1.4.0rc3
+HYDRA14 := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1 hydra-joblib-launcher==1.4.0rc3
 
-.PHONY: demo test test-slow test-hydra14 bench check clean
+.PHONY: demo test test-slow test-cluster test-hydra14 bench check clean
 
 demo: $(READY)  ## the five tricks, each alone, against the baseline: eight seeds on the digits
 	$(BIN)/python -m runner experiment=demo
@@ -15,7 +15,11 @@ test: $(READY)  ## the default tests, under five minutes on two cores
 	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4
 
 test-slow: $(READY)  ## all tests, also those that take longer
-	$(BIN)/python -m pytest -q -m "slow or not slow" --numprocesses=auto --maxprocesses=4
+	$(BIN)/python -m pytest -q -m "not cluster" --numprocesses=auto --maxprocesses=4
+
+test-cluster: $(READY)  ## sweeps over a real Slurm of one node; as root on Debian, where it is installed if need be
+	command -v slurmctld munged >/dev/null || { apt-get update -q && apt-get install -y -q slurm-wlm munge; }
+	$(BIN)/python -m pytest -q -m cluster -rs
 
 test-hydra14: .venv-hydra14/.ready  ## the default tests with the release candidate of Hydra 1.4
 	.venv-hydra14/bin/python -m pytest -q --numprocesses=auto --maxprocesses=4

@@ -99,7 +99,9 @@ def stoppable() -> Iterator[None]:
     if nested or threading.current_thread() is not threading.main_thread():
         yield
         return
-    replaced = {n: h for n in CODES if _may_replace(n, h := signal.getsignal(n))}
+    found: dict[int, Any] = {number: signal.getsignal(number) for number in CODES}
+    # what is ignored, as under nohup, and what was set outside of Python is left alone
+    replaced = {n: h for n, h in found.items() if h not in (None, signal.SIG_IGN)}
     _signals.reset(os.getpid(), replaced)
     for number in replaced:
         signal.signal(number, _signals.handle)
@@ -116,17 +118,6 @@ def stoppable() -> Iterator[None]:
         handler = replaced.get(stopped.number) if stopped else None
         if stopped and callable(handler) and handler is not signal.default_int_handler:
             handler(stopped.number, None)
-
-
-def _may_replace(number: int, handler: Any) -> bool:  # noqa: ANN401
-    """Leave alone what is ignored, as under nohup, and what was set outside of Python.
-
-    Submitit lets SIGTERM pass on purpose, since Slurm sends it before the signal at which submitit
-    queues the job again.
-    """
-    module = getattr(handler, "__module__", None) or ""
-    submitit = number == signal.SIGTERM and module.startswith("submitit.")
-    return handler not in (None, signal.SIG_IGN) and not submitit
 
 
 @contextmanager

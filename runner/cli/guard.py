@@ -25,11 +25,11 @@ PLUGINS = (
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
     "hydra_plugins.biscuits.LocalLauncher",
+    "hydra_plugins.biscuits.SlurmLauncher",
+    "hydra_plugins.biscuits.SubmititLocalLauncher",
     "hydra_plugins.biscuits.PlainSweeper",
     "hydra_plugins.biscuits.AblationSweeper",
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
-    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
-    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
 )
 """The launchers and sweepers that a file may name; any that is installed may be chosen."""
 

@@ -9,6 +9,7 @@ real ones import torch, which help and completion do without.
 import sys
 from collections.abc import Callable, Collection, Mapping
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -49,6 +50,40 @@ LOCAL = {
 }
 """The settings of `hydra/launcher=local`."""
 
+SUBMITIT = {
+    "runs_per_job": "auto",  # runs that a job does; imports are paid once for all of them
+    "workers": "auto",  # runs that a job does at a time; auto: one a core, or one a card
+    "per_card": 1,
+    "timeout": None,  # seconds after which a run is ended and recorded as failed
+    "submitit_folder": None,  # where submitit keeps scripts and logs; null: in the cache folder
+    "timeout_min": 60,  # minutes that a job may take; then it is queued again, and resumes
+    "cpus_per_task": None,
+    "gpus_per_node": None,
+    "tasks_per_node": 1,
+    "mem_gb": None,
+    "nodes": 1,
+    "name": "biscuits",
+    "stderr_to_stdout": False,
+}
+"""The settings of `hydra/launcher=submitit_local`; from `timeout_min` on those of Hydra's own."""
+
+SLURM = {
+    **SUBMITIT,
+    **dict.fromkeys(("partition", "qos", "comment", "constraint", "exclude", "gres", "account")),
+    **dict.fromkeys(("cpus_per_gpu", "gpus_per_task", "mem_per_gpu", "mem_per_cpu", "setup")),
+    "signal_delay_s": 120,  # seconds before the limit of time at which runs are saved
+    "max_num_timeout": 20,  # times that a job is queued again after its limit of time
+    "additional_parameters": {},  # of sbatch
+    "array_parallelism": 256,  # jobs that run at a time
+}
+"""The settings of `hydra/launcher=submitit_slurm`."""
+
+
+NEEDS = {
+    "SlurmLauncher": ("submitit_slurm", "submitit", "slurm"),
+    "SubmititLocalLauncher": ("submitit_local", "submitit", "slurm"),
+}
+"""For launchers that need more: the option, the package, and the extra of ours that has it."""
 
 PLAIN = {"_target_": f"{MODULE}.PlainSweeper", "max_batch_size": None, "params": None}
 """The settings of the sweeper of plain sweeps; they are Hydra's."""
@@ -100,6 +135,8 @@ def register_plugins(prepare: Callable[[], None]) -> None:
             ("AblationSweeper", Sweeper, "runner.sweep.sweeper", {}),
             ("PlainSweeper", Sweeper, "runner.sweep.plain_sweeper", {}),
             ("LocalLauncher", Launcher, "runner.sweep.local_launcher", {"prepare": prepare}),
+            ("SlurmLauncher", Launcher, "runner.sweep.slurm", {"prepare": prepare}),
+            ("SubmititLocalLauncher", Launcher, "runner.sweep.submitit_jobs", {"prepare": prepare}),
         ):
             stand_in = _stand_in(name, base, home, given)
             setattr(module, name, stand_in)
@@ -107,6 +144,9 @@ def register_plugins(prepare: Callable[[], None]) -> None:
     store("basic", PLAIN, group="hydra/sweeper")
     store("ablation", {"_target_": f"{MODULE}.AblationSweeper"}, group="hydra/sweeper")
     store("local", LOCAL, group="hydra/launcher")
+    store("submitit_slurm", {"_target_": f"{MODULE}.SlurmLauncher", **SLURM}, "hydra/launcher")
+    local = {"_target_": f"{MODULE}.SubmititLocalLauncher", **SUBMITIT}
+    store("submitit_local", local, "hydra/launcher")
 
 
 def _value(end: JobReturn) -> Any:  # noqa: ANN401
@@ -120,6 +160,12 @@ def _stand_in(name: str, base: type[Plugin], home: str, given: Mapping[str, Any]
     """Make a class whose instances are of the class of that name in the module `home`."""
 
     def new(cls: type[Plugin], **settings: Any) -> Any:  # noqa: ANN401, ARG001
+        option, package, extra = NEEDS.get(name, ("", "", ""))
+        if package and find_spec(package) is None:
+            raise UserError(
+                f"hydra/launcher={option} needs {package}, which is not installed. "
+                f"Run pip install 'biscuits-bench[{extra}]'."
+            )
         return getattr(import_module(home), name)(**settings, **given)
 
     stand_in: type[Plugin] = type(name, (base,), {"__new__": new, "__module__": MODULE})

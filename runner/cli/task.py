@@ -60,7 +60,7 @@ def _run(cfg: DictConfig) -> float:
     with importing_torch():
         from runner.config import check
         from runner.run.attempt import resume_or_run
-        from runner.run.result import summary
+        from runner.run.result import objective, summary
         from runner.run.status import remove_empty
 
     hydra = HydraConfig.get()
@@ -78,7 +78,7 @@ def _run(cfg: DictConfig) -> float:
         raise
     if own_rank() == 0:
         say(f"{label(folder)}  {summary(result)}")
-    return float(result.get("validation/accuracy", result["test/accuracy"]))
+    return objective(result)
 
 
 def once(line: str | None) -> str | int | None:

@@ -198,6 +198,11 @@ def _is_result(content: dict[str, Any]) -> bool:
     return named and all(isinstance(n, float) and math.isfinite(n) for n in numbers)
 
 
+def objective(result: dict[str, Any]) -> float:
+    """What a sweep that searches is told: the accuracy on the validation split, if there is one."""
+    return float(result.get("validation/accuracy", result["test/accuracy"]))
+
+
 def summary(result: dict[str, Any]) -> str:
     """Write a result in half a line."""
     accuracy, consistency = result["test/accuracy"], result["test/shift_consistency"]

@@ -9,7 +9,9 @@ import multiprocessing
 import os
 import signal
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
@@ -39,13 +41,31 @@ def start() -> None:
     before = {name: os.environ.get(name) for name in VARIABLES}
     os.environ.update(VARIABLES)
     try:
-        forkserver.ensure_running()
+        with _ignored(signal.SIGUSR1, signal.SIGUSR2):
+            forkserver.ensure_running()
     finally:
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
     atexit.register(_end, os.getpid())
+
+
+@contextmanager
+def _ignored(*numbers: int) -> Iterator[None]:
+    """Have what is started within ignore signals, which a scheduler sends to all processes.
+
+    Python's resource tracker would die of them. The workers are told by SIGTERM, by their parent.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 _handlers: dict[int, Any] = {}

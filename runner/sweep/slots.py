@@ -19,7 +19,9 @@ class Slot:
     """Its CUDA device, as CUDA_VISIBLE_DEVICES names it; None on a CPU."""
 
 
-def slots(workers: int | str, per_card: int, runs: int, cards: Sequence[str]) -> list[Slot]:
+def slots(
+    workers: int | str, per_card: int, runs: int, cards: Sequence[str], given: int | None = None
+) -> list[Slot]:
     """Divide the machine among the runs.
 
     Args:
@@ -28,6 +30,9 @@ def slots(workers: int | str, per_card: int, runs: int, cards: Sequence[str]) ->
         per_card: Runs at once on a card.
         runs: How many there are to do.
         cards: The CUDA devices to use; none for the CPU.
+        given: The cores that a scheduler gave to this process; None for all that it may use. Where
+            it may use more, the scheduler does not confine, and which are its own is not known:
+            then every slot may use any.
 
     Raises:
         UserError: If a number is not one.
@@ -37,8 +42,11 @@ def slots(workers: int | str, per_card: int, runs: int, cards: Sequence[str]) ->
         if not free and (not isinstance(value, int) or value < 1):
             raise UserError(f"hydra.launcher.{key} must be a whole number >= 1, got {value}.")
     cores = available_cores()
-    count = (len(cards) * per_card or usable_cores()) if workers == "auto" else int(workers)
+    usable = min(given or usable_cores(), len(cores))
+    count = (len(cards) * per_card or usable) if workers == "auto" else int(workers)
     count = max(1, min(count, runs))
+    if usable < len(cores) and given:
+        return [Slot(tuple(cores), cards[i % len(cards)] if cards else None) for i in range(count)]
     share = max(1, len(cores) // count)
     starts = range(0, count * share, share)
     parts = (tuple(cores[n % len(cores)] for n in range(at, at + share)) for at in starts)

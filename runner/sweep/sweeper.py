@@ -18,15 +18,13 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from runner.ablation.plan import Plan, load_plan, save_plan
 from runner.ablation.table import is_evidence, unfair_metric
 from runner.ablation.tuning import TUNING, Tuned
 from runner.ablation.verdicts import Findings, judge
 from runner.auto import OPEN
-from runner.cores import idle_cores, usable_cores
-from runner.data.cache import default_folder
 from runner.errors import UserError, cause_of
 from runner.names import label
 from runner.report import tuning_lines
@@ -38,17 +36,17 @@ from runner.store.lock import lock_folder
 from runner.store.runs import Run, read_status
 from runner.sweep.budget import at_equal_cost
 from runner.sweep.buildable import refuse_unbuildable
+from runner.sweep.composed import ComposedLauncher
 from runner.sweep.draft import Composer, Draft
 from runner.sweep.dry_run import describe, runs_left
 from runner.sweep.earlier import look_back
 from runner.sweep.failures import cause_in_words, exit_with_failures
 from runner.sweep.freeze import Frozen, refuse_foreign_runs, refuse_other
-from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.metrics import listed_metrics
 from runner.sweep.progress import Progress
 from runner.sweep.settings import AblationSettings, check_settings
-from runner.sweep.slots import slots, visible_cards
 from runner.sweep.tuning import find_trials, read_trials
+from runner.sweep.where import cores_of_a_run, is_elsewhere, runs_at_once
 from runner.texts import same_command, say
 
 
@@ -77,6 +75,8 @@ class AblationSweeper(Sweeper):
             )
         node = OmegaConf.to_container(self.config.ablation, resolve=True)
         settings = check_settings(cast(dict[str, Any], node), listed_metrics(self.config))
+        if not settings.dry_run:
+            self._launcher(self.context)
         root = Path(str(self.config.hydra.sweep.dir))
         before = load_plan(root)
         command = shlex.join(["python", "-m", "runner", *sys.argv[1:]])  # to be typed again
@@ -93,8 +93,8 @@ class AblationSweeper(Sweeper):
         for warning in (*unfair_metric(plan), *(() if before else plan.notes)):
             say(f"Note: {warning}")
         if settings.dry_run:
-            workers = self._at_once(len(plan.seeds) * len(plan.variants))
-            say(*describe(root, plan, workers, trials))
+            at_once = partial(runs_at_once, self.config.hydra.launcher, device=self.config.device)
+            say(*describe(root, plan, at_once(len(plan.seeds) * len(plan.variants)), trials))
             return
         say(*compared_at(plan))
         refuse_foreign_runs(root, plan)
@@ -125,9 +125,9 @@ class AblationSweeper(Sweeper):
         chosen = (
             {key: before.config[key] for key in OPEN if key in before.config} if before else None
         )
-        elsewhere = "submitit_folder" in self.config.hydra.launcher
+        node, device = self.config.hydra.launcher, str(self.config.device)
         loader = cast(Composer, self.context.config_loader)
-        cores = self._cores()
+        cores, elsewhere = cores_of_a_run(node, device), is_elsewhere(node)
         return Draft(settings, self.config, loader, arguments, cores, elsewhere, chosen)
 
     def _tune(self, root: Path, trials: Plan, again: bool) -> Mapping[str, Tuned]:
@@ -143,6 +143,13 @@ class AblationSweeper(Sweeper):
         _exit_with(undone, len(runs), again)
         return read_trials(root, trials)
 
+    def _launcher(self, context: HydraContext) -> Launcher:
+        """Make the launcher that was chosen; it refuses what it cannot do."""
+        launcher = Plugins.instance().instantiate_launcher(context, self.task, self.config)
+        if isinstance(launcher, ComposedLauncher):
+            launcher.check()
+        return launcher
+
     def _run(self, root: Path, plan: Plan, first: Sequence[int], again: bool) -> Findings:
         """Do what is left of the plan, and add seeds to it as long as questions are open.
 
@@ -154,11 +161,10 @@ class AblationSweeper(Sweeper):
         options = {key: self.config[key] for key in NOT_IN_CONFIG_HASH if key in self.config}
         frozen = Frozen(plan, again, options)
         context = dataclasses.replace(self.context, config_loader=frozen)  # type: ignore[arg-type]
-        self._keep_pickles_out(root)
-        launcher = Plugins.instance().instantiate_launcher(context, self.task, self.config)
-        lively = isinstance(launcher, LocalLauncher)
+        launcher = self._launcher(context)
+        lively = isinstance(launcher, ComposedLauncher)
         with Progress(root, plan, lively, same_command(again)) as progress:
-            if isinstance(launcher, LocalLauncher):
+            if isinstance(launcher, ComposedLauncher):
                 launcher.show = progress.line
             findings = judge(root, plan)
             tried: set[tuple[str, int]] = set()
@@ -209,30 +215,6 @@ class AblationSweeper(Sweeper):
             for job in over:
                 text, cause = errors[job]
                 conclude(left.pop(job), "failed", text, before[job], cause=cause)
-
-    def _keep_pickles_out(self, root: Path) -> None:
-        """Submitit would write pickles into the ablation's folder, and read them from there."""
-        node = self.config.hydra.launcher
-        folder = node.get("submitit_folder")
-        if folder and Path(str(folder)).is_relative_to(root):
-            with read_write(node):
-                node.submitit_folder = str(default_folder() / "submitit" / "%j")
-
-    def _at_once(self, runs: int) -> int:
-        """The number of runs, of so many, that are done side by side on this machine."""
-        node = self.config.hydra.launcher
-        if node._target_.endswith("LocalLauncher"):
-            cards = visible_cards(str(self.config.device))
-            return len(slots(node.workers, node.per_card, runs, cards))
-        jobs = int(node.get("n_jobs") or 1)  # joblib's: -1 is one a core, -2 one less
-        return min(runs, jobs if jobs > 0 else max(1, usable_cores() + 1 + jobs))
-
-    def _cores(self) -> int:
-        """The cores that a run may use: its share of those that are idle."""
-        node = self.config.hydra.launcher
-        if "submitit_folder" in node:
-            return int(node.get("cpus_per_task") or 1)
-        return max(1, idle_cores() // self._at_once(sys.maxsize))
 
 
 def _try(

@@ -22,7 +22,7 @@ from runner.errors import UserError
 from runner.run.status import conclude
 from runner.store.lock import lock_folder
 from runner.sweep import slots as slots_module
-from runner.sweep import sweeper as sweeper_module
+from runner.sweep import where
 from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.slots import Slot, available_cores, slots, visible_cards
 from runner.sweep.sweeper import AblationSweeper
@@ -33,11 +33,7 @@ from tests.builders import read_status, write_status
 @pytest.fixture
 def eight_cores(monkeypatch):
     monkeypatch.setattr(slots_module, "available_cores", lambda: [2, 3, 4, 5, 6, 7, 8, 9])
-    for module, name in (
-        (slots_module, "usable"),
-        (sweeper_module, "usable"),
-        (sweeper_module, "idle"),
-    ):
+    for module, name in ((slots_module, "usable"), (where, "usable"), (where, "idle")):
         monkeypatch.setattr(module, f"{name}_cores", lambda: 8)
 
 
@@ -62,16 +58,26 @@ LAUNCHERS = {
     "basic": ({"_target_": "x.BasicLauncher"}, 8),
     "joblib": ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, 1),
     "joblib, three at once": ({"_target_": "x.JoblibLauncher", "n_jobs": 3}, 2),
-    "submitit": ({"_target_": "x.Slurm", "submitit_folder": "f", "cpus_per_task": 3}, 3),
+    "a cluster": ({"_target_": "x", "runs_per_job": 1, "cpus_per_task": 3, "workers": "auto"}, 1),
+    "a cluster, by one": ({"_target_": "x", "runs_per_job": 1, "cpus_per_task": 3}, 3),
+    "a cluster, by cards": (
+        {
+            "_target_": "x",
+            "runs_per_job": 1,
+            "cpus_per_task": 8,
+            "gpus_per_node": 2,
+            "workers": "auto",
+        },
+        4,
+    ),
 }
 
 
 @pytest.mark.usefixtures("eight_cores")
 @pytest.mark.parametrize(("launcher", "threads"), LAUNCHERS.values(), ids=LAUNCHERS)
 def test_where_threads_are_left_open_a_run_has_its_share_of_the_cores(launcher, threads):
-    sweeper = AblationSweeper()
-    sweeper.config = OmegaConf.create({"device": "cpu", "hydra": {"launcher": launcher}})
-    assert sweeper._cores() == threads
+    device = "auto" if "gpus_per_node" in launcher else "cpu"
+    assert where.cores_of_a_run(OmegaConf.create(launcher), device) == threads
 
 
 @pytest.mark.parametrize("value", [0, -1, "two", 1.5])

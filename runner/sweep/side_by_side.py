@@ -1,0 +1,191 @@
+"""Doing composed runs side by side on this machine, in warm worker processes.
+
+A slot is a share of the cores (and on CUDA a card) with one worker process of its own, forked from
+a server that imports torch once for all. A run that raises, calls sys.exit, is killed or hangs ends
+alone: what became of it is recorded in its status.json, and the slot gets a new worker.
+"""
+
+import dataclasses
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
+
+import cloudpickle  # Hydra's state holds functions within functions
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from runner.errors import UserError
+from runner.run.status import conclude
+from runner.signals import announce_stop
+from runner.store.runs import read_status
+from runner.sweep import server
+from runner.sweep.composed import folder_of
+from runner.sweep.slots import slots, visible_cards
+from runner.sweep.waiting import Queue
+from runner.sweep.worker import Worker, cause_of_death
+from runner.texts import same_command
+
+GRACE = 20.0  # seconds to save in when all are stopped; schedulers kill after 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the runs of a machine may take; `LOCAL` in runner/cli/plugins.py documents the keys."""
+
+    workers: int | str
+    per_card: int
+    timeout: float | None
+    cores: int | None = None
+    """Those that a scheduler gave; None for all of this machine."""
+
+    def __post_init__(self) -> None:
+        timeout = self.timeout
+        if timeout is not None and (not isinstance(timeout, int | float) or timeout <= 0):
+            raise UserError(f"hydra.launcher.timeout must be null or > 0 (seconds), got {timeout}.")
+
+
+class Job(NamedTuple):
+    """A run that is being done."""
+
+    number: int
+    worker: Worker
+    before: dict[str, Any]
+    """Its status before this attempt."""
+
+
+class SideBySide:
+    """Does runs that are composed.
+
+    Args:
+        configs: The runs, each with Hydra's node.
+        task: What does one of them.
+        context: Hydra's; its callbacks alone are used.
+        limits: What they may take.
+        prepare: Called in a worker process before each run.
+        show: Called with the lines of each run that has ended, and the number of those.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[DictConfig],
+        task: TaskFunction,
+        context: HydraContext,
+        limits: Limits,
+        prepare: Callable[[], None],
+        show: Callable[[str, int], None],
+    ) -> None:
+        self.configs, self.task, self.limits, self.show = configs, task, limits, show
+        # the loader would be pickled with every run
+        self.context = dataclasses.replace(context, config_loader=None)  # type: ignore[arg-type]
+        self.prepare = prepare
+        self.ended = 0
+
+    def do(self) -> list[JobReturn]:
+        """Do the runs, in order as slots become free; give back what became of each.
+
+        If it is interrupted, as by Ctrl-C, every run stops after its update, with a checkpoint.
+        """
+        cards = visible_cards(str(self.configs[0].get("device", "auto")))
+        workers, per_card = self.limits.workers, self.limits.per_card
+        shares = slots(workers, per_card, len(self.configs), cards, self.limits.cores)
+        crew = [Worker(slot, self.prepare) for slot in shares]
+        waiting = Queue([str(config.get("variant")) for config in self.configs], len(crew))
+        running: dict[Future[Any], Job] = {}
+        ends: dict[int, JobReturn] = {}
+        over = False
+
+        def begin(worker: Worker) -> None:
+            if (number := waiting.take()) is not None:
+                config = self.configs[number]
+                content = self.context, config, self.task, Singleton.get_state()
+                job = Job(number, worker, read_status(folder_of(config)))
+                running[worker.begin(cloudpickle.dumps(content), self.limits.timeout)] = job
+
+        try:
+            server.start()
+            for worker in crew:
+                begin(worker)
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    worker = job.worker
+                    if isinstance(future.exception(), BrokenProcessPool) and not worker.retried:
+                        worker.stop()  # it died while it had nothing to do; the run never began
+                        worker.retried = True
+                        waiting.put_back(job.number)
+                    else:
+                        waiting.learn(job.number)
+                        ends[job.number] = self._end(job, future)
+                    begin(worker)
+            over = True
+        finally:
+            try:
+                if not over:
+                    _stop(multiprocessing.active_children())
+            finally:
+                for worker in crew:
+                    worker.stop(at_once=not over)
+                for job in running.values():  # after Ctrl-C, or an error of our own
+                    conclude(folder_of(self.configs[job.number]), "stopped", before=job.before)
+        return [ends[number] for number in range(len(self.configs))]
+
+    def _end(self, job: Job, future: "Future[Any]") -> JobReturn:
+        """Give back what became of a run, and record it where the run itself could not."""
+        self.ended += 1
+        config = self.configs[job.number]
+        overrides = list(config.hydra.overrides.task)
+        end = JobReturn(overrides=overrides, cfg=config, status=JobStatus.FAILED)
+        printed, replaces = "", ["running"]
+        again = bool(config.get("again"))
+        try:
+            cause, value, printed = future.result()
+            if printed:
+                self.show(printed, self.ended)
+            if cause is None:
+                end.status, end.return_value = JobStatus.COMPLETED, value
+                return end
+        except TimeoutError:
+            cause = "timeout"
+            value = UserError(
+                f"It took longer than hydra.launcher.timeout={self.limits.timeout} seconds, and "
+                f"was ended. Raise the limit, and give {same_command(again)} to go on."
+            )
+            job.worker.stop()
+            replaces.append("stopped")  # the worker was told to stop, not why
+        except Exception as error:  # the worker is gone, or could not even begin
+            text, cause = cause_of_death(error, again)
+            value = UserError(text)
+            job.worker.stop()
+        folder = folder_of(config)
+        conclude(folder, "failed", str(value), job.before, replaces, cause)
+        if not isinstance(value, UserError) or not printed:
+            last = str(value).strip().splitlines()[-1]
+            self.show(f"{folder}  failed: {last}\n", self.ended)
+        end.return_value = value
+        return end
+
+
+def _stop(processes: Sequence[BaseProcess]) -> None:
+    """Have the runs save a checkpoint each, all at the same time; kill those that do not."""
+    try:
+        deadline, announced = time.monotonic() + GRACE, False
+        while time.monotonic() < deadline:
+            for process in processes:  # again and again: one that just saves ignores it
+                process.terminate()
+            left = [process.sentinel for process in processes if process.is_alive()]
+            if left and not announced:
+                announce_stop(ctrl_c=True)
+                announced = True
+            if not left:
+                break
+            connection.wait(left, timeout=1.0)
+    finally:
+        for process in processes:
+            process.kill()

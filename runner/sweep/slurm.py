@@ -1,0 +1,228 @@
+"""The launcher `submitit_slurm`: shares of the runs as jobs of Slurm.
+
+Submitit writes the job script, and queues a job again at the signal that Slurm sends before it ends
+one. Which jobs there are is asked of `squeue`, which answers also where Slurm keeps no accounts;
+submitit would ask `sacct`, and complain there every few seconds.
+"""
+
+import math
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from getpass import getuser
+from typing import Any
+
+import submitit
+
+from runner.errors import UserError, did_you_mean
+from runner.signals import Stopped
+from runner.sweep.cluster import Job, NoAnswer
+from runner.sweep.submitit_jobs import SubmititLauncher, Task
+from runner.sweep.where import in_a_job
+
+PREEMPTED = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
+"""At this signal submitit queues its job again."""
+
+STOP = signal.SIGUSR1 if PREEMPTED != signal.SIGUSR1 else signal.SIGUSR2
+"""At this one the job ends for good."""
+
+USUAL = ("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning")
+"""Why a job waits, where it is not worth a line."""
+
+HOPELESS = (
+    *("BadConstraints", "PartitionNodeLimit", "PartitionTimeLimit", "DependencyNeverSatisfied"),
+    *("InvalidAccount", "InvalidQOS", "launch_failed_requeued_held", "JobHeldAdmin"),
+)
+"""Why a job waits that will not begin, as long as nobody changes it."""
+
+OLDEST = 20, 2
+"""The first version of Slurm whose commands know all that is asked of them."""
+
+
+@dataclass(frozen=True)
+class SlurmTask(Task):
+    """What submitit calls in a job of Slurm."""
+
+    def __call__(self) -> str | None:
+        """Do the share; at SIGTERM queue the job again, where Slurm has not ended it.
+
+        That is so where another job is to have the node: Slurm tells by SIGTERM, and kills later.
+        """
+        try:
+            return super().__call__()
+        except Stopped as stopped:
+            if stopped.number == signal.SIGTERM and _is_running(submitit.JobEnvironment().job_id):
+                signal.raise_signal(PREEMPTED)
+            raise
+
+
+class SlurmLauncher(SubmititLauncher):
+    """See `SLURM` in runner/cli/plugins.py for its settings."""
+
+    cluster = "slurm"
+    task_of = SlurmTask
+    lasting = True
+
+    def check(self) -> None:
+        """Refuse what Slurm would refuse, or leave in the queue for ever."""
+        super().check()
+        delay, minutes = self.more["signal_delay_s"], self.more["timeout_min"]
+        if delay >= 60 * minutes:
+            raise UserError(
+                f"hydra.launcher.signal_delay_s must be less than timeout_min={minutes}, so that a "
+                f"job has time to do something, got {delay} seconds."
+            )
+        _check_commands()
+        try:
+            _check_version()
+            _check_partition(self.more["partition"], minutes)
+        except NoAnswer as error:
+            raise UserError(f"Slurm does not answer here: {error}.") from None
+
+    def usual_share(self, runs: int) -> int:
+        """So many that all jobs may be there at once; as many as a job does at a time, at least."""
+        jobs = min(int(self.more["array_parallelism"]), self.longest_array())
+        settings = {**self.more, "workers": self.limits.workers, "per_card": self.limits.per_card}
+        least = in_a_job(settings, str(self.config.get("device")))
+        return max(math.ceil(runs / jobs), min(runs, least))
+
+    def longest_array(self) -> int:
+        """How many jobs an array may have."""
+        match = None
+        with suppress(NoAnswer):
+            match = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"))
+        return max(1, int(match[1])) if match else 1000
+
+    def parameters(self) -> dict[str, Any]:
+        """Give back the settings for submitit; a job may be queued again, and has all its cores."""
+        given = super().parameters()
+        cores = given.get("cpus_per_task")
+        more = {"requeue": True, **(given.get("slurm_additional_parameters") or {})}
+        # srun of Slurm 22.05 and later does not take it from sbatch
+        arguments = [f"--cpus-per-task={cores}"] if cores else []
+        return {**given, "slurm_additional_parameters": more, "slurm_srun_args": arguments}
+
+    def look(self, jobs: Collection[str]) -> Mapping[str, Job]:
+        """Ask which jobs there are; those that can never begin do not count."""
+        found: dict[str, Job] = {}
+        for line in _ask("squeue", "-u", getuser(), "-r", "-h", "-o", "%i|%T|%r").splitlines():
+            job, state, reason = line.strip().split("|", 2)
+            waits = state == "PENDING"
+            hopeless = waits and reason.strip("()").replace(" ", "_") in HOPELESS
+            if job in jobs and not hopeless:
+                note = reason.strip("()") if waits and reason not in USUAL else ""
+                found[job] = Job(waits, f"waits ({note})" if note else "")
+        return found
+
+    def why(self, job: str) -> str:
+        """Ask what Slurm still knows of a job."""
+        try:
+            found = dict(re.findall(r"(\S+?)=(\S+)", _ask("scontrol", "show", "job", "-o", job)))
+        except NoAnswer:  # it forgets them after MinJobAge
+            found = {}
+        state, reason = found.get("JobState", ""), found.get("Reason", "None")
+        words = f" as {state}" if state else ""
+        if state == "PENDING":
+            return f"Job {job} of Slurm cannot begin: {reason}."
+        words += f" ({reason})" if reason not in ("None", state) else ""
+        words += f" on {found['NodeList']}" if found.get("NodeList", "(null)") != "(null)" else ""
+        return f"Job {job} of Slurm ended{words} before the run did.{self.log(job)}"
+
+    def stop(self, jobs: Collection[str]) -> None:
+        """Cancel the jobs that wait, and have the others save and end."""
+        _scancel("--state=PENDING", *jobs)
+        _scancel(f"--signal={STOP.name.removeprefix('SIG')}", *jobs)
+
+    def cancel(self, jobs: Collection[str]) -> None:
+        """Cancel the jobs."""
+        _scancel(*jobs)
+
+
+def _ask(*command: str) -> str:
+    """Give back what a command of Slurm prints.
+
+    Raises:
+        NoAnswer: If it fails, or takes longer than a minute.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except subprocess.CalledProcessError as error:
+        said = " ".join((error.stderr or error.stdout).replace("*", "").split())
+        words = re.sub(rf"^{command[0]}: (error: )?", "", said)
+        raise NoAnswer(f"{command[0]} says: {words}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoAnswer(f"{command[0]}: {error}") from None
+    return done.stdout
+
+
+def _scancel(*arguments: str) -> None:
+    """Cancel or signal jobs; of those that have ended it complains, which is of no interest."""
+    subprocess.run(["scancel", *arguments], capture_output=True, timeout=60, check=False)
+
+
+def _is_running(job: str) -> bool:
+    """Whether Slurm has a job for running; it is not, once it was cancelled or queued again."""
+    try:
+        return _ask("squeue", "-h", "-r", "-j", job, "-o", "%T").strip() == "RUNNING"
+    except NoAnswer:
+        return False
+
+
+def _check_commands() -> None:
+    """Refuse to go on without Slurm."""
+    if missing := [name for name in ("sbatch", "squeue", "srun") if shutil.which(name) is None]:
+        raise UserError(
+            f"hydra/launcher=submitit_slurm needs Slurm, but there is no {missing[0]} here. Give "
+            "the command on a login node of the cluster, or drop it for hydra/launcher=local."
+        )
+
+
+def _check_version() -> None:
+    """Refuse a Slurm that is too old, or down."""
+    said = _ask("sbatch", "--version")
+    match = re.search(r"(\d+)\.(\d+)", said)
+    if match and (int(match[1]), int(match[2])) < OLDEST:
+        raise UserError(
+            f"Slurm must be {'{}.{:02d}'.format(*OLDEST)} or later, got {said.strip()}."
+        )
+    _ask("scontrol", "ping")
+
+
+def _check_partition(name: str | None, minutes: float) -> None:
+    """Refuse a partition that there is not, that is down, or that gives less time."""
+    lines = _ask("sinfo", "-h", "-o", "%R|%a|%l").splitlines()
+    found = {
+        each: (state, limit) for each, state, limit in (line.strip().split("|") for line in lines)
+    }
+    for each in (name or "").split(",") if name else ():
+        if each not in found:
+            raise UserError(
+                f"hydra.launcher.partition={each} is none of this cluster."
+                f"{did_you_mean(each, found)} There are: {', '.join(sorted(found))}."
+            )
+        state, limit = found[each]
+        if state != "up":
+            raise UserError(f"hydra.launcher.partition={each} takes no jobs now: it is {state}.")
+        if minutes > (most := _minutes(limit)):
+            raise UserError(
+                f"hydra.launcher.timeout_min must be <= {most:g}, the limit of partition {each}, "
+                f"got {minutes}."
+            )
+
+
+def _minutes(limit: str) -> float:
+    """Read a limit of time as Slurm writes it.
+
+    >>> _minutes("30:00"), _minutes("1-02:00:00"), _minutes("infinite")
+    (30.0, 1560.0, inf)
+    """
+    days, _, rest = limit.rpartition("-")
+    parts = rest.split(":")
+    if not all(part.isdigit() for part in parts):
+        return float("inf")
+    hours, minutes, seconds = ([0, 0, 0] + [int(part) for part in parts])[-3:]
+    return 1440 * int(days or 0) + 60 * hours + minutes + seconds / 60
