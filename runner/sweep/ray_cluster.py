@@ -5,6 +5,7 @@ own tries first.
 """
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -60,7 +61,11 @@ def connect(address: str | None) -> None:
         return
     if address is not None:
         _try(address)
-    start = {**START, "num_cpus": usable_cores()} if address is None else {}
+    start: dict[str, Any] = {}
+    if address is None:
+        start = {**START, "num_cpus": usable_cores()}
+        # else Ray writes one into the home of the user
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     before = signal.getsignal(signal.SIGTERM)
     ray.init(address=address or "local", **start, **QUIET)
     signal.signal(signal.SIGTERM, before)  # Ray takes that one
@@ -85,6 +90,11 @@ def _try(address: str) -> None:
         how = f"no answer within {ANSWER:.0f} seconds"
     if (at := how.find("ersion mismatch")) >= 0:
         raise UserError(f"{what}: another version runs there: V{how[at:]}")
+    if "RAY_AUTH_TOKEN" in how:
+        raise UserError(
+            f"{what}: that cluster wants its token. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN as "
+            "it is set there, in the environment."
+        )
     raise UserError(
         f"{what}: no Ray cluster there ({how[-200:]}). Start one with `ray start --head`, or leave "
         "the address out: then one of this machine is started."
