@@ -25,6 +25,7 @@ PLUGINS = (
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
     "hydra_plugins.biscuits.LocalLauncher",
+    "hydra_plugins.biscuits.RayLauncher",
     "hydra_plugins.biscuits.SlurmLauncher",
     "hydra_plugins.biscuits.SubmititLocalLauncher",
     "hydra_plugins.biscuits.PlainSweeper",

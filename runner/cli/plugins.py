@@ -78,8 +78,22 @@ SLURM = {
 }
 """The settings of `hydra/launcher=submitit_slurm`."""
 
+RAY: dict[str, Any] = {
+    "address": None,  # of a cluster: auto, or HOST:PORT; null: one of this machine is started
+    "cpus_per_job": 1,
+    "gpus_per_job": 0,
+    "resources": {},  # others that a job takes, by the names of the cluster
+    "max_retries": 3,  # times that a job is sent again whose worker or machine died
+    "runs_per_job": "auto",  # runs that a job does; imports are paid once for all of them
+    "workers": "auto",  # runs that a job does at a time; auto: one a core, or one a card
+    "per_card": 1,
+    "timeout": None,  # seconds after which a run is ended and recorded as failed
+}
+"""The settings of `hydra/launcher=ray`."""
+
 
 NEEDS = {
+    "RayLauncher": ("ray", "ray", "ray"),
     "SlurmLauncher": ("submitit_slurm", "submitit", "slurm"),
     "SubmititLocalLauncher": ("submitit_local", "submitit", "slurm"),
 }
@@ -135,6 +149,7 @@ def register_plugins(prepare: Callable[[], None]) -> None:
             ("AblationSweeper", Sweeper, "runner.sweep.sweeper", {}),
             ("PlainSweeper", Sweeper, "runner.sweep.plain_sweeper", {}),
             ("LocalLauncher", Launcher, "runner.sweep.local_launcher", {"prepare": prepare}),
+            ("RayLauncher", Launcher, "runner.sweep.ray_launcher", {"prepare": prepare}),
             ("SlurmLauncher", Launcher, "runner.sweep.slurm", {"prepare": prepare}),
             ("SubmititLocalLauncher", Launcher, "runner.sweep.submitit_jobs", {"prepare": prepare}),
         ):
@@ -144,6 +159,7 @@ def register_plugins(prepare: Callable[[], None]) -> None:
     store("basic", PLAIN, group="hydra/sweeper")
     store("ablation", {"_target_": f"{MODULE}.AblationSweeper"}, group="hydra/sweeper")
     store("local", LOCAL, group="hydra/launcher")
+    store("ray", {"_target_": f"{MODULE}.RayLauncher", **RAY}, "hydra/launcher")
     store("submitit_slurm", {"_target_": f"{MODULE}.SlurmLauncher", **SLURM}, "hydra/launcher")
     local = {"_target_": f"{MODULE}.SubmititLocalLauncher", **SUBMITIT}
     store("submitit_local", local, "hydra/launcher")
@@ -161,7 +177,8 @@ def _stand_in(name: str, base: type[Plugin], home: str, given: Mapping[str, Any]
 
     def new(cls: type[Plugin], **settings: Any) -> Any:  # noqa: ANN401, ARG001
         option, package, extra = NEEDS.get(name, ("", "", ""))
-        if package and find_spec(package) is None:
+        spec = find_spec(package) if package else None
+        if package and (spec is None or spec.origin is None):  # else a folder of that name
             raise UserError(
                 f"hydra/launcher={option} needs {package}, which is not installed. "
                 f"Run pip install 'biscuits-bench[{extra}]'."

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,9 @@ MOST = 2**25
 
 DEEPEST = 30
 """Levels that they may nest, and users' YAML too; ours have six."""
+
+_WITHOUT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
+"""What a file system answers that flushes no folders."""
 
 
 class Damaged(ValueError):
@@ -39,11 +43,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], lasts: boo
         Unfit: If the disk is full, or the system refuses it for another reason. What was
             there is as it was, and nothing is left of the attempt.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # a number as well, since processes of two machines may have the same
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.tmp")
     try:
         with writing(path):
-            beside.unlink(missing_ok=True)
-            with open(beside, "xb") as file:  # follows no link that lies there
+            with open(beside, "xb") as file:
                 write(file)
                 file.flush()
                 if lasts:
@@ -107,13 +111,14 @@ def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
         return None, f"{path.name} is damaged ({error})"
 
 
-def read_bytes(path: Path, most: int = MOST, follow: bool = False) -> bytes:
+def read_bytes(path: Path, most: int = MOST, follow: bool = False, tries: int = 3) -> bytes:
     """Read a whole file, if it is one: a pipe or a device would never end.
 
     Args:
         path: The file.
         most: The bytes that it may have.
         follow: Whether it may be a link: where the user named it, and not in a folder of runs.
+        tries: Times that it is opened, where another machine replaces it while it is read.
 
     Raises:
         FileNotFoundError: If it is not there.
@@ -121,20 +126,26 @@ def read_bytes(path: Path, most: int = MOST, follow: bool = False) -> bytes:
     """
     flags = os.O_NONBLOCK if follow else os.O_NONBLOCK | os.O_NOFOLLOW
     try:
-        # without waiting, as for who writes into a pipe
-        with open(path, "rb", opener=lambda name, how: os.open(name, how | flags)) as file:
-            about = os.fstat(file.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise Damaged("is not a regular file")
-            if about.st_size > most:
-                raise Damaged(f"has {about.st_size:,} bytes, more than {most:,}")
-            return file.read()
+        return _read_bytes(path, flags, most)
     except FileNotFoundError:
         raise
     except OSError as error:
+        if error.errno == errno.ESTALE and tries > 1:
+            return read_bytes(path, most, follow, tries - 1)
         if error.errno == errno.ELOOP and not follow:
             raise Damaged("is a link, which is not followed") from error
         raise Damaged(f"cannot be read ({error.strerror or error})") from error
+
+
+def _read_bytes(path: Path, flags: int, most: int) -> bytes:
+    # without waiting, as for who writes into a pipe
+    with open(path, "rb", opener=lambda name, how: os.open(name, how | flags)) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise Damaged("is not a regular file")
+        if about.st_size > most:
+            raise Damaged(f"has {about.st_size:,} bytes, more than {most:,}")
+        return file.read()
 
 
 def checked(content: object) -> dict[str, Any]:
@@ -195,7 +206,7 @@ def flush_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # as on some networks
+        if error.errno not in _WITHOUT:  # as on some networks
             raise
     finally:
         os.close(handle)

@@ -46,6 +46,7 @@ class Progress:
         self.console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self.jobs: Sequence[tuple[str, int]] = ()
         self.ended: dict[tuple[str, int], Run] = {}
+        self.before: dict[tuple[str, int], float] = {}
         self.start = time.monotonic()
         self.verdicts: RenderableType | None = None
         self.shares: dict[tuple[str, int], float] = {}
@@ -71,6 +72,7 @@ class Progress:
     def begin(self, plan: Plan, jobs: Sequence[tuple[str, int]]) -> None:
         """Print what will be done."""
         self.plan, self.jobs, self.ended, self.shares = plan, jobs, {}, {}
+        self.before = {job: self._written(job) for job in jobs}
         self.start = time.monotonic()
         total = sum(1 for _ in plan.runs())
         kept = f", {total - len(jobs)} of {total} are done already" if len(jobs) < total else ""
@@ -119,12 +121,17 @@ class Progress:
             if (variant, seed) in self.ended:
                 continue
             run = read_run(self.plan.folder(self.root, variant, seed), variant)
-            sweep = time.monotonic() - self.start + 1.0  # an older failure will be tried again
-            if run.state in ENDED and time.time() - modified(run.folder / STATUS) < sweep:
+            # an older failure will be tried again; ages would mix the clocks of two machines
+            is_new = self._written((variant, seed)) != self.before[variant, seed]
+            if run.state in ENDED and is_new:
                 self.ended[variant, seed] = run
                 self.shares[variant, seed] = 1.0
             elif run.state == "running":
                 self.shares[variant, seed] = self._share(run)
+
+    def _written(self, job: tuple[str, int]) -> float:
+        """When the status of a run was written last, by the clock of whoever wrote it."""
+        return modified(self.plan.folder(self.root, *job) / STATUS)
 
     def _share(self, run: Run) -> float:
         """How much of a run is done, by its last evaluation."""

@@ -113,7 +113,8 @@ class SideBySide:
             for worker in crew:
                 begin(worker)
             while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                # Ray interrupts without a signal: it is heard between two waits
+                for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
                     worker = job.worker
                     if isinstance(future.exception(), BrokenProcessPool) and not worker.retried:

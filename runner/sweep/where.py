@@ -41,12 +41,13 @@ def in_a_job(node: Mapping[str, Any], device: str) -> int:
 def cores_of_a_job(node: Mapping[str, Any]) -> int:
     """Count the cores that one job of a cluster gets."""
     by_card = (node.get("cpus_per_gpu") or 0) * cards_of_a_job(node, "cuda")
-    return int(node.get("cpus_per_task") or by_card or 1)
+    return int(node.get("cpus_per_task") or node.get("cpus_per_job") or by_card or 1)
 
 
 def cards_of_a_job(node: Mapping[str, Any], device: str) -> int:
     """Count the cards that one job of a cluster gets, for runs that would use them."""
-    cards = int(node.get("gpus_per_node") or node.get("gpus_per_task") or 0)
+    keys = ("gpus_per_node", "gpus_per_task", "gpus_per_job")
+    cards = next((int(count) for key in keys if (count := node.get(key))), 0)
     return cards if device in ("auto", "cuda") else 0
 
 

@@ -260,7 +260,7 @@ def test_what_cannot_be_is_one_line_before_anything_is_submitted(cluster, comman
     partition = "hydra.launcher.partition=main"
     for setting, words in REFUSED.items():
         given = (*TWO, *SMALL, *arguments, partition, setting, "name=refused")
-        code, out, complaint = biscuits(tmp_path, *given, **variables)
+        code, _out, complaint = biscuits(tmp_path, *given, **variables)
         assert (code, complaint.count("\n")) == (1, 1), complaint
         assert words in complaint, complaint
         assert not cluster.jobs()

@@ -126,7 +126,7 @@ load(root, cache)
     process = child(script, folder, cache)
     assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
     left = cache_file(cache)
-    assert left.name.endswith(f".npy.{process.pid}.tmp")
+    assert left.name.endswith(f".{process.pid}.tmp")
     source = read(size=SIDE)
     assert left.exists()  # it lives
     process.kill()

@@ -86,7 +86,7 @@ def test_nothing_is_written_through_what_stands_in_the_place_of_views_and_report
     old = [run / "events.out.tfevents.0000000001.000000.view"]
     old += [*folders.ablation.glob("**/*.view")]
     old += [folders.ablation / name for name in ("report.md", "report.json")]
-    old += [folders.ablation / f".report.md.{os.getpid()}.tmp", run / f".view.{os.getpid()}.tmp"]
+    old += [run / f".view.{os.getpid()}.tmp"]
     for path in old:
         path.unlink(missing_ok=True)
         PATHS[kind](path)

@@ -1,0 +1,127 @@
+"""A Ray cluster of this machine: a head that does nothing, and nodes that are processes of it."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "OMP_NUM_THREADS": "1",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
+"""For the nodes, and for the commands that are to use them."""
+SMALL = "--object-store-memory=134217728"
+
+
+def missing() -> str:
+    """Why there can be no Ray here; nothing if there can."""
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        return f"{error}: pip install 'biscuits-bench[ray]'"
+    return ""
+
+
+class Nodes:
+    """The nodes by their names; each is a group of processes, which ends as its machine would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.address = folder, ""
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+
+    def start(self, name: str, *arguments: str, before: str = "") -> None:
+        """Start a node, and wait until it is there; `before` is what its shell does first.
+
+        Ray gives up where a machine is busy, or two nodes take one port at the same time.
+        """
+        for _ in range(3):
+            self._start(name, *arguments, before=before)
+            log, process = self.folder / f"{name}.log", self.processes[name]
+            started = "Ray runtime started"
+            wait_until(lambda: started in log.read_text() or process.poll() is not None, 120)  # noqa: B023
+            if process.poll() is None:
+                return
+        raise AssertionError(log.read_text())
+
+    def _start(self, name: str, *arguments: str, before: str) -> None:
+        ray = "import sys; from ray.scripts.scripts import main; sys.argv[0] = 'ray'; main()"
+        command = [sys.executable, "-c", ray, "start", "--block", SMALL, *arguments]
+        if before:
+            command = ["unshare", "--mount", "sh", "-c", f'{before}; exec "$@"', "sh", *command]
+        with (self.folder / f"{name}.log").open("w") as log:
+            self.processes[name] = subprocess.Popen(
+                command,
+                env={**os.environ, **VARIABLES},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def add(self, name: str, cores: int = 1, before: str = "") -> None:
+        """Add a node with so many cores."""
+        self.start(name, f"--address={self.address}", f"--num-cpus={cores}", before=before)
+
+    def members(self, name: str) -> list[int]:
+        """The processes of a node: Ray starts some in sessions of their own."""
+        found, known = [self.processes[name].pid], {}
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                known.setdefault(parent, []).append(int(path.name))
+        for process in found:
+            found += known.get(process, [])
+        return found
+
+    def kill(self, name: str) -> None:
+        """End a node as a machine that loses its power."""
+        for process in self.members(name):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self.processes.pop(name).wait()
+
+    def alive(self) -> int:
+        """Count the nodes that have joined."""
+        code = (
+            "import ray, sys, json; ray.init(sys.argv[1], log_to_driver=False, logging_level=50);"
+            "print(json.dumps(sum(node['Alive'] for node in ray.nodes())))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, self.address],
+            env={**os.environ, **VARIABLES},
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        return int(json.loads(done.stdout.strip().splitlines()[-1])) if not done.returncode else 0
+
+    def wait(self, count: int) -> None:
+        """Wait until so many nodes are there, the head among them."""
+        wait_until(lambda: self.alive() >= count, 90)
+
+
+@contextmanager
+def nodes(folder: Path, port: int):
+    """Start a head; stop it again with all nodes."""
+    found = Nodes(folder)
+    try:
+        found.start("head", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+        found.address = f"127.0.0.1:{port}"
+        yield found
+    finally:
+        for name in list(found.processes):
+            found.kill(name)
+
+
+def wait_until(condition, seconds: float) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} seconds"
+        time.sleep(0.3)
