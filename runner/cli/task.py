@@ -75,6 +75,7 @@ def _run(cfg: DictConfig) -> float:
     except (KeyboardInterrupt, Stopped):
         remove_empty(folder)
         raise
+    remove_empty(folder)  # which Hydra made, beside the archive of a packed run
     say(f"{label(folder)}  {summary(result)}")
     return objective(result)
 

@@ -4,13 +4,15 @@ import errno
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.errors import Unfit, causes
+from runner.store import packed
+from runner.store.opening import Damaged as Damaged
+from runner.store.opening import opened
 
 FORMAT = 1
 """The number of the format of every file of a run; raised when an older reader would misread."""
@@ -20,10 +22,6 @@ MOST = 2**25
 
 DEEPEST = 30
 """Levels that they may nest, and users' YAML too; ours have six."""
-
-
-class Damaged(ValueError):
-    """A file is not as it was written; the message says what is wrong with it."""
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], lasts: bool = True) -> None:
@@ -110,6 +108,8 @@ def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
 def read_bytes(path: Path, most: int = MOST, follow: bool = False) -> bytes:
     """Read a whole file, if it is one: a pipe or a device would never end.
 
+    That of a run may be packed: see runner/store/packed.py.
+
     Args:
         path: The file.
         most: The bytes that it may have.
@@ -119,22 +119,15 @@ def read_bytes(path: Path, most: int = MOST, follow: bool = False) -> bytes:
         FileNotFoundError: If it is not there.
         Damaged: If it is no file, a link, is larger than `most` bytes, or cannot be read.
     """
-    flags = os.O_NONBLOCK if follow else os.O_NONBLOCK | os.O_NOFOLLOW
     try:
-        # without waiting, as for who writes into a pipe
-        with open(path, "rb", opener=lambda name, how: os.open(name, how | flags)) as file:
-            about = os.fstat(file.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise Damaged("is not a regular file")
+        with opened(path, follow) as (file, about):
             if about.st_size > most:
                 raise Damaged(f"has {about.st_size:,} bytes, more than {most:,}")
             return file.read()
     except FileNotFoundError:
-        raise
-    except OSError as error:
-        if error.errno == errno.ELOOP and not follow:
-            raise Damaged("is a link, which is not followed") from error
-        raise Damaged(f"cannot be read ({error.strerror or error})") from error
+        if (content := packed.read(path, most)) is None:
+            raise
+        return content
 
 
 def checked(content: object) -> dict[str, Any]:

@@ -86,16 +86,3 @@ def _tensors(node: object) -> Iterator[Tensor]:
 def on_disk(sizes: Iterable[int]) -> int:
     """Add up what files take, in whole blocks."""
     return sum(-(-size // BLOCK) * BLOCK for size in sizes)
-
-
-def in_bytes(count: float) -> str:
-    """Write a number of bytes.
-
-    >>> in_bytes(950), in_bytes(5_100), in_bytes(2.3e9)
-    ('950 bytes', '5.1 kB', '2.3 GB')
-    """
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"

@@ -19,8 +19,9 @@ from runner.store.runs import read_run
 from runner.sweep.compare import describe_designs, smallest
 from runner.sweep.compiling import does_compiling_pay
 from runner.sweep.cost import Trial, seconds, settings_of
-from runner.sweep.disk import Files, in_bytes, on_disk, run_files
+from runner.sweep.disk import Files, on_disk, run_files
 from runner.sweep.schedule import blocks, counts, in_blocks, wall_time
+from runner.texts import size
 
 EACH, MOST_SECONDS = 0.3, 60.0  # seconds that a variant is timed for, and all of them
 LARGE, MOST_SEEDS = 1.5, 1000  # standard deviations; seeds that are considered
@@ -92,17 +93,17 @@ def _resources(plan: Plan, times: Sequence[float], workers: int) -> Iterator[str
 
 def _files(found: Mapping[str, Files], runs: int) -> Iterator[str]:
     """Write what a run writes, by the mean of the variants that were looked at, and all of them."""
-    number, size, whole = (
+    number, taken, whole = (
         fmean(each)
         for each in zip(
             *((len(f), sum(f.values()), on_disk(f.values())) for f in found.values()), strict=True
         )
     )
     largest = nlargest(3, next(iter(found.values())).items(), key=lambda pair: pair[1])
-    named = ", ".join(f"{name} {in_bytes(bytes_)}" for name, bytes_ in largest)
+    named = ", ".join(f"{name} {size(bytes_)}" for name, bytes_ in largest)
     yield (
-        f"a run leaves {number:.0f} files, about {in_bytes(size)} ({named}); all {runs:,} runs "
-        f"{runs * number:,.0f} files, {in_bytes(runs * whole)} of disk"
+        f"a run leaves {number:.0f} files, about {size(taken)} ({named}); all {runs:,} runs "
+        f"{runs * number:,.0f} files, {size(runs * whole)} of disk"
     )
 
 
