@@ -11,6 +11,7 @@ import re
 import stat
 import struct
 import zipfile
+import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -22,7 +23,8 @@ CONFIG = "config.yaml"
 LARGEST = 2**24
 """Bytes of a file in an archive; larger ones stay in the folder of the run."""
 MOST_LISTED = 2**26  # bytes of the list of an archive
-KEPT_OPEN = 4  # archives
+SLACK = 2**16  # bytes by which packing may make a file larger
+LISTS = 8  # that are kept in memory
 
 RUN = re.compile(r"seed=\d{1,19}")
 _MEMBER = re.compile(rf"({RUN.pattern})/([A-Za-z][\w.+-]{{0,250}})", re.ASCII)
@@ -44,44 +46,68 @@ class Member(NamedTuple):
 
 
 class Archive:
-    """An open archive.
+    """The list of an archive, which is opened for each file that is read of it.
 
     Args:
-        file: It.
-        size: Its bytes.
+        path: It.
 
     Raises:
         Damaged: If it is not as it was written, or was never one of ours.
     """
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        _check_list(file, size)
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.runs: dict[str, dict[str, Member]] = {}
-        try:
-            self.zip = zipfile.ZipFile(file)
-        except Exception as error:  # one made by hand can fail in any way
-            raise Damaged(f"is damaged ({error})") from error
-        for info in self.zip.infolist():
-            found = _MEMBER.fullmatch(info.orig_filename)
-            plain = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        with opened(path) as (file, about):
+            self.is_of = _key(about)
+            _check_list(file, about.st_size)
+            try:
+                with zipfile.ZipFile(file) as found:
+                    members = found.infolist()
+            except Exception as error:  # one made by hand can fail in any way
+                raise Damaged(f"is damaged ({error})") from error
+        for info in members:
+            named = _MEMBER.fullmatch(info.orig_filename)
             stamped = _STAMP.fullmatch(info.comment)
-            if not (found and plain and stamped) or info.file_size > LARGEST or info.flag_bits & 1:
+            fits = max(info.file_size, info.compress_size - SLACK) <= LARGEST
+            plain = info.compress_type == zipfile.ZIP_DEFLATED and not info.flag_bits & 1
+            if not (named and stamped and fits and plain):
                 raise Damaged(f"holds {info.orig_filename[:80]!r}, which is no file of a run")
-            run = self.runs.setdefault(found[1], {})
-            if found[2] in run:
-                raise Damaged(f"holds {found[0]} twice")
-            run[found[2]] = Member(info, int(stamped[0]))
+            run = self.runs.setdefault(named[1], {})
+            if named[2] in run:
+                raise Damaged(f"holds {named[0]} twice")
+            run[named[2]] = Member(info, int(stamped[0]))
 
     def read(self, run: str, name: str) -> bytes:
         """Read a file of a run that is there.
 
         Raises:
             Damaged: If it is not as it was written.
+            Replaced: If the archive is another one now.
         """
+        info = self.runs[run][name].info
+        with opened(self.path) as (file, about):
+            if _key(about) != self.is_of:
+                raise Replaced("was replaced while it was read")
+            file.seek(info.header_offset + 26)
+            lengths = file.read(4)  # of the name and of what may follow it
+            file.seek(sum(struct.unpack("<2H", lengths)) if len(lengths) == 4 else 0, os.SEEK_CUR)
+            content = file.read(info.compress_size)
         try:
-            return self.zip.read(self.runs[run][name].info)
-        except Exception as error:  # one made by hand can fail in any way
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, info.file_size + 1)
+        except zlib.error as error:
             raise Damaged(f"is damaged ({run}/{name}: {error})") from error
+        if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
+            raise Damaged(f"is damaged ({run}/{name} has another checksum)")
+        return content
+
+
+class Replaced(Damaged):
+    """An archive was replaced by a newer one."""
+
+
+def _key(about: os.stat_result) -> tuple[int, int, int]:
+    return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 def _check_list(file: BinaryIO, size: int) -> None:
@@ -102,29 +128,21 @@ def _check_list(file: BinaryIO, size: int) -> None:
 
 
 def open_archive(variant: Path) -> Archive | None:
-    """Open the archive of a variant's folder; None if it has none.
+    """Read the list of the archive of a variant's folder; None if it has none.
 
     Raises:
         Damaged: If it is damaged.
     """
     path = variant / ARCHIVE
     try:
-        about = os.lstat(path)
-    except (OSError, ValueError):
+        return _open(path, _key(os.lstat(path)))
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    # a forked process would move the place in the file that its parent reads at
-    return _open(path, about.st_ino, about.st_size, about.st_mtime_ns, os.getpid())
 
 
-@lru_cache(KEPT_OPEN)
-def _open(path: Path, inode: int, size: int, modified: int, process: int) -> Archive:  # noqa: ARG001
-    with opened(path) as (file, about):
-        again = os.fdopen(os.dup(file.fileno()), "rb")
-    try:
-        return Archive(again, about.st_size)
-    except BaseException:
-        again.close()
-        raise
+@lru_cache(LISTS)
+def _open(path: Path, _: tuple[int, int, int]) -> Archive:
+    return Archive(path)
 
 
 def is_own(folder: Path) -> bool:
@@ -195,6 +213,8 @@ def read(path: Path, most: int) -> bytes | None:
         if member.size > most:
             raise Damaged(f"has {member.size:,} bytes, more than {most:,}")
         return archive.read(path.parent.name, path.name)
+    except Replaced:
+        return read(path, most)
     except Damaged as error:
         raise Damaged(f"cannot be read: {ARCHIVE} {error}") from error
 

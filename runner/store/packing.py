@@ -18,7 +18,13 @@ from typing import BinaryIO, NamedTuple
 
 from runner.errors import UserError
 from runner.names import label
-from runner.store.files import flush_files, flush_folder, read_bytes, write_atomically
+from runner.store.files import (
+    flush_files,
+    flush_folder,
+    read_bytes,
+    remove_leftovers,
+    write_atomically,
+)
 from runner.store.lock import lock_folder
 from runner.store.opening import Damaged, comment
 from runner.store.packed import ARCHIVE, CONFIG, LARGEST, Archive, is_own, open_archive
@@ -167,6 +173,7 @@ def _remove(folder: Path, archive: Archive) -> Problems:
         return []
     try:
         with lock_folder(folder):
+            remove_leftovers(folder)
             there = [path for path in _own_files(folder) if not _is_large(path)]
             if problem := _difference(folder, archive, there):
                 return [problem]
@@ -232,6 +239,7 @@ def _restore(folder: Path, archive: Archive) -> Problems:
     members = archive.runs[folder.name]
     names = sorted(members, key=lambda name: name == CONFIG)  # the last one: then it is the run
     with lock_folder(folder):
+        remove_leftovers(folder)
         there = [path for path in _own_files(folder) if not _is_large(path)]
         if problem := _difference(folder, archive, there):
             return [problem]

@@ -18,7 +18,7 @@ from runner.names import label
 from runner.run import model_file
 from runner.run.model_file import Facts
 from runner.run.status import command
-from runner.store.packed import is_packed, is_there
+from runner.store.packed import is_packed, is_there, problem
 from runner.store.runs import CONFIG, MODEL, read_run
 from runner.texts import short
 from tricks import Chain
@@ -183,7 +183,7 @@ def find_file(run: Path) -> Path:
     Raises:
         UserError: If there is none, with the reason.
     """
-    if run.is_file():
+    if is_there(run):
         return run
     where = short(label(run))
     if is_there(run / MODEL):
@@ -193,6 +193,8 @@ def find_file(run: Path) -> Path:
             f"{where} does not exist. Give the folder of a run (outputs/NAME/VARIANT/seed=0), "
             f"or its {MODEL}."
         )
+    if damage := problem(run):
+        raise UserError(f"{where}: {damage}. Put it back from a copy, or do its runs again.")
     if not is_there(run / CONFIG):
         below = sorted(path.parent for path in run.glob(f"*/*/{MODEL}"))
         hint = f", such as {short(label(below[0]))}" if below else " (outputs/NAME/VARIANT/seed=0)"
