@@ -21,6 +21,7 @@ from runner.cli.task import once, register, task
 from runner.errors import UserError
 from runner.names import CONF
 from runner.signals import stoppable
+from runner.store.packed import is_packed
 from runner.terminal import terminal
 from runner.texts import say
 
@@ -111,8 +112,10 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
         refuse(f"{' and '.join(asked)} at once")
     if given.resolve and not given.cfg:
         refuse("--resolve without --cfg")
-    if given.config_path is not None and not Path(given.config_path).is_dir():
-        raise UserError(f"--config-path must be a folder, got {given.config_path}.")
+    if given.config_path is not None and not (path := Path(given.config_path)).is_dir():
+        unpack = f" It is packed: python -m runner.pack --unpack {path.parent}"
+        packed = unpack if is_packed(path) else ""
+        raise UserError(f"--config-path must be a folder, got {given.config_path}.{packed}")
     return given
 
 

@@ -142,3 +142,16 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     """List the first names, and count the rest."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(short, names[:most])) + rest
+
+
+def size(count: float) -> str:
+    """Write a number of bytes.
+
+    >>> size(950), size(5_100), size(2.3e9)
+    ('950 bytes', '5.1 kB', '2.3 GB')
+    """
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"

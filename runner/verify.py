@@ -32,6 +32,7 @@ from runner.run.saved import read_settings
 from runner.run.status import command
 from runner.store.files import FORMAT
 from runner.store.identity import digest_config
+from runner.store.packed import is_packed
 from runner.store.runs import CONFIG, CORRECT, MACHINE, RESULT, STATUS, Run, read_run
 from runner.terminal import terminal
 from runner.texts import printable, say
@@ -102,7 +103,7 @@ def verify(folder: Path) -> list[str]:
 def _read(folder: Path) -> Run:
     """Read all that will be compared."""
     where, run = label(folder), read_run(folder, folder.parent.name)
-    if not lexists(folder / CONFIG):
+    if not lexists(folder / CONFIG) and not is_packed(folder):
         raise UserError(
             f"{where} is not the folder of a run: it has no {CONFIG}. "
             "Expected a folder such as outputs/NAME/VARIANT/seed=0."

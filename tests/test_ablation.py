@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -187,6 +188,8 @@ def test_a_dry_run_tells_the_runs_and_what_they_could_show_and_writes_nothing(
     main()
     out = capsys.readouterr().out
     assert "12 runs, seed by seed: 0, 1, 2, 3; 0 are done" in out
+    assert re.search(r"core hours, with 1 core for each run\n  workers +wall time +busy\n", out)
+    assert re.search(r"a run leaves 12 files, about .*; all 12 runs 144 files, .* of disk\n", out)
     assert "tricks.anti_aliasing.enabled=True" in out
     assert "times the seed-to-seed standard deviation of the difference" in out
     assert not (tmp_path / "outputs").exists()

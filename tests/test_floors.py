@@ -17,6 +17,7 @@ FLOORS = [
         "judge",
         "predict",
         "export",
+        "pack",
         "anti_alias",
         "plot_images",
         "plot_schedule",

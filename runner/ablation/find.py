@@ -7,6 +7,8 @@ from pathlib import Path
 
 from runner.ablation.plan import PLAN
 from runner.names import OUTPUTS
+from runner.store.opening import Damaged
+from runner.store.packed import ARCHIVE, packed_runs
 from runner.store.runs import RESULT, STATUS, Run, read_run
 
 
@@ -35,11 +37,31 @@ def find_own_runs(root: Path) -> Iterator[Run]:
 
 
 def find_folders(folder: Path) -> Iterator[Path]:
-    """Find the folders of all runs, of ablations too."""
+    """Find the folders of all runs, of ablations too; of packed ones, where they would be.
+
+    A damaged archive takes the place of its runs, so that it is named among them.
+    """
     for place, below, names in os.walk(folder):
         below.sort()
         if not {STATUS, RESULT}.isdisjoint((*names, *below)):
             yield Path(place)
+        if ARCHIVE in names:
+            yield from _with_packed(Path(place), below)
+            below.clear()
+
+
+def _with_packed(variant: Path, below: Sequence[str]) -> Iterator[Path]:
+    """Find the runs of a variant of which some are packed, in their order."""
+    try:
+        packed = {*packed_runs(variant)}
+    except Damaged:
+        yield variant / ARCHIVE
+        packed = set()
+    for name in sorted({*below, *packed}):
+        if name in packed:
+            yield variant / name
+        elif not (variant / name).is_symlink():
+            yield from find_folders(variant / name)
 
 
 def names_of(folders: Iterable[Path]) -> dict[Path, str]:

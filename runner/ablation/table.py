@@ -1,8 +1,6 @@
 """The runs of a plan as arrays over variants and seeds, and what a reader must know about them."""
 
 import math
-import os
-import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +17,7 @@ from runner.ablation.statistics import Array
 from runner.ablation.tuning import edges
 from runner.errors import UserError
 from runner.store.files import Damaged, read_json
+from runner.store.packed import look
 from runner.store.runs import (
     CORRECT,
     MACHINE,
@@ -201,12 +200,8 @@ def find_damage(run: Run, thorough: bool = False) -> list[str]:
 
 def _has_predictions(run: Run, most: float) -> bool:
     """Whether predictions.npz is there and whole; more than `most` bytes are not read."""
-    try:
-        about = os.lstat(run.folder / PREDICTIONS)
-    except OSError:
-        return False
-    unread = stat.S_ISREG(about.st_mode) and about.st_size > most
-    return unread or run.predictions() is not None
+    about = look(run.folder / PREDICTIONS)
+    return about is not None and (about.size > most or run.predictions() is not None)
 
 
 def _seconds(run: Run) -> float:

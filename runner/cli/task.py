@@ -20,6 +20,7 @@ from runner.errors import UserError
 from runner.garbage import importing_torch
 from runner.names import OUTPUTS, label
 from runner.signals import Stopped, die_with_parent, raise_if_stopping, stoppable
+from runner.store.packed import is_packed
 from runner.texts import say
 from runner.torchrun import counted, own_rank
 
@@ -76,6 +77,8 @@ def _run(cfg: DictConfig) -> float:
     except (KeyboardInterrupt, Stopped):
         remove_empty(folder)
         raise
+    if is_packed(folder):
+        remove_empty(folder)  # which Hydra made
     if own_rank() == 0:
         say(f"{label(folder)}  {summary(result)}")
     return objective(result)

@@ -17,6 +17,7 @@ from runner.names import CONF
 from runner.quoting import literal
 from runner.store.archive import refuse_packed
 from runner.store.files import Damaged, read_bytes
+from runner.store.packed import is_packed, is_there
 from runner.store.runs import CONFIG, MODEL
 from runner.store.values import read_values
 from runner.texts import listed, short
@@ -127,10 +128,10 @@ def fit(
 
 def _find(path: Path) -> Path:
     """Find the weights in the folder of a run; a file is given back as it is."""
-    if not path.is_dir():
+    if not path.is_dir() and not is_packed(path):
         return path
     for name in (MODEL, "checkpoint.pt"):
-        if (path / name).is_file():
+        if is_there(path / name):
             return path / name
     runs = sorted((*path.glob("seed=*/"), *path.glob("*/seed=*/")))
     near = f" Did you mean {short(runs[0])}?" if runs else ""

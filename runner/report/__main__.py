@@ -30,6 +30,7 @@ from runner.report.multirun import Multirun, table
 from runner.report.sentences import path
 from runner.store.files import Damaged
 from runner.store.lock import lock_folder
+from runner.store.packed import is_packed
 from runner.store.runs import read_run
 from runner.terminal import terminal
 from runner.texts import printable, say
@@ -110,8 +111,11 @@ def _rebuild_events(folder: Path) -> list[str]:
     """Rewrite the events of the runs below a folder; give back an error for each that failed."""
     from runner.report.events import rebuild  # imports torch, which takes seconds
 
-    mistakes, done = [], 0
+    mistakes, packed, done = list[str](), 0, 0
     for place in find_folders(folder):
+        if is_packed(place):
+            packed += 1
+            continue
         try:
             with lock_folder(place):
                 rebuild(read_run(place, place.parent.name))
@@ -119,6 +123,8 @@ def _rebuild_events(folder: Path) -> list[str]:
         except (Damaged, OSError, UserError) as error:
             text = printable(f"{relpath(place)}: {error}", LONGEST)
             mistakes.append(f"{text} Its events are unchanged.")
+    if packed:
+        say(f"TensorBoard: the events of {count(packed, 'packed run')} are left in its archive")
     say(f"TensorBoard: the events of {count(done, 'run')} rewritten from metrics.jsonl")
     return mistakes
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from runner import tiles
 from runner.store.files import Damaged, read_bytes
+from runner.store.packed import look
 from runner.store.runs import MISTAKES, PREDICTIONS, Run
 
 MOST_VARIANTS = 12
@@ -162,10 +163,8 @@ def _read(runs: Sequence[Run], most: int) -> tuple[Answers | None, int]:
 
 def _size(run: Run) -> int:
     """Give the bytes of the predictions of a run; 0 if there are none."""
-    try:
-        return 0 if run.elsewhere else (run.folder / PREDICTIONS).lstat().st_size
-    except OSError:
-        return 0
+    about = None if run.elsewhere else look(run.folder / PREDICTIONS)
+    return about.size if about else 0
 
 
 def _is_shown(logits: NDArray[np.float32]) -> bool:

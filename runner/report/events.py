@@ -24,6 +24,7 @@ from runner import tiles
 from runner.errors import UserError
 from runner.report.answers import read_answers, read_picture
 from runner.store.files import Damaged
+from runner.store.packed import look
 from runner.store.runs import CONFIG, CONFUSION_TAG, METRICS, MISTAKES_TAG, Run, number
 from runner.texts import printable
 
@@ -118,7 +119,8 @@ def is_step(value: object) -> bool:
 
 def modified(path: Path) -> float:
     """Give back when a file was last written; 0 if it does not exist."""
-    return path.stat().st_mtime if path.exists() else 0.0
+    about = look(path)
+    return about.modified if about else 0.0
 
 
 def _refuse_outside(root: Path, folder: Path) -> None:

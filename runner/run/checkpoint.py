@@ -6,6 +6,7 @@ from typing import Any
 
 from runner.store import archive
 from runner.store.files import FORMAT, Damaged, flush_folder, write_atomically, writing
+from runner.store.packed import find
 from runner.store.runs import BEST
 from runner.texts import say
 
@@ -41,7 +42,11 @@ def load(folder: Path) -> dict[str, Any] | None:
         UserError: If the checkpoint was written by a newer version, or holds code.
     """
     # the new one if it was not renamed
-    there = [path for path in (folder / NEW, folder / LAST, folder / BEFORE) if path.exists()]
+    there = [
+        path
+        for path in (folder / NEW, folder / LAST, folder / BEFORE)
+        if path.exists() or find(path)
+    ]
     for path in there:
         try:
             return archive.read(path, "a checkpoint", REMEDY)

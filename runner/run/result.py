@@ -19,6 +19,7 @@ from runner.run.fingerprint import digest_tensors
 from runner.run.status import is_run_of
 from runner.store.answers import digest_answers, digest_predictions
 from runner.store.files import flush_files, read_json, write_atomically, write_json
+from runner.store.packed import is_packed, look
 from runner.store.runs import (
     CONFIG,
     CORRECT,
@@ -143,9 +144,17 @@ def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
     """Give back the result of a finished run; None if it is new, stopped, or to be done again.
 
     Raises:
-        UserError: If the folder holds a run with another config, or what is no result.
+        UserError: If the folder holds a run with another config, or what is no result, or if a
+            packed one is to be done again.
     """
-    if not is_run_of(folder, settings) or settings.again:
+    if not is_run_of(folder, settings):
+        return None
+    if settings.again:
+        if is_packed(folder):
+            raise UserError(
+                f"{label(folder)} is packed, and is not done again there. Unpack it: "
+                f"python -m runner.pack --unpack {label(folder.parent)}"
+            )
         return None
     result, problem = read_json(folder / RESULT)
     if result is not None and not _is_result(result):
@@ -165,10 +174,9 @@ def changed_since(folder: Path, settings: Settings) -> list[str]:
     By their times, since reading them would take as long as a run may. Of a folder of images those
     of its folders count, which a file that comes or goes renews.
     """
-    try:
-        begun = (folder / CONFIG).stat().st_mtime
-    except OSError:
+    if (about := look(folder / CONFIG)) is None:
         return []
+    begun = about.modified
     named = {f"data.{key}": settings.data.get(key) for key in ("root", "file")}
     named["model.weights"] = settings.model.get("weights")
     return [

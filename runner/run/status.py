@@ -23,6 +23,7 @@ from runner.signals import Stopped
 from runner.store.files import FORMAT, Damaged, checked, remove_leftovers, write_json, write_text
 from runner.store.identity import ADDED, NOT_IN_CONFIG_HASH, renamed, without_later_tricks
 from runner.store.lock import lock_folder
+from runner.store.packed import is_packed
 from runner.store.runs import (
     BEST,
     CONFIG,
@@ -191,7 +192,8 @@ def conclude(
 ) -> None:
     """Record the end of a run that could not do so itself: killed, timed out, or never begun.
 
-    A run that recorded its own end, or that another process has locked, is left as it is.
+    A run that recorded its own end, or that another process has locked, is left as it is, and so
+    is one that is packed.
 
     Args:
         folder: The folder of the run.
@@ -201,6 +203,8 @@ def conclude(
         replaces: The statuses of this attempt that are no end.
         cause: One of `CAUSES`, where it failed.
     """
+    if is_packed(folder):
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(UserError), lock_folder(folder):
         remove_leftovers(folder)

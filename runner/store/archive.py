@@ -6,7 +6,6 @@ pass over a flipped bit. Whoever wrote it, only tensors and plain values are unp
 
 import hashlib
 import pickle
-import struct
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -16,11 +15,9 @@ import torch
 
 from runner.errors import UserError
 from runner.store.files import FORMAT, Damaged, read_bytes
+from runner.store.opening import SEAL, comment
 
 SLACK = 2**24  # bytes that an archive may unpack to beyond its own: TorchScript packs its code
-
-_MARK = b"sha256:"
-_COMMENT = len(_MARK) + 64  # bytes
 
 
 class _Hashed:
@@ -83,16 +80,11 @@ def _verified(path: Path, most: int, follow: bool) -> bytes:
         content = read_bytes(path, most, follow)
     except (FileNotFoundError, MemoryError) as error:
         raise Damaged(str(error) or "it does not fit into memory") from error
-    total = hashlib.sha256(memoryview(content)[: -_COMMENT - 2])
+    total = hashlib.sha256(memoryview(content)[: -SEAL - 2])
     total.update(b"\0\0")  # the length of the comment, before there was one
-    if content[-_COMMENT - 2 :] != comment(total.hexdigest()):
+    if content[-SEAL - 2 :] != comment(total.hexdigest()):
         raise Damaged("its checksum does not match its content")
     return content
-
-
-def comment(digest: str) -> bytes:
-    """Give back the end of the archive: the length of the comment, and the comment."""
-    return struct.pack("<H", _COMMENT) + _MARK + digest.encode()
 
 
 def refuse_packed(data: bytes) -> None:

@@ -5,13 +5,15 @@ import hashlib
 import json
 import os
 import secrets
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.errors import Unfit, causes
+from runner.store import packed
+from runner.store.opening import Damaged as Damaged
+from runner.store.opening import opened
 
 FORMAT = 1
 """The number of the format of every file of a run; raised when an older reader would misread."""
@@ -24,10 +26,6 @@ DEEPEST = 30
 
 _WITHOUT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 """What a file system answers that flushes no folders."""
-
-
-class Damaged(ValueError):
-    """A file is not as it was written; the message says what is wrong with it."""
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], lasts: bool = True) -> None:
@@ -114,6 +112,8 @@ def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
 def read_bytes(path: Path, most: int = MOST, follow: bool = False, tries: int = 3) -> bytes:
     """Read a whole file, if it is one: a pipe or a device would never end.
 
+    That of a run may be packed: see runner/store/packed.py.
+
     Args:
         path: The file.
         most: The bytes that it may have.
@@ -124,28 +124,20 @@ def read_bytes(path: Path, most: int = MOST, follow: bool = False, tries: int = 
         FileNotFoundError: If it is not there.
         Damaged: If it is no file, a link, is larger than `most` bytes, or cannot be read.
     """
-    flags = os.O_NONBLOCK if follow else os.O_NONBLOCK | os.O_NOFOLLOW
     try:
-        return _read_bytes(path, flags, most)
+        with opened(path, follow) as (file, about):
+            if about.st_size > most:
+                raise Damaged(f"has {about.st_size:,} bytes, more than {most:,}")
+            return file.read()
     except FileNotFoundError:
-        raise
-    except OSError as error:
-        if error.errno == errno.ESTALE and tries > 1:
+        if (content := packed.read(path, most)) is None:
+            raise
+        return content
+    except Damaged as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno == errno.ESTALE and tries > 1:
             return read_bytes(path, most, follow, tries - 1)
-        if error.errno == errno.ELOOP and not follow:
-            raise Damaged("is a link, which is not followed") from error
-        raise Damaged(f"cannot be read ({error.strerror or error})") from error
-
-
-def _read_bytes(path: Path, flags: int, most: int) -> bytes:
-    # without waiting, as for who writes into a pipe
-    with open(path, "rb", opener=lambda name, how: os.open(name, how | flags)) as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise Damaged("is not a regular file")
-        if about.st_size > most:
-            raise Damaged(f"has {about.st_size:,} bytes, more than {most:,}")
-        return file.read()
+        raise
 
 
 def checked(content: object) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from runner.store.answers import (
 )
 from runner.store.files import Damaged, checked, digest, read_bytes, read_json
 from runner.store.identity import digest_config, renamed
+from runner.store.packed import CONFIG as CONFIG
+from runner.store.packed import problem
 from runner.store.values import read_values
 
 RESULT, STATUS, MACHINE = "result.json", "status.json", "run.json"
-CONFIG = "config.yaml"
 METRICS, CORRECT = "metrics.jsonl", "correct.npy"
 MISTAKES_TAG, CONFUSION_TAG = "images/mistakes", "images/confusion"  # in TensorBoard
 PREDICTIONS, MISTAKES = "predictions.npz", "mistakes.png"
@@ -157,6 +158,8 @@ def read_run(folder: Path, variant: str) -> Run:
     if _leads_out(folder):
         outside = "its folder is a link out of here"
         return Run(folder, variant, seed, {}, None, outside, elsewhere=True)
+    if unread := problem(folder):
+        return Run(folder, variant, seed, {}, None, unread)
     status, broken = read_json(folder / STATUS)
     result, cut = read_json(folder / RESULT)
     damage = "; ".join(text for text in (broken, cut) if text) or None

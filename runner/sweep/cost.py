@@ -6,7 +6,7 @@ are left out.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -101,7 +101,12 @@ FORMULAS = {
 """Beside those of torch."""
 
 
-def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str, Cost]:
+def seconds(
+    plan: Plan,
+    each: float,
+    longest: float = float("inf"),
+    look: "Callable[[Trial], object]" = lambda _: None,
+) -> dict[str, Cost]:
     """Measure the seconds of an epoch of each variant.
 
     Each variant and the first one make updates in turn, so that what slows the machine slows both;
@@ -111,6 +116,7 @@ def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str,
         plan: The plan.
         each: How long to time each variant.
         longest: After so many seconds the variants that are left get the mean of the others.
+        look: What is called with the training of each variant that was timed.
     """
     start, sets = time.perf_counter(), Sets()
     reference, *others = plan.variants
@@ -130,6 +136,7 @@ def seconds(plan: Plan, each: float, longest: float = float("inf")) -> dict[str,
                 pairs.append((first.update(), other.update(moment)))
             taken += [one for one, _ in pairs]
             ratios.append(median(another / one for one, another in pairs))
+        look(other)
         relative.setdefault(variant, other.cost(mean(ratios)))
     update = median(taken)
     return {v: Cost(update * relative[v].epoch, relative[v].updates) for v in plan.variants}
@@ -153,7 +160,7 @@ class Trial:
     """
 
     def __init__(self, variant: str, settings: Settings, sets: Sets) -> None:
-        self.variant, key = variant, repr(settings.data)
+        self.variant, self.settings, key = variant, settings, repr(settings.data)
         try:
             if key not in sets:
                 sets[key] = build_data(settings)

@@ -13,6 +13,7 @@ from runner.ablation.plan import PLAN, Plan
 from runner.ablation.tuning import TUNING, join
 from runner.names import OUTPUTS, flatten
 from runner.store.files import MOST, Damaged, read_bytes
+from runner.store.packed import ARCHIVE, RUN, packed_runs
 from runner.store.runs import CONFIG, RESULT
 from runner.store.values import parse_values
 
@@ -112,14 +113,16 @@ def look(outputs: Path, root: Path, plan: Plan, seeds: Collection[int]) -> Found
     asked = {factor.name for factor in plan.factors if factor.name not in plan.across}
     for place, below, names in os.walk(outputs):
         folder = Path(place)
-        runs = {name: int(name[5:]) for name in below if re.fullmatch(r"seed=\d{1,19}", name)}
+        packed = _packed(folder) if ARCHIVE in names else []
+        runs = {name: int(name[5:]) for name in (*below, *packed) if RUN.fullmatch(name)}
         below[:] = sorted(n for n in below if n not in runs and folder / n != root)
         where = os.path.relpath(folder, outputs)
         if PLAN in names and asked & set(_factors(folder / PLAN, own)):
             found.ablations.append(where)
         found.taken.update(runs.values())
         found.runs += len(runs)
-        done = [n for n, seed in runs.items() if seed in seeds and _is_done(folder / n)]
+        done = [n for n, seed in runs.items() if seed in seeds]
+        done = [name for name in done if name in packed or _is_done(folder / name)]
         if done and _same(_blocks(folder / done[0] / CONFIG), own):
             found.used.update(runs[name] for name in done)
             found.places.append(where)
@@ -127,6 +130,13 @@ def look(outputs: Path, root: Path, plan: Plan, seeds: Collection[int]) -> Found
             break
     found.places.sort()
     return found
+
+
+def _packed(variant: Path) -> list[str]:
+    try:
+        return packed_runs(variant)
+    except Damaged:  # which the report names
+        return []
 
 
 def _is_done(folder: Path) -> bool:

@@ -1,6 +1,5 @@
 """A trained model: its network, and what prepares its images and names its classes."""
 
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from runner.names import label
 from runner.run import model_file
 from runner.run.model_file import Facts
 from runner.run.status import command
+from runner.store.packed import is_packed, is_there, problem
 from runner.store.runs import CONFIG, MODEL, read_run
 from runner.texts import short
 from tricks import Chain
@@ -183,17 +183,19 @@ def find_file(run: Path) -> Path:
     Raises:
         UserError: If there is none, with the reason.
     """
-    if run.is_file():
+    if is_there(run):
         return run
     where = short(label(run))
-    if not run.is_dir():
+    if is_there(run / MODEL):
+        return run / MODEL
+    if not run.is_dir() and not is_packed(run):
         raise UserError(
             f"{where} does not exist. Give the folder of a run (outputs/NAME/VARIANT/seed=0), "
             f"or its {MODEL}."
         )
-    if (run / MODEL).is_file():
-        return run / MODEL
-    if not os.path.lexists(run / CONFIG):
+    if damage := problem(run):
+        raise UserError(f"{where}: {damage}. Put it back from a copy, or do its runs again.")
+    if not is_there(run / CONFIG):
         below = sorted(path.parent for path in run.glob(f"*/*/{MODEL}"))
         hint = f", such as {short(label(below[0]))}" if below else " (outputs/NAME/VARIANT/seed=0)"
         raise UserError(f"{where} is not the folder of a run. Give one{hint}.")
