@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from inspect import Parameter, signature
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -180,15 +180,19 @@ def _used(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[str, Node
             )
     stored = ConfigStore.instance().repo.get("all_tricks.yaml")
     known = stored.node.tricks if stored else {}
-    used = {}
+    used, ours = {}, _our_tricks()
     for name, node in nodes.items():
-        found = name in known and known[name]._target_ == node["_target_"]
-        ours = (CONF / "tricks" / f"{name}.yaml").is_file()
-        if found and not ours and node.get("enabled") is False:
+        idle = name not in ours and name in known and node.get("enabled") is False
+        if idle and known[name]._target_ == node["_target_"]:
             _refuse_idle(name, nodes, overrides)
         else:
             used[name] = node
     return used
+
+
+@cache
+def _our_tricks() -> frozenset[str]:
+    return frozenset(file.stem for file in CONF.glob("tricks/*.yaml"))
 
 
 def _check_tricks(nodes: Mapping[str, Node], overrides: Sequence[str]) -> dict[str, Node]:
@@ -269,6 +273,11 @@ def _refuse_replaced(nodes: Mapping[str, Node]) -> None:
 
 def _defaults(node: Node, target: type) -> Node:
     """Give back the node of a trick that is off, as its class has it: equal runs, equal configs."""
-    found = ((n, p.default) for n, p in signature(target).parameters.items() if n in node)
-    defaults = {n: v for n, v in found if isinstance(v, bool | int | float | str | tuple | None)}
+    defaults = {n: v for n, v in _plain_defaults(target) if n in node}
     return {**node, **{n: [*v] if isinstance(v, tuple) else v for n, v in defaults.items()}}
+
+
+@lru_cache
+def _plain_defaults(target: type) -> tuple[tuple[str, Any], ...]:
+    found = ((name, each.default) for name, each in signature(target).parameters.items())
+    return tuple((n, v) for n, v in found if isinstance(v, bool | int | float | str | tuple | None))

@@ -7,6 +7,18 @@ from contextlib import contextmanager
 
 
 @contextmanager
+def resting() -> Iterator[None]:
+    """Have the collector rest while much is read, or made, that stays and holds no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
 def importing_torch() -> Iterator[None]:
     """Import torch, and what needs it, a fifth faster; once in a process, before the work.
 

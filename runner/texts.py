@@ -102,7 +102,9 @@ def printable(text: object, most: int | None = None) -> str:
     whole = str(text)
     if most is not None and len(whole) > 2 * most:  # else there would be much to escape in vain
         whole = whole[:most] + whole[-most:]
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in whole)
+    line = whole
+    if not whole.isprintable():
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in whole)
     if most is None or len(line) <= most:
         return line
     tail = (most - 1) // 2

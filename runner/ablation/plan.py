@@ -101,6 +101,8 @@ class Plan:
     """For each variant that gets the first seeds alone, how many."""
     notes: tuple[str, ...] = ()
     """What a reader must know of what was there before: seeds used, earlier ablations."""
+    origin: str = ""
+    """A hash of all that it was composed from; empty if that is not known."""
     format: int = field(default=FORMAT)
 
     def references(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ from runner.ablation.plan import Plan
 from runner.ablation.statistics import Array
 from runner.ablation.tuning import edges
 from runner.errors import UserError
+from runner.garbage import resting
 from runner.store.files import Damaged, read_json
 from runner.store.packed import look
 from runner.store.runs import (
@@ -58,6 +59,7 @@ class Table:
     """The runs that a table of scores made elsewhere does not have: their seeds are left out."""
 
 
+@resting()
 def read_table(root: Path, plan: Plan) -> Table:
     """Read all runs of a plan that have begun.
 
@@ -80,11 +82,11 @@ def read_table(root: Path, plan: Plan) -> Table:
             failed[at] = is_evidence(run)
             if run.state != "damaged":
                 memory[at] = number(run.status.get("peak_memory"))
-            copy = replace(run)  # its lines are not kept, since there may be very many
-            problems = find_damage(copy)
+            problems = find_damage(run)
             if run.result is not None:
                 scores[at] = _score(run, run.result, plan.question.metric)
-                seconds[at] = _seconds(copy)
+                seconds[at] = _seconds(run)
+            run.forget()
             damaged += [f"{variant}/{run.folder.name}: {problem}" for problem in problems]
     rows = {variant: row for row, variant in enumerate(plan.variants)}
     absent = np.zeros(shape, bool)

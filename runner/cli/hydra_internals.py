@@ -72,6 +72,11 @@ class Loader(ConfigLoaderImpl):
         """Compose a run as the command line does, with Hydra's own node."""
         return self.load_configuration("config", list(overrides), RunMode.RUN)
 
+    def folders(self) -> list[Path]:
+        """Name the folders in which configs are looked for, beside those that were typed."""
+        sources = self.repository.sources
+        return [Path(each.path) for each in sources if each.scheme() == "file"]
+
     def find_mode(self, config_name: str, overrides: list[str], multirun: bool) -> RunMode:
         """Find out whether a command does one run or many: by what was typed, or an ablation.
 

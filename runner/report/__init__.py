@@ -8,6 +8,7 @@ files alone: nothing found in a folder is executed, and every string of it is es
 from pathlib import Path
 
 from runner.ablation.verdicts import Findings
+from runner.garbage import resting
 from runner.report import as_json, html, markdown, multirun, where
 from runner.report.multirun import Multirun
 from runner.report.text import tuning_lines, verdict_table, verdicts
@@ -18,6 +19,7 @@ __all__ = ["tuning_lines", "verdict_table", "verdicts", "write_report"]
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 
 
+@resting()
 def write_report(found: Findings | Multirun) -> list[Path]:
     """Write `report.html`, `report.md` and `report.json`; give back their paths.
 

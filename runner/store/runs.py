@@ -87,6 +87,10 @@ class Run:
         self._refuse_others(METRICS, digest_metrics(lines))
         return lines
 
+    def forget(self) -> None:
+        """Drop the evaluations that were read: of many runs they take much memory."""
+        vars(self).pop("metrics", None)
+
     @cached_property
     def machine(self) -> dict[str, Any]:
         """run.json: with what it was made."""
@@ -155,7 +159,7 @@ def digest_metrics(lines: Iterable[dict[str, Any]]) -> str:
 def read_run(folder: Path, variant: str) -> Run:
     """Read a run's folder; what is missing or damaged is reported in it, not raised."""
     seed = folder.name.partition("=")[2]
-    if _leads_out(folder):
+    if leads_out(folder):
         outside = "its folder is a link out of here"
         return Run(folder, variant, seed, {}, None, outside, elsewhere=True)
     if unread := problem(folder):
@@ -166,7 +170,7 @@ def read_run(folder: Path, variant: str) -> Run:
     return Run(folder, variant, seed, status or {}, result, damage)
 
 
-def _leads_out(folder: Path) -> bool:
+def leads_out(folder: Path) -> bool:
     """Whether the folder of a run, or of its variant, is a link to what is not of its sweep."""
     if not folder.is_symlink() and not folder.parent.is_symlink():
         return False

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
@@ -40,6 +41,9 @@ class Composer(Chooser, Protocol):
         self, master: DictConfig, base: Sequence[str], variants: Mapping[str, Sequence[str]]
     ) -> dict[str, DictConfig]:
         """Compose each variant by the overrides of all and its own."""
+
+    def folders(self) -> list[Path]:
+        """Name the folders in which configs are looked for."""
 
 
 class Draft:
@@ -82,6 +86,7 @@ class Draft:
         self.base = _base(arguments, varied, tuned, OverridesParser.create(cast(Any, loader)))
         self.cores, self.elsewhere, self.chosen = cores, elsewhere, chosen
         self.base += needed_for(settings.metric, master)
+        self._checked = dict[tuple[str, ...], Settings]()
         self.rows = {
             variant: [
                 o for f, label in zip(self.factors, row, strict=True) for o in levels[f.name][label]
@@ -98,9 +103,13 @@ class Draft:
                 config.name = self.master.name
         return composed
 
-    def check(self, config: DictConfig) -> Settings:
-        """Check the config of a run, with what was chosen for all."""
-        return settle(check(config), self.chosen or {})
+    def check(self, rows: Mapping[str, Sequence[str]]) -> dict[str, Settings]:
+        """Compose and check each of some rows, with what was chosen for all; no row twice."""
+        new = {name: row for name, row in rows.items() if tuple(row) not in self._checked}
+        for name, config in (self.compose(new) if new else {}).items():
+            self._checked[tuple(new[name])] = check(config)
+        known = {name: self._checked[tuple(row)] for name, row in rows.items()}
+        return {name: settle(each, self.chosen or {}) for name, each in known.items()}
 
     def _choose(self, variants: Sequence[Settings]) -> dict[str, Any]:
         """Choose once for all runs what the variants leave open; trials of the tuning count."""
@@ -115,11 +124,10 @@ class Draft:
         ]
         composed = self.compose({str(number): row for number, row in enumerate(tried)})
         runs, sets = list[tuple[Settings, DataSet]](), dict[str, DataSet]()
-        trials = list[Settings]()
-        for config in composed.values():
+        for row, config in zip(tried, composed.values(), strict=True):
             with suppress(UserError):  # which is raised where the trials are planned
-                trials.append(check(config))
-        for settings in (*variants, *trials):
+                self._checked[tuple(row)] = check(config)
+        for settings in (*variants, *self._checked.values()):
             with suppress(UserError):  # which is raised where the runs are built
                 if (key := repr(settings.data)) not in sets:
                     sets[key] = build_data(settings)

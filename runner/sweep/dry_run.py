@@ -15,7 +15,7 @@ from runner.ablation.wording import ENOUGH
 from runner.device import find_device
 from runner.report.format import count
 from runner.report.sentences import compared_at
-from runner.store.runs import read_run
+from runner.store.runs import Run, read_run
 from runner.sweep.compare import describe_designs, smallest
 from runner.sweep.compiling import does_compiling_pay
 from runner.sweep.cost import Trial, seconds, settings_of
@@ -145,13 +145,22 @@ def _trials(root: Path, trials: Plan, took: Mapping[str, float], workers: int) -
     ]
 
 
-def runs_left(root: Path, plan: Plan) -> list[tuple[str, int]]:
-    """Give back the variants and seeds of the runs to do; one that diverged would do so again."""
-    return [
-        (variant, seed)
-        for seed, variant in plan.runs()
-        if read_run(plan.folder(root, variant, seed), variant).state not in ("done", "diverged")
-    ]
+def runs_left(
+    root: Path, plan: Plan, known: Mapping[tuple[str, int], Run] | None = None
+) -> list[tuple[str, int]]:
+    """Give back the variants and seeds of the runs to do; one that diverged would do so again.
+
+    Args:
+        root: The ablation's folder.
+        plan: Its plan.
+        known: The runs, by variant and seed, that were read before.
+    """
+
+    def state(variant: str, seed: int) -> str:
+        run = (known or {}).get((variant, seed))
+        return (run or read_run(plan.folder(root, variant, seed), variant)).state
+
+    return [(v, s) for s, v in plan.runs() if state(v, s) not in ("done", "diverged")]
 
 
 def _power(plan: Plan) -> list[str]:

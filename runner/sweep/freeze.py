@@ -14,7 +14,8 @@ from runner.config import check
 from runner.errors import UserError
 from runner.names import OUTPUTS, inside
 from runner.run.status import is_run_of
-from runner.store.runs import read_run
+from runner.store.files import read_json
+from runner.store.runs import MACHINE, leads_out
 
 
 def refuse_foreign_runs(root: Path, plan: Plan) -> None:
@@ -25,11 +26,12 @@ def refuse_foreign_runs(root: Path, plan: Plan) -> None:
     """
     for variant in plan.variants:
         for seed, planned in plan.digests(variant).items():
-            run = read_run(plan.folder(root, variant, seed), variant)
-            if run.machine.get("config", planned) != planned:
-                is_run_of(run.folder, check(OmegaConf.create(plan.config_of(variant, seed))))
+            folder = plan.folder(root, variant, seed)
+            machine = None if leads_out(folder) else read_json(folder / MACHINE)[0]
+            if (machine or {}).get("config", planned) != planned:
+                is_run_of(folder, check(OmegaConf.create(plan.config_of(variant, seed))))
                 raise UserError(
-                    f"{run.folder} holds a run whose config is written in another way (1 for 1.0). "
+                    f"{folder} holds a run whose config is written in another way (1 for 1.0). "
                     "Remove that folder, and the run is done again."
                 )
 
@@ -88,7 +90,7 @@ def refuse_other(root: Path, before: Plan, now: Plan) -> Plan:
     Raises:
         UserError: If the plans differ, with what differs.
     """
-    one, other = _comparable(before), _comparable(now)
+    one, other = comparable(before), comparable(now)
     differing = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     if "ablation.until" in differing:  # what follows from it
         differing = [key for key in differing if key not in ("ablation.looks", "seeds")]
@@ -112,7 +114,8 @@ def refuse_other(root: Path, before: Plan, now: Plan) -> Plan:
     )
 
 
-def _comparable(plan: Plan) -> dict[str, Any]:
+def comparable(plan: Plan) -> dict[str, Any]:
+    """Give back what has to be the same of two plans for one to go on with the other."""
     fixed = {"seeds": list(plan.seeds)} if not plan.question.grows else {}
     changes = {f"{v}: {k}": value for v, each in plan.changes.items() for k, value in each.items()}
     return {

@@ -43,6 +43,7 @@ from runner.sweep.earlier import look_back
 from runner.sweep.failures import cause_in_words, exit_with_failures
 from runner.sweep.freeze import Frozen, refuse_foreign_runs, refuse_other
 from runner.sweep.metrics import listed_metrics
+from runner.sweep.origin import find_origin, seal
 from runner.sweep.progress import Progress
 from runner.sweep.settings import AblationSettings, check_settings
 from runner.sweep.tuning import find_trials, read_trials
@@ -79,17 +80,13 @@ class AblationSweeper(Sweeper):
             self._launcher(self.context)
         root = Path(str(self.config.hydra.sweep.dir))
         before = load_plan(root)
-        command = shlex.join(["python", "-m", "runner", *sys.argv[1:]])  # to be typed again
-        draft = self._draft(settings, arguments, before)
-        same = before and before.question.tune == settings.question.tune
-        tuned = before.tuned if before and same else {}
-        plan = at_equal_cost(partial(draft.plan, command, tuned), before)
-        trials = find_trials(root, draft, plan) if before is None else None
-        if before:
-            plan = refuse_other(root, before, plan)
+        loader = cast(Composer, self.context.config_loader)
+        origin = find_origin(self.config, arguments, loader.folders())
+        asked = before and dataclasses.replace(before, question=settings.question)
+        if asked and asked.origin and asked.origin == seal(asked, origin):
+            plan, trials, draft = asked, None, None
         else:
-            listed = not isinstance(settings.seeds, int)
-            plan = dataclasses.replace(plan, notes=look_back(root, plan, listed))
+            plan, trials, draft = self._compose(root, settings, arguments, before)
         for warning in (*unfair_metric(plan), *(() if before else plan.notes)):
             say(f"Note: {warning}")
         if settings.dry_run:
@@ -105,11 +102,13 @@ class AblationSweeper(Sweeper):
         root.mkdir(parents=True, exist_ok=True)
         again = bool(self.config.again)
         with lock_folder(root):
-            if trials:
+            if trials and draft:
                 tuned = self._tune(root / TUNING, trials, again)
-                judged = at_equal_cost(partial(draft.plan, command, tuned), before=None)
+                judged = at_equal_cost(partial(draft.plan, plan.command, tuned), before=None)
                 plan = dataclasses.replace(judged, notes=plan.notes)
                 say("", *tuning_lines(plan), "", coloured=True)
+            if plan.origin != (sealed := seal(plan, origin)):
+                plan = dataclasses.replace(plan, origin=sealed)
             first = settings.numbers(int(self.config.seed))
             findings = self._run(root, plan, first, again)
         _exit_with(
@@ -117,6 +116,25 @@ class AblationSweeper(Sweeper):
             len(findings.runs),
             again,
         )
+
+    def _compose(
+        self,
+        root: Path,
+        settings: AblationSettings,
+        arguments: Sequence[str],
+        before: Plan | None,
+    ) -> tuple[Plan, Plan | None, Draft]:
+        """Compose the plan, which has to be that of the folder if there is one, and its trials."""
+        command = shlex.join(["python", "-m", "runner", *sys.argv[1:]])  # to be typed again
+        draft = self._draft(settings, arguments, before)
+        same = before and before.question.tune == settings.question.tune
+        tuned = before.tuned if before and same else {}
+        plan = at_equal_cost(partial(draft.plan, command, tuned), before)
+        if before:
+            return refuse_other(root, before, plan), None, draft
+        trials = find_trials(root, draft, plan)
+        listed = not isinstance(settings.seeds, int)
+        return dataclasses.replace(plan, notes=look_back(root, plan, listed)), trials, draft
 
     def _draft(
         self, settings: AblationSettings, arguments: Sequence[str], before: Plan | None
@@ -170,7 +188,7 @@ class AblationSweeper(Sweeper):
             tried: set[tuple[str, int]] = set()
             while True:
                 needed = _open_variants(findings, stuck=not tried)
-                left = set(runs_left(root, plan)) - tried
+                left = set(runs_left(root, plan, findings.runs)) - tried
                 jobs = [
                     (variant, seed)
                     for seed, variant in plan.runs()
@@ -179,9 +197,10 @@ class AblationSweeper(Sweeper):
                 ]
                 tried.update(jobs)
                 progress.begin(plan, jobs)
-                self._launch(launcher, root, plan, jobs)
-                again = frozen.again = False  # once is enough
-                findings = judge(root, plan)
+                if jobs:
+                    self._launch(launcher, root, plan, jobs)
+                    again = frozen.again = False  # once is enough
+                    findings = judge(root, plan)
                 # a sequence ends at a run that cannot be read
                 gaps = any(run.state == "damaged" for run in findings.runs.values())
                 more = plan.more_seeds()

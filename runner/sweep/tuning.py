@@ -87,7 +87,7 @@ def plan_trials(draft: Draft, plan: Plan, before: Plan | None) -> Plan:
             repeats[name] = times
             levels = (write_value(values[k]) if k in values else UNUSED for k in question.tune)
             arms[name] = (arm, *levels)
-    flat = {name: flat_values(draft.check(config)) for name, config in draft.compose(rows).items()}
+    flat = {name: flat_values(settings) for name, settings in draft.check(rows).items()}
     base = next(iter(flat.values()))
     most = max(repeats.values())
     return dataclasses.replace(
