@@ -52,9 +52,7 @@ class Bench:
 
 
 def build(settings: Settings, data: DataSet | None = None, ranks: Ranks = ALONE) -> Bench:
-    """Build a run.
-
-    What the settings left open is chosen (runner/auto.py).
+    """Build a run; what the settings left open is chosen (runner/auto.py).
 
     Args:
         settings: The config.
@@ -87,20 +85,20 @@ def build(settings: Settings, data: DataSet | None = None, ranks: Ranks = ALONE)
         model = model.to(memory_format=memory_format)
     training_batches, size = build_batches(settings, data, chain), settings.batch_size
     batches = partial(Batches, mean=data.mean, std=data.std, memory_format=memory_format)
-    updates_per_epoch = len(training_batches)
-    inputs = Inputs(training_batches)
+    updates_per_epoch, inputs = len(training_batches), Inputs(training_batches)
     optimizer = begin(settings, chain, model, inputs)
-    if together := settings.sync_batch_norm and ranks.count > 1:
+    if settings.sync_batch_norm and ranks.count > 1:
         synchronise_batch_norms_(model)
-    last = len(data.train.labels) % size if not settings.drop_last else 0
-    part, evenly = divide(size, last, settings.micro_batch_size, ranks, together)
+    last = 0 if settings.drop_last else len(data.train.labels) % size
+    parts = divide(size, last, settings.micro_batch_size, ranks, settings.sync_batch_norm)
+    training_batches.places = parts.places
     training = Training(
         model.train(),
         optimizer,
         chain,
         build_scheduler(settings, optimizer, updates_per_epoch),
         updates_per_epoch,
-        micro_batch_size=part,
+        parts=parts,
         precision=settings.precision,
         not_finite=settings.not_finite,
         loss=build_loss(settings, data),
@@ -108,8 +106,6 @@ def build(settings: Settings, data: DataSet | None = None, ranks: Ranks = ALONE)
         classes=len(data.classes),
         inputs=inputs,
         seed=settings.seed,
-        ranks=ranks,
-        evenly=evenly,
     )
     torch.manual_seed(derive_seed(settings.seed, "training"))
     validation, test = batches(data.validation, size), batches(data.test, size)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from runner.losses import cross_entropy
 from runner.micro_batches import micro_batches
 from runner.observed import Averages, FirstNotFinite, first_not_finite
-from runner.ranks import ALONE, Passes, Ranks
+from runner.ranks import WHOLE, Parts, Passes
 from tricks import Batch, Chain, Time, overrides, scale_learning_rates_
 from tricks.gradients import norm_of
 
@@ -33,7 +33,7 @@ class Training:
         trick: The tricks that are on; the empty chain for none.
         factor: The scheduler: the number of updates done to a factor on the base learning rate.
         updates_per_epoch: Updates in one pass over the training set.
-        micro_batch_size: Samples passed at once; None for all of an update.
+        parts: How the samples of an update are cut into micro-batches, and dealt to ranks.
         precision: The type that convolutions and products are computed in.
         not_finite: What to do when the loss or a gradient is not finite: `error` ends the
             training, on a CPU before the weights are touched, on a card before anything is saved,
@@ -45,8 +45,6 @@ class Training:
         classes: K, for the tricks that need it.
         inputs: Normalised training inputs, as `Trick.evaluation` takes them.
         seed: What the random numbers of the tricks depend on.
-        ranks: The processes that share each update; see `micro_batches`.
-        evenly: Whether each of them passes as many parts, as synchronised batch norms need.
     """
 
     def __init__(
@@ -57,7 +55,7 @@ class Training:
         factor: Callable[[int], float],
         updates_per_epoch: int,
         *,
-        micro_batch_size: int | None = None,
+        parts: Parts = WHOLE,
         precision: Literal["float32", "bfloat16", "float16"] = "float32",
         not_finite: Literal["error", "skip"] = "error",
         loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
@@ -65,13 +63,11 @@ class Training:
         classes: int | None = None,
         inputs: Iterable[Tensor] = (),
         seed: int = 0,
-        ranks: Ranks = ALONE,
-        evenly: bool = False,
     ) -> None:
         self.model, self.optimizer, self.trick = model, optimizer, trick
         self.factor, self.loss, self.classes, self.inputs = factor, loss, classes, inputs
-        self.micro_batch_size, self.not_finite = micro_batch_size, not_finite
-        self.ranks, self.evenly, self.passes = ranks, evenly, Passes(model, ranks)
+        self.parts, self.ranks, self.not_finite = parts, parts.ranks, not_finite
+        self.passes = Passes(model, parts.ranks)
         self.begin = Time(0, updates_per_epoch, updates or updates_per_epoch, seed)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
@@ -95,8 +91,12 @@ class Training:
             self.step(batch)
         self.settle()
 
-    def step(self, batch: Batch) -> None:
+    def step(self, batch: Batch, samples: int | None = None) -> None:
         """Make one update.
+
+        Args:
+            batch: Its samples; over ranks those of this rank.
+            samples: How many all ranks have; None if this one has all.
 
         Raises:
             Diverged: If the loss or a gradient is not finite, and that is an error; on a card only
@@ -110,8 +110,8 @@ class Training:
         def compute() -> Tensor:
             self.optimizer.zero_grad()
             before_tricks, after_tricks = list[Tensor](), list[Tensor]()  # of each micro-batch
-            cut = self.micro_batch_size, self.classes, self.draws, self.ranks, self.evenly
-            for micro, generator, share, is_last in micro_batches(batch, self.time, *cut):
+            cut = batch, self.time, self.parts, samples, self.classes, self.draws
+            for micro, generator, share, is_last in micro_batches(*cut):
                 with self.autocast():
                     micro = self.trick.batch(micro, generator)
                     outputs = self.passes(micro.inputs, is_last)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import tricks
+from runner.ranks import Parts
 from runner.train import Training
 from tests.loop import CLASSES, KINDS, PER_EPOCH, UPDATES, Loop, batch
 from tests.test_laws import CHAINS, NODES, class_of, make, same
@@ -141,7 +142,7 @@ def test_a_compiled_model_trains_alike(chain, backend):
 @pytest.mark.parametrize("size", [None, 5])
 def test_a_plain_loop_with_a_chain_equals_the_runner_to_the_bit(chain, size):
     loop, other = Loop(chain, network(norm=True), size=size), Loop(chain, network(norm=True))
-    known = {"updates": UPDATES, "classes": CLASSES, "micro_batch_size": size}
+    known = {"updates": UPDATES, "classes": CLASSES, "parts": Parts(size)}
     run = Training(other.model, other.optimizer, other.chain, lambda _: 0.5, PER_EPOCH, **known)
     loop.after(3)
     for update in range(3):

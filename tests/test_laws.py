@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 import tricks
 from runner.models import cifar_resnet
 from runner.names import CONF
+from runner.ranks import Parts
 from runner.train import Training
 from tests.conftest import ROOT, few
 from tests.loop import CLASSES, INPUTS, UPDATES, Loop, batch
@@ -216,10 +217,10 @@ every_chain = pytest.mark.parametrize("named", few(CHAINS, QUICK))
 @every_chain
 def test_a_training_resumes_bit_identically(named):
     chain = CHAINS[named]
-    straight = trained(2, *copy.deepcopy(chain), micro_batch_size=5)
+    straight = trained(2, *copy.deepcopy(chain), parts=Parts(5))
     torch.save(straight.state_dict(), file := io.BytesIO())
     file.seek(0)
-    stopped = training(*copy.deepcopy(chain), micro_batch_size=5)
+    stopped = training(*copy.deepcopy(chain), parts=Parts(5))
     stopped.load_state_dict(torch.load(file, weights_only=True))
     for _ in range(2):
         step(straight)
@@ -232,7 +233,7 @@ def test_a_training_resumes_bit_identically(named):
 @every_chain
 def test_an_evaluation_leaves_the_training_as_it_is(named):
     chain = CHAINS[named]
-    plain, looked_at = (training(*copy.deepcopy(chain), micro_batch_size=5) for _ in range(2))
+    plain, looked_at = (training(*copy.deepcopy(chain), parts=Parts(5)) for _ in range(2))
     for _ in range(3):
         step(plain)
         step(looked_at)
@@ -251,7 +252,7 @@ def test_a_second_training_with_the_same_tricks_equals_one_with_fresh_ones(named
     for _ in range(3):
         whole = batch(earlier.updates, earlier.trick)
         earlier.step(whole._replace(targets=torch.full((len(whole.targets), 3), 1 / 3)))
-    runs = [trained(3, *tricks, micro_batch_size=5) for tricks in (used, fresh)]
+    runs = [trained(3, *tricks, parts=Parts(5)) for tricks in (used, fresh)]
     assert same(*map(evaluated, runs))
     assert runs[0].recent.means() == runs[1].recent.means()
 
@@ -299,7 +300,7 @@ def test_every_pair_trains_in_its_order_or_is_refused_with_the_reason(one, other
 
 @pytest.mark.parametrize("company", COMPANIES)
 def test_all_tricks_together_are_right_under_micro_batches_and_scaling(company):
-    runs = [training(*copy.deepcopy(company), micro_batch_size=5) for _ in range(2)]
+    runs = [training(*copy.deepcopy(company), parts=Parts(5)) for _ in range(2)]
     runs[0].scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
     for run in runs:
         step(run)

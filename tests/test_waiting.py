@@ -8,6 +8,7 @@ import torch
 
 from runner.data import Augmentation, Batches, Split
 from runner.observed import Averages
+from runner.ranks import Parts
 from runner.train import Diverged, Training
 from tests import card
 from tests.conftest import few
@@ -69,8 +70,8 @@ QUICK = (
 @pytest.mark.parametrize("named", few(CHAINS, QUICK))
 def test_no_update_waits_for_the_card_and_it_does_what_it_does_on_a_cpu(named, waits):
     """But for the first one, of which a trick may ask whether it can do anything."""
-    here = train(*begin(CHAINS[named], micro_batch_size=7))
-    there = train(*begin(CHAINS[named], card.put, micro_batch_size=7), waits.found.clear)
+    here = train(*begin(CHAINS[named], parts=Parts(7)))
+    there = train(*begin(CHAINS[named], card.put, parts=Parts(7)), waits.found.clear)
     assert waits.found == []
     there.settle()
     weights = card.fetch(dict(there.model.state_dict()))

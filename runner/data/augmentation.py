@@ -28,9 +28,16 @@ class Draw(NamedTuple):
     centres: Tensor
     """[2, N]: row and column of the centre of the cutout."""
 
-    def first(self, most: int | None) -> "Draw":
-        """Return those of the first images."""
-        return Draw(*(numbers[..., :most] for numbers in self))
+    def at(self, places: Sequence[slice]) -> "Draw":
+        """Return those of some images."""
+        return Draw(*(pick(numbers, places, -1) for numbers in self))
+
+
+def pick(tensor: Tensor, places: Sequence[slice], dim: int = 0) -> Tensor:
+    """Return the parts of a tensor at some places of a dimension."""
+    moved = tensor.movedim(dim, 0)
+    parts = [moved[place] for place in places]
+    return (parts[0] if len(parts) == 1 else torch.cat([moved[:0], *parts])).movedim(0, dim)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Batch k of epoch e is a pure function of (seed, e, k): a run that resumes in mid
 batches as an uninterrupted one, and there is no state to save.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,7 @@ from runner.data.augmentation import (
     Transform,
     crop_and_flip,
     cut_out_,
+    pick,
     transform,
 )
 from runner.data.source import Split
@@ -85,6 +86,7 @@ class Batches:
         transforms: Other transforms of each image.
         trick: Tricks that change the order of an epoch, and the images of an update.
         begin: The time before the first update, for them.
+        places: Of so many samples of a batch, those that are wanted; None for all.
 
     >>> split = Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
     >>> batches = Batches(split, 2, mean=torch.zeros(1), std=torch.ones(1))
@@ -105,6 +107,7 @@ class Batches:
     transforms: Sequence[Transform] = ()
     trick: Chain = NO_TRICK
     begin: Time = START
+    places: Callable[[int], Sequence[slice] | None] | None = None
 
     def __post_init__(self) -> None:
         scale, shift = normalization(self.mean, self.std, self.split.levels)
@@ -118,7 +121,8 @@ class Batches:
         """Yield the batches of an epoch: every `step`-th, from batch `start` on."""
         order = self._known_where_the_images_are(self.order(epoch))
         for index in range(start, len(self), step):
-            yield self._batch(order, epoch, index)
+            wanted = None if self.places is None else self.places(self.samples(index))
+            yield self._batch(order, epoch, index, wanted)
 
     def first(self, most: int) -> Batch:
         """Return the first samples of the first batch, without the work for the others.
@@ -126,8 +130,11 @@ class Batches:
         Tricks draw for a whole batch, and get one.
         """
         order = self._known_where_the_images_are(self.order(0))
-        batch = self._batch(order, 0, 0, None if self._are_changed else most)
-        return Batch(batch.inputs[:most], batch.targets[:most])
+        return self._batch(order, 0, 0, [slice(min(most, self.samples(0)))])
+
+    def samples(self, index: int) -> int:
+        """Count the samples of a batch of an epoch, those that are not wanted too."""
+        return min(self.batch_size, len(self.split.labels) - index * self.batch_size)
 
     def order(self, epoch: int) -> Tensor:
         """Return the samples of an epoch in their order, as the tricks have it, [N].
@@ -159,22 +166,30 @@ class Batches:
         return order, order.to(self.split.images.device)
 
     def _batch(
-        self, order: tuple[Tensor, Tensor], epoch: int, index: int, most: int | None = None
+        self,
+        order: tuple[Tensor, Tensor],
+        epoch: int,
+        index: int,
+        places: Sequence[slice] | None = None,
     ) -> Batch:
-        start = index * self.batch_size
-        stop = start + self.batch_size if most is None else start + min(most, self.batch_size)
-        there, here = order
-        chosen, whole = there[start:stop], min(self.batch_size, len(there) - start)
-        draw = self._draw(whole, epoch, index, most)
-        seeds = (derive_seed(self.seed, "transforms", epoch, start + i) for i in range(len(chosen)))
-        if here is there:
-            images = self.split.images_of(chosen)
-        else:
-            images = send(self.split.images_of(here[start:stop]), chosen.device)
+        """Make a batch, or samples of it; what is drawn is drawn for all, and tricks see all."""
+        start, samples = index * self.batch_size, self.samples(index)
+        if places is not None and self._are_changed:
+            inputs, targets, *_ = self._batch(order, epoch, index)
+            return Batch(pick(inputs, places), pick(targets, places))
+        there, here = (each[start : start + samples] for each in order)
+        is_one, draw = order[0] is order[1], self._draw(samples, epoch, index)
+        if places is not None:
+            there, here = pick(there, places), pick(here, places)
+            draw = draw and draw.at(places)
+        numbers = (n for place in places or [slice(samples)] for n in range(samples)[place])
+        seeds = (derive_seed(self.seed, "transforms", epoch, start + n) for n in numbers)
+        images = self.split.images_of(there if is_one else here)
+        images = images if is_one else send(images, there.device)
         images = self._augmented(images, draw, seeds)
         update = self.begin.update + epoch * len(self) + index
-        inputs = self._inputs(self._changed(images, chosen, update), draw)
-        return Batch(inputs, self.split.labels.index_select(0, chosen))
+        inputs = self._inputs(self._changed(images, there, update), draw)
+        return Batch(inputs, self.split.labels.index_select(0, there))
 
     def _changed(self, images: Tensor, samples: Tensor, update: int) -> Tensor:
         """Let the tricks change the images of an update, with random numbers of their own."""
@@ -185,13 +200,13 @@ class Batches:
         time = self.begin._replace(update=update)
         return self.trick.images(images, samples, time, generator)
 
-    def _draw(self, count: int, epoch: int, index: int, most: int | None) -> Draw | None:
-        """Draw for a whole batch, also where only the first samples of it are wanted."""
+    def _draw(self, count: int, epoch: int, index: int) -> Draw | None:
+        """Draw for a whole batch, also where only some samples of it are wanted."""
         if not self.augmentation.draws:
             return None
         seed = derive_seed(self.seed, "augmentation", epoch, index)
         generator = torch.Generator(self.split.labels.device).manual_seed(seed)
-        return self.augmentation.draw(count, self.split.shape[1:], generator).first(most)
+        return self.augmentation.draw(count, self.split.shape[1:], generator)
 
     def _augmented(self, images: Tensor, draw: Draw | None, seeds: Iterable[int]) -> Tensor:
         """Crop, flip and transform: integers [n, C, H, W]."""
@@ -229,5 +244,5 @@ class Inputs:
     batches: Batches
 
     def __iter__(self) -> Iterator[Tensor]:
-        for batch in replace(self.batches, trick=NO_TRICK).epoch(0):
+        for batch in replace(self.batches, trick=NO_TRICK, places=None).epoch(0):
             yield batch.inputs

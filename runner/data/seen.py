@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from runner.data.batches import Batches
 from runner.micro_batches import micro_batches
+from runner.ranks import Parts
 from tricks import Batch, overrides
 
 SIDE = 64  # pixels of an image in a sheet, about
@@ -49,7 +50,7 @@ def as_trained(
         classes: How many classes there are.
     """
     trick, time = copy.deepcopy(batches.trick), batches.begin._replace(update=update)
-    parts = micro_batches(batch, time, micro, classes)
+    parts = micro_batches(batch, time, Parts(micro), classes=classes)
     return torch.cat([trick.batch(part, generator).inputs for part, generator, *_ in parts])
 
 

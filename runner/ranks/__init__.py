@@ -5,6 +5,8 @@ the same weights, buffers and states of tricks after each update, to the bit. Th
 """
 
 from runner.ranks.batch_norm import synchronise_batch_norms_ as synchronise_batch_norms_
+from runner.ranks.division import WHOLE as WHOLE
+from runner.ranks.division import Parts as Parts
 from runner.ranks.division import divide as divide
 from runner.ranks.meeting import ALONE as ALONE
 from runner.ranks.meeting import Elsewhere as Elsewhere

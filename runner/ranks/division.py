@@ -1,13 +1,63 @@
-"""How the samples of an update are divided among ranks."""
+"""How the samples of an update are cut into parts, and the parts dealt to ranks."""
+
+from dataclasses import dataclass
 
 from runner.errors import UserError
-from runner.ranks.meeting import Ranks
+from runner.ranks.meeting import ALONE, Ranks
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of an update: what is passed at once, and by which rank.
+
+    Attributes:
+        size: Samples of a part; None for all of the update.
+        ranks: Those that share the parts: of n ranks each takes every n-th part.
+        evenly: Whether each rank gets as many parts, of sizes that differ by one at most.
+
+    >>> Parts(3).cut(8), Parts(3, Ranks(1, 2)).own(8), Parts(3, Ranks(1, 2)).places(8)
+    ([3, 3, 2], [(1, 3)], [slice(3, 6, None)])
+    >>> Parts(3, Ranks(0, 2), evenly=True).cut(10)
+    [3, 3, 2, 2]
+    """
+
+    size: int | None = None
+    ranks: Ranks = ALONE
+    evenly: bool = False
+
+    def cut(self, samples: int) -> list[int]:
+        """Give back the sizes of the parts of an update of so many samples."""
+        size, ranks = self.size or samples, self.ranks.count
+        if not self.evenly:
+            whole, rest = divmod(samples, size)
+            return [size] * whole + [rest] * (rest > 0)
+        # larger than asked where one of each rank would be empty otherwise
+        rounds = max(1, min(-(-samples // (size * ranks)), samples // ranks))
+        count = min(samples, rounds * ranks)
+        return [(samples + count - 1 - part) // count for part in range(count)]
+
+    def own(self, samples: int) -> list[tuple[int, int]]:
+        """Give back the number and the size of each part of this rank."""
+        return [*self.ranks.deal([*enumerate(self.cut(samples))])]
+
+    def places(self, samples: int) -> list[slice] | None:
+        """Give back where in the update the samples of this rank are; None if it has all."""
+        if self.ranks.count == 1:
+            return None
+        sizes = self.cut(samples)
+        starts = [sum(sizes[:part]) for part in range(len(sizes))]
+        dealt = self.ranks.deal([*zip(starts, sizes, strict=True)])
+        return [slice(start, start + size) for start, size in dealt]
+
+
+WHOLE = Parts()
+"""One process that passes an update as a whole."""
 
 
 def divide(
     batch_size: int, last: int, micro_batch_size: int | None, ranks: Ranks, together: bool
-) -> tuple[int | None, bool]:
-    """Give back how many samples are passed at once, and whether each rank passes as many parts.
+) -> Parts:
+    """Divide an update among ranks.
 
     Where the parts are those of one process with micro-batches, so are the bits, of two ranks.
 
@@ -23,7 +73,7 @@ def divide(
     """
     count = ranks.count
     if count == 1:
-        return micro_batch_size, False
+        return Parts(micro_batch_size)
     if count > batch_size:
         raise UserError(
             f"batch_size={batch_size} is an update's, and is divided among {count} ranks. "
@@ -35,4 +85,4 @@ def divide(
             f"of an epoch has {last}. Set drop_last=true."
         )
     uneven = micro_batch_size is None and batch_size % count > 0
-    return micro_batch_size or -(-batch_size // count), together or uneven
+    return Parts(micro_batch_size or -(-batch_size // count), ranks, together or uneven)

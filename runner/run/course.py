@@ -2,6 +2,7 @@
 
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -82,7 +83,8 @@ class Course:
         log = RunLog(self.folder, lines, self.training.updates)
         if not self.quiet and not lines:  # of a sweep it would be a page for each run
             log.text("config", (self.folder / CONFIG).read_text())
-            given = self.bench.batches, self.training.micro_batch_size, self.training.classes
+            whole = replace(self.bench.batches, places=None)
+            given = whole, self.training.parts.size, self.training.classes
             sheet = Image.fromarray(first_sheet(*given).permute(1, 2, 0).numpy())
             log.pictures(0, {"images/train": encode(sheet)})
         return log
@@ -174,8 +176,9 @@ class Course:
         hidden = True if self.quiet else None  # None: shown on a terminal alone
         with tqdm(total=count, initial=start, disable=hidden, leave=False, unit="update") as bar:
             for batch in islice(self.bench.batches.epoch(epoch, start), last - training.updates):
-                training.step(batch)
-                self.images += len(batch.targets)
+                samples = self.bench.batches.samples(training.updates % count)
+                training.step(batch, samples)
+                self.images += samples
                 bar.update()
                 self.wished = self.ranks.agree(self.wish())
                 if self.wished and training.updates < last:  # else the evaluation is first

@@ -6,9 +6,10 @@ import subprocess
 
 import pytest
 
+from runner.data.augmentation import pick
 from runner.errors import UserError
 from runner.micro_batches import micro_batches
-from runner.ranks import ALONE, Ranks, divide
+from runner.ranks import ALONE, Parts, Ranks, divide
 from tests.conftest import ROOT
 from tests.loop import batch, time_of
 from tests.ranks.start import TORCHRUN
@@ -55,28 +56,32 @@ def test_every_trick_over_two_ranks(found, law):
 @pytest.mark.parametrize("evenly", [False, True])
 @pytest.mark.parametrize(("samples", "size"), [(12, 3), (12, 6), (5, 2), (1, 3), (7, 2)])
 def test_the_parts_of_an_update_are_dealt_without_repeats(samples, size, evenly):
-    given = batch(0, samples=samples), time_of(0), size, 10, True
-    hands = [[*micro_batches(*given, Ranks(rank, 2), evenly)] for rank in range(2)]
+    whole, hands = batch(0, samples=samples), []
+    for rank in range(2):
+        parts = Parts(size, Ranks(rank, 2), evenly)
+        own = pick(whole.targets, parts.places(samples))
+        given = whole._replace(inputs=pick(whole.inputs, parts.places(samples)), targets=own)
+        hands.append([*micro_batches(given, time_of(0), parts, samples, 10)])
     dealt = [part for hand in hands for part in hand]
     assert sum(share for *_, share, _ in dealt) == pytest.approx(1)
-    assert sum(len(micro.targets) for micro, *_ in dealt) == samples
     assert all(hand[-1][-1] and not any(last for *_, last in hand[:-1]) for hand in hands if hand)
-    whole = [*micro_batches(*given)]
+    sums = sorted(float(image.sum()) for micro, *_ in dealt for image in micro.inputs)
+    assert sums == pytest.approx(sorted(float(image.sum()) for image in whole.inputs))
     if not evenly:
-        places = {tuple(micro.inputs.flatten(1).sum(1).tolist()) for micro, *_ in dealt}
-        assert places == {tuple(m.inputs.flatten(1).sum(1).tolist()) for m, *_ in whole}
+        alone = [*micro_batches(whole, time_of(0), Parts(size), classes=10)]
         seeds = {generator.initial_seed() for _, generator, *_ in dealt}
-        assert seeds == {generator.initial_seed() for _, generator, *_ in whole}
+        assert seeds == {generator.initial_seed() for _, generator, *_ in alone}
     elif samples >= 2:
         assert len(hands[0]) == len(hands[1])
 
 
 def test_samples_are_divided_among_ranks_and_too_few_refused():
-    assert divide(64, 14, None, ALONE, together=False) == (None, False)
-    assert divide(64, 14, 16, ALONE, together=True) == (16, False)
-    assert divide(64, 14, None, Ranks(0, 2), together=False) == (32, False)
-    assert divide(64, 14, 16, Ranks(0, 2), together=True) == (16, True)
-    assert divide(50, 0, None, Ranks(0, 4), together=False) == (13, True)
+    assert divide(64, 14, None, ALONE, together=False) == Parts()
+    assert divide(64, 14, 16, ALONE, together=True) == Parts(16)
+    two, four = Ranks(0, 2), Ranks(0, 4)
+    assert divide(64, 14, None, two, together=False) == Parts(32, two)
+    assert divide(64, 14, 16, two, together=True) == Parts(16, two, evenly=True)
+    assert divide(50, 0, None, four, together=False) == Parts(13, four, evenly=True)
     with pytest.raises(UserError, match="batch_size=3 is an update's"):
         divide(3, 0, None, Ranks(0, 4), together=False)
     with pytest.raises(UserError, match="Set drop_last=true"):

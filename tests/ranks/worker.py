@@ -6,8 +6,10 @@ from pathlib import Path
 
 import torch
 
-from runner.ranks import joined, synchronise_batch_norms_
-from tests.test_laws import INPUTS, make, step, training
+from runner.data.augmentation import pick
+from runner.ranks import ALONE, Parts, joined, synchronise_batch_norms_
+from tests.loop import batch
+from tests.test_laws import INPUTS, make, training
 from tricks import overrides
 
 UPDATES, SAMPLES = 2, 12
@@ -16,12 +18,15 @@ UPDATES, SAMPLES = 2, 12
 def trained(name, ranks=None, size=None, together=False):
     """Train with a trick, and with batch norms by the statistics of the whole update if wanted."""
     chosen = [make(name)] if name else []
-    options = {"ranks": ranks, "evenly": together} if ranks else {}
-    run = training(*chosen, micro_batch_size=size, **options)
+    parts = Parts(size, ranks or ALONE, together)
+    run = training(*chosen, parts=parts)
     if together and ranks:
         synchronise_batch_norms_(run.model)
     for _ in range(UPDATES):
-        step(run)
+        whole = batch(run.updates, run.trick, SAMPLES)
+        places = parts.places(SAMPLES) or [slice(SAMPLES)]
+        own = whole._replace(inputs=pick(whole.inputs, places), targets=pick(whole.targets, places))
+        run.step(own, SAMPLES)
     return run
 
 

@@ -11,6 +11,7 @@ from runner.build import build, build_data, build_loss
 from runner.errors import UserError
 from runner.evaluate import evaluate
 from runner.losses import class_weights, cross_entropy, weighted
+from runner.ranks import Parts
 from tests.conftest import settings
 
 LOGITS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
@@ -67,7 +68,7 @@ def test_micro_batches_come_to_the_same_gradients():
     gradients = []
     for micro in (None, 7, 1):
         bench = build(settings(TEN, "model.width=2"))
-        bench.training.micro_batch_size = micro
+        bench.training.parts = Parts(micro)
         bench.training.model.eval()  # batch norm alone makes micro-batches differ
         bench.training.step(next(bench.batches.epoch(0)))
         gradients.append([p.grad.clone() for p in bench.training.parameters])

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from runner.build import build
+from runner.ranks import Parts
 from runner.train import Diverged, Training
 from tests.conftest import settings
 from tricks import (
@@ -100,7 +101,7 @@ def trained(*tricks, updates=3, samples=20, learning_rate=0.1, net=smooth_net, *
 
 @pytest.mark.parametrize("size", [1, 7, 10, 19, 100])
 def test_micro_batches_give_the_gradient_of_the_whole_batch(size):
-    whole, cut = trained(), trained(micro_batch_size=size)
+    whole, cut = trained(), trained(parts=Parts(size))
     for one, other in zip(whole.model.parameters(), cut.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
     assert cut.recent.means()["train/loss"] == pytest.approx(whole.recent.means()["train/loss"])
@@ -110,14 +111,14 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(size):
 def test_flooding_under_micro_batches_is_flooding_of_the_whole_batch(factor, share):
     # a level right at the mean loss: flooding each micro-batch by itself would differ
     level = factor * trained(updates=1).recent.means()["train/loss"]
-    whole, cut = (trained(Flooding(level), micro_batch_size=m, updates=1) for m in (None, 3))
+    whole, cut = (trained(Flooding(level), parts=Parts(m), updates=1) for m in (None, 3))
     for one, other in zip(whole.model.parameters(), cut.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
     assert whole.whole.means() == cut.whole.means() == {"tricks/flooding/flooded_share": share}
 
 
 def test_clipping_sees_the_accumulated_gradient_and_both_norms_are_logged():
-    training = trained(Clipping(max_norm=0.01), micro_batch_size=6, updates=1)
+    training = trained(Clipping(max_norm=0.01), parts=Parts(6), updates=1)
     means = training.recent.means()
     assert means["train/gradient_norm"] > 0.1
     assert means["train/gradient_norm_after"] == pytest.approx(0.01, rel=1e-5)
@@ -209,7 +210,7 @@ def test_a_loss_that_is_not_finite_stops_the_update_also_if_its_gradients_are(
     net, number, size, per_sample, precision
 ):
     """Under flooding its sign would be 0, or as good as any other: the weights would be written."""
-    options = {"updates": 0, "net": net, "micro_batch_size": size, "precision": precision}
+    options = {"updates": 0, "net": net, "parts": Parts(size), "precision": precision}
     tricks = Adds(number, micro=1 if size else 0), Flooding(0.1, per_sample), Clipping(by="unit")
     batch = Batch(batch_of(20).inputs.float(), torch.arange(20) % 10)
     for not_finite in ("error", "skip"):
@@ -277,7 +278,7 @@ def test_a_skipped_update_leaves_nothing_behind_in_the_tricks(size):
         quantile = Clipping(by="quantile", warmup=1)
         training = trained(
             Flooding(level, per_sample=True), Sums(), quantile,
-            updates=0, not_finite="skip", micro_batch_size=size,
+            updates=0, not_finite="skip", parts=Parts(size),
         )  # fmt: skip
         for batch in batches:
             training.step(batch)
@@ -380,5 +381,5 @@ def test_the_tricks_are_called_in_the_order_of_the_update():
 
     hooks = ("schedule", "batch", "loss", "gradients", "weights")
     Recorder = type("Recorder", (Trick,), {hook: recorder(hook) for hook in hooks})
-    trained(Recorder(), updates=1, micro_batch_size=10)
+    trained(Recorder(), updates=1, parts=Parts(10))
     assert calls == ["schedule", "batch", "loss", "batch", "loss", "gradients", "weights"]
