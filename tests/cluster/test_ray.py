@@ -139,7 +139,7 @@ def test_what_cannot_be_is_refused_before_a_run_begins(tmp_path, cluster):
     where = by_ray(cluster)
     large = complaint_of(tmp_path, *where, "hydra.launcher.cpus_per_job=64")
     assert "No machine of the Ray cluster has what a job needs: CPU 64." in large
-    other = complaint_of(tmp_path, *where, "hydra.launcher.resources={tpu:1}")
+    other = complaint_of(tmp_path, *where, "+hydra.launcher.resources.tpu=1")
     assert "tpu 1" in other
     token = complaint_of(tmp_path, *where, RAY_AUTH_TOKEN=64 * "0")
     assert "that cluster wants its token" in token
