@@ -17,8 +17,9 @@ test: $(READY)  ## the default tests, under five minutes on two cores
 test-slow: $(READY)  ## all tests, also those that take longer
 	$(BIN)/python -m pytest -q -m "not cluster" --numprocesses=auto --maxprocesses=4
 
-test-cluster: $(READY)  ## sweeps over a real Slurm of one node; as root on Debian, where it is installed if need be
+test-cluster: $(READY)  ## sweeps over a real Slurm of one node, and a Ray of several; as root on Debian, where Slurm is installed if need be
 	command -v slurmctld munged >/dev/null || { apt-get update -q && apt-get install -y -q slurm-wlm munge; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
 	$(BIN)/python -m pytest -q -m cluster -rs
 
 test-hydra14: .venv-hydra14/.ready  ## the default tests with the release candidate of Hydra 1.4

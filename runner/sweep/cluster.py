@@ -25,7 +25,7 @@ from runner.signals import Stopped, announce_stop
 from runner.store.files import read_json, write_json
 from runner.store.runs import read_status
 from runner.sweep.composed import ComposedLauncher, folder_of
-from runner.sweep.ends import end_of, has_ended, is_done, refuse_other
+from runner.sweep.ends import end_of, has_ended, is_done, record_ends, refuse_other
 from runner.sweep.share import Share
 from runner.sweep.side_by_side import Limits
 from runner.texts import listed, same_command, say
@@ -241,6 +241,7 @@ class ClusterLauncher(ComposedLauncher):
         if left:
             reason = f"{self.why(job)} Give {same_command(self.again)} to go on."
             self.cancel([job])
+            record_ends([(self.configs[n], self.before[n]) for n in left], reason)
             for number in left:
                 self._take(number, reason)
 

@@ -1,6 +1,8 @@
 """What became of a composed run that another machine did, read from its folder alone."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -18,13 +20,28 @@ from runner.sweep.composed import folder_of
 from runner.sweep.worker import STOPPED
 from runner.texts import same_command
 
+MOST = 64  # runs of a job whose ends are recorded at the same time
 ENDED = ("done", "failed", "diverged")
 
 
 def has_ended(config: DictConfig, before: Mapping[str, Any]) -> bool:
-    """Whether a run has ended since its status was `before`."""
-    status = read_status(folder_of(config))
+    """Whether a run has ended since its status was `before`, and all that it wrote is seen here."""
+    folder = folder_of(config)
+    status = read_status(folder)
+    if status.get("status") == "done" and not (folder / RESULT).exists():
+        os.scandir(folder).close()  # a network file system may show it later: it looks again
+        return False
     return status.get("status") in ENDED and status != before
+
+
+def record_ends(runs: Sequence[tuple[DictConfig, Mapping[str, Any]]], reason: str) -> None:
+    """Record that runs were killed which could not do so themselves; each with its status before.
+
+    At the same time: a folder that a machine locked which is gone is free after a while alone.
+    """
+    with ThreadPoolExecutor(MOST) as pool:
+        for config, before in runs:
+            pool.submit(conclude, folder_of(config), "failed", reason, before, cause="killed")
 
 
 def is_done(config: DictConfig) -> bool:

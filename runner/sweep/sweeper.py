@@ -7,6 +7,7 @@ again.
 import dataclasses
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -225,9 +226,10 @@ class AblationSweeper(Sweeper):
         while left:
             before = {job: read_status(folder) for job, folder in left.items()}
             errors, raised = _try(launcher, list(left))
+            end = time.monotonic() + longest
             for folder in left.values():  # still going, though the launcher has returned
                 if folder.exists():
-                    with suppress(UserError), lock_folder(folder, longest):
+                    with suppress(UserError), lock_folder(folder, max(0.0, end - time.monotonic())):
                         pass
             begun = {job for job, folder in left.items() if read_status(folder) != before[job]}
             over = begun if raised and begun else set(left)

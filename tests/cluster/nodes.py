@@ -1,14 +1,14 @@
 """A Ray cluster of this machine: a head that does nothing, and nodes that are processes of it."""
 
-import json
 import os
 import secrets
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tests.cluster.slurm import wait_until
 
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -68,8 +68,8 @@ class Nodes:
         """Add a node with so many cores."""
         self.start(name, f"--address={self.address}", f"--num-cpus={cores}", before=before)
 
-    def members(self, name: str) -> list[int]:
-        """The processes of a node: Ray starts some in sessions of their own."""
+    def members(self, name: str, called: str = "") -> list[int]:
+        """The processes of a node, or those that are called so."""
         found, known = [self.processes[name].pid], {}
         for path in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -77,7 +77,7 @@ class Nodes:
                 known.setdefault(parent, []).append(int(path.name))
         for process in found:
             found += known.get(process, [])
-        return found
+        return [p for p in found if Path(f"/proc/{p}/cmdline").read_text().startswith(called)]
 
     def kill(self, name: str) -> None:
         """End a node as a machine that loses its power."""
@@ -85,25 +85,6 @@ class Nodes:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         self.processes.pop(name).wait()
-
-    def alive(self) -> int:
-        """Count the nodes that have joined."""
-        code = (
-            "import ray, sys, json; ray.init(sys.argv[1], log_to_driver=False, logging_level=50);"
-            "print(json.dumps(sum(node['Alive'] for node in ray.nodes())))"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code, self.address],
-            env={**os.environ, **VARIABLES},
-            capture_output=True,
-            text=True,
-            timeout=90,
-        )
-        return int(json.loads(done.stdout.strip().splitlines()[-1])) if not done.returncode else 0
-
-    def wait(self, count: int) -> None:
-        """Wait until so many nodes are there, the head among them."""
-        wait_until(lambda: self.alive() >= count, 90)
 
 
 @contextmanager
@@ -117,11 +98,3 @@ def nodes(folder: Path, port: int):
     finally:
         for name in list(found.processes):
             found.kill(name)
-
-
-def wait_until(condition, seconds: float) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} seconds"
-        time.sleep(0.3)

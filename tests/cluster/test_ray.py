@@ -1,6 +1,5 @@
 """Sweeps by a real Ray of several nodes on this machine, one of which dies; `make test-cluster`."""
 
-import json
 import os
 import shutil
 import signal
@@ -11,21 +10,19 @@ import pytest
 
 from runner.store.runs import read_metrics, read_run
 from tests.builders import read_status
-from tests.cluster.nodes import VARIABLES, missing, nodes, wait_until
-from tests.conftest import HEARS_CTRL_C, ROOT, biscuits, start
+from tests.cluster.nodes import VARIABLES, missing, nodes
+from tests.cluster.slurm import wait_until
+from tests.cluster.test_slurm import report
+from tests.conftest import HEARS_CTRL_C, biscuits, start
 from tests.test_ablation import results, states
+from tests.test_launchers import DYING, PARTS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(missing()), reason=missing())]
 
-PARTS = ROOT / "tests" / "parts"
-DYING = {"PYTHONPATH": f"{ROOT}{os.pathsep}{PARTS}", "BISCUITS_ALLOW": "dying.Dying"}
 TWELVE = (
     *("ablation=one_at_a_time", "tricks=[clipping,ema,label_smoothing]", "ablation.seeds=3"),
     *("epochs=20", "batch_size=256", "threads=1", "memory_format=contiguous", "name=mine"),
 )
-OF_THE_MACHINE = {"command", "process", "host", "seconds", "peak_memory", "attempts", "checksum"}
-OF_THE_MACHINE |= {"time_ratio", "memory_ratio"}
-"""What two reports of the same runs may differ in."""
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +40,6 @@ def by_ray(cluster, *more):
     return ("hydra/launcher=ray", f"hydra.launcher.address={cluster.address}", *more)
 
 
-def report(root):
-    """What a report says of the runs, without what differs from time to time."""
-
-    def kept(node):
-        if isinstance(node, dict):
-            return {k: kept(v) for k, v in node.items() if k not in OF_THE_MACHINE}
-        return [kept(each) for each in node] if isinstance(node, list) else node
-
-    return kept(json.loads((root / "report.json").read_text()))
-
-
 @pytest.fixture(scope="module")
 def locally(tmp_path_factory):
     """The twelve runs, done by the local launcher."""
@@ -67,15 +53,19 @@ def evaluated(root):
     return sum(bool(read_metrics(path.parent)) for path in root.rglob("metrics.jsonl"))
 
 
-def test_a_node_that_dies_costs_no_run_and_the_report_is_as_locally(tmp_path, cluster, locally):
+def test_a_node_and_a_worker_that_die_cost_no_run_and_the_report_is_as_locally(
+    tmp_path, cluster, locally
+):
     cluster.add("c")
     process = start(tmp_path, *TWELVE, *by_ray(cluster), **VARIABLES)
     root = tmp_path / "outputs" / "mine"
-    wait_until(lambda: evaluated(root) >= 2 or process.poll() is not None, 120)
+    wait_until(lambda: evaluated(root) >= 3 or process.poll() is not None, 120)
     cluster.kill("c")
+    (worker, *_) = cluster.members("a", called="ray::_do")
+    os.kill(worker, signal.SIGKILL)
     out, complaint = process.communicate(timeout=400)
     assert process.returncode == 0, complaint + out
-    assert "of Ray was lost" in out
+    assert out.count("of Ray was lost") == 2
     assert len(results(root)) == 12
     assert results(root) == results(locally)
     assert report(root) == report(locally)
@@ -139,7 +129,7 @@ def test_what_cannot_be_is_refused_before_a_run_begins(tmp_path, cluster):
     where = by_ray(cluster)
     large = complaint_of(tmp_path, *where, "hydra.launcher.cpus_per_job=64")
     assert "No machine of the Ray cluster has what a job needs: CPU 64." in large
-    other = complaint_of(tmp_path, *where, "hydra.launcher.resources={tpu:1}")
+    other = complaint_of(tmp_path, *where, "+hydra.launcher.resources.tpu=1")
     assert "tpu 1" in other
     token = complaint_of(tmp_path, *where, RAY_AUTH_TOKEN=64 * "0")
     assert "that cluster wants its token" in token
