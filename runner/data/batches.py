@@ -19,6 +19,7 @@ from runner.data.augmentation import (
     transform,
 )
 from runner.data.source import Split
+from runner.data.stream import Ahead
 from tricks import Batch, Chain, Time, derive_seed, overrides
 from tricks.operations import send
 
@@ -117,8 +118,18 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0, step: int = 1) -> Iterator[Batch]:
         """Yield the batches of an epoch: every `step`-th, from batch `start` on."""
         order = self._known_where_the_images_are(self.order(epoch))
-        for index in range(start, len(self), step):
+        ahead = self._ahead(order[1], start, step)
+        for number, index in enumerate(range(start, len(self), step)):
+            if ahead:
+                ahead.reach((number + 2) * self.batch_size)
             yield self._batch(order, epoch, index)
+
+    def _ahead(self, order: Tensor, start: int, step: int) -> Ahead | None:
+        """Give back what asks the disk for the images of these batches, if they are mapped."""
+        if self.split.rows is None or start >= len(self):
+            return None
+        batches = order.split(self.batch_size)[start : len(self) : step]
+        return Ahead(self.split.images, self.split.rows.index_select(0, torch.cat(batches)))
 
     def first(self, most: int) -> Batch:
         """Return the first samples of the first batch, without the work for the others.
