@@ -27,18 +27,21 @@ def usable_cores() -> int:
 
 def _quotas() -> Iterator[float]:
     """Iterate over the limits of this process's CPU time, in cores."""
+    return (quota for folder in cgroups("cpu") if (quota := _quota(folder)))
+
+
+def cgroups(controller: str) -> Iterator[Path]:
+    """Iterate over the folders of this process's cgroup and of those above it, for a resource."""
     with suppress(OSError, ValueError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             root = Path("/sys/fs/cgroup")
             if controllers:  # of the first version
-                if "cpu" not in controllers.split(","):
+                if controller not in controllers.split(","):
                     continue
                 root /= controllers
             folder = root / path.lstrip("/")
-            for each in (folder, *folder.parents):
-                if each.is_relative_to(root) and (quota := _quota(each)):
-                    yield quota
+            yield from (each for each in (folder, *folder.parents) if each.is_relative_to(root))
 
 
 def _quota(folder: Path) -> float | None:

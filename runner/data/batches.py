@@ -20,6 +20,7 @@ from runner.data.augmentation import (
     transform,
 )
 from runner.data.source import Split
+from runner.data.stream import Ahead
 from tricks import Batch, Chain, Time, derive_seed, overrides
 from tricks.operations import send
 
@@ -120,9 +121,24 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0, step: int = 1) -> Iterator[Batch]:
         """Yield the batches of an epoch: every `step`-th, from batch `start` on."""
         order = self._known_where_the_images_are(self.order(epoch))
+        ahead, read = self._ahead(order[1], start, step), 0
         for index in range(start, len(self), step):
-            wanted = None if self.places is None else self.places(self.samples(index))
-            yield self._batch(order, epoch, index, wanted)
+            if ahead:
+                ahead.reach(read + 2 * self.batch_size)
+            batch = self._batch(order, epoch, index, self._wanted(index))
+            read += len(batch.targets)
+            yield batch
+
+    def _wanted(self, index: int) -> Sequence[slice] | None:
+        return None if self.places is None else self.places(self.samples(index))
+
+    def _ahead(self, order: Tensor, start: int, step: int) -> Ahead | None:
+        """Give back what asks the disk for the images of these batches, if they are mapped."""
+        if self.split.rows is None or start >= len(self):
+            return None
+        batches = [*enumerate(order.split(self.batch_size))][start : len(self) : step]
+        own = (b if (p := self._wanted(i)) is None else pick(b, p) for i, b in batches)
+        return Ahead(self.split.images, self.split.rows.index_select(0, torch.cat([*own])))
 
     def first(self, most: int) -> Batch:
         """Return the first samples of the first batch, without the work for the others.

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,8 +22,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
 
 from runner.data.decode import Reading
 from runner.errors import UserError
@@ -157,6 +160,13 @@ def dtype_of(reading: Reading) -> np.dtype[Any]:
 def _map(file: Path) -> NDArray[Any]:
     mapped: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     return mapped
+
+
+def as_tensor(mapped: NDArray[Any]) -> Tensor:
+    """Share a mapped array with torch, without copying; writing into it would end the process."""
+    with warnings.catch_warnings():  # torch has no read-only tensors, and warns of that
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(mapped)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -5,7 +5,6 @@ All that can be refused by the headers is refused before anything is decoded.
 
 import os
 import sys
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,11 +12,10 @@ from contextlib import closing
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -76,7 +74,7 @@ def read_images(
     key = cached.fingerprint((each.path, each.size, each.modified) for each in files)
     cached.remove_leftovers(file.parent)
     if (images := cached.load(file, key, len(files), reading)) is not None:
-        return _to_tensor(images)
+        return cached.as_tensor(images)
     rest = f" Ignored: {ignored}." if ignored else ""
     _log(f"Decoding the {len(files):,} images of {short(root)} once, into {short(file)}.{rest}")
     with silence():
@@ -89,7 +87,7 @@ def read_images(
 
         try:
             with closing(decode()) as decoded:
-                return _to_tensor(cached.save(file, key, shape, dtype, decoded))
+                return cached.as_tensor(cached.save(file, key, shape, dtype, decoded))
         except (OSError, Unfit) as error:
             why = reason(error.__cause__ or error)
         _refuse_larger_than_memory(cached.bytes_of(shape, dtype), len(files), file, why)
@@ -243,13 +241,6 @@ def _refuse_larger_than_memory(size: int, count: int, file: Path, why: str) -> N
             f"{memory / 1e9:,.1f} GB of memory here, and {short(file)} cannot be written: {why}. "
             "Set data.cache to a folder with room for them, or a smaller data.size."
         )
-
-
-def _to_tensor(mapped: NDArray[Any]) -> Tensor:
-    """Share a mapped array with torch, without copying; writing into it would end the process."""
-    with warnings.catch_warnings():  # torch has no read-only tensors, and warns of that
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        return torch.from_numpy(mapped)
 
 
 def _log(line: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from runner.data.decode import Reading
+from runner.data.stream import Ahead
 from runner.errors import UserError
 from runner.texts import listed, short
 
@@ -58,8 +59,11 @@ class Split(NamedTuple):
         count = max(1, BLOCK // max(1, self.images[:1].nbytes))
         if self.rows is None:
             yield from self.images.split(count)
-        else:
-            yield from (self.images.index_select(0, rows) for rows in self.rows.split(count))
+            return
+        ahead = Ahead(self.images, self.rows)
+        for number, rows in enumerate(self.rows.split(count)):
+            ahead.reach((number + 1) * count)
+            yield self.images.index_select(0, rows)
 
     def take(self, chosen: Tensor) -> "Split":
         """Return the samples that a mask [N] chooses."""

@@ -2,10 +2,13 @@
 
 import os
 import zipfile
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runner.cores import cgroups
 
 
 def read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
@@ -24,5 +27,10 @@ def read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
 
 
 def memory_here() -> int:
-    """Return the bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Return the bytes of memory that this machine has, or fewer that the container may use."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for folder in cgroups("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # "max": no limit
+                limits.append(int((folder / name).read_text()))
+    return min(limits)
