@@ -48,6 +48,8 @@ def compute_exactly(device: torch.device, threads: int, tf32: str = "convolution
         Unfit: If there is no card for another `tf32`.
     """
     torch.set_num_threads(threads)
+    if device.type == "cuda" and counted() > 1:  # for what names no card, as collectives may
+        torch.cuda.set_device(device)
     if tf32 != "convolutions":
         if device.type != "cuda":
             raise Unfit(
