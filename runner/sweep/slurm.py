@@ -22,7 +22,7 @@ from runner.errors import UserError, did_you_mean
 from runner.signals import Stopped
 from runner.sweep.cluster import Job, NoAnswer
 from runner.sweep.submitit_jobs import SubmititLauncher, Task
-from runner.sweep.where import in_a_job
+from runner.sweep.where import cores_of_a_job, in_a_job
 
 PREEMPTED = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
 """At this signal submitit queues its job again."""
@@ -34,8 +34,9 @@ USUAL = ("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cle
 """Why a job waits, where it is not worth a line."""
 
 HOPELESS = (
-    *("BadConstraints", "PartitionNodeLimit", "PartitionTimeLimit", "DependencyNeverSatisfied"),
-    *("InvalidAccount", "InvalidQOS", "launch_failed_requeued_held", "JobHeldAdmin"),
+    *("BadConstraints", "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit"),
+    *("DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS", "JobHeldAdmin"),
+    "launch_failed_requeued_held",
 )
 """Why a job waits that will not begin, as long as nobody changes it."""
 
@@ -79,7 +80,7 @@ class SlurmLauncher(SubmititLauncher):
         _check_commands()
         try:
             _check_version()
-            _check_partition(self.more["partition"], minutes)
+            _check_partition(self.more["partition"], minutes, cores_of_a_job(self.more))
         except NoAnswer as error:
             raise UserError(f"Slurm does not answer here: {error}.") from None
 
@@ -192,26 +193,40 @@ def _check_version() -> None:
     _ask("scontrol", "ping")
 
 
-def _check_partition(name: str | None, minutes: float) -> None:
-    """Refuse a partition that there is not, that is down, or that gives less time."""
-    lines = _ask("sinfo", "-h", "-o", "%R|%a|%l").splitlines()
-    found = {
-        each: (state, limit) for each, state, limit in (line.strip().split("|") for line in lines)
-    }
-    for each in (name or "").split(",") if name else ():
-        if each not in found:
-            raise UserError(
-                f"hydra.launcher.partition={each} is none of this cluster."
-                f"{did_you_mean(each, found)} There are: {', '.join(sorted(found))}."
+def _check_partition(name: str | None, minutes: float, cores: int) -> None:
+    """Refuse a partition that there is not, that is down, or that gives less than is asked for."""
+    lines = _ask("sinfo", "-e", "-h", "-o", "%P|%a|%l|%c").split()
+    rows = [line.split("|") for line in lines]
+    known = sorted({row[0].strip("*") for row in rows})
+    usual = next((row[0].strip("*") for row in rows if row[0].endswith("*")), "")
+    for each in (name or usual).split(","):
+        found = [row for row in rows if row[0].strip("*") == each]
+        if not found:
+            what = (
+                f"={each} is none of this cluster"
+                if each
+                else " must be given, for it has no usual one"
             )
-        state, limit = found[each]
-        if state != "up":
-            raise UserError(f"hydra.launcher.partition={each} takes no jobs now: it is {state}.")
-        if minutes > (most := _minutes(limit)):
             raise UserError(
-                f"hydra.launcher.timeout_min must be <= {most:g}, the limit of partition {each}, "
-                f"got {minutes}."
+                f"hydra.launcher.partition{what}.{did_you_mean(each, known)} "
+                f"There are: {', '.join(known)}."
             )
+        if found[0][1] != "up":
+            raise UserError(
+                f"hydra.launcher.partition={each} takes no jobs now: it is {found[0][1]}."
+            )
+        limits = {
+            "timeout_min": (minutes, _minutes(found[0][2]), "the limit of"),
+            "cpus_per_task": (
+                cores,
+                max(int(row[3].strip("+")) for row in found),
+                "the cores of a node in",
+            ),
+        }
+        for key, (given, most, what) in limits.items():
+            if given > most:
+                where = f"{what} partition {each}"
+                raise UserError(f"hydra.launcher.{key} must be <= {most:g}, {where}, got {given}.")
 
 
 def _minutes(limit: str) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,19 +26,16 @@ start = partial(start, options=HEARS_CTRL_C)
 
 
 def report(root):
-    """Give back what a report says but for times, memory and the command."""
+    """Give back what a report concludes, but for times and memory."""
 
     def without(node):
         if isinstance(node, dict):
-            return {
-                key: without(value)
-                for key, value in node.items()
-                if not any(word in key for word in ("time", "seconds", "memory", "checksum"))
-                and key not in ("command", "name", "attempts", "folder")
-            }
+            kept = (key for key in node if not re.search("time|seconds|memory", key))
+            return {key: without(node[key]) for key in kept}
         return [without(value) for value in node] if isinstance(node, list) else node
 
-    return without(json.loads((root / "report.json").read_text()))
+    content = json.loads((root / "report.json").read_text())
+    return {k: without(v) for k, v in content.items() if k not in ("plan", "runs", "checksum")}
 
 
 def updates(root):
@@ -251,7 +249,8 @@ REFUSED = {
     "hydra.launcher.signal_delay_s=3600": "signal_delay_s must be less than timeout_min=60",
     "hydra.launcher.nodes=2": "hydra.launcher.nodes must be 1",
     "hydra.launcher.runs_per_job=0": "runs_per_job must be auto or a whole number >= 1, got 0",
-    "hydra.launcher.cpus_per_task=1000": "Slurm refuses the jobs: Batch job submission failed",
+    "hydra.launcher.cpus_per_task=9": "cpus_per_task must be <= 2, the cores of a node in",
+    "hydra.launcher.constraint=gpu80": "refuses the jobs: Batch job submission failed: Invalid",
 }
 
 
