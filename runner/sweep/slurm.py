@@ -40,6 +40,9 @@ HOPELESS = (
 )
 """Why a job waits that will not begin, as long as nobody changes it."""
 
+MOST = 500
+"""How many jobs `scancel` is given at a time."""
+
 OLDEST = 20, 2
 """The first version of Slurm whose commands know all that is asked of them."""
 
@@ -135,12 +138,12 @@ class SlurmLauncher(SubmititLauncher):
 
     def stop(self, jobs: Collection[str]) -> None:
         """Cancel the jobs that wait, and have the others save and end."""
-        _scancel("--state=PENDING", *jobs)
-        _scancel(f"--signal={STOP.name.removeprefix('SIG')}", *jobs)
+        _scancel(jobs, "--state=PENDING")
+        _scancel(jobs, f"--signal={STOP.name.removeprefix('SIG')}")
 
     def cancel(self, jobs: Collection[str]) -> None:
         """Cancel the jobs."""
-        _scancel(*jobs)
+        _scancel(jobs)
 
 
 def _ask(*command: str) -> str:
@@ -160,9 +163,14 @@ def _ask(*command: str) -> str:
     return done.stdout
 
 
-def _scancel(*arguments: str) -> None:
+def _scancel(jobs: Collection[str], *options: str) -> None:
     """Cancel or signal jobs; of those that have ended it complains, which is of no interest."""
-    subprocess.run(["scancel", *arguments], capture_output=True, timeout=60, check=False)
+    for at in range(0, len(jobs), MOST):  # without a name it would take all of the user's jobs
+        some = list(jobs)[at : at + MOST]
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(
+                ["scancel", *options, *some], capture_output=True, timeout=60, check=False
+            )
 
 
 def _is_running(job: str) -> bool:
@@ -202,26 +210,17 @@ def _check_partition(name: str | None, minutes: float, cores: int) -> None:
     for each in (name or usual).split(","):
         found = [row for row in rows if row[0].strip("*") == each]
         if not found:
-            what = (
-                f"={each} is none of this cluster"
-                if each
-                else " must be given, for it has no usual one"
-            )
-            raise UserError(
-                f"hydra.launcher.partition{what}.{did_you_mean(each, known)} "
-                f"There are: {', '.join(known)}."
-            )
+            what = f"={each} is none of this cluster" if each else " must be given here"
+            near = did_you_mean(each, known)
+            raise UserError(f"hydra.launcher.partition{what}.{near} There are: {', '.join(known)}.")
         if found[0][1] != "up":
             raise UserError(
                 f"hydra.launcher.partition={each} takes no jobs now: it is {found[0][1]}."
             )
+        most_cores = max(int(row[3].strip("+")) for row in found)
         limits = {
             "timeout_min": (minutes, _minutes(found[0][2]), "the limit of"),
-            "cpus_per_task": (
-                cores,
-                max(int(row[3].strip("+")) for row in found),
-                "the cores of a node in",
-            ),
+            "cpus_per_task": (cores, most_cores, "the cores of a node in"),
         }
         for key, (given, most, what) in limits.items():
             if given > most:

@@ -123,8 +123,10 @@ class SubmititLauncher(ClusterLauncher):
                 part = shares[at : at + most]
                 with redirect_stderr(io.StringIO()):  # sbatch's words are in the error too
                     sent += executor.submit_array([self.task_of(share) for share in part])
-        except FailedJobError as error:
+        except BaseException as error:
             self.cancel([job.job_id for job in sent])
+            if not isinstance(error, FailedJobError):
+                raise
             words = " ".join(str(error).replace("sbatch: error:", "").split())
             raise UserError(f"Slurm refuses the jobs: {words}.") from None
         self.jobs |= {job.job_id: job for job in sent}

@@ -206,21 +206,25 @@ def test_the_same_command_waits_for_the_jobs_of_one_that_was_killed(cluster, com
     assert not cluster.jobs()
 
 
-def test_a_job_that_is_gone_without_a_word_is_given_up(cluster, command, tmp_path):
+def test_jobs_that_are_gone_without_a_word_or_cannot_begin_are_given_up(cluster, command, tmp_path):
     arguments, variables = command
-    process = start(tmp_path, *LONG, "seed=0,1", *arguments, "name=gone", **variables)
+    process = start(tmp_path, *LONG, "seed=0,1,2", *arguments, "name=gone", **variables)
     root = tmp_path / "outputs" / "gone"
     begun(process, root, 2)
+    (held,) = cluster.jobs("PENDING")
+    cluster.ask("scontrol", "hold", held)
     job = cluster.jobs("RUNNING")[0]
     (found,) = (int(p) for p in os.listdir("/proc") if p.isdigit() and does_job(p, job))
     os.kill(found, signal.SIGKILL)
-    code, _, complaint = finish(process)
+    code, _out, complaint = finish(process)
     assert code == 1
-    assert "1 of 2 runs failed" in complaint
+    assert "2 of 3 runs failed" in complaint
     assert f"Job {job} of Slurm ended as FAILED" in complaint
-    assert sorted(states(root).values()) == ["done", "failed"]
-    (failed,) = (r for r in map(read_status, root.glob("*/*")) if r["status"] == "failed")
-    assert failed["cause"] == "killed"
+    assert f"Job {held} of Slurm cannot begin: JobHeld" in complaint
+    assert sorted(states(root).values()) == ["done", "failed", "failed"]
+    failed = [r for r in map(read_status, root.glob("*/*")) if r["status"] == "failed"]
+    assert [status["cause"] for status in failed] == ["killed", "killed"]
+    assert not cluster.jobs()
 
 
 def of_process(pid, name):
