@@ -22,7 +22,7 @@ from runner.errors import UserError, did_you_mean
 from runner.signals import Stopped
 from runner.sweep.cluster import Job, NoAnswer
 from runner.sweep.submitit_jobs import SubmititLauncher, Task
-from runner.sweep.where import in_a_job
+from runner.sweep.where import cores_of_a_job, in_a_job
 
 PREEMPTED = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
 """At this signal submitit queues its job again."""
@@ -34,10 +34,14 @@ USUAL = ("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cle
 """Why a job waits, where it is not worth a line."""
 
 HOPELESS = (
-    *("BadConstraints", "PartitionNodeLimit", "PartitionTimeLimit", "DependencyNeverSatisfied"),
-    *("InvalidAccount", "InvalidQOS", "launch_failed_requeued_held", "JobHeldAdmin"),
+    *("BadConstraints", "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit"),
+    *("DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS", "JobHeldAdmin"),
+    "launch_failed_requeued_held",
 )
 """Why a job waits that will not begin, as long as nobody changes it."""
+
+MOST = 500
+"""How many jobs `scancel` is given at a time."""
 
 OLDEST = 20, 2
 """The first version of Slurm whose commands know all that is asked of them."""
@@ -79,7 +83,7 @@ class SlurmLauncher(SubmititLauncher):
         _check_commands()
         try:
             _check_version()
-            _check_partition(self.more["partition"], minutes)
+            _check_partition(self.more["partition"], minutes, cores_of_a_job(self.more))
         except NoAnswer as error:
             raise UserError(f"Slurm does not answer here: {error}.") from None
 
@@ -134,12 +138,12 @@ class SlurmLauncher(SubmititLauncher):
 
     def stop(self, jobs: Collection[str]) -> None:
         """Cancel the jobs that wait, and have the others save and end."""
-        _scancel("--state=PENDING", *jobs)
-        _scancel(f"--signal={STOP.name.removeprefix('SIG')}", *jobs)
+        _scancel(jobs, "--state=PENDING")
+        _scancel(jobs, f"--signal={STOP.name.removeprefix('SIG')}")
 
     def cancel(self, jobs: Collection[str]) -> None:
         """Cancel the jobs."""
-        _scancel(*jobs)
+        _scancel(jobs)
 
 
 def _ask(*command: str) -> str:
@@ -159,9 +163,14 @@ def _ask(*command: str) -> str:
     return done.stdout
 
 
-def _scancel(*arguments: str) -> None:
+def _scancel(jobs: Collection[str], *options: str) -> None:
     """Cancel or signal jobs; of those that have ended it complains, which is of no interest."""
-    subprocess.run(["scancel", *arguments], capture_output=True, timeout=60, check=False)
+    for at in range(0, len(jobs), MOST):  # without a name it would take all of the user's jobs
+        some = list(jobs)[at : at + MOST]
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(
+                ["scancel", *options, *some], capture_output=True, timeout=60, check=False
+            )
 
 
 def _is_running(job: str) -> bool:
@@ -192,26 +201,31 @@ def _check_version() -> None:
     _ask("scontrol", "ping")
 
 
-def _check_partition(name: str | None, minutes: float) -> None:
-    """Refuse a partition that there is not, that is down, or that gives less time."""
-    lines = _ask("sinfo", "-h", "-o", "%R|%a|%l").splitlines()
-    found = {
-        each: (state, limit) for each, state, limit in (line.strip().split("|") for line in lines)
-    }
-    for each in (name or "").split(",") if name else ():
-        if each not in found:
+def _check_partition(name: str | None, minutes: float, cores: int) -> None:
+    """Refuse a partition that there is not, that is down, or that gives less than is asked for."""
+    lines = _ask("sinfo", "-e", "-h", "-o", "%P|%a|%l|%c").split()
+    rows = [line.split("|") for line in lines]
+    known = sorted({row[0].strip("*") for row in rows})
+    usual = next((row[0].strip("*") for row in rows if row[0].endswith("*")), "")
+    for each in (name or usual).split(","):
+        found = [row for row in rows if row[0].strip("*") == each]
+        if not found:
+            what = f"={each} is none of this cluster" if each else " must be given here"
+            near = did_you_mean(each, known)
+            raise UserError(f"hydra.launcher.partition{what}.{near} There are: {', '.join(known)}.")
+        if found[0][1] != "up":
             raise UserError(
-                f"hydra.launcher.partition={each} is none of this cluster."
-                f"{did_you_mean(each, found)} There are: {', '.join(sorted(found))}."
+                f"hydra.launcher.partition={each} takes no jobs now: it is {found[0][1]}."
             )
-        state, limit = found[each]
-        if state != "up":
-            raise UserError(f"hydra.launcher.partition={each} takes no jobs now: it is {state}.")
-        if minutes > (most := _minutes(limit)):
-            raise UserError(
-                f"hydra.launcher.timeout_min must be <= {most:g}, the limit of partition {each}, "
-                f"got {minutes}."
-            )
+        most_cores = max(int(row[3].strip("+")) for row in found)
+        limits = {
+            "timeout_min": (minutes, _minutes(found[0][2]), "the limit of"),
+            "cpus_per_task": (cores, most_cores, "the cores of a node in"),
+        }
+        for key, (given, most, what) in limits.items():
+            if given > most:
+                where = f"{what} partition {each}"
+                raise UserError(f"hydra.launcher.{key} must be <= {most:g}, {where}, got {given}.")
 
 
 def _minutes(limit: str) -> float:

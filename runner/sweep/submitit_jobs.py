@@ -1,11 +1,12 @@
 """Shares of the runs as jobs of submitit, and the launcher `submitit_local`, of this machine."""
 
+import io
 import os
 import shutil
 import signal
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,12 @@ class SubmititLauncher(ClusterLauncher):
             most = self.longest_array()
             for at in range(0, len(shares), most):
                 part = shares[at : at + most]
-                sent += executor.submit_array([self.task_of(share) for share in part])
-        except FailedJobError as error:
+                with redirect_stderr(io.StringIO()):  # sbatch's words are in the error too
+                    sent += executor.submit_array([self.task_of(share) for share in part])
+        except BaseException as error:
             self.cancel([job.job_id for job in sent])
+            if not isinstance(error, FailedJobError):
+                raise
             words = " ".join(str(error).replace("sbatch: error:", "").split())
             raise UserError(f"Slurm refuses the jobs: {words}.") from None
         self.jobs |= {job.job_id: job for job in sent}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,19 +26,16 @@ start = partial(start, options=HEARS_CTRL_C)
 
 
 def report(root):
-    """Give back what a report says but for times, memory and the command."""
+    """Give back what a report concludes, but for times and memory."""
 
     def without(node):
         if isinstance(node, dict):
-            return {
-                key: without(value)
-                for key, value in node.items()
-                if not any(word in key for word in ("time", "seconds", "memory", "checksum"))
-                and key not in ("command", "name", "attempts", "folder")
-            }
+            kept = (key for key in node if not re.search("time|seconds|memory", key))
+            return {key: without(node[key]) for key in kept}
         return [without(value) for value in node] if isinstance(node, list) else node
 
-    return without(json.loads((root / "report.json").read_text()))
+    content = json.loads((root / "report.json").read_text())
+    return {k: without(v) for k, v in content.items() if k not in ("plan", "runs", "checksum")}
 
 
 def updates(root):
@@ -208,21 +206,25 @@ def test_the_same_command_waits_for_the_jobs_of_one_that_was_killed(cluster, com
     assert not cluster.jobs()
 
 
-def test_a_job_that_is_gone_without_a_word_is_given_up(cluster, command, tmp_path):
+def test_jobs_that_are_gone_without_a_word_or_cannot_begin_are_given_up(cluster, command, tmp_path):
     arguments, variables = command
-    process = start(tmp_path, *LONG, "seed=0,1", *arguments, "name=gone", **variables)
+    process = start(tmp_path, *LONG, "seed=0,1,2", *arguments, "name=gone", **variables)
     root = tmp_path / "outputs" / "gone"
     begun(process, root, 2)
+    (held,) = cluster.jobs("PENDING")
+    cluster.ask("scontrol", "hold", held)
     job = cluster.jobs("RUNNING")[0]
     (found,) = (int(p) for p in os.listdir("/proc") if p.isdigit() and does_job(p, job))
     os.kill(found, signal.SIGKILL)
-    code, _, complaint = finish(process)
+    code, _out, complaint = finish(process)
     assert code == 1
-    assert "1 of 2 runs failed" in complaint
+    assert "2 of 3 runs failed" in complaint
     assert f"Job {job} of Slurm ended as FAILED" in complaint
-    assert sorted(states(root).values()) == ["done", "failed"]
-    (failed,) = (r for r in map(read_status, root.glob("*/*")) if r["status"] == "failed")
-    assert failed["cause"] == "killed"
+    assert f"Job {held} of Slurm cannot begin: JobHeld" in complaint
+    assert sorted(states(root).values()) == ["done", "failed", "failed"]
+    failed = [r for r in map(read_status, root.glob("*/*")) if r["status"] == "failed"]
+    assert [status["cause"] for status in failed] == ["killed", "killed"]
+    assert not cluster.jobs()
 
 
 def of_process(pid, name):
@@ -251,7 +253,8 @@ REFUSED = {
     "hydra.launcher.signal_delay_s=3600": "signal_delay_s must be less than timeout_min=60",
     "hydra.launcher.nodes=2": "hydra.launcher.nodes must be 1",
     "hydra.launcher.runs_per_job=0": "runs_per_job must be auto or a whole number >= 1, got 0",
-    "hydra.launcher.cpus_per_task=1000": "Slurm refuses the jobs: Batch job submission failed",
+    "hydra.launcher.cpus_per_task=9": "cpus_per_task must be <= 2, the cores of a node in",
+    "hydra.launcher.constraint=gpu80": "refuses the jobs: Batch job submission failed: Invalid",
 }
 
 
