@@ -33,7 +33,7 @@ def report(root):
                 key: without(value)
                 for key, value in node.items()
                 if not any(word in key for word in ("time", "seconds", "memory", "checksum"))
-                and key not in ("command", "name", "attempts", "folder")
+                and key not in ("command", "name", "attempts", "folder", "process")
             }
         return [without(value) for value in node] if isinstance(node, list) else node
 
