@@ -22,7 +22,7 @@ from runner.store.files import Damaged, flush_folder, read_bytes, write_text
 from runner.store.lock import Locked, lock_folder
 from runner.sweep.ends import has_ended
 from tests.builders import read_status, write_status
-from tests.conftest import ROOT, biscuits
+from tests.conftest import ROOT, biscuits, few
 
 HOLDER = """
 import fcntl, os, socket, sys, time
@@ -84,7 +84,7 @@ def test_a_lock_of_another_machine_is_noticed_where_locks_hold_on_one_alone(tmp_
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("apart", APART)
+@pytest.mark.parametrize("apart", few(APART, APART[1:]))
 def test_a_machine_that_is_gone_loses_its_lock_whatever_its_clock_said(
     tmp_path, hold, apart, capsys, faults
 ):
