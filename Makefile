@@ -19,7 +19,8 @@ test-slow: $(READY)  ## all tests, also those that take longer
 
 test-cluster: $(READY)  ## sweeps over a real Slurm of one node, and a Ray of several; as root on Debian, where Slurm is installed if need be
 	command -v slurmctld munged >/dev/null || { apt-get update -q && apt-get install -y -q slurm-wlm munge; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
+	command -v fusermount3 >/dev/null || apt-get install -y -q fuse3
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]' mfusepy
 	$(BIN)/python -m pytest -q -m cluster -rs
 
 test-hydra14: .venv-hydra14/.ready  ## the default tests with the release candidate of Hydra 1.4

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import warnings
 import zlib
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from contextlib import suppress
 from errno import ENOSPC
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -179,8 +179,14 @@ def remove_leftovers(folder: Path) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             state = os.fstat(handle.fileno())
             # an empty new file may be just about to be locked
-            if state.st_size or time.time() - state.st_mtime > LOCK_GRACE:
+            if state.st_size or _now(folder) - state.st_mtime > LOCK_GRACE:
                 leftover.unlink()
+
+
+def _now(folder: Path) -> float:
+    """Give back the time by the clock that stamps the files there, maybe another machine's."""
+    with TemporaryFile(dir=folder) as new:
+        return os.fstat(new.fileno()).st_mtime
 
 
 def default_folder() -> Path:

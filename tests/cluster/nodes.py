@@ -64,9 +64,10 @@ class Nodes:
                 start_new_session=True,
             )
 
-    def add(self, name: str, cores: int = 1, before: str = "") -> None:
-        """Add a node with so many cores."""
-        self.start(name, f"--address={self.address}", f"--num-cpus={cores}", before=before)
+    def add(self, name: str, before: str = "", more: str = "{}") -> None:
+        """Add a node with one core, and more resources."""
+        given = (f"--address={self.address}", "--num-cpus=1", f"--resources={more}")
+        self.start(name, *given, before=before)
 
     def members(self, name: str, called: str = "") -> list[int]:
         """The processes of a node, or those that are called so."""

@@ -10,6 +10,8 @@ import pytest
 
 from runner.store.runs import read_metrics, read_run
 from tests.builders import read_status
+from tests.cluster.late_disk import late_disk
+from tests.cluster.late_disk import missing as late_missing
 from tests.cluster.nodes import VARIABLES, missing, nodes
 from tests.cluster.slurm import wait_until
 from tests.cluster.test_slurm import report
@@ -144,3 +146,20 @@ def test_a_folder_that_a_node_does_not_share_is_told_before_a_run_begins(tmp_pat
         assert "does not see what was written to" in complaint_of(tmp_path, *by_ray(cluster))
     finally:
         cluster.kill("apart")
+
+
+@pytest.mark.skipif(bool(late_missing()), reason=late_missing())
+def test_a_disk_that_shows_files_late_and_whose_locks_hold_on_one_machine_alone(
+    tmp_path, cluster, locally
+):
+    below, place = tmp_path / "below", tmp_path / "place"
+    below.mkdir()
+    with late_disk(below, tmp_path / "there", 5.0) as there, late_disk(below, place, 5.0):
+        cluster.add("late", before=f"mount --bind {there} {place}", more='{"late": 1}')
+        try:
+            more = by_ray(cluster, "+hydra.launcher.resources.late=1")
+            code, out, complaint = biscuits(place, *TWELVE, *more, **VARIABLES)
+        finally:
+            cluster.kill("late")
+        assert code == 0, complaint + out
+        assert report(below / "outputs" / "mine") == report(locally)

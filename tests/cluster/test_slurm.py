@@ -30,7 +30,7 @@ def report(root):
 
     def without(node):
         if isinstance(node, dict):
-            kept = (key for key in node if not re.search("time|seconds|memory", key))
+            kept = (key for key in node if not re.search("time|seconds|memory|process", key))
             return {key: without(node[key]) for key in kept}
         return [without(value) for value in node] if isinstance(node, list) else node
 

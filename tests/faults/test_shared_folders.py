@@ -13,14 +13,16 @@ import sys
 import time
 
 import pytest
+from omegaconf import OmegaConf
 
 from runner.errors import UserError
 from runner.run.status import conclude
 from runner.store import lock
 from runner.store.files import Damaged, flush_folder, read_bytes, write_text
 from runner.store.lock import Locked, lock_folder
+from runner.sweep.ends import has_ended
 from tests.builders import read_status, write_status
-from tests.conftest import ROOT, biscuits
+from tests.conftest import ROOT, biscuits, few
 
 HOLDER = """
 import fcntl, os, socket, sys, time
@@ -82,7 +84,7 @@ def test_a_lock_of_another_machine_is_noticed_where_locks_hold_on_one_alone(tmp_
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("apart", APART)
+@pytest.mark.parametrize("apart", few(APART, APART[1:]))
 def test_a_machine_that_is_gone_loses_its_lock_whatever_its_clock_said(
     tmp_path, hold, apart, capsys, faults
 ):
@@ -208,3 +210,15 @@ def test_a_run_is_the_same_to_the_bit_on_a_file_system_without_locks(tmp_path):
         (result,) = (tmp_path / "outputs" / name).rglob("result.json")
         found.append(result.read_bytes())
     assert found[0] == found[1]
+
+
+def test_a_run_whose_result_is_seen_late_has_not_ended_before(tmp_path, faults):
+    run = tmp_path / "baseline" / "seed=0"
+    run.mkdir(parents=True)
+    sweep = {"dir": str(tmp_path), "subdir": "baseline/seed=0"}
+    config = OmegaConf.create({"hydra": {"sweep": sweep}})
+    write_status(run, "done")
+    assert not has_ended(config, {})
+    (run / "result.json").write_text("{}")
+    assert has_ended(config, {})
+    faults("renames seen late")
