@@ -47,6 +47,7 @@ class Progress:
         self.jobs: Sequence[tuple[str, int]] = ()
         self.ended: dict[tuple[str, int], Run] = {}
         self.before: dict[tuple[str, int], float] = {}
+        self.lines, self.due = 0, 0.0  # that were printed, when to look at the files again
         self.start = time.monotonic()
         self.verdicts: RenderableType | None = None
         self.shares: dict[tuple[str, int], float] = {}
@@ -73,6 +74,7 @@ class Progress:
         """Print what will be done."""
         self.plan, self.jobs, self.ended, self.shares = plan, jobs, {}, {}
         self.before = {job: self._written(job) for job in jobs}
+        self.lines, self.due = 0, 0.0
         self.start = time.monotonic()
         total = sum(1 for _ in plan.runs())
         kept = f", {total - len(jobs)} of {total} are done already" if len(jobs) < total else ""
@@ -84,10 +86,11 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Print the line of a run that has ended."""
+        self.lines += 1
         if not self.live:
-            self._look()
-            left = self._left()
-            text = f"[{len(self.ended)}/{len(self.jobs)}{left and ', '}{left}] {text}"
+            self._look_again()
+            left, ended = self._left(), max(len(self.ended), self.lines)
+            text = f"[{ended}/{len(self.jobs)}{left and ', '}{left}] {text}"
         self._say("\n".join(printable_lines(text)))
 
     def _say(self, text: str) -> None:
@@ -115,6 +118,12 @@ class Progress:
                 seen, start = len(self.ended), time.monotonic()
                 self.verdicts = self._verdicts()
                 pause = max(REFRESH, 20 * (time.monotonic() - start))  # a twentieth of a core
+
+    def _look_again(self) -> None:
+        """Look at the files, unless that would take more than a twentieth of the time."""
+        if (start := time.monotonic()) >= self.due:
+            self._look()
+            self.due = time.monotonic() + 20 * (time.monotonic() - start)
 
     def _look(self) -> None:
         for variant, seed in self.jobs:

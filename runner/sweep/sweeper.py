@@ -185,7 +185,7 @@ class AblationSweeper(Sweeper):
         with Progress(root, plan, lively, same_command(again)) as progress:
             if isinstance(launcher, ComposedLauncher):
                 launcher.show = progress.line
-            findings = judge(root, plan)
+            findings, judged = judge(root, plan), plan
             tried: set[tuple[str, int]] = set()
             while True:
                 needed = _open_variants(findings, stuck=not tried)
@@ -201,7 +201,8 @@ class AblationSweeper(Sweeper):
                 if jobs:
                     self._launch(launcher, root, plan, jobs)
                     again = frozen.again = False  # once is enough
-                    findings = judge(root, plan)
+                if jobs or plan is not judged:
+                    findings, judged = judge(root, plan), plan
                 # a sequence ends at a run that cannot be read
                 gaps = any(run.state == "damaged" for run in findings.runs.values())
                 more = plan.more_seeds()
