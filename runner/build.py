@@ -83,22 +83,19 @@ def build(settings: Settings, data: DataSet | None = None, ranks: Ranks = ALONE)
     if memory_format is torch.channels_last:
         refuse_four_channels(model, device)
         model = model.to(memory_format=memory_format)
-    training_batches, size = build_batches(settings, data, chain), settings.batch_size
+    training_batches, size = build_batches(settings, data, chain, ranks), settings.batch_size
     batches = partial(Batches, mean=data.mean, std=data.std, memory_format=memory_format)
     updates_per_epoch, inputs = len(training_batches), Inputs(training_batches)
     optimizer = begin(settings, chain, model, inputs)
     if settings.sync_batch_norm and ranks.count > 1:
         synchronise_batch_norms_(model)
-    last = 0 if settings.drop_last else len(data.train.labels) % size
-    parts = divide(size, last, settings.micro_batch_size, ranks, settings.sync_batch_norm)
-    training_batches.places = parts.places
     training = Training(
         model.train(),
         optimizer,
         chain,
         build_scheduler(settings, optimizer, updates_per_epoch),
         updates_per_epoch,
-        parts=parts,
+        parts=training_batches.parts,
         precision=settings.precision,
         not_finite=settings.not_finite,
         loss=build_loss(settings, data),
@@ -108,8 +105,7 @@ def build(settings: Settings, data: DataSet | None = None, ranks: Ranks = ALONE)
         seed=settings.seed,
     )
     torch.manual_seed(derive_seed(settings.seed, "training"))
-    validation, test = batches(data.validation, size), batches(data.test, size)
-    evaluated = [each for each in (validation, test) if len(each)]
+    validation, test = evaluated = batches(data.validation, size), batches(data.test, size)
     refuse_unfit(settings, training, training_batches, evaluated, len(data.classes))
     refuse_unmeasurable(settings.metrics, data.test.labels.cpu().numpy(), len(data.classes))
     if settings.compile:
@@ -194,15 +190,16 @@ def build_scheduler(
     return lambda update: float(scheduler.factor(update, updates_per_epoch, epochs))
 
 
-def build_batches(settings: Settings, data: DataSet, chain: Chain) -> Batches:
+def build_batches(settings: Settings, data: DataSet, chain: Chain, ranks: Ranks = ALONE) -> Batches:
     """Build the batches of the training split, on the device of the data, as the tricks have them.
 
     Raises:
-        UserError: If a transform cannot be built or does not take the images, or if there is no
-            batch, since the only one would be smaller and is left out.
+        UserError: If a transform cannot be built or does not take the images, there is no batch,
+            since the only one would be smaller and is left out, or there are too many ranks.
     """
     split, size, first = data.train, settings.batch_size, torch.zeros(1, dtype=torch.int64)
     augmentation = Augmentation(**settings.data["augment"])
+    last = 0 if settings.drop_last else len(split.labels) % size
     batches = Batches(
         split,
         size,
@@ -216,6 +213,7 @@ def build_batches(settings: Settings, data: DataSet, chain: Chain) -> Batches:
         drop_last=settings.drop_last,
         memory_format=form_of(settings),
         trick=chain,
+        parts=divide(size, last, settings.micro_batch_size, ranks, settings.sync_batch_norm),
     )
     count = len(batches)
     batches.begin = Time(0, count, settings.updates(count) if count else 0, settings.seed)
@@ -273,7 +271,7 @@ def refuse_unfit(
         return
     resizable = "size" in settings.data
     plain, micro = replace(batches, trick=Chain()), settings.micro_batch_size
-    fit.check(plain, evaluated, micro, resizable=resizable)
+    fit.check(plain, [each for each in evaluated if len(each)], micro, resizable=resizable)
     fit.check_sizes(sizes, batches, micro)
 
 

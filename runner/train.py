@@ -114,8 +114,7 @@ class Training:
             for micro, generator, share, is_last in micro_batches(*cut):
                 with self.autocast():
                     micro = self.trick.batch(micro, generator)
-                    outputs = self.passes(micro.inputs, is_last)
-                outputs = outputs.float()
+                    outputs = self.passes(micro.inputs, is_last).float()
                 losses = self.loss(outputs, micro.targets)
                 changed = self.trick.loss(losses, outputs, micro.targets)
                 mean = _part(changed, share)
@@ -123,9 +122,9 @@ class Training:
                 after_tricks.append(mean.detach())
                 as_is = changed is losses
                 before_tricks.append(mean.detach() if as_is else _part(losses.detach(), share))
-            before_all, after_all = self.passes.sums(before_tricks, after_tricks)
-            plain.append(before_all)
-            return after_all
+            loss, objective = self.passes.sums(before_tricks, after_tricks)
+            plain.append(loss)
+            return objective
 
         objective = self.trick.backward(compute, self.model)
         loss = plain[0]

@@ -4,7 +4,7 @@ Batch k of epoch e is a pure function of (seed, e, k): a run that resumes in mid
 batches as an uninterrupted one, and there is no state to save.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +21,7 @@ from runner.data.augmentation import (
 )
 from runner.data.source import Split
 from runner.data.stream import Ahead
+from runner.ranks import WHOLE, Parts
 from tricks import Batch, Chain, Time, derive_seed, overrides
 from tricks.operations import send
 
@@ -87,7 +88,7 @@ class Batches:
         transforms: Other transforms of each image.
         trick: Tricks that change the order of an epoch, and the images of an update.
         begin: The time before the first update, for them.
-        places: Of so many samples of a batch, those that are wanted; None for all.
+        parts: How a batch is divided among ranks; this one's samples of it are made.
 
     >>> split = Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
     >>> batches = Batches(split, 2, mean=torch.zeros(1), std=torch.ones(1))
@@ -108,7 +109,7 @@ class Batches:
     transforms: Sequence[Transform] = ()
     trick: Chain = NO_TRICK
     begin: Time = START
-    places: Callable[[int], Sequence[slice] | None] | None = None
+    parts: Parts = WHOLE
 
     def __post_init__(self) -> None:
         scale, shift = normalization(self.mean, self.std, self.split.levels)
@@ -125,19 +126,19 @@ class Batches:
         for index in range(start, len(self), step):
             if ahead:
                 ahead.reach(read + 2 * self.batch_size)
-            batch = self._batch(order, epoch, index, self._wanted(index))
+            batch = self._batch(order, epoch, index, self._places(index))
             read += len(batch.targets)
             yield batch
 
-    def _wanted(self, index: int) -> Sequence[slice] | None:
-        return None if self.places is None else self.places(self.samples(index))
+    def _places(self, index: int) -> Sequence[slice] | None:
+        return self.parts.places(self.samples(index))
 
     def _ahead(self, order: Tensor, start: int, step: int) -> Ahead | None:
         """Give back what asks the disk for the images of these batches, if they are mapped."""
         if self.split.rows is None or start >= len(self):
             return None
         batches = [*enumerate(order.split(self.batch_size))][start : len(self) : step]
-        own = (b if (p := self._wanted(i)) is None else pick(b, p) for i, b in batches)
+        own = (b if (p := self._places(i)) is None else pick(b, p) for i, b in batches)
         return Ahead(self.split.images, self.split.rows.index_select(0, torch.cat([*own])))
 
     def first(self, most: int) -> Batch:
@@ -260,5 +261,5 @@ class Inputs:
     batches: Batches
 
     def __iter__(self) -> Iterator[Tensor]:
-        for batch in replace(self.batches, trick=NO_TRICK, places=None).epoch(0):
+        for batch in replace(self.batches, trick=NO_TRICK, parts=WHOLE).epoch(0):
             yield batch.inputs

@@ -16,6 +16,7 @@ from runner.build import Bench
 from runner.config import Settings
 from runner.data.seen import first_sheet
 from runner.names import label
+from runner.ranks import WHOLE
 from runner.run import checkpoint, mistakes, model_file
 from runner.run.choice import Choice
 from runner.run.fingerprint import fingerprint
@@ -83,8 +84,8 @@ class Course:
         log = RunLog(self.folder, lines, self.training.updates)
         if not self.quiet and not lines:  # of a sweep it would be a page for each run
             log.text("config", (self.folder / CONFIG).read_text())
-            whole = replace(self.bench.batches, places=None)
-            given = whole, self.training.parts.size, self.training.classes
+            whole, size = replace(self.bench.batches, parts=WHOLE), self.training.parts.size
+            given = whole, size, self.training.classes
             sheet = Image.fromarray(first_sheet(*given).permute(1, 2, 0).numpy())
             log.pictures(0, {"images/train": encode(sheet)})
         return log

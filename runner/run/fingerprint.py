@@ -103,7 +103,7 @@ def bits_depend_on(machine: Mapping[str, Any]) -> dict[str, str]:
         "code of your own": machine["code"]["own"],
         **machine["made of"],
         "torch": machine["libraries"]["torch"],
-        "ranks": machine["ranks"],
+        "ranks": machine.get("ranks", 1),
         "variables": machine["variables"],
         "flags": machine["flags"],
     }

@@ -141,7 +141,7 @@ def whole(tmp_path_factory):
 def folders(whole, tmp_path, capsys, monkeypatch):
     """A copy; done again is by copying too, and pictures are not drawn, for the time they take."""
 
-    def copied(_, place, __):
+    def copied(_, place, *__):
         shutil.copytree(whole / "one/baseline/seed=0", place, dirs_exist_ok=True)
 
     monkeypatch.setattr(verify, "_do_again", copied)

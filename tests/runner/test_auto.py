@@ -99,13 +99,13 @@ def test_choosing_draws_no_random_number(digits):
 def test_a_run_keeps_what_was_chosen(tmp_path, monkeypatch):
     given = check(composed("epochs=1", "batch_size=512", "device=cpu"))
     assert (given.threads, given.memory_format) == ("auto", "auto")
-    monkeypatch.setattr(auto, "choose", lambda _: {"threads": 2, "memory_format": "contiguous"})
+    monkeypatch.setattr(auto, "choose", lambda *_: {"threads": 2, "memory_format": "contiguous"})
     result = resume_or_run(tmp_path, given, quiet=True)
     saved = checked(read_values(tmp_path / "config.yaml"))
     machine = json.loads((tmp_path / "run.json").read_text())
     for found in (saved, machine):
         assert (found["threads"], found["memory_format"]) == (2, "contiguous")
-    monkeypatch.setattr(auto, "choose", lambda _: {"threads": 1, "memory_format": "channels_last"})
+    monkeypatch.setattr(auto, "choose", lambda *_: {"threads": 1, "memory_format": "channels_last"})
     assert resume_or_run(tmp_path, given, quiet=True)["weights"] == result["weights"]
     (tmp_path / "result.json").unlink()
     again = resume_or_run(tmp_path, dataclasses.replace(given, again=True), quiet=True)
