@@ -6,24 +6,20 @@ after `GRACE`, and its runs are recorded as failed; so nothing is waited for wit
 the queue itself.
 """
 
-import hashlib
-import os
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.core.utils import JobReturn
 
-from runner.data.cache import default_folder
 from runner.errors import UserError
-from runner.names import OUTPUTS, label
+from runner.names import label
 from runner.run.status import conclude
 from runner.signals import Stopped, announce_stop
-from runner.store.files import read_json, write_json
 from runner.store.runs import read_status
+from runner.sweep import sent
 from runner.sweep.composed import ComposedLauncher, folder_of
 from runner.sweep.ends import end_of, has_ended, is_done, record_ends, refuse_other
 from runner.sweep.share import Share
@@ -119,8 +115,8 @@ class ClusterLauncher(ComposedLauncher):
                 left.append(number)
         jobs = self._known(left)
         known = {number for numbers in jobs.values() for number in numbers}
-        record = self._folder() / f"{self._place()}-{uuid.uuid4().hex[:8]}.json"
-        mark = Path(OUTPUTS, f".{record.stem}")
+        record = sent.new_record()
+        mark = sent.mark_of(record)
         try:
             if new := [number for number in left if number not in known]:
                 mark.parent.mkdir(exist_ok=True)
@@ -131,7 +127,7 @@ class ClusterLauncher(ComposedLauncher):
             self._stop_all(jobs)
             raise
         mark.unlink(missing_ok=True)  # where an error ends the sweep, the jobs still need it
-        self._living()
+        self._living()  # which removes what is kept of the others
         for number in known:  # with which config they were begun is not known
             refuse_other(self.ends[number])
         return [self.ends[number] for number in range(len(self.configs))]
@@ -150,11 +146,9 @@ class ClusterLauncher(ComposedLauncher):
         )
         jobs = dict(zip(self.send(list(made)), cut, strict=True))
         if self.lasting:
-            record.parent.mkdir(parents=True, exist_ok=True)
-            folders = {
-                job: [str(folder_of(self.configs[n])) for n in part] for job, part in jobs.items()
-            }
-            write_json(record, {"jobs": folders})
+            folders = [str(folder_of(config)) for config in self.configs]
+            kept = {j: {folders[n]: self.before[n] for n in part} for j, part in jobs.items()}
+            sent.keep(record, kept)
         say(f"{_runs(len(numbers))} in {_jobs(jobs)}")
         return jobs
 
@@ -166,9 +160,11 @@ class ClusterLauncher(ComposedLauncher):
         """
         by_folder = {str(folder_of(self.configs[n])): n for n in numbers}
         found: dict[str, list[int]] = {}
-        for job, folders in self._living().items():
-            if runs := [by_folder[folder] for folder in folders if folder in by_folder]:
-                found[job] = runs
+        for job, runs in self._living().items():
+            for folder, before in runs.items():
+                if (number := by_folder.get(folder)) is not None:
+                    found.setdefault(job, []).append(number)
+                    self.before[number] = before
         if found and self.again:
             raise UserError(
                 f"An earlier command's jobs still do these runs: {_jobs(found)}. Cancel them, or "
@@ -179,20 +175,9 @@ class ClusterLauncher(ComposedLauncher):
             say(f"{_runs(count)} in {_jobs(found)} of an earlier command")
         return found
 
-    def _living(self) -> dict[str, list[str]]:
-        """Give back the jobs that commands given here have sent, and the folders of their runs.
-
-        What is kept of those that have ended is removed.
-        """
-        found: dict[str, list[str]] = {}
-        for file in self._folder().glob(f"{self._place()}-*.json") if self.lasting else ():
-            jobs = (read_json(file)[0] or {}).get("jobs", {})
-            alive = self._look(jobs) if jobs else {}
-            found |= {job: jobs[job] for job in alive}
-            if not alive:
-                file.unlink(missing_ok=True)
-                Path(OUTPUTS, f".{file.stem}").unlink(missing_ok=True)
-        return found
+    def _living(self) -> Mapping[str, Mapping[str, Any]]:
+        """Give back the jobs that commands given here have sent, with the runs of each."""
+        return sent.living(self._look) if self.lasting else {}
 
     def _look(self, jobs: Collection[str]) -> Mapping[str, Job]:
         """Look at jobs until there is an answer."""
@@ -269,14 +254,6 @@ class ClusterLauncher(ComposedLauncher):
                     folder = folder_of(self.configs[number])
                     if read_status(folder).get("status") == "running":
                         conclude(folder, "stopped", before=self.before[number])
-
-    def _folder(self) -> Path:
-        """Where it is kept which jobs were sent; nobody else writes there."""
-        return default_folder() / "jobs"
-
-    def _place(self) -> str:
-        """Name the outputs of the folder where the command is given."""
-        return hashlib.sha256(os.fsencode(os.path.abspath(OUTPUTS))).hexdigest()[:16]
 
 
 def _runs(count: int) -> str:

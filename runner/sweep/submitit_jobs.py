@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from submitit.core.utils import FailedJobError
 
 from runner.errors import UserError
+from runner.sweep import sent
 from runner.sweep.cluster import ClusterLauncher, Job
 from runner.sweep.share import Share
 from runner.sweep.side_by_side import Limits
@@ -108,7 +109,7 @@ class SubmititLauncher(ClusterLauncher):
 
     def send(self, shares: Sequence[Share]) -> list[str]:
         """Submit the shares, as one array or several."""
-        own = self._folder() / "submitit" / uuid.uuid4().hex[:8]
+        own = sent.folder() / "submitit" / uuid.uuid4().hex[:8]
         folder = self.submitit_folder or str(own)
         self.own.append(own)
         kept = {"slurm_max_num_timeout": self.more.get("max_num_timeout")}
@@ -116,21 +117,21 @@ class SubmititLauncher(ClusterLauncher):
             folder, self.cluster, **(kept if self.cluster == "slurm" else {})
         )
         executor.update_parameters(**self.parameters())
-        sent: list[submitit.Job[Any]] = []
+        jobs: list[submitit.Job[Any]] = []
         try:
             most = self.longest_array()
             for at in range(0, len(shares), most):
                 part = shares[at : at + most]
                 with redirect_stderr(io.StringIO()):  # sbatch's words are in the error too
-                    sent += executor.submit_array([self.task_of(share) for share in part])
+                    jobs += executor.submit_array([self.task_of(share) for share in part])
         except BaseException as error:
-            self.cancel([job.job_id for job in sent])
+            self.cancel([job.job_id for job in jobs])
             if not isinstance(error, FailedJobError):
                 raise
             words = " ".join(str(error).replace("sbatch: error:", "").split())
             raise UserError(f"Slurm refuses the jobs: {words}.") from None
-        self.jobs |= {job.job_id: job for job in sent}
-        return [job.job_id for job in sent]
+        self.jobs |= {job.job_id: job for job in jobs}
+        return [job.job_id for job in jobs]
 
     def _launch(self) -> Sequence[JobReturn]:
         ends = super()._launch()

@@ -4,6 +4,7 @@ It needs root, since slurmd does, and the packages slurm-wlm and munge; no syste
 state is in the folder, and the ports are free ones, so that it disturbs no other Slurm.
 """
 
+import ctypes
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
 
@@ -104,7 +107,7 @@ class Slurm:
 
 
 def _start(stack: ExitStack, *command: str, **variables: str) -> None:
-    """Start a daemon in the foreground of a process of ours; it ends with the stack."""
+    """Start a daemon that ends with the stack, or with this process where that is killed."""
     with open(variables.pop("log"), "ab") as log:
         process = subprocess.Popen(
             command,
@@ -113,6 +116,7 @@ def _start(stack: ExitStack, *command: str, **variables: str) -> None:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            preexec_fn=lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
         )
 
     def end() -> None:
