@@ -7,6 +7,7 @@ own tries first.
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 OLDEST, NEWER = (2, 40), (3,)
 ANSWER = 90.0  # seconds in which a cluster must answer, and each of its machines
+KNOCK = 10.0  # seconds in which something must listen there
 QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 START = {"include_dashboard": False, "object_store_memory": 2**27}  # what is sent is small
 
@@ -72,33 +74,41 @@ def connect(address: str | None) -> None:
 
 
 def _try(address: str) -> None:
-    """Connect in another process, which can be ended."""
-    what, how = f"hydra.launcher.address={address}", ""
+    """Refuse an address at which no cluster answers that can be used."""
+    what = f"hydra.launcher.address={address}"
     if "://" in address:
         raise UserError(
             f"{what}: Ray's clients are not supported. Give the command on a machine of the "
             "cluster, with address=auto or address=HOST:PORT."
         )
-    try:
-        found = subprocess.run(
-            (sys.executable, "-c", _TRY, address), capture_output=True, text=True, timeout=ANSWER
-        )
-        if not found.returncode:
-            return
-        how = " ".join(found.stderr.split())
-    except subprocess.TimeoutExpired:
-        how = f"no answer within {ANSWER:.0f} seconds"
+    how = _answer(address)
     if (at := how.find("ersion mismatch")) >= 0:
         raise UserError(f"{what}: another version runs there: V{how[at:]}")
-    if "RAY_AUTH_TOKEN" in how:
+    if "AuthToken" in how or "RAY_AUTH_TOKEN" in how:
         raise UserError(
             f"{what}: that cluster wants its token. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN as "
             "it is set there, in the environment."
         )
-    raise UserError(
-        f"{what}: no Ray cluster there ({how[-200:]}). Start one with `ray start --head`, or leave "
-        "the address out: then one of this machine is started."
-    )
+    if how:
+        raise UserError(
+            f"{what}: no Ray cluster there ({how[-200:]}). Start one with `ray start --head`, or "
+            "leave the address out: then one of this machine is started."
+        )
+
+
+def _answer(address: str) -> str:
+    """Connect in another process, which can be ended; give back why that fails, if it does."""
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdigit():
+            socket.create_connection((host, int(port)), timeout=KNOCK).close()
+        command = (sys.executable, "-c", _TRY, address)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER)
+    except (OSError, OverflowError) as error:
+        return str(error)
+    except subprocess.TimeoutExpired:
+        return f"no answer within {ANSWER:.0f} seconds"
+    return " ".join(found.stderr.split()) if found.returncode else ""
 
 
 def machines() -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A folder seen as by another machine: `python -m tests.cluster.late_disk FOLDER AT SECONDS`, by FUSE.
+"""A folder as another machine would see it, by FUSE: `python -m ... FOLDER AT SECONDS` shows it.
 
 What is known of a file is kept for so many seconds, also that there is none, as a network file
 system keeps it; and a lock holds among those alone who see the folder in this way.

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from runner.errors import UserError
 from runner.store.runs import read_metrics, read_run
 from tests.builders import read_status
 from tests.cluster.late_disk import late_disk
@@ -135,8 +136,18 @@ def test_what_cannot_be_is_refused_before_a_run_begins(tmp_path, cluster):
     assert "tpu 1" in other
     token = complaint_of(tmp_path, *where, RAY_AUTH_TOKEN=64 * "0")
     assert "that cluster wants its token" in token
+    nobody = complaint_of(tmp_path, "hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1")
+    assert "no Ray cluster there ([Errno 111] Connection refused)" in nobody
     client = complaint_of(tmp_path, "hydra/launcher=ray", "hydra.launcher.address=ray://here:1")
     assert "Ray's clients are not supported" in client
+
+
+def test_another_release_of_ray_is_refused(monkeypatch):
+    from runner.sweep import ray_cluster
+
+    monkeypatch.setattr(ray_cluster.metadata, "version", lambda _: "1.13.0")
+    with pytest.raises(UserError, match=r"works with Ray 2\.40 and later, .*this is 1\.13\.0"):
+        ray_cluster.check_version()
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root")
