@@ -22,10 +22,11 @@ SEEDS = 10
 
 
 def command(runs: int) -> list[str]:
-    """Return what is typed: one setting with many values."""
-    rates = ",".join(f"{0.05 + n / 1e5:.5f}" for n in range(runs // SEEDS - 1))
+    """Return what is typed: one setting with many values, two at least."""
+    seeds = min(SEEDS, runs // 2)
+    rates = ",".join(f"{0.05 + n / 1e5:.5f}" for n in range(runs // seeds - 1))
     factors = f"ablation.factors={{optimizer.lr:[0.1,{rates}]}}"
-    design = ["ablation=one_at_a_time", factors, f"ablation.seeds={SEEDS}", "tricks=[]"]
+    design = ["ablation=one_at_a_time", factors, f"ablation.seeds={seeds}", "tricks=[]"]
     return ["-m", "runner", *design, "name=done"]
 
 

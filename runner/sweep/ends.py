@@ -15,6 +15,7 @@ from runner.errors import UserError
 from runner.run.result import finished, objective, summary
 from runner.run.resume import begun_with
 from runner.run.status import conclude
+from runner.store.packed import is_there
 from runner.store.runs import RESULT, read_run, read_status
 from runner.sweep.composed import folder_of
 from runner.sweep.worker import STOPPED
@@ -28,7 +29,7 @@ def has_ended(config: DictConfig, before: Mapping[str, Any]) -> bool:
     """Whether a run has ended since its status was `before`, and all that it wrote is seen here."""
     folder = folder_of(config)
     status = read_status(folder)
-    if status.get("status") == "done" and not (folder / RESULT).exists():
+    if status.get("status") == "done" and not is_there(folder / RESULT):
         os.scandir(folder).close()  # a network file system may show it later: it looks again
         return False
     return status.get("status") in ENDED and status != before
@@ -46,7 +47,7 @@ def record_ends(runs: Sequence[tuple[DictConfig, Mapping[str, Any]]], reason: st
 
 def is_done(config: DictConfig) -> bool:
     """Whether there is nothing to do; what is wrong with a run that is there, its job says."""
-    if not config.get("again") and (folder_of(config) / RESULT).exists():
+    if not config.get("again") and is_there(folder_of(config) / RESULT):
         with suppress(UserError):
             return _finished(config) is not None
     return False

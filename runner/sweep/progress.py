@@ -89,7 +89,7 @@ class Progress:
         self.lines += 1
         if not self.live:
             self._look_again()
-            left, ended = self._left(), max(len(self.ended), self.lines)
+            left, ended = self._left(), max(len(self.ended), min(self.lines, len(self.jobs)))
             text = f"[{ended}/{len(self.jobs)}{left and ', '}{left}] {text}"
         self._say("\n".join(printable_lines(text)))
 
