@@ -49,7 +49,7 @@ def evaluate(model: nn.Module, batches: Batches, ranks: Ranks = ALONE) -> Evalua
         own.append((losses, outputs.argmax(1) == targets, outputs.cpu(), targets.cpu()))
     model.train()
     if ranks.count > 1:  # where each has a card of its own
-        own = [(losses.cpu(), right.cpu(), *rest) for losses, right, *rest in own]
+        own = [(losses.cpu(), right.cpu(), o, t) for losses, right, o, t in own]
     found = ranks.merge(own)
     losses, correct, logits, labels = (torch.cat(each) for each in zip(*found, strict=True))
     return Evaluation(losses.double().mean().item(), correct.cpu(), logits, labels)

@@ -149,6 +149,35 @@ def test_a_signal_to_one_rank_or_all_stops_them_after_one_update_and_saves(tmp_p
     assert result(tmp_path) == whole
 
 
+STOPS = """
+import os
+import signal
+from pathlib import Path
+
+calls = []
+
+def stop(logits, labels):
+    calls.append(1)  # the first one tries it, before the run begins
+    if os.environ.get("RANK") == "1" and len(calls) == 2 and not Path("sent").exists():
+        Path("sent").touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+    return 0.5
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_in_the_last_evaluation_of_one_rank_stops_all(tmp_path):
+    (tmp_path / "own.py").write_text(STOPS)
+    given = (tmp_path, QUICK, "metrics=[own.stop]")
+    variables = {"BISCUITS_ALLOW": "own.stop", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    found = run_ranks(*given, **variables)
+    assert found.codes == [143, 143], found.err
+    assert "Stopped and saved at update" in found.out[0]
+    assert status(tmp_path)["status"] == "stopped"
+    found = run_ranks(*given, **variables)
+    assert found.codes == [0, 0], found.err
+
+
 @pytest.mark.slow
 def test_another_number_of_ranks_resumes_only_where_that_is_asked_for(tmp_path, whole):
     started = torchrun(tmp_path, "epochs=8", "tricks=core")
