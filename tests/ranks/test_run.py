@@ -179,6 +179,13 @@ def test_a_signal_in_the_last_evaluation_of_one_rank_stops_all(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_rank_may_have_no_part_of_the_first_update(tmp_path):
+    few = ("data.validation=0.98", "precision=float16", "allow_emulated=true")
+    found = run_ranks(tmp_path, QUICK, *few)
+    assert found.codes == [0, 0], found.err
+
+
+@pytest.mark.slow
 def test_another_number_of_ranks_resumes_only_where_that_is_asked_for(tmp_path, whole):
     started = torchrun(tmp_path, "epochs=8", "tricks=core")
     wait_for_epochs(tmp_path, 2, started)
