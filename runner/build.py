@@ -273,6 +273,8 @@ def refuse_unfit(
     plain, micro = replace(batches, trick=Chain()), settings.micro_batch_size
     fit.check(plain, [each for each in evaluated if len(each)], micro, resizable=resizable)
     fit.check_sizes(sizes, batches, micro)
+    if not settings.sync_batch_norm:
+        fit.check_parts(plain, training.parts)
 
 
 def title(node: Node, group: str) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from runner.errors import Unfit, UserError
-from runner.torchrun import counted, local_rank
+from runner.torchrun import counted, counted_here, local_rank
 
 
 def find_device(name: str) -> torch.device:
@@ -19,6 +19,11 @@ def find_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and counted() > 1:
         name = f"cuda:{local_rank()}"
+    elif name.startswith("cuda:") and counted_here() > 1:
+        raise UserError(
+            f"device={name} is one card, and each of the {counted_here()} ranks here needs its own."
+            " Use device=cuda; CUDA_VISIBLE_DEVICES chooses which cards those are."
+        )
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -61,6 +66,8 @@ def compute_exactly(device: torch.device, threads: int, tf32: str = "convolution
             part.fp32_precision = "tf32" if tf32 == "all" else "ieee"
     if device.type == "cuda":  # on a CPU torch is deterministic, for a number of threads
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if counted() > 1:
+            torch.cuda.set_device(device)  # else torch puts some of each rank on the first card
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False

@@ -48,6 +48,8 @@ def evaluate(model: nn.Module, batches: Batches, ranks: Ranks = ALONE) -> Evalua
         losses = F.cross_entropy(outputs, targets, reduction="none")
         own.append((losses, outputs.argmax(1) == targets, outputs.cpu(), targets.cpu()))
     model.train()
+    if ranks.count > 1:  # where each has a card of its own
+        own = [(losses.cpu(), right.cpu(), o, t) for losses, right, o, t in own]
     found = ranks.merge(own)
     losses, correct, logits, labels = (torch.cat(each) for each in zip(*found, strict=True))
     return Evaluation(losses.double().mean().item(), correct.cpu(), logits, labels)

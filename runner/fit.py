@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from runner.data import Batches
 from runner.errors import UserError, cause_of
 from runner.quoting import literal
+from runner.ranks import Parts
 from runner.texts import reason
 from tricks import overrides
 
@@ -109,6 +110,29 @@ class Fit:
         ):
             what = f"which {self.name} cannot be evaluated on: {problem}"
             raise UserError(_one_left(what, [count, *counts], size, micro, training.drop_last))
+
+    def check_parts(self, training: Batches, parts: Parts) -> None:
+        """Refuse a run of which a rank would pass a single image, if the model does not take one.
+
+        Args:
+            training: The batches of the training split.
+            parts: How they are divided.
+
+        Raises:
+            UserError: If so.
+        """
+        whole = replace(training, shuffle=False, drop_last=False)
+        count, size, ranks = len(training.split.labels), training.batch_size, parts.ranks.count
+        alone = [n for n in batch_sizes(count, size, training.drop_last) if 1 in parts.cut(n)]
+        if ranks > 1 and alone:
+            one = next(replace(whole, batch_size=1).epoch(0)).inputs
+            if problem := self.problem(one):
+                remedy = "Set drop_last=true" if size not in alone else "Set a larger batch_size"
+                raise UserError(
+                    f"An update of {max(alone)} images over {ranks} ranks leaves one of them with "
+                    f"a single image, which {self.name} cannot be trained on: {problem}. {remedy}, "
+                    "or another batch_size, or sync_batch_norm=true."
+                )
 
     def check_sizes(self, sizes: Sequence[Tensor], training: Batches, micro: int | None) -> None:
         """Refuse a size that tricks give the images, if the model takes others, but not this one.
@@ -216,8 +240,13 @@ def passed(count: int, size: int, micro: int | None, drop_last: bool = False) ->
     >>> sorted(passed(450, 64, 9, drop_last=True))
     [1, 9]
     """
-    batches = {size} if drop_last else {min(count, size), count % size} - {0}
+    batches = batch_sizes(count, size, drop_last)
     return {n for b in batches for n in (min(b, micro or b), b % (micro or b))} - {0}
+
+
+def batch_sizes(count: int, size: int, drop_last: bool = False) -> set[int]:
+    """Give back how many images the updates of an epoch over so many have."""
+    return {size} if drop_last else {min(count, size), count % size} - {0}
 
 
 def _one_left(

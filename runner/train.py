@@ -73,6 +73,8 @@ class Training:
         self.device = self.parameters[0].device
         self.dtype: torch.dtype = getattr(torch, precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
+        # it begins with what it scales first, and a rank may have no part of the first update
+        self.scaler.scale(torch.zeros((), device=self.device))
         self.changes_gradients = any(overrides(t, "gradients") for t in trick)
         self.draws = any(overrides(t, "batch") for t in trick)
         hooks = "batch", "loss", "backward"

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from os.path import lexists
 from pathlib import Path
 from shlex import quote
@@ -24,7 +25,7 @@ from runner.config import Settings
 from runner.device import find_device
 from runner.errors import UserError
 from runner.names import label
-from runner.ranks import Ranks, joined
+from runner.ranks import Elsewhere, Ranks, joined
 from runner.run.attempt import attempt
 from runner.run.compare import changes, count, differences
 from runner.run.process import isolated
@@ -50,16 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="outputs/NAME/VARIANT/seed=S"
     )
-    mistakes: list[str] = []
+    mistakes, has_failed = list[str](), False
     for folder in parser.parse_args(arguments).runs:
         try:
             mistakes += verify(folder)
         except UserError as error:
             mistakes.append(printable(str(error), LONGEST))
+        except Elsewhere:
+            has_failed = True  # which another rank tells, and all go on to the next run
         except KeyboardInterrupt:
             sys.exit(130)
-    if mistakes:
-        sys.exit("\n".join(mistakes))
+    if mistakes or has_failed:
+        sys.exit("\n".join(mistakes) or 1)
 
 
 LONGEST, MOST = 1000, 40  # characters of a line, and lines about what has changed
@@ -79,13 +82,10 @@ def verify(folder: Path) -> list[str]:
     Raises:
         UserError: If the run is not done, cannot be read, or cannot be done again here.
     """
-    saved = _read(folder)
-    given = read_settings(folder / CONFIG)
-    settings = _on_its_device(folder, given, saved.machine)
-    _refuse_other_ranks(folder, saved.machine)
     with tempfile.TemporaryDirectory(prefix="biscuits-verify-") as name:
         place = Path(name)
         with isolated(), joined() as ranks:
+            saved, given, settings = ranks.together(partial(_prepared, folder))
             ended = _do_again(folder, place, settings, ranks)
         if not ranks.is_first:
             return []
@@ -98,6 +98,14 @@ def verify(folder: Path) -> list[str]:
         reasons = [*changes(saved, again, digest_config(given.to_dict()))][:MOST] or [UNKNOWN]
         lines = (f"{label(folder)} differs: {difference}", *(f"  changed: {r}" for r in reasons))
         return [printable(line, LONGEST) for line in lines]
+
+
+def _prepared(folder: Path) -> tuple[Run, Settings, Settings]:
+    """Read a run, its config, and the same with its device filled in."""
+    saved, given = _read(folder), read_settings(folder / CONFIG)
+    settings = _on_its_device(folder, given, saved.machine)
+    _refuse_other_ranks(folder, saved.machine)
+    return saved, given, settings
 
 
 def _read(folder: Path) -> Run:
@@ -133,7 +141,9 @@ def _read(folder: Path) -> Run:
 def _on_its_device(folder: Path, settings: Settings, machine: Mapping[str, Any]) -> Settings:
     """Fill in the device that the run was made on, where its config leaves that open."""
     if settings.device == "auto":
-        settings = dataclasses.replace(settings, device=str(machine.get("device", "auto")))
+        device = str(machine.get("device", "auto"))
+        device = device.partition(":")[0] if counted() > 1 else device  # each rank has its own card
+        settings = dataclasses.replace(settings, device=device)
     try:
         find_device(settings.device)
     except UserError:
@@ -162,7 +172,7 @@ def _do_again(folder: Path, place: Path, settings: Settings, ranks: Ranks) -> st
         raise UserError(f"{label(folder)} cannot be done again: {error}") from error
     try:
         with redirect_stdout(io.StringIO()):  # it would name a folder that will be gone
-            attempt(place, settings, bench, quiet=False)
+            attempt(place, settings, bench, quiet=not ranks.is_first)
     except Exception as error:
         return f"it fails now: {error.__cause__ or error}"
     return None

@@ -199,7 +199,8 @@ class Batches:
         if places is not None:
             there, here = pick(there, places), pick(here, places)
             draw = draw and draw.at(places)
-        numbers = (n for place in places or [slice(samples)] for n in range(samples)[place])
+        wanted = [slice(samples)] if places is None else places  # or none, of a small last batch
+        numbers = (n for place in wanted for n in range(samples)[place])
         seeds = (derive_seed(self.seed, "transforms", epoch, start + n) for n in numbers)
         images = self.split.images_of(there if is_one else here)
         images = images if is_one else send(images, there.device)

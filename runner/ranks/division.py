@@ -69,7 +69,7 @@ def divide(
         together: Whether all ranks have to pass samples at once, for their batch norms.
 
     Raises:
-        UserError: If there are fewer samples than ranks.
+        UserError: If there are fewer samples than ranks, or fewer parts.
     """
     count = ranks.count
     if count == 1:
@@ -78,6 +78,12 @@ def divide(
         raise UserError(
             f"batch_size={batch_size} is an update's, and is divided among {count} ranks. "
             f"Set batch_size={count} or more, or start fewer ranks."
+        )
+    if micro_batch_size and not together and (pieces := -(-batch_size // micro_batch_size)) < count:
+        raise UserError(
+            f"micro_batch_size={micro_batch_size} cuts an update of batch_size={batch_size} into "
+            f"{pieces} part{'s' * (pieces > 1)}, too few for {count} ranks. Set "
+            f"micro_batch_size={batch_size // count} or less, or start fewer ranks."
         )
     if together and 0 < last < count:
         raise UserError(

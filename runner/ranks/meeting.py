@@ -150,6 +150,13 @@ class Ranks:
             before[1].wait()
         return int(before[0])
 
+    def take_as_done(self) -> None:
+        """Drop the wishes of the last call: what they were for has been done since."""
+        before, self._pending = self._pending, None
+        if before is not None:
+            with self.talking():
+                before[1].wait()
+
     def seed(self, seed: int, update: int) -> None:
         """Seed torch's global generators for an update: each rank drops out other units."""
         if self.count > 1:

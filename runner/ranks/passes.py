@@ -44,7 +44,8 @@ class Passes:
         # as newer versions of torch name it
         known = signature(DistributedDataParallel).parameters
         options["forward_sync_buffers" if "forward_sync_buffers" in known else OLDER] = False
-        shared = DistributedDataParallel(_Part(self.model), **options)
+        device = next(self.model.parameters()).device
+        shared = DistributedDataParallel(_Part(self.model).to(device), **options)
         shared.register_comm_hook(None, _add_up)
         # of kernels of one pixel, whose strides may be anything
         warnings.filterwarnings("ignore", "Grad strides do not match")
@@ -82,7 +83,7 @@ class Passes:
 
 
 class _Part(nn.Module):
-    """A model that can also be passed no samples: then every gradient is 0."""
+    """A model that can also be passed no samples: then this rank adds no gradient."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -91,8 +92,7 @@ class _Part(nn.Module):
 
     def forward(self, inputs: Tensor | None) -> Tensor:
         if inputs is None:
-            parts = [p.sum() * 0 for p in self.model.parameters() if p.requires_grad]
-            return torch.stack(parts).sum()
+            return self.unused * 0
         return self.model(inputs)  # type: ignore[no-any-return]
 
 

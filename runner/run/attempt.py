@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from runner.run.resume import begun_with, device_begun_with
 from runner.run.status import Status, clear, conclude, recorded, tidy
 from runner.store.files import remove_leftovers
 from runner.store.lock import lock_folder
+from runner.store.runs import RESULT
 from runner.texts import say
+from runner.torchrun import restarted
 
 
 def resume_or_run(folder: Path, settings: Settings, quiet: bool) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def resume_or_run(folder: Path, settings: Settings, quiet: bool) -> dict[str, An
 def _resume_or_run(folder: Path, given: Settings, quiet: bool, ranks: Ranks) -> dict[str, Any]:
     ranks.together(lambda: None)  # another one may have found a mistake in its config
     ranks.refuse_differences(dict(flatten(dataclasses.asdict(given))))
-    settings = ranks.from_first(lambda: settle(given, begun_with(folder)))
+    settings = ranks.from_first(lambda: settle(_as_restarted(given, folder), begun_with(folder)))
     if (result := ranks.from_first(lambda: finished(folder, settings))) is None:
         device = ranks.from_first(lambda: device_begun_with(folder, settings))
         usable = range(usable_cores() + 1)
@@ -69,6 +72,15 @@ def _resume_or_run(folder: Path, given: Settings, quiet: bool, ranks: Ranks) -> 
     return result
 
 
+def _as_restarted(given: Settings, folder: Path) -> Settings:
+    """Give back the settings, without `again` where torchrun starts the ranks again.
+
+    They go on with what the ranks before them have begun anew.
+    """
+    is_begun = restarted() > 0 and not (folder / RESULT).exists()
+    return dataclasses.replace(given, again=given.again and not is_begun)
+
+
 def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict[str, Any]:
     """Lock the folder, and make one attempt at the run; ranks but the first leave it alone.
 
@@ -83,13 +95,16 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
             no room for its files, or it diverged.
         Stopped: If a signal asked for it; a checkpoint of the last update is saved.
     """
-    if not bench.training.ranks.is_first:
+    ranks, known = bench.training.ranks, partial(finished, folder, settings)
+    if not ranks.is_first:
+        if (result := ranks.from_first(known)) is not None:
+            return result
         total = settings.updates(len(bench.batches))
         status = Status(None, bench.training.device, total)
         return Follower(folder, settings, bench, status, quiet).run()
     with lock_folder(folder):
         # which refuses a folder of another config
-        if (result := finished(folder, settings)) is not None:
+        if (result := ranks.from_first(known)) is not None:
             return result  # another process was quicker
         remove_leftovers(folder)
         if settings.again:

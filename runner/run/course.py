@@ -158,7 +158,7 @@ class Course:
                     if counts or done % self.settings.evaluate_every == 0:
                         self.evaluate(done, test=counts and training.updates < total)
                     is_last = training.updates >= total or self.choice.has_stopped
-                    self.wished = self.ranks.from_first(self.wish_at_end)
+                    self.wished = max(self.ranks.gather(self.wish_at_end()))
                     if self.wished or is_last:
                         self.save()
         finally:
@@ -185,7 +185,7 @@ class Course:
                 if self.wished and training.updates < last:  # else the evaluation is first
                     self.save()
             if training.device.type == "cuda":
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(training.device)
             training.settle()
         self.seconds += time.perf_counter() - begun
 
@@ -234,6 +234,7 @@ class Course:
             Stopped: Afterwards, if a signal asks to stop; of several ranks all, or none.
         """
         self.write_checkpoint()
+        self.ranks.take_as_done()
         self.saved, wished, self.wished = time.monotonic(), self.wished, 0
         number = wished if self.ranks.count > 1 else signal_to_stop()
         if number > SAVE:
@@ -266,6 +267,10 @@ class Follower(Course):
     def open_log(self, lines: list[str]) -> RunLog:
         """Keep the lines, by which the best weights are chosen."""
         return UnwrittenLog(lines)
+
+    def wish_at_end(self) -> int:
+        """Leave it to the first rank when to save; stop as a signal asks."""
+        return max(self.wished, signal_to_stop())
 
     def write_checkpoint(self) -> None:
         """Leave it to the first rank."""

@@ -121,9 +121,11 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 1])
-def test_torchrun_starts_killed_ranks_again_and_the_run_resumes_exactly(tmp_path, whole, number):
-    started = torchrun(tmp_path, "epochs=8", "tricks=core", more=("--max-restarts=1",))
+@pytest.mark.parametrize(("number", "more"), [(0, ()), (1, ()), (1, ("again=true",))])
+def test_torchrun_starts_killed_ranks_again_and_the_run_resumes_exactly(
+    tmp_path, whole, number, more
+):
+    started = torchrun(tmp_path, "epochs=8", "tricks=core", *more, more=("--max-restarts=1",))
     wait_for_epochs(tmp_path, 2, started)
     os.kill(ranks_of(started)[number], signal.SIGKILL)
     out, err = started.communicate(timeout=180)
@@ -145,6 +147,42 @@ def test_a_signal_to_one_rank_or_all_stops_them_after_one_update_and_saves(tmp_p
     found = run_ranks(tmp_path, "epochs=8", "tricks=core")
     assert found.codes == [0, 0], found.err
     assert result(tmp_path) == whole
+
+
+STOPS = """
+import os
+import signal
+from pathlib import Path
+
+calls = []
+
+def stop(logits, labels):
+    calls.append(1)  # the first one tries it, before the run begins
+    if os.environ.get("RANK") == "1" and len(calls) == 2 and not Path("sent").exists():
+        Path("sent").touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+    return 0.5
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_in_the_last_evaluation_of_one_rank_stops_all(tmp_path):
+    (tmp_path / "own.py").write_text(STOPS)
+    given = (tmp_path, QUICK, "metrics=[own.stop]")
+    variables = {"BISCUITS_ALLOW": "own.stop", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    found = run_ranks(*given, **variables)
+    assert found.codes == [143, 143], found.err
+    assert "Stopped and saved at update" in found.out[0]
+    assert status(tmp_path)["status"] == "stopped"
+    found = run_ranks(*given, **variables)
+    assert found.codes == [0, 0], found.err
+
+
+@pytest.mark.slow
+def test_a_rank_may_have_no_part_of_the_first_update(tmp_path):
+    few = ("data.validation=0.98", "precision=float16", "allow_emulated=true")
+    found = run_ranks(tmp_path, QUICK, *few)
+    assert found.codes == [0, 0], found.err
 
 
 @pytest.mark.slow
@@ -233,6 +271,33 @@ def test_mistakes_are_told_by_one_rank(tmp_path):
         assert len(told) == 1, told
         assert told[0].startswith(line)
         assert found.codes == [1, 1]
+
+
+@pytest.mark.slow
+def test_several_runs_are_verified_and_each_mistake_is_told_once(tmp_path):
+    run_ranks(tmp_path, QUICK)
+    (place,) = tmp_path.glob("outputs/ours/*/seed=0")
+    given = ("nothing", str(place), "nothing")
+    found = ended(start_ranks(tmp_path, *given, module="runner.verify"))
+    assert found.codes == [1, 1], found.err
+    assert "bit-identical" in found.out[0]
+    assert found.out[1] == found.err[1] == ""
+    told = lines(found.err[0])
+    assert len(told) == 2
+    assert all(line.startswith("nothing is not the folder of a run") for line in told)
+    (tmp_path / "nothing").mkdir()
+    found = ended(start_ranks(tmp_path, str(place), module="runner.verify", count=1))
+    assert found.codes == [1]
+    assert "was made by 2 ranks, and this is 1" in found.err[0]
+
+
+@pytest.mark.slow
+def test_networks_of_which_parts_are_not_used_and_wishes(tmp_path):
+    found = ended(start_ranks(tmp_path, module="tests.ranks.odd_worker"))
+    assert found.codes == [0, 0], found.err
+    everywhere = json.loads(found.out[0])
+    assert [case for wrong, _ in everywhere for case in wrong.items() if case[1]] == []
+    assert [agreed for _, agreed in everywhere] == [[0, 0, 1, 0, 0, 0]] * 2
 
 
 @pytest.mark.slow

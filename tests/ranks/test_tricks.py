@@ -84,6 +84,11 @@ def test_samples_are_divided_among_ranks_and_too_few_refused():
     assert divide(50, 0, None, four, together=False) == Parts(13, four, evenly=True)
     with pytest.raises(UserError, match="batch_size=3 is an update's"):
         divide(3, 0, None, Ranks(0, 4), together=False)
+    with pytest.raises(
+        UserError, match=r"into 1 part, too few for 2 ranks\. Set micro_batch_size=32"
+    ):
+        divide(64, 14, 64, two, together=False)
+    assert divide(64, 14, 64, two, together=True).cut(64) == [32, 32]
     with pytest.raises(UserError, match="Set drop_last=true"):
         divide(8, 1, None, Ranks(0, 2), together=True)
 

@@ -13,6 +13,7 @@ from runner.build import build
 from runner.data import Batches, Split
 from runner.errors import UserError
 from runner.fit import Fit, passed
+from runner.ranks import Ranks
 from tests.conftest import settings
 from tests.faults.images import make_folder
 
@@ -73,6 +74,17 @@ def test_one_image_that_is_left_is_refused_with_settings_that_leave_none(small_m
         bench = build(replace(given, **{key: value == "true" or int(value)}))
         for batch in bench.batches.epoch(0):
             bench.training.step(batch)
+
+
+def test_one_image_that_is_left_for_a_rank_is_refused(small_maps):
+    two = Ranks(0, 2)
+    for size, remedy in ((23, "Set drop_last=true"), (3, "Set a larger batch_size")):
+        told = rf"over 2 ranks leaves one of them with a single image, .*\. {remedy}, or another"
+        with pytest.raises(UserError, match=told):
+            build(replace(small_maps, batch_size=size), ranks=two)
+    build(replace(small_maps, batch_size=23, sync_batch_norm=True), ranks=two)
+    build(replace(small_maps, batch_size=23, drop_last=True), ranks=two)
+    build(replace(small_maps, batch_size=13), ranks=two)
 
 
 def test_one_image_is_enough_where_the_maps_are_larger_or_nothing_is_normalised():
