@@ -183,7 +183,10 @@ def test_jobs_of_a_command_that_was_killed_are_waited_for_and_not_sent_again(tmp
 
 def test_why_jobs_wait_is_said_once(capsys):
     given = engine("a", "b")
-    waits = {"7_0": Job(True, "waits (NodeDown)"), "7_1": Job(True, "waits (NodeDown)")}
+    waits = {
+        "7_0": Job(True, "in the queue (NodeDown)"),
+        "7_1": Job(True, "in the queue (NodeDown)"),
+    }
     given.alive = dict(waits)
     plain = given.look
 
@@ -194,7 +197,7 @@ def test_why_jobs_wait_is_said_once(capsys):
 
     given.look = look
     given._launch()
-    assert capsys.readouterr().out.count("2 jobs (7_0, 7_1) waits (NodeDown)") == 1
+    assert capsys.readouterr().out.count("2 jobs (7_0, 7_1): in the queue (NodeDown)") == 1
 
 
 @pytest.mark.parametrize("value", [0, "all", 1.5])
