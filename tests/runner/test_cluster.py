@@ -8,6 +8,8 @@ from hydra.core.utils import JobStatus
 from omegaconf import OmegaConf
 
 from runner.cli import plugins
+from runner.cli.hydra_internals import Loader
+from runner.cli.task import register
 from runner.errors import UserError
 from runner.sweep import cluster as cluster_module
 from runner.sweep import sent
@@ -15,7 +17,9 @@ from runner.sweep import slots as slots_module
 from runner.sweep.cluster import ClusterLauncher, Job, NoAnswer
 from runner.sweep.side_by_side import Limits
 from runner.sweep.slots import Slot, slots
+from runner.sweep.slurm import SlurmLauncher
 from tests.builders import read_status, write_status
+from tests.conftest import ROOT
 
 
 class Engine(ClusterLauncher):
@@ -222,6 +226,19 @@ def test_a_package_that_is_missing_is_one_line(name, monkeypatch):
         UserError, match=r"needs submitit, .* pip install 'biscuits-bench\[slurm\]'"
     ):
         stand_in()
+
+
+def test_the_config_to_copy_is_one_that_slurm_takes():
+    node = Loader([ROOT / "examples/cluster/conf"]).compose(["hydra/launcher=gpu"]).hydra.launcher
+    settings = {key: value for key, value in node.items() if key != "_target_"}
+    launcher = SlurmLauncher(**settings, prepare=register)
+    launcher.config = OmegaConf.create({"device": "cuda"})
+    launcher.longest_array = lambda: 1001
+    assert (launcher.limits.cores, launcher.usual_share(10), launcher.usual_share(100)) == (8, 1, 4)
+    given = launcher.parameters()
+    assert (given["timeout_min"], given["slurm_partition"]) == (240, "gpu")
+    assert given["slurm_srun_args"] == ["--cpus-per-task=8"]
+    assert given["slurm_additional_parameters"] == {"requeue": True}
 
 
 def test_jobs_sent_from_another_folder_are_not_ours(tmp_path, monkeypatch):
