@@ -272,4 +272,4 @@ def _notes(jobs: Mapping[str, Job]) -> str:
     for name, job in jobs.items():
         if job.note:
             found.setdefault(job.note, []).append(name)
-    return "; ".join(f"{_jobs(names)} {note}" for note, names in found.items())
+    return "; ".join(f"{_jobs(names)}: {note}" for note, names in found.items())

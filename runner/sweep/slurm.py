@@ -119,7 +119,7 @@ class SlurmLauncher(SubmititLauncher):
             hopeless = waits and reason.strip("()").replace(" ", "_") in HOPELESS
             if job in jobs and not hopeless:
                 note = reason.strip("()") if waits and reason not in USUAL else ""
-                found[job] = Job(waits, f"waits ({note})" if note else "")
+                found[job] = Job(waits, f"in the queue ({note})" if note else "")
         return found
 
     def why(self, job: str) -> str:
