@@ -162,6 +162,8 @@ def _may_be(path: Path, value: object, typed: bool, typed_mode: bool) -> bool:
         return bool(rest) and not re.fullmatch(r"\$\{(?!oc\.env:|hydra[.:]).*\}", value, re.DOTALL)
     if part == "sweeper" and rest[:-1] == ["params"]:  # overrides of the runs
         return "hydra" not in str(rest[-1])
+    if rest == ["address"]:  # of a Ray cluster: another one would be given code to run
+        return value == "auto"
     return rest[:1] != [] and rest[0] in WORDS and bool(re.fullmatch(r"[\w.,:+-]+", value))
 
 

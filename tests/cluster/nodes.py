@@ -1,5 +1,6 @@
 """A Ray cluster of this machine: a head that does nothing, and nodes that are processes of it."""
 
+import ctypes
 import os
 import secrets
 import signal
@@ -27,6 +28,11 @@ def missing() -> str:
     except ImportError as error:
         return f"{error}: pip install 'biscuits-bench[ray]'"
     return ""
+
+
+def _end_with_parent() -> None:
+    """Have a node end with tests that are killed; `ray start --block` takes all others with it."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 class Nodes:
@@ -62,6 +68,7 @@ class Nodes:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
 
     def add(self, name: str, before: str = "", more: str = "{}") -> None:

@@ -165,6 +165,7 @@ def test_a_users_own_folder_may_hold_anchors_defaults_and_a_cluster(sandbox):
         {"setup": ["touch x"]},
         {"partition": "gpu\ntouch x"},
         {"submitit_folder": "/x"},
+        {"address": "a.stranger:6379"},
     ):
         sandbox.write("cd/hydra/launcher/mine.yaml", {"defaults": ["submitit_slurm"], **setting})
         line = sandbox.refuses("-cd", "cd", "experiment=mine")

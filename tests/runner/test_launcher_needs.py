@@ -3,10 +3,13 @@
 import sys
 
 import pytest
+import yaml
 
 from runner.__main__ import main
 from runner.cli import plugins
+from tests.conftest import ROOT
 
+CONFIGS = sorted((ROOT / "examples/cluster/conf/hydra/launcher").glob("*.yaml"))
 RUN = ("ablation=one_at_a_time", "tricks=[clipping]", "name=mine")
 
 
@@ -38,3 +41,16 @@ def test_a_folder_that_is_called_as_a_package_is_not_taken_for_it(monkeypatch, t
     (tmp_path / "folder").mkdir()
     said = complaint(monkeypatch, tmp_path, "hydra/launcher=ray")
     assert said.startswith("hydra/launcher=ray needs folder, which is not installed.")
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_a_config_to_copy_has_settings_that_its_launcher_knows(monkeypatch, capsys, file):
+    where = ("--config-dir", str(ROOT / "examples/cluster/conf"), f"hydra/launcher={file.stem}")
+    monkeypatch.setattr(sys, "argv", ["biscuits", *where, "--cfg", "hydra", "-p", "hydra.launcher"])
+    main()
+    composed = yaml.safe_load(capsys.readouterr().out)
+    given = yaml.safe_load(file.read_text())
+    assert given.pop("defaults")
+    assert {key: composed[key] for key in given} == given
+    known = {**plugins.RAY, **plugins.SLURM, "n_jobs": -1}
+    assert given.keys() <= known.keys()
