@@ -216,6 +216,23 @@ def test_a_strange_archive_is_told_in_a_line_and_nothing_of_it_is_followed(mine,
     faults("strange archives of runs", len(STRANGE))
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_a_damaged_archive_of_a_plain_sweep_is_listed_among_its_runs(mine, capsys):
+    (mine / "sweep.yaml").unlink()
+    pack([str(mine)])
+    path = mine / "clipping" / ARCHIVE
+    path.write_bytes(path.read_bytes()[:-1])
+    report([str(mine)])
+    out = capsys.readouterr().out
+    assert f"{ARCHIVE} is damaged (it does not end as an archive of runs)" in " ".join(out.split())
+    runs = read_frames(mine).runs
+    assert [*runs.state] == ["done", "done", "damaged"]
+    assert f"{ARCHIVE} is damaged" in runs.error[2]
+    with pytest.raises(SystemExit, match="Its events are unchanged"):
+        report([str(mine), "--rebuild-events"])
+    assert "the events of 2 packed runs are left in its archive" in capsys.readouterr().out
+
+
 def test_what_no_run_writes_and_links_are_not_unpacked(mine, capsys):
     shutil.rmtree(mine / "clipping")
     (mine / "clipping").mkdir()
