@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.goals import Row, in_turns, seconds
+from benchmarks.goals import Row, in_turns, seconds, write_images
 
 CASES = {
     "digits": ("data=digits", "epochs=5"),
@@ -38,10 +36,7 @@ def rows() -> Iterator[Row]:
     """Measure whole processes, in turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pixels = np.random.default_rng(0).integers(0, 256, (1280, 32, 32, 3), dtype=np.uint8)
-        labels = np.arange(1280) % 10
-        few = {"x_test": pixels[:100], "y_test": labels[:100]}
-        np.savez(folder / "data.npz", x_train=pixels, y_train=labels, **few)
+        write_images(folder / "data.npz")
         for title, given in CASES.items():
             more = [f"data.file={folder / 'data.npz'}"] * ("data=npz" in given)
             run = ("-m", "runner", *given, *more)

@@ -8,9 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.goals import Row, in_turns, seconds
+from benchmarks.goals import Row, in_turns, seconds, write_images
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2")
 RUN = ("-m", "runner", "model=resnet20", "data=npz", "batch_size=128", "epochs=2", "threads=1")
@@ -22,10 +20,7 @@ def rows() -> Iterator[Row]:
     """Measure in turns: of a run its updates alone, of a sweep the whole command."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pixels = np.random.default_rng(0).integers(0, 256, (1280, 32, 32, 3), dtype=np.uint8)
-        labels = np.arange(1280) % 10
-        few = {"x_test": pixels[:100], "y_test": labels[:100]}
-        np.savez(folder / "data.npz", x_train=pixels, y_train=labels, **few)
+        write_images(folder / "data.npz")
         data = f"data.file={folder / 'data.npz'}"
 
         def updates(n: int, before: tuple[str, ...] = (), more: tuple[str, ...] = ()) -> float:
