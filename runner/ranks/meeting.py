@@ -23,6 +23,11 @@ TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for another, which may be reading the data."""
 TO_TELL = 3.0  # seconds, in which a rank that fails tells the others why
 
+FAILED = "failed: "
+"""In what a rank tells the others, before what to mend; otherwise the same command goes on."""
+LOST = "lost another one"
+"""What a rank tells that ends since another one did, which is no cause."""
+
 T = TypeVar("T")
 
 _BROKEN = re.compile(
@@ -179,7 +184,9 @@ class Ranks:
     def _lose(self, error: RuntimeError) -> NoReturn:
         """Raise, with why another rank ended, if it left word."""
         others = [rank for rank in range(self.count) if rank != self.rank]
-        told = self._wait_for_word(others, TO_TELL / 3)
+        told = self._wait_for_word(others, TO_TELL / 3, but=LOST)
+        if told is not None and FAILED in told:
+            raise Lost(f"{told}.") from error
         why = _BROKEN.search(str(error)) or [in_one_line(error)[:200]]
         told = told or f"A rank was killed, or cannot be reached ({why[0]})"
         raise Lost(f"{told}. Give the same command to go on.") from error
@@ -187,7 +194,11 @@ class Ranks:
     def leave_word(self, error: BaseException | None) -> None:
         """Tell the others that this rank ends, and why."""
         if self.store is not None:
-            why = f"failed: {in_one_line(error)}" if isinstance(error, Exception) else "has ended"
+            why = "has ended"
+            if isinstance(error, Lost):
+                why = LOST
+            elif isinstance(error, Exception):
+                why = FAILED + (str(error) if isinstance(error, UserError) else in_one_line(error))
             with suppress(RuntimeError):
                 self.store.set(f"ended/{self.rank}", f"rank {self.rank} {why}".rstrip("."))
 
@@ -195,12 +206,15 @@ class Ranks:
         """Whether a rank before this one tells why all end."""
         return self._wait_for_word(range(self.rank), TO_TELL) is not None
 
-    def _wait_for_word(self, ranks: Sequence[int], seconds: float) -> str | None:
+    def _wait_for_word(
+        self, ranks: Sequence[int], seconds: float, but: str | None = None
+    ) -> str | None:
         """Give back why one of some ranks ended; None if none of them leaves word in time."""
         deadline = time.monotonic() + seconds
         while ranks:
-            if (told := next(filter(None, map(self._word_of, ranks)), None)) is not None:
-                return told
+            words = filter(None, map(self._word_of, ranks))
+            if told := [word for word in words if but is None or not word.endswith(but)]:
+                return told[0]
             if time.monotonic() > deadline:
                 break
             time.sleep(0.05)
