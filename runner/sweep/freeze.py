@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cloudpickle  # Hydra imports some plugins twice, and their classes are not those of modules
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.ablation.plan import Plan
@@ -59,7 +60,7 @@ class Frozen:
         inside(OUTPUTS, self.plan.name, variant, f"seed={seed}")
         key = variant, self.again
         if key not in self._known:
-            self._known[key] = pickle.dumps(self._compose(master_config, variant))
+            self._known[key] = cloudpickle.dumps(self._compose(master_config, variant))
         config = pickle.loads(self._known[key])  # ours; ten times as fast as deepcopy
         assert isinstance(config, DictConfig)
         config.seed = int(seed)

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster.slurm import wait_until
-from tests.conftest import ROOT
 
 ABOUT = ("mode", "nlink", "uid", "gid", "size", "ino", "atime_ns", "mtime_ns", "ctime_ns")
 ROOM = ("bavail", "bfree", "blocks", "bsize", "favail", "ffree", "files", "frsize", "namemax")
@@ -32,9 +31,9 @@ def late_disk(folder: Path, at: Path, seconds: float):
     """See a folder at another place, until the end."""
     at.mkdir()
     command = [sys.executable, "-m", "tests.cluster.late_disk", str(folder), str(at), str(seconds)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: os.path.ismount(at), 30)
+        wait_until(lambda: os.path.ismount(at), 60)
         yield at
     finally:
         subprocess.run(["umount", "--lazy", str(at)], check=False)
