@@ -35,7 +35,6 @@ from runner.store.values import dump_values
 
 ACCURACY, SAMPLES, CLASSES, EPOCHS = 0.9, 360, 10, 15
 MODEL, CHECKPOINT, PICTURE = 98_000, 199_000, 8_000  # bytes
-LONGEST = 3000  # seconds that a command may take
 
 TENSORBOARD = """
 import sys

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks import auto, nothing, published, shelf
+from benchmarks import auto, nothing, published, scale, shelf
 from benchmarks.__main__ import ALL
 from benchmarks.goals import Row
 from benchmarks.keep_if_better import changed_digits
@@ -176,3 +176,11 @@ def test_a_goal_is_met_from_its_own_side():
     assert slow._replace(at_least=True).is_met
     modules = (importlib.import_module(f"benchmarks.{name}") for name in ALL)
     assert all(callable(module.rows) for module in modules)
+
+
+@pytest.mark.slow
+def test_a_sweep_of_made_up_runs_is_measured_unpacked_and_packed():
+    told = [*scale.rows(10)]
+    assert "unpacked: 1" in told[1], told
+    assert sum("report" in row for row in told) == 2
+    assert sum("packed: TensorBoard" in row for row in told) == 2

@@ -16,6 +16,7 @@ from runner.errors import UserError
 from runner.names import OUTPUTS, inside
 from runner.run.status import is_run_of
 from runner.store.files import read_json
+from runner.store.identity import ADDED
 from runner.store.runs import MACHINE, leads_out
 
 
@@ -123,6 +124,7 @@ def comparable(plan: Plan) -> dict[str, Any]:
         **{f"ablation.{k}": v for k, v in vars(plan.question).items() if k != "most_seeds"},
         **fixed,
         "the first seed": plan.seeds[0],
+        **ADDED,  # which a plan of an older version does not have
         **plan.config,
         "variants": sorted(plan.variants),
         **changes,

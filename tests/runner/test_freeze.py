@@ -187,6 +187,15 @@ def test_a_launcher_gets_what_was_frozen_with_the_folder_of_the_run(tmp_path):
     )
 
 
+def test_a_plan_that_lacks_a_setting_which_was_added_since_is_the_same(tmp_path):
+    plan = plan_of(*ONE)
+    config = {k: v for k, v in plan.config.items() if k not in ("patience", "sync_batch_norm")}
+    older = dataclasses.replace(plan, config=config)
+    assert refuse_other(tmp_path, older, plan).config == config
+    with pytest.raises(UserError, match="patience is None, not 3"):
+        refuse_other(tmp_path, older, plan_of(*ONE, "patience=3"))
+
+
 def test_the_same_plan_is_resumed_and_another_is_refused_with_what_differs(tmp_path):
     plan = plan_of(*ONE)
     assert refuse_other(tmp_path, plan, plan_of(*ONE)) == plan
