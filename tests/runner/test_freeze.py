@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict, read_write
 
 from runner import allowed
 from runner.ablation.plan import Plan, load_plan, save_plan
@@ -170,6 +170,23 @@ def test_a_plan_that_somebody_changed_is_one_line(tmp_path, kind):
         load_plan(tmp_path)
     assert "is not the plan of an ablation" in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_the_settings_of_a_plugin_that_hydra_imported_twice_are_frozen_too():
+    @dataclasses.dataclass
+    class Settings:
+        _target_: str = "x.Launcher"
+        n_jobs: int = -1
+
+    Settings.__qualname__ = Settings.__name__ = "Frozen"  # as another class is called there
+    Settings.__module__ = Frozen.__module__
+    plan, master = planned(*ONE)
+    with read_write(master), open_dict(master):
+        master.hydra.launcher = OmegaConf.structured(Settings)
+    job = Frozen(plan, again=False, options={}).load_sweep_config(
+        master, ["variant=clipping", "seed=3"]
+    )
+    assert job.hydra.launcher.n_jobs == -1
 
 
 def test_a_launcher_gets_what_was_frozen_with_the_folder_of_the_run(tmp_path):
