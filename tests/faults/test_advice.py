@@ -41,10 +41,10 @@ class Commands:
         """Run it, and stop a run in its second epoch."""
         step = Training.step
 
-        def interrupted(training, batch):
+        def interrupted(training, *given):
             if training.updates == STOPPED_AT + 1 and when(training):
                 raise KeyboardInterrupt
-            step(training, batch)
+            step(training, *given)
 
         with self.monkeypatch.context() as patch:
             patch.setattr(Training, "step", interrupted)

@@ -20,7 +20,7 @@ from runner.cli.hydra_internals import Loader
 from runner.errors import UserError
 from runner.report.sentences import sentence, summary
 from runner.report.text import verdict_table
-from runner.run import attempt
+from runner.run import course
 from runner.schedulers import Cosine, Linear, OneCycle, Step, tabulate, total_updates
 from runner.store.runs import read_metrics
 from runner.sweep.budget import at_equal_cost, epochs
@@ -254,7 +254,7 @@ def test_such_a_run_resumes_bit_identically(undisturbed, tmp_path, monkeypatch, 
         return stopped
 
     with monkeypatch.context() as patched:
-        where = (attempt, "evaluate_on_test") if update == 14 else (Training, "step")
+        where = (course, "evaluate_on_test") if update == 14 else (Training, "step")
         patched.setattr(*where, stop(getattr(*where)))
         with pytest.raises(KeyboardInterrupt):
             run_of(tmp_path / "run")

@@ -37,10 +37,10 @@ def test_it_is_the_mean_after_each_of_the_last_epochs_and_moves_nothing(do, whol
 def test_a_run_that_resumes_has_the_same_mean(do, tmp_path, monkeypatch, whole):
     step = Training.step
 
-    def break_off(training, batch):
+    def break_off(training, *given):
         if training.updates == 15:  # in the last epoch
             raise RuntimeError("the cable")
-        step(training, batch)
+        step(training, *given)
 
     monkeypatch.setattr(Training, "step", break_off)
     with pytest.raises(UserError, match="the cable"):

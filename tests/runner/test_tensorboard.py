@@ -438,11 +438,11 @@ def real(tmp_path):
     given = settings("epochs=4", "batch_size=256", "model.width=4", "tricks=[clipping]")
     bench, step, done = build(given), Training.step, []
 
-    def dies(training, batch):
+    def dies(training, *given):
         done.append(1)
         if len(done) == 15:
             raise KeyboardInterrupt
-        return step(training, batch)
+        return step(training, *given)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "step", dies)
