@@ -191,8 +191,8 @@ def signal_after(monkeypatch):
     def signal_after(sent):
         step = Training.step
 
-        def stepped(training, batch):
-            step(training, batch)
+        def stepped(training, *given):
+            step(training, *given)
             for number in sent.pop(training.updates, ()):
                 os.kill(os.getpid(), number)
 
