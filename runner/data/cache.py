@@ -19,7 +19,7 @@ from errno import ENOSPC
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -56,6 +56,23 @@ def fingerprint(files: Iterable[tuple[object, ...]]) -> str:
     for file in files:
         digest.update(os.fsencode("\0".join(map(str, file)) + "\n"))
     return digest.hexdigest()
+
+
+class Origin(NamedTuple):
+    """The file that images are mapped from, in the state in which it was then."""
+
+    file: str
+    size: int
+    modified: int
+    number: int
+
+    @classmethod
+    def of(cls, file: Path) -> "Origin | None":
+        """Return the state of a file; None if there is none."""
+        with suppress(OSError):
+            about = file.stat()
+            return cls(str(file), about.st_size, about.st_mtime_ns, about.st_ino)
+        return None
 
 
 def load(file: Path, key: str, count: int, reading: Reading) -> NDArray[Any] | None:

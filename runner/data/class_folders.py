@@ -70,7 +70,7 @@ def image_folder(
         return scan(folder, hold_out.setting)
 
     listing = settle(look(), hold_out)
-    images = read_images(
+    images, origin = read_images(
         folder.resolve(),
         listing.files,
         reading,
@@ -78,4 +78,4 @@ def image_folder(
         rescan=lambda: look().files,
         ignored=listing.ignored,
     )
-    return make_source(listing, images, reading)
+    return make_source(listing, images, reading, origin)

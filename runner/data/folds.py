@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from runner.data.cache import Origin
 from runner.data.decode import Reading
 from runner.data.listing import Listing
 from runner.data.source import Source, Split
@@ -151,13 +152,16 @@ def settle(listing: Listing, hold_out: HoldOut) -> Listing:
     return listing._replace(train=train, test=test)
 
 
-def make_source(listing: Listing, images: Tensor, reading: Reading) -> Source:
+def make_source(
+    listing: Listing, images: Tensor, reading: Reading, origin: Origin | None
+) -> Source:
     """Return the splits of a settled listing.
 
     Args:
         listing: The files.
         images: [M, C, H, W], theirs.
         reading: How they were read.
+        origin: The file that they are mapped from, as a split has it.
     """
     labels = torch.tensor([file.label for file in listing.files])
     train, test, validation = (
@@ -165,10 +169,10 @@ def make_source(listing: Listing, images: Tensor, reading: Reading) -> Source:
         for rows in (listing.train, listing.test, listing.validation)
     )
     return Source(
-        Split(images, labels[train], train),
-        Split(images, labels[test], test),
+        Split(images, labels[train], train, origin),
+        Split(images, labels[test], test, origin),
         listing.classes,
-        Split(images, labels[validation], validation) if len(validation) else None,
+        Split(images, labels[validation], validation, origin) if len(validation) else None,
         reading,
         groups=None if listing.groups is None else torch.tensor(listing.groups)[train],
         files=tuple(file.path for file in listing.files),

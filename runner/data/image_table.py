@@ -80,7 +80,7 @@ def image_table(
         return _list(table, folder, suffix, found, hold_out.setting)
 
     listing = settle(look(), hold_out)
-    images = read_images(
+    images, origin = read_images(
         folder.resolve(),
         listing.files,
         reading,
@@ -89,7 +89,7 @@ def image_table(
         ignored=listing.ignored,
         named=table.resolve(),
     )
-    return make_source(listing, images, reading)
+    return make_source(listing, images, reading, origin)
 
 
 def _list(table: Path, root: Path, suffix: str, content: Table, hold_out: str) -> Listing:

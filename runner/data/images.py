@@ -50,11 +50,12 @@ def read_images(
     rescan: Callable[[], Sequence[ImageFile]],
     ignored: str = "",
     named: Path | None = None,
-) -> Tensor:
+) -> tuple[Tensor, cached.Origin | None]:
     """Return the images [M, C, H, W] of files, in their order, from the cache if none has changed.
 
     They are mapped from the cache, where that can be written; else they are in memory. C is 1
-    where all are grey, else 3; by bands=all it is their number of bands.
+    where all are grey, else 3; by bands=all it is their number of bands. With them comes the file
+    of the cache, if it was there.
 
     Args:
         root: The folder that the paths are relative to.
@@ -73,8 +74,9 @@ def read_images(
     file = cached.path(cache, named or root, reading)
     key = cached.fingerprint((each.path, each.size, each.modified) for each in files)
     cached.remove_leftovers(file.parent)
+    origin = cached.Origin.of(file)
     if (images := cached.load(file, key, len(files), reading)) is not None:
-        return cached.as_tensor(images)
+        return cached.as_tensor(images), origin if origin == cached.Origin.of(file) else None
     rest = f" Ignored: {ignored}." if ignored else ""
     _log(f"Decoding the {len(files):,} images of {short(root)} once, into {short(file)}.{rest}")
     with silence():
@@ -87,7 +89,7 @@ def read_images(
 
         try:
             with closing(decode()) as decoded:
-                return cached.as_tensor(cached.save(file, key, shape, dtype, decoded))
+                return cached.as_tensor(cached.save(file, key, shape, dtype, decoded)), None
         except (OSError, Unfit) as error:
             why = reason(error.__cause__ or error)
         _refuse_larger_than_memory(cached.bytes_of(shape, dtype), len(files), file, why)
@@ -99,7 +101,7 @@ def read_images(
         with closing(decode()) as decoded:
             for place, image in zip(images, decoded, strict=True):
                 place[:] = image
-    return torch.from_numpy(images)
+    return torch.from_numpy(images), None
 
 
 def _find_shape(root: Path, paths: Sequence[str], reading: Reading) -> cached.Shape:

@@ -7,19 +7,25 @@ import os
 import socket
 import zlib
 from contextlib import suppress
+from functools import lru_cache
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from runner.data import cache as cached
+from runner.data.decode import Reading
 from runner.data.source import Source, Split
 from runner.data.split import choose_stratified
 from runner.errors import UserError
+from runner.store.files import read_json, write_json
 from runner.texts import reason, short
 
 DIGITS_TEST_SHARE, DIGITS_TEST_SEED = 0.2, 0  # constants: the test set is the same in every run
@@ -30,6 +36,15 @@ TORCHVISION = dict(
     cifar10="CIFAR10", cifar100="CIFAR100", mnist="MNIST", fashion_mnist="FashionMNIST", svhn="SVHN"
 )
 """The classes in torchvision.datasets, by the names of the sets here."""
+
+PLACES = dict(
+    cifar10="cifar-10-batches-py/*",
+    cifar100="cifar-100-python/*",
+    mnist="MNIST/raw/*-ubyte",
+    fashion_mnist="FashionMNIST/raw/*-ubyte",
+    svhn="*_32x32.mat",
+)
+"""The files that torchvision reads of each, below its folder."""
 
 
 def digits(test: Annotated[float, Field(gt=0, lt=1)] | None = None) -> Source:
@@ -76,12 +91,17 @@ def _read_digits() -> tuple[Any, Any]:
             file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
             text = gzip.decompress(file.read_bytes())
             if hashlib.sha256(text).hexdigest() == DIGITS_SHA256:
-                table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.uint8)
+                table = _table(text)
                 return table[:, :-1].reshape(-1, 8, 8).astype(float), table[:, -1]
     from sklearn.datasets import load_digits
 
     content = load_digits()
     return content.images, content.target
+
+
+@lru_cache(1)  # a worker does many runs
+def _table(text: bytes) -> NDArray[np.uint8]:
+    return np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.uint8)
 
 
 def torchvision_set(
@@ -91,6 +111,9 @@ def torchvision_set(
 ) -> Source:
     """Return one of torchvision's data sets, from its files in a folder.
 
+    They are read once, into the cache of decoded images, and again when one of them has changed;
+    from there they are mapped into memory, which the runs of a sweep share.
+
     Args:
         name: Name of the set.
         root: Folder of torchvision's files.
@@ -99,17 +122,85 @@ def torchvision_set(
     Raises:
         UserError: If the files are missing and cannot be downloaded, or are damaged.
     """
+    folder = Path(os.path.expanduser(root))
+    if known := _known(name, folder, state := _state(name, folder)):
+        return known
     from torchvision import datasets  # slow to import, so only here
 
-    dataset, folder = getattr(datasets, TORCHVISION[name]), Path(os.path.expanduser(root))
-    svhn = name == "svhn"
+    dataset, svhn = getattr(datasets, TORCHVISION[name]), name == "svhn"
     splits = [{"split": s} if svhn else {"train": s == "train"} for s in ("train", "test")]
     try:
         train, test = _open(dataset, folder, splits, download)
         classes = getattr(train, "classes", map(str, range(10)))  # SVHN names none: the digits
-        return Source(_split(train), _split(test), tuple(classes))
+        source = Source(_split(train), _split(test), tuple(classes))
+        return _kept(name, folder, state, source)
     except Exception as error:  # damaged files raise errors of many types
         raise UserError(_explain(error, name, dataset, folder, download)) from error
+
+
+def _state(name: str, folder: Path) -> str | None:
+    """Return a digest of the state of a set's files; None if there are none."""
+    with suppress(OSError):
+        about = [(file, file.stat()) for file in sorted(folder.resolve().glob(PLACES[name]))]
+        listed = [(file, a.st_size, a.st_mtime_ns, a.st_ino) for file, a in about]
+        return cached.fingerprint(listed) if listed else None
+    return None
+
+
+def _known(name: str, folder: Path, state: str | None) -> Source | None:
+    """Return a set as it was read before, if its files are in the same state."""
+    with suppress(OSError, UserError, LookupError, TypeError, ValueError):  # then it is read anew
+        file = cached.path(None, folder.resolve() / name, Reading())
+        about = read_json(file.with_suffix(".json"))[0] or {}
+        if state and about["files"] == state:
+            train, test = (torch.tensor(about[split]) for split in ("train", "test"))
+            origin = cached.Origin.of(file)
+            images = cached.load(file, state, len(train) + len(test), Reading())
+            if images is not None:
+                origin = origin if origin == cached.Origin.of(file) else None
+                classes = tuple(about["classes"])
+                return _mapped(cached.as_tensor(images), train, test, classes, origin)
+    return None
+
+
+def _kept(name: str, folder: Path, state: str | None, source: Source) -> Source:
+    """Keep a set in the cache, and return it from there; as it is, if that cannot be.
+
+    Args:
+        name: Name of the set.
+        folder: Folder of its files.
+        state: Their state before they were read: a set that has changed since is not kept.
+        source: The set.
+    """
+    train, test = source.train, source.test
+    fits = train.shape == test.shape and all(len(s.images) == len(s.labels) for s in (train, test))
+    if not fits or state is None or state != _state(name, folder):
+        return source  # which may be refused
+    with suppress(OSError, UserError):
+        file = cached.path(None, folder.resolve() / name, Reading())
+        cached.remove_leftovers(file.parent)
+        shape = (len(train.labels) + len(test.labels), *train.shape)
+        images = chain(train.images.numpy(), test.images.numpy())
+        mapped = cached.as_tensor(cached.save(file, state, shape, np.uint8, images))
+        labels = {"train": train.labels.tolist(), "test": test.labels.tolist()}
+        about = {"files": state, "classes": [*source.classes], **labels}
+        write_json(file.with_suffix(".json"), about, lasts=False)
+        return _mapped(mapped, train.labels, test.labels, source.classes)
+    return source
+
+
+def _mapped(
+    images: Tensor,
+    train: Tensor,
+    test: Tensor,
+    classes: tuple[str, ...],
+    origin: cached.Origin | None = None,
+) -> Source:
+    """Return the splits of images [M, C, H, W], those for training first, by their labels."""
+    rows = torch.arange(len(images)).split([len(train), len(test)])
+    return Source(
+        Split(images, train, rows[0], origin), Split(images, test, rows[1], origin), classes
+    )
 
 
 def _open(dataset: Any, folder: Path, splits: list[dict[str, Any]], download: bool) -> list[Any]:  # noqa: ANN401

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from runner.data.cache import Origin
 from runner.data.decode import Reading
 from runner.data.stream import Ahead
 from runner.errors import UserError
@@ -31,6 +32,8 @@ class Split(NamedTuple):
     """[N], int64: indices into `classes`."""
     rows: Tensor | None = None
     """[N], int64: which images are the split's; None: all of them, in order (M = N)."""
+    origin: Origin | None = None
+    """The file of the images, where they were mapped as an earlier run left them."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -69,7 +72,7 @@ class Split(NamedTuple):
         """Return the samples that a mask [N] chooses."""
         if self.rows is None:
             return Split(self.images[chosen], self.labels[chosen])
-        return Split(self.images, self.labels[chosen], self.rows[chosen])
+        return self._replace(labels=self.labels[chosen], rows=self.rows[chosen])
 
     def to(self, device: torch.device, whole: bool = True) -> "Split":
         """Return the split on a device; if not `whole`, its images stay, and come one by one."""
@@ -77,7 +80,7 @@ class Split(NamedTuple):
         if self.rows is None:
             return Split(self.images.to(device), labels)
         if not whole or device.type == "cpu":
-            return Split(self.images, labels, self.rows)
+            return self._replace(labels=labels)
         shape = (len(labels), *self.shape)
         images, start = torch.empty(shape, dtype=self.images.dtype, device=device), 0
         for chunk in self.chunks():
@@ -171,7 +174,7 @@ def _check_split(split: object, classes: int, where: str) -> None:
                 f"{where}.{name} must be a dense tensor on the CPU, got {tensor.layout} on "
                 f"{tensor.device}. It is moved to the device of the run later."
             )
-    images, labels, rows = split
+    images, labels, rows = split[:3]
     if not any(_is_tensor(images, dtype, 4) for dtype in LEVELS):
         raise UserError(
             f"{where}.images must be uint8 or uint16 [N, C, H, W], got {_describe(images)}. Scale "

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from runner.data.decode import Reading
 from runner.data.remarks import find_remarks
+from runner.data.remembered import remembered
 from runner.data.source import Source, Split
 from runner.errors import UserError
 from runner.texts import listed
@@ -89,7 +90,7 @@ def split_source(source: Source, validation: float | Literal["auto"], seed: int)
             f"the {len(source.validation.labels):,} images of the data set's own validation split "
             f"are not used, as data.validation={validation}; auto uses them"
         )
-    mean, std = pixel_statistics(train)
+    mean, std = known_statistics(train)
     held_out = source.train.take(chosen) if own is None else own
     others = {"test": source.test, "validation": held_out}
     notes += find_remarks(train, others, source.classes, source.files)
@@ -182,6 +183,15 @@ def choose_groups(labels: Tensor, groups: Tensor, count: int, seed: int, setting
             "Lower it, or divide the images into more groups."
         )
     return torch.isin(groups, free[best])
+
+
+def known_statistics(split: Split) -> tuple[Tensor, Tensor]:
+    """Return `pixel_statistics`, from an earlier run if it has computed them of the same images."""
+    found = remembered(
+        [split], "mean and std", lambda: [each.tolist() for each in pixel_statistics(split)]
+    )
+    mean, std = map(torch.tensor, found)  # the same bits: a float32 is exact as a number of JSON
+    return mean, std
 
 
 def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:

@@ -141,6 +141,7 @@ def _variables() -> str:
     return " ".join(f"{name}={found[name]}" for name in sorted(found))
 
 
+@lru_cache  # a process keeps what it has imported
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from runner.build import Bench
 from runner.config import Settings
+from runner.data.remembered import remembered
 from runner.errors import Unfit, UserError
 from runner.names import label
 from runner.run.fingerprint import bits_depend_on, digest_tensors
@@ -54,7 +55,8 @@ def environment(bench: Bench, machine: Mapping[str, Any]) -> dict[str, str]:
         tensors |= {f"{number}/images": split.chunks(), f"{number}/labels": split.labels}
     loaded = digest_tensors(bench.training.model.state_dict()) if bench.has_loaded else None
     read = {"the first weights": loaded} if loaded else {}
-    return {"data": digest_tensors(tensors), **read, **bits_depend_on(machine)}
+    data = remembered(splits, "digest", lambda: digest_tensors(tensors))
+    return {"data": data, **read, **bits_depend_on(machine)}
 
 
 def restore(

@@ -1,9 +1,11 @@
 """Public data sets and the user's own arrays: digits, torchvision's sets, npz."""
 
+import os
 import socket
 import struct
 import urllib.request
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +75,14 @@ def write_mnist(root, split, images, labels):
     (root / f"{split}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """The folder of the cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("BISCUITS_CACHE", str(folder))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")]
 )
@@ -85,10 +95,96 @@ def test_existing_files_of_mnist_are_read_without_a_network(tmp_path, name, fold
     write_mnist(tmp_path / folder / "raw", "t10k", images[:5], labels[:5])
     source = torchvision_set(name=name, root=str(tmp_path), download=download)
     check_source(source, "data")
-    assert torch.equal(source.train.images, torch.from_numpy(images)[:, None])
+    train, test = (torch.cat([*split.chunks()]) for split in (source.train, source.test))
+    assert torch.equal(train, torch.from_numpy(images)[:, None])
     assert torch.equal(source.train.labels, torch.from_numpy(labels).long())
-    assert torch.equal(source.test.images, source.train.images[:5])
+    assert torch.equal(test, train[:5])
     assert len(source.classes) == 10
+
+
+@pytest.fixture
+def mnist(tmp_path, monkeypatch):
+    """Write a small MNIST; give back what reads it, and how often its own files were read."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    raw, opened, usual = tmp_path / "data" / "MNIST" / "raw", [], sets._open
+    for split, some in (("train", slice(20)), ("t10k", slice(20, 30))):
+        write_mnist(raw, split, images[some], np.arange(30, dtype=np.uint8)[some] % 10)
+    monkeypatch.setattr(sets, "_open", lambda *given: opened.append(0) or usual(*given))
+
+    def read():
+        return torchvision_set("mnist", str(tmp_path / "data"), download=False), len(opened)
+
+    return read, raw, images
+
+
+def test_a_set_is_read_once_and_mapped_from_then_on(mnist):
+    read, _, images = mnist
+    for number in range(3):
+        source, opened = read()
+        assert opened == 1, number
+        check_source(source, "data")
+        assert torch.equal(source.train.images, torch.from_numpy(images)[:, None])
+        assert source.test.images.data_ptr() == source.train.images.data_ptr()
+        for split, numbers in ((source.train, range(20)), (source.test, range(20, 30))):
+            assert split.rows.tolist() == [*numbers]
+            assert split.labels.tolist() == [n % 10 for n in numbers]
+        assert source.classes[:2] == ("0 - zero", "1 - one")
+
+
+def replace_file(file, content):
+    """Put another file of the same size and time in the place of one."""
+    about = file.stat()
+    other = file.with_name("other")
+    other.write_bytes(content)
+    os.utime(other, ns=(about.st_atime_ns, about.st_mtime_ns))
+    other.replace(file)
+
+
+@pytest.mark.parametrize("change", [Path.write_bytes, replace_file])
+def test_a_set_whose_files_change_is_read_again(mnist, change):
+    read, raw, images = mnist
+    assert [read()[1] for _ in range(2)] == [1, 1]
+    content = bytearray((raw / "train-images-idx3-ubyte").read_bytes())
+    content[-1] ^= 1
+    change(raw / "train-images-idx3-ubyte", bytes(content))
+    source, opened = read()
+    assert opened == 2
+    assert source.train.images_of(torch.tensor([19]))[0, 0, -1, -1] == images[19, -1, -1] ^ 1
+    assert read()[1] == 2
+
+
+def test_a_set_that_changes_while_it_is_read_is_not_kept(mnist, cache, monkeypatch):
+    read, raw, _ = mnist
+    usual = sets._split
+    monkeypatch.setattr(
+        sets, "_split", lambda given: os.utime(raw / "t10k-labels-idx1-ubyte") or usual(given)
+    )
+    read()
+    assert [*cache.iterdir()] == []
+
+
+@pytest.mark.parametrize("kind", ["npy", "json"])
+def test_a_damaged_or_missing_cache_is_made_again(mnist, cache, kind):
+    read, *_ = mnist
+    first, _ = read()
+    (file,) = cache.glob(f"*.{kind}")
+    for number, damage in enumerate(
+        (lambda: file.write_bytes(file.read_bytes()[:-9]), file.unlink)
+    ):
+        damage()
+        source, opened = read()
+        assert opened == 2 + number
+        assert torch.equal(source.train.images, first.train.images)
+
+
+def test_without_a_folder_for_the_cache_a_set_is_in_memory(mnist, cache, monkeypatch):
+    read, _, images = mnist
+    (cache / "file").touch()
+    monkeypatch.setenv("BISCUITS_CACHE", str(cache / "file"))
+    for number in range(1, 3):
+        source, opened = read()
+        assert (opened, source.train.rows) == (number, None)
+        assert torch.equal(source.test.images, torch.from_numpy(images[20:])[:, None])
 
 
 def test_the_layouts_of_torchvision_become_one():
