@@ -48,7 +48,7 @@ from runner.sweep.origin import find_origin, seal
 from runner.sweep.progress import Progress
 from runner.sweep.settings import AblationSettings, check_settings
 from runner.sweep.tuning import find_trials, read_trials
-from runner.sweep.where import cores_of_a_run, is_elsewhere, runs_at_once
+from runner.sweep.where import cores_of_a_run, may_have_cards, runs_at_once
 from runner.texts import same_command, say
 
 
@@ -146,7 +146,7 @@ class AblationSweeper(Sweeper):
         )
         node, device = self.config.hydra.launcher, str(self.config.device)
         loader = cast(Composer, self.context.config_loader)
-        cores, elsewhere = cores_of_a_run(node, device), is_elsewhere(node)
+        cores, elsewhere = cores_of_a_run(node, device), may_have_cards(node)
         return Draft(settings, self.config, loader, arguments, cores, elsewhere, chosen)
 
     def _tune(self, root: Path, trials: Plan, again: bool) -> Mapping[str, Tuned]:

@@ -80,6 +80,21 @@ def test_where_threads_are_left_open_a_run_has_its_share_of_the_cores(launcher, 
     assert where.cores_of_a_run(OmegaConf.create(launcher), device) == threads
 
 
+CARDS = {
+    "here": ({"_target_": "x.LocalLauncher"}, False),
+    "as processes here": ({"_target_": "x.SubmititLocalLauncher", "runs_per_job": 1}, False),
+    "none": ({"_target_": "x.SlurmLauncher", "runs_per_job": 1, "gpus_per_node": None}, False),
+    "one": ({"_target_": "x.SlurmLauncher", "runs_per_job": 1, "gpus_per_node": 1}, True),
+    "gres": ({"_target_": "x.SlurmLauncher", "runs_per_job": 1, "gres": "gpu:a100:1"}, True),
+    "Ray": ({"_target_": "x.RayLauncher", "runs_per_job": 1, "gpus_per_job": 0.5}, True),
+}
+
+
+@pytest.mark.parametrize(("launcher", "cards"), CARDS.values(), ids=CARDS)
+def test_what_is_left_open_is_chosen_for_cards_where_a_job_asks_for_them(launcher, cards):
+    assert where.may_have_cards(launcher) == cards
+
+
 @pytest.mark.parametrize("value", [0, -1, "two", 1.5])
 def test_a_number_of_workers_that_is_none_is_refused(value):
     with pytest.raises(UserError, match=r"hydra\.launcher\.workers must be a whole number >= 1"):
