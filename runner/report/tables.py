@@ -30,8 +30,10 @@ def matrix(findings: Findings) -> dict[str, Any] | None:
     """
     found = {f.contrast.name: f for f in findings.interactions}
     levels = [level for f in findings.plan.judged for level in f.levels[1:]]
+    if not found or not 2 <= len(levels) <= MATRIX:
+        return None  # of very many levels the pairs would fill the memory
     pairs = {f"{upper} x {lower}" for upper, lower in combinations(levels, 2)}
-    if not found or not 2 <= len(levels) <= MATRIX or not found.keys() <= pairs:
+    if not found.keys() <= pairs:
         return None
     most = max(abs(f.mean or 0.0) for f in found.values())
     grid = []
