@@ -140,7 +140,7 @@ def torchvision_set(
 
 def _state(name: str, folder: Path) -> str | None:
     """Return a digest of the state of a set's files; None if there are none."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # of a path that none can have
         about = [(file, file.stat()) for file in sorted(folder.resolve().glob(PLACES[name]))]
         listed = [(file, a.st_size, a.st_mtime_ns, a.st_ino) for file, a in about]
         return cached.fingerprint(listed) if listed else None
