@@ -262,6 +262,7 @@ def refuse_unfit(
 
     A model that cannot be copied is not tried.
     """
+    batches = replace(batches, places=None)  # each rank tries the same, with images
     with with_config_path("tricks"):
         sizes = inputs_of_each_size(batches)
     try:

@@ -95,6 +95,8 @@ def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) 
     tensor([[0, 0],
             [2, 1]])
     """
+    if not len(images):  # of a last batch that is too small for all ranks
+        return images
     count, channels, height, width = images.shape
     # the same bits: torch gathers no uint16 on a card
     plain = images.view(torch.int16) if images.dtype == torch.uint16 else images

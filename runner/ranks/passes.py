@@ -83,7 +83,7 @@ class Passes:
 
 
 class _Part(nn.Module):
-    """A model that can also be passed no samples: then this rank adds no gradient."""
+    """A model that can also be passed no samples: then every gradient is 0."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -92,7 +92,8 @@ class _Part(nn.Module):
 
     def forward(self, inputs: Tensor | None) -> Tensor:
         if inputs is None:
-            return self.unused * 0
+            parts = [p.sum() * 0 for p in self.model.parameters() if p.requires_grad]
+            return torch.stack(parts).sum()
         return self.model(inputs)  # type: ignore[no-any-return]
 
 
