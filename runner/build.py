@@ -28,7 +28,7 @@ from runner.losses import class_weights, weighted
 from runner.metrics import refuse_unmeasurable
 from runner.nodes import call, with_config_path
 from runner.optimizers import parameter_groups, refuse_unusable, step_together_
-from runner.ranks import ALONE, Ranks, divide, synchronise_batch_norms_
+from runner.ranks import ALONE, WHOLE, Ranks, divide, synchronise_batch_norms_
 from runner.schedulers import Scheduler, tabulate
 from runner.texts import listed, short
 from runner.train import Training
@@ -262,7 +262,7 @@ def refuse_unfit(
 
     A model that cannot be copied is not tried.
     """
-    batches = replace(batches, places=None)  # each rank tries the same, with images
+    batches = replace(batches, parts=WHOLE)  # each rank tries the same, with images
     with with_config_path("tricks"):
         sizes = inputs_of_each_size(batches)
     try:
