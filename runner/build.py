@@ -262,16 +262,15 @@ def refuse_unfit(
 
     A model that cannot be copied is not tried.
     """
-    batches = replace(batches, parts=WHOLE)  # each rank tries the same, with images
     with with_config_path("tricks"):
-        sizes = inputs_of_each_size(batches)
+        sizes = inputs_of_each_size(replace(batches, parts=WHOLE))
     try:
         name, rebuild = title(settings.model, "model"), rebuilder(settings, batches, classes)
         fit = Fit(training.model, name, classes, training.autocast, rebuild)
     except Exception:  # copying may fail in any way
         return
     resizable = "size" in settings.data
-    plain, micro = replace(batches, trick=Chain()), settings.micro_batch_size
+    plain, micro = replace(batches, trick=Chain(), parts=WHOLE), settings.micro_batch_size
     fit.check(plain, [each for each in evaluated if len(each)], micro, resizable=resizable)
     fit.check_sizes(sizes, batches, micro)
     if not settings.sync_batch_norm:
