@@ -33,8 +33,8 @@ def gradients(parts, ranks):
         loss = passes(part, number == len(own) - 1).square().mean()
         loss.backward()
         losses.append(loss.detach())
-    named = {name: p.grad for name, p in model.named_parameters()}
-    return {"loss": passes.sums(losses)[0], **named}
+    (loss,) = passes.sums(losses)  # here a rank without parts gets its gradients
+    return {"loss": loss, **{name: p.grad for name, p in model.named_parameters()}}
 
 
 def same(one, other):
