@@ -53,8 +53,8 @@ def compute_exactly(device: torch.device, threads: int, tf32: str = "convolution
         Unfit: If there is no card for another `tf32`.
     """
     torch.set_num_threads(threads)
-    if device.type == "cuda" and counted() > 1:  # for what names no card, as collectives may
-        torch.cuda.set_device(device)
+    if device.type == "cuda" and counted() > 1:
+        torch.cuda.set_device(device)  # else torch puts some of each rank on the first card
     if tf32 != "convolutions":
         if device.type != "cuda":
             raise Unfit(
@@ -66,8 +66,6 @@ def compute_exactly(device: torch.device, threads: int, tf32: str = "convolution
             part.fp32_precision = "tf32" if tf32 == "all" else "ieee"
     if device.type == "cuda":  # on a CPU torch is deterministic, for a number of threads
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        if counted() > 1:
-            torch.cuda.set_device(device)  # else torch puts some of each rank on the first card
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False

@@ -39,6 +39,9 @@ _BROKEN = re.compile(
 class Lost(Unfit):
     """Another rank is gone, or does not answer."""
 
+    is_told = False
+    """Whether that rank tells why."""
+
 
 class Elsewhere(SystemExit):
     """Another rank has failed, and says why."""
@@ -186,7 +189,9 @@ class Ranks:
         others = [rank for rank in range(self.count) if rank != self.rank]
         told = self._wait_for_word(others, TO_TELL / 3, but=LOST)
         if told is not None and FAILED in told:
-            raise Lost(f"{told}.") from error
+            lost = Lost(f"{told}.")
+            lost.is_told = True
+            raise lost from error
         why = _BROKEN.search(str(error)) or [in_one_line(error)[:200]]
         told = told or f"A rank was killed, or cannot be reached ({why[0]})"
         raise Lost(f"{told}. Give the same command to go on.") from error
@@ -202,9 +207,12 @@ class Ranks:
             with suppress(RuntimeError):
                 self.store.set(f"ended/{self.rank}", f"rank {self.rank} {why}".rstrip("."))
 
-    def is_told_by_another(self) -> bool:
-        """Whether a rank before this one tells why all end."""
-        return self._wait_for_word(range(self.rank), TO_TELL) is not None
+    def is_told_by_another(self, error: Exception) -> bool:
+        """Whether another rank tells why all end: the one that failed, or the first of several."""
+        if isinstance(error, Lost) and error.is_told:
+            return True
+        told = self._wait_for_word(range(self.rank), TO_TELL)
+        return told is not None and (isinstance(error, Lost) or not told.endswith(LOST))
 
     def _wait_for_word(
         self, ranks: Sequence[int], seconds: float, but: str | None = None
@@ -274,9 +282,12 @@ def joined() -> Iterator[Ranks]:
             ranks.leave_word(failed)
         with suppress(RuntimeError):
             dist.destroy_process_group()  # ends what others wait for
-        is_open = isinstance(failed, Exception) and not ranks.all_know
-        if is_open and ranks.is_told_by_another():
-            raise Elsewhere from failed
+        if isinstance(failed, Exception) and not ranks.all_know:
+            if ranks.is_told_by_another(failed):
+                raise Elsewhere from failed
+            if not (ranks.is_first or isinstance(failed, Lost)):
+                text = str(failed) if isinstance(failed, UserError) else in_one_line(failed)
+                raise UserError(f"rank {ranks.rank}: {text}") from failed
 
 
 def _join(count: int) -> Ranks:

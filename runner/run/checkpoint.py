@@ -7,10 +7,10 @@ from typing import Any
 from runner.store import archive
 from runner.store.files import FORMAT, Damaged, flush_folder, write_atomically, writing
 from runner.store.packed import find
-from runner.store.runs import BEST
+from runner.store.runs import BEST, CHECKPOINTS
 from runner.texts import say
 
-FILES = LAST, BEFORE, NEW = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.new.pt"
+LAST, BEFORE, NEW = CHECKPOINTS
 
 REMEDY = (
     "Remove it: the run then resumes from the checkpoint before it, or starts from the beginning."

@@ -14,13 +14,13 @@ from runner.errors import UserError
 from runner.evaluate import Evaluation, evaluate, shift_consistency
 from runner.metrics import MEASURED, is_built_in, measure
 from runner.names import label
-from runner.run import checkpoint
 from runner.run.fingerprint import digest_tensors
 from runner.run.status import is_run_of
 from runner.store.answers import digest_answers, digest_predictions
 from runner.store.files import flush_files, read_json, write_atomically, write_json
 from runner.store.packed import is_packed, look
 from runner.store.runs import (
+    CHECKPOINTS,
     CONFIG,
     CORRECT,
     FLUSHED_LATER,
@@ -160,7 +160,7 @@ def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
     if result is not None and not _is_result(result):
         problem = f"{RESULT} is not the result of a run"
     if problem:
-        there = any((folder / name).exists() for name in checkpoint.FILES)
+        there = any((folder / name).exists() for name in CHECKPOINTS)
         how = "resumes from its checkpoint" if there else "is done again: it kept no checkpoint"
         raise UserError(
             f"{label(folder)}/{problem}. Remove that file and repeat the command: the run {how}."

@@ -24,20 +24,7 @@ from runner.store.files import FORMAT, Damaged, checked, remove_leftovers, write
 from runner.store.identity import ADDED, NOT_IN_CONFIG_HASH, renamed, without_later_tricks
 from runner.store.lock import lock_folder
 from runner.store.packed import is_packed
-from runner.store.runs import (
-    BEST,
-    CONFIG,
-    CORRECT,
-    MACHINE,
-    METRICS,
-    MISTAKES,
-    MODEL,
-    PREDICTIONS,
-    RESULT,
-    STATUS,
-    read_run,
-    read_status,
-)
+from runner.store.runs import CONFIG, STATUS, WRITTEN, read_run, read_status
 from runner.store.values import dump_values, read_values
 from runner.texts import in_one_line, same_command, say
 from runner.train import Diverged
@@ -227,11 +214,9 @@ def tidy(folder: Path, keep: str) -> None:
 
 def clear(folder: Path) -> None:
     """Remove a run's own files, and nothing else; the config last, which says whose they are."""
-    answers = (CORRECT, PREDICTIONS, MISTAKES, MODEL, BEST)
-    own = (RESULT, *checkpoint.FILES, METRICS, *answers, STATUS, MACHINE)
-    events = (path.name for path in folder.glob("events.out.tfevents.*"))
-    for name in (*own, *events, CONFIG):
-        (folder / name).unlink(missing_ok=True)
+    *others, last = (folder / name for name in WRITTEN)
+    for path in (*others, *folder.glob("events.out.tfevents.*"), last):
+        path.unlink(missing_ok=True)
 
 
 def remove_empty(folder: Path) -> None:

@@ -28,23 +28,8 @@ from runner.store.files import (
 from runner.store.lock import lock_folder
 from runner.store.opening import Damaged, comment
 from runner.store.packed import ARCHIVE, CONFIG, LARGEST, Archive, is_own, open_archive
-from runner.store.runs import (
-    BEST,
-    CORRECT,
-    MACHINE,
-    METRICS,
-    MISTAKES,
-    MODEL,
-    PREDICTIONS,
-    RESULT,
-    STATUS,
-    read_run,
-)
+from runner.store.runs import WRITTEN, read_run
 
-FILES = {
-    *(CONFIG, MACHINE, STATUS, METRICS, RESULT, CORRECT, PREDICTIONS, MISTAKES, MODEL, BEST),
-    *("checkpoint.pt", "checkpoint.before.pt", "checkpoint.new.pt"),
-}
 EVENTS = re.compile(r"events\.out\.tfevents\.[\w.+-]{1,200}", re.ASCII)
 MOST_FILES, MOST_BYTES = 60_000, 3 * 2**30
 """Of an archive; zip files of more are read by fewer programs."""
@@ -163,7 +148,7 @@ def _read(folder: Path) -> Iterator[_File]:
 
 def _own_files(folder: Path) -> list[Path]:
     """List the files that a run writes, config.yaml first; whatever else is there is not."""
-    names = sorted(n for n in os.listdir(folder) if n in FILES or EVENTS.fullmatch(n))
+    names = sorted(n for n in os.listdir(folder) if n in WRITTEN or EVENTS.fullmatch(n))
     return [folder / name for name in sorted(names, key=lambda name: name != CONFIG)]
 
 
@@ -222,7 +207,7 @@ def unpack(variant: Path) -> Problems:
     _check(archive)
     for run, files in archive.runs.items():
         for name in files:
-            if name not in FILES and not EVENTS.fullmatch(name):
+            if name not in WRITTEN and not EVENTS.fullmatch(name):
                 raise Damaged(f"holds {run}/{name}, which no run writes")
     problems = [line for run in archive.runs for line in _restore(variant / run, archive)]
     if not problems:

@@ -27,6 +27,13 @@ METRICS, CORRECT = "metrics.jsonl", "correct.npy"
 MISTAKES_TAG, CONFUSION_TAG = "images/mistakes", "images/confusion"  # in TensorBoard
 PREDICTIONS, MISTAKES = "predictions.npz", "mistakes.png"
 MODEL, BEST = "model.pt", "best.pt"
+CHECKPOINTS = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.new.pt"
+"""The last one, the one before it, and one that was not renamed yet."""
+WRITTEN = (
+    *(RESULT, *CHECKPOINTS, METRICS, CORRECT, PREDICTIONS, MISTAKES, MODEL, BEST),
+    *(STATUS, MACHINE, CONFIG),
+)
+"""The files that a run writes, beside TensorBoard's: as they are removed, the last says whose."""
 FLUSHED_LATER = (CONFIG, STATUS, MACHINE, METRICS, CORRECT, PREDICTIONS, MISTAKES)
 """The files that a run flushes to the disk together, before a checkpoint and before its result."""
 CAUSES = ("exception", "killed", "timeout", "machine")

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 
-from runner.run import checkpoint
 from runner.store.runs import (
     BEST,
+    CHECKPOINTS,
     CONFIG,
     CORRECT,
     MACHINE,
@@ -63,7 +63,7 @@ def run_files(trial: Trial) -> Files:
         MODEL: model,
     }
     if settings.keep == "last":
-        files[checkpoint.LAST] = _of_torch(training.state_dict())
+        files[CHECKPOINTS[0]] = _of_torch(training.state_dict())
     elif settings.keep == "best":
         files[BEST] = model
     return files

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from tests.faults.images import make_folder
+from tests.faults.images import make_folder, picture, write
 from tests.ranks.start import SETTINGS, ended, lines, run_ranks, start_ranks
 
 QUICK = "epochs=1"
@@ -34,8 +34,7 @@ def test_a_rank_without_the_data_or_with_other_data_is_named(tmp_path):
     assert len(told) == 1, told
     assert told[0].startswith("rank 1: data.root: photos does not exist.")
     shutil.copytree(tmp_path / "zero/photos", tmp_path / "one/photos")
-    (kind, *_) = (tmp_path / "one/photos/train").iterdir()
-    next(kind.iterdir()).unlink()
+    write(tmp_path / "one/photos", "train/dog/a.png", picture(99))
     found = run_ranks(tmp_path, *data, each=places)
     told = [line for line in lines("".join(found.err)) if line.startswith("rank")]
     assert len(told) == 1, told
