@@ -1,12 +1,11 @@
-"""The ranks of a run: how they meet, exchange values, agree, and tell each other why they end."""
+"""The ranks of a run: how they meet, exchange values, and agree."""
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,33 +13,15 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from runner.errors import Unfit, UserError
+from runner.errors import UserError
+from runner.ranks.words import Lost, Words, in_words, is_broken
 from runner.texts import in_one_line
 from runner.torchrun import counted, restarted
 from tricks import derive_seed
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for another, which may be reading the data."""
-TO_TELL = 3.0  # seconds, in which a rank that fails tells the others why
-
-FAILED = "failed: "
-"""In what a rank tells the others, before what to mend; otherwise the same command goes on."""
-LOST = "lost another one"
-"""What a rank tells that ends since another one did, which is no cause."""
-
 T = TypeVar("T")
-
-_BROKEN = re.compile(
-    "connection (closed|reset) by peer|broken pipe|timed? ?out|gloo|nccl|c10d|socket", re.IGNORECASE
-)
-"""What torch says, as a RuntimeError, where it cannot reach another rank."""
-
-
-class Lost(Unfit):
-    """Another rank is gone, or does not answer."""
-
-    is_told = False
-    """Whether that rank tells why."""
 
 
 class Elsewhere(SystemExit):
@@ -56,11 +37,11 @@ class Ranks:
     Args:
         rank: The number of this one.
         count: How many there are.
-        store: Where they leave word for each other.
+        words: What those that end tell the others.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, store: Any = None) -> None:  # noqa: ANN401
-        self.rank, self.count, self.store = rank, count, store
+    def __init__(self, rank: int = 0, count: int = 1, words: Words | None = None) -> None:
+        self.rank, self.count, self.words = rank, count, words
         self.all_know = False  # that one has failed, and which
         self._pending: tuple[Tensor, Any] | None = None
 
@@ -180,61 +161,9 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            if self.count == 1 or not _BROKEN.search(str(error)):
+            if self.words is None or not is_broken(error):
                 raise
-            self._lose(error)
-
-    def _lose(self, error: RuntimeError) -> NoReturn:
-        """Raise, with why another rank ended, if it left word."""
-        others = [rank for rank in range(self.count) if rank != self.rank]
-        told = self._wait_for_word(others, TO_TELL / 3, but=LOST)
-        if told is not None and FAILED in told:
-            lost = Lost(f"{told}.")
-            lost.is_told = True
-            raise lost from error
-        why = _BROKEN.search(str(error)) or [in_one_line(error)[:200]]
-        told = told or f"A rank was killed, or cannot be reached ({why[0]})"
-        raise Lost(f"{told}. Give the same command to go on.") from error
-
-    def leave_word(self, error: BaseException | None) -> None:
-        """Tell the others that this rank ends, and why."""
-        if self.store is not None:
-            why = "has ended"
-            if isinstance(error, Lost):
-                why = LOST
-            elif isinstance(error, Exception):
-                why = FAILED + (str(error) if isinstance(error, UserError) else in_one_line(error))
-            with suppress(RuntimeError):
-                self.store.set(f"ended/{self.rank}", f"rank {self.rank} {why}".rstrip("."))
-
-    def is_told_by_another(self, error: Exception) -> bool:
-        """Whether another rank tells why all end: the one that failed, or the first of several."""
-        if isinstance(error, Lost) and error.is_told:
-            return True
-        told = self._wait_for_word(range(self.rank), TO_TELL)
-        return told is not None and (isinstance(error, Lost) or not told.endswith(LOST))
-
-    def _wait_for_word(
-        self, ranks: Sequence[int], seconds: float, but: str | None = None
-    ) -> str | None:
-        """Give back why one of some ranks ended; None if none of them leaves word in time."""
-        deadline = time.monotonic() + seconds
-        while ranks:
-            words = filter(None, map(self._word_of, ranks))
-            if told := [word for word in words if but is None or not word.endswith(but)]:
-                return told[0]
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-        return None
-
-    def _word_of(self, rank: int) -> str | None:
-        try:
-            if self.store is not None and self.store.check([f"ended/{rank}"]):
-                return str(self.store.get(f"ended/{rank}").decode())
-        except RuntimeError:
-            self.store = None  # who kept the words is gone too
-        return None
+            raise self.words.why_lost(error) from error
 
 
 ALONE = Ranks()
@@ -278,16 +207,15 @@ def joined() -> Iterator[Ranks]:
         failed = error
         raise
     finally:
-        if not ranks.all_know:
-            ranks.leave_word(failed)
+        if ranks.words and not ranks.all_know:
+            ranks.words.leave(failed)
         with suppress(RuntimeError):
             dist.destroy_process_group()  # ends what others wait for
-        if isinstance(failed, Exception) and not ranks.all_know:
-            if ranks.is_told_by_another(failed):
+        if ranks.words and isinstance(failed, Exception) and not ranks.all_know:
+            if ranks.words.are_told_by_another(failed):
                 raise Elsewhere from failed
             if not (ranks.is_first or isinstance(failed, Lost)):
-                text = str(failed) if isinstance(failed, UserError) else in_one_line(failed)
-                raise UserError(f"rank {ranks.rank}: {text}") from failed
+                raise UserError(f"rank {ranks.rank}: {in_words(failed)}") from failed
 
 
 def _join(count: int) -> Ranks:
@@ -306,4 +234,4 @@ def _join(count: int) -> Ranks:
             f"rank {rank} of {count} cannot meet the others at {address}:{port} "
             f"({in_one_line(error)[:200]}). {remedy}"
         ) from error
-    return Ranks(rank, count, store)
+    return Ranks(rank, count, Words(rank, count, store))

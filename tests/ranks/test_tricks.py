@@ -1,8 +1,6 @@
 """Every trick is the same over two ranks: what two find is in tests/ranks/worker.py."""
 
 import json
-import os
-import subprocess
 
 import pytest
 
@@ -12,7 +10,7 @@ from runner.micro_batches import micro_batches
 from runner.ranks import ALONE, Parts, Ranks, divide
 from tests.conftest import ROOT
 from tests.loop import batch, time_of
-from tests.ranks.start import TORCHRUN
+from tests.ranks.start import ended, start_ranks
 from tests.test_laws import NODES
 
 QUICK = ("None", "clipping", "flooding", "mixup", "sam", "ema")
@@ -31,10 +29,10 @@ def found(tmp_path_factory):
 
     def find(names):
         if not set(names) <= set(known):
-            variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-            command = [*TORCHRUN, "-m", "tests.ranks.worker", str(file), *names]
-            ended = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
-            assert ended.returncode == 0, ended.stderr
+            given = (str(file), *names)
+            two = start_ranks(ROOT, *given, module="tests.ranks.worker", OMP_NUM_THREADS="1")
+            found = ended(two, timeout=600)
+            assert found.codes == [0, 0], found.err
             known.update(json.loads(file.read_text()))
         return known
 
