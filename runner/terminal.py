@@ -4,7 +4,9 @@ Lines of our own are printed by `say` of runner/texts.py; here is what Python an
 """
 
 import argparse
+import atexit
 import errno
+import gc
 import io
 import logging
 import os
@@ -32,6 +34,7 @@ def terminal() -> Iterator[None]:
     """
     _open_closed_streams()
     show_as_text()
+    atexit.register(gc.freeze)  # Python would look through all that torch has made, half a second
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="plain")  # of runner/texts.py
     try:

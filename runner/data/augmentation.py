@@ -106,10 +106,9 @@ def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) 
     mirrored = torch.cat([plain, plain.flip(3)]).index_select(0, image + count * flips)
     padded = F.pad(mirrored, (padding,) * 4)
     tall, wide = padded.shape[2:]
-    first, column = offsets[0], torch.where(flips, 2 * padding - offsets[1], offsets[1])
-    maps = image[:, None] * channels + channel  # [N, C]
-    starts = (maps[:, :, None] * tall + (first[:, None] + row)[:, None, :]) * wide
-    starts += column[:, None, None]
+    column = torch.where(flips, 2 * padding - offsets[1], offsets[1])
+    corners = image * (channels * tall * wide) + offsets[0] * wide + column  # [N]
+    starts = corners[:, None] + ((channel[:, None] * tall + row) * wide).view(-1)  # [N, C * H]
     # whatever place a row of pixels starts at, it is copied at once
     rows = padded.view(-1).as_strided((padded.numel() - width + 1, width), (1, 1))
     return rows.index_select(0, starts.view(-1)).view(images.shape).view(images.dtype)
