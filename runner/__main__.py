@@ -15,8 +15,9 @@ from pathlib import Path
 
 import hydra
 
+from runner.cli.application import make_parser, run_command
 from runner.cli.explain import explain
-from runner.cli.hydra_internals import Loader, make_parser, run_command
+from runner.cli.hydra_internals import Loader
 from runner.cli.task import once, register, task
 from runner.errors import UserError
 from runner.names import CONF

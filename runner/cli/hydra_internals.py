@@ -1,27 +1,23 @@
-"""All that reaches into Hydra, and why. Works with Hydra 1.3.8 and 1.4.
+"""Hydra's loader of configs, where we reach into it, and why. Works with Hydra 1.3.8 and 1.4.
 
-Hydra has no public way to judge a file before it is merged, or to make many runs of a command
-because of an option that was chosen. Its loader of configs has all that is needed at a few methods
-that both versions have, and `Hydra`, the application behind `hydra.main`, takes a loader of one's
-own where `hydra.main` does not.
+Hydra has no public way to judge a file before it is merged, to make many runs of a command because
+of an option that was chosen, or to compose many configs that differ in values alone. Its loader has
+all that is needed at a few methods that both versions have; application.py hands ours to Hydra.
 """
 
-import argparse
 import copy
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+import cloudpickle  # Hydra imports some plugins twice, and their classes are not those of modules
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_repository import CachingConfigRepository
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import ResultDefault
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -31,20 +27,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from runner import allowed
 from runner.cli import guard
-from runner.cli.plugins import IS_1_3, refuse_older_sweeper, start_server
+from runner.cli.plugins import refuse_older_sweeper, start_server
 from runner.cli.repository import Repository
 from runner.cli.variant import GROUPS, chosen, write_names
 from runner.errors import UserError
 from runner.names import CONF
-from runner.torchrun import counted
-
-
-def _allow_classes() -> AbstractContextManager[None]:
-    """Have Hydra 1.4 make what the user allows, and no other callback or logger."""
-    utils: Any = hydra.utils  # mypy sees 1.3
-    return nullcontext() if IS_1_3 else utils.execution_whitelist([*allowed.USERS])
 
 
 class Loader(ConfigLoaderImpl):
@@ -67,6 +55,9 @@ class Loader(ConfigLoaderImpl):
         self.asked: tuple[str, list[str]] = "config", []  # the config's name, the overrides
         self._typed_mode = False  # whether a sweep, or none, was asked for on the command line
         self._references: dict[object, tuple[Mapping[str, Any], DictConfig]] = {}
+        self._sweeps: dict[object, bytes] = {}
+        self._groups: dict[str, bool] = {}  # whether a key is a group of files
+        self._named = True  # whether what is composed gets its names at once
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """Compose a run as the command line does, with Hydra's own node."""
@@ -103,13 +94,33 @@ class Loader(ConfigLoaderImpl):
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
-        """Compose the config of a job.
+        """Compose the config of a job: once for each choice of files, of which it is a copy.
 
         Raises:
             UserError: If it says anything of Hydra, or would lie outside of the output folder.
         """
         guard.refuse_hydras(sweep_overrides)
-        return super().load_sweep_config(master_config, sweep_overrides)
+        name, typed = master_config.hydra.job.config_name, [*master_config.hydra.overrides.hydra]
+        parsed = OverridesParser.create().parse_overrides(sweep_overrides)
+        own, files = _split(parsed, self._keys_of_values(master_config))
+        if (key := (name, *typed, *files)) not in self._sweeps:
+            self._named = False
+            try:
+                whole = self.load_configuration(name, [*typed, *files], RunMode.RUN)
+            finally:
+                self._named = True
+            self._sweeps[key] = cloudpickle.dumps(whole)
+        self.asked = name, [*typed, *sweep_overrides]
+        for override in parsed:
+            guard.check_override(override)
+        config: DictConfig = pickle.loads(self._sweeps[key])
+        self._apply_overrides_to_config(own, config)
+        config.hydra.overrides.task = list(sweep_overrides)
+        style = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(parsed, **style)
+        write_names(config, RunMode.RUN, self._reference)
+        OmegaConf.copy_cache(from_config=master_config, to_config=config)
+        return config
 
     def chosen_tricks(self, master: DictConfig, overrides: Sequence[str]) -> list[str]:
         """Name the tricks that are switched on by the group `tricks`, in the order given there.
@@ -122,6 +133,12 @@ class Loader(ConfigLoaderImpl):
         paths = [str(default.config_path) for default in listed]
         return [path.removeprefix("tricks/") for path in paths if path.startswith("tricks/")]
 
+    def _keys_of_values(self, config: DictConfig) -> set[str]:
+        """The keys at the top of a config that are no groups of files."""
+        own = {str(key) for key in config if key not in config.hydra.runtime.choices}
+        self._groups |= {key: bool(self.get_group_options(key)) for key in own - {*self._groups}}
+        return {key for key in own if not self._groups[key]}
+
     def compose_variants(
         self, master: DictConfig, base: Sequence[str], variants: Mapping[str, Sequence[str]]
     ) -> dict[str, DictConfig]:
@@ -132,14 +149,13 @@ class Loader(ConfigLoaderImpl):
         """
         name, given = master.hydra.job.config_name, [*_search_path(master), *base, "++variant='-'"]
         first = self.load_configuration(name, given, RunMode.RUN)
-        values = {str(key) for key in first if key not in first.hydra.runtime.choices}
+        values = self._keys_of_values(first)
         known: dict[tuple[str, ...], bytes] = {(): _pickled(first)}
         composed: dict[str, DictConfig] = {}
         for label, overrides in variants.items():
             guard.refuse_hydras(overrides)
             parsed = OverridesParser.create().parse_overrides(list(overrides))
-            own = [o for o in parsed if "." in o.key_or_group or o.key_or_group in values]
-            files = tuple(str(o.input_line) for o in parsed if o not in own)
+            own, files = _split(parsed, values)
             if files not in known:
                 whole = self.load_configuration(name, [*given, *files], RunMode.RUN)
                 known[files] = _pickled(whole)
@@ -162,7 +178,7 @@ class Loader(ConfigLoaderImpl):
                 config_name, overrides, run_mode, *more, **named
             )
         guard.check_plugins(OmegaConf.to_container(config.hydra))
-        if config_name:
+        if config_name and self._named:
             write_names(config, run_mode, self._reference)
         return config
 
@@ -214,6 +230,19 @@ class Loader(ConfigLoaderImpl):
         return self._references[key]
 
 
+def _split(
+    overrides: Iterable[Override], values: Collection[str]
+) -> tuple[list[Override], tuple[str, ...]]:
+    """Split overrides into those of values, which a copy of a config takes, and of other files."""
+    own, files = list[Override](), list[str]()
+    for override in overrides:
+        if "." in override.key_or_group or override.key_or_group in values:
+            own.append(override)
+        else:
+            files.append(str(override.input_line))
+    return own, tuple(files)
+
+
 def _pickled(config: DictConfig) -> bytes:
     """Pickle a config without Hydra's node: to load that takes a fifth of the time of a copy."""
     with open_dict(config):
@@ -224,50 +253,6 @@ def _pickled(config: DictConfig) -> bytes:
 def _search_path(config: DictConfig) -> list[str]:
     """Give back what was typed of where configs are looked for."""
     return [o for o in config.hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Make Hydra's parser of options, with a `--version` of our own."""
-    parser = argparse.ArgumentParser(
-        parents=[get_args_parser()], add_help=False, conflict_handler="resolve"
-    )
-    parser.add_argument("--version", action="store_true")
-    return parser
-
-
-def run_command(
-    given: argparse.Namespace,
-    parser: argparse.ArgumentParser,
-    loader: Loader,
-    task: Callable[[DictConfig], Any],
-) -> None:
-    """Do what Hydra's `main` does, with our loader, and with the mode that it finds."""
-    app = Hydra(task_name="biscuits", config_loader=loader)
-    GlobalHydra.instance().initialize(app)
-    name, overrides = given.config_name or "config", list(given.overrides)
-    try:
-        if given.hydra_help:
-            app.hydra_help(config_name=name, args_parser=parser, args=given)
-        elif given.cfg:
-            app.show_cfg(name, overrides, given.cfg, given.package, given.resolve)
-        elif given.shell_completion:
-            app.shell_completion(name, overrides)
-        elif given.info:
-            app.show_info(given.info, name, overrides)
-        else:
-            mode = loader.find_mode(name, overrides, given.multirun)
-            if mode is not RunMode.RUN and counted() > 1:
-                raise UserError(
-                    "torchrun starts the ranks of one run, and this is a sweep of many. Start the "
-                    "sweep without it: hydra/launcher=local does the runs side by side, one a card."
-                )
-            do = app.run if mode is RunMode.RUN else app.multirun
-            with _allow_classes():
-                done = do(name, task, [*overrides, f"hydra.mode={mode.name}"])
-                if isinstance(done, list) and done and not any(done):
-                    raise UserError("The sweep has no runs, for what it is over has no values.")
-    finally:
-        GlobalHydra.instance().clear()
 
 
 @contextmanager

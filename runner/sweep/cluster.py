@@ -20,7 +20,7 @@ from runner.run.status import conclude
 from runner.signals import Stopped, announce_stop
 from runner.store.runs import read_status
 from runner.sweep import sent
-from runner.sweep.composed import ComposedLauncher, folder_of
+from runner.sweep.composed import ComposedLauncher
 from runner.sweep.ends import end_of, has_ended, is_done, record_ends, refuse_other
 from runner.sweep.share import Share
 from runner.sweep.side_by_side import Limits
@@ -104,12 +104,12 @@ class ClusterLauncher(ComposedLauncher):
 
     def _launch(self) -> Sequence[JobReturn]:
         self.check()
-        self.again = any(bool(config.get("again")) for config in self.configs)
-        self.before = [read_status(folder_of(config)) for config in self.configs]
+        self.again = any(run.again for run in self.runs)
+        self.before = [read_status(run.folder) for run in self.runs]
         self.ends: dict[int, JobReturn] = {}
         left = []
-        for number, config in enumerate(self.configs):
-            if is_done(config):
+        for number, run in enumerate(self.runs):
+            if is_done(run):
                 self._take(number)
             else:
                 left.append(number)
@@ -129,8 +129,8 @@ class ClusterLauncher(ComposedLauncher):
         mark.unlink(missing_ok=True)  # where an error ends the sweep, the jobs still need it
         self._living()  # which removes what is kept of the others
         for number in known:  # with which config they were begun is not known
-            refuse_other(self.ends[number])
-        return [self.ends[number] for number in range(len(self.configs))]
+            refuse_other(self.ends[number], self.runs[number])
+        return [self.ends[number] for number in range(len(self.runs))]
 
     def _send(self, numbers: Sequence[int], mark: Path, record: Path) -> dict[str, list[int]]:
         """Send runs; give back those of each job."""
@@ -139,14 +139,14 @@ class ClusterLauncher(ComposedLauncher):
         cut = [list(numbers[at : at + size]) for at in range(0, len(numbers), size)]
         made = (
             Share.make(
-                [self.configs[n] for n in part],
+                [self.runs[n] for n in part],
                 *(self.task, self.context, mark, self.limits, self.prepare),
             )
             for part in cut
         )
         jobs = dict(zip(self.send(list(made)), cut, strict=True))
         if self.lasting:
-            folders = [str(folder_of(config)) for config in self.configs]
+            folders = [str(run.folder) for run in self.runs]
             kept = {j: {folders[n]: self.before[n] for n in part} for j, part in jobs.items()}
             sent.keep(record, kept)
         say(f"{_runs(len(numbers))} in {_jobs(jobs)}")
@@ -158,7 +158,7 @@ class ClusterLauncher(ComposedLauncher):
         Raises:
             UserError: If there are some, and the runs are to be done anew.
         """
-        by_folder = {str(folder_of(self.configs[n])): n for n in numbers}
+        by_folder = {str(self.runs[n].folder): n for n in numbers}
         found: dict[str, list[int]] = {}
         for job, runs in self._living().items():
             for folder, before in runs.items():
@@ -203,8 +203,8 @@ class ClusterLauncher(ComposedLauncher):
             now = time.monotonic()
             for job, numbers in list(jobs.items()):
                 for number in numbers:
-                    config, before = self.configs[number], self.before[number]
-                    if number not in self.ends and has_ended(config, before):
+                    run, before = self.runs[number], self.before[number]
+                    if number not in self.ends and has_ended(run, before):
                         self._take(number)
                 left = [number for number in numbers if number not in self.ends]
                 if job in alive:
@@ -226,15 +226,15 @@ class ClusterLauncher(ComposedLauncher):
         if left:
             reason = f"{self.why(job)} Give {same_command(self.again)} to go on."
             self.cancel([job])
-            record_ends([(self.configs[n], self.before[n]) for n in left], reason)
+            record_ends([(self.runs[n], self.before[n]) for n in left], reason)
             for number in left:
                 self._take(number, reason)
 
     def _take(self, number: int, reason: str = "") -> None:
         """Take what became of a run; where it recorded nothing, the reason is recorded."""
-        config = self.configs[number]
-        self.ends[number], line = end_of(config, self.before[number], reason)
-        self._show(f"{label(folder_of(config))}  {line}", len(self.ends))
+        run = self.runs[number]
+        self.ends[number], line = end_of(run, self.before[number], reason)
+        self._show(f"{label(run.folder)}  {line}", len(self.ends))
 
     def _stop_all(self, jobs: Mapping[str, Sequence[int]]) -> None:
         """Have all jobs save their runs and end; the same command resumes them."""
@@ -251,7 +251,7 @@ class ClusterLauncher(ComposedLauncher):
             self.cancel(jobs)
             for numbers in jobs.values():
                 for number in numbers:
-                    folder = folder_of(self.configs[number])
+                    folder = self.runs[number].folder
                     if read_status(folder).get("status") == "running":
                         conclude(folder, "stopped", before=self.before[number])
 

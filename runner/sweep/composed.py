@@ -1,26 +1,66 @@
 """What our launchers have in common: the runs are composed, before the first of them begins."""
 
+import pickle
+import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
+from tqdm import tqdm
 
 from runner.signals import stoppable
 from runner.texts import say
 
 
-def folder_of(config: DictConfig) -> Path:
-    """Give back the folder of a composed run."""
-    return Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir))
+@dataclass(frozen=True)
+class Composed:
+    """A composed run, made small: a config takes a quarter of a megabyte, and a sweep has many."""
+
+    folder: Path
+    name: str
+    """Of the sweep."""
+    variant: str
+    device: str
+    again: bool
+    """Whether it is to be done anew."""
+    overrides: tuple[str, ...]
+    content: bytes
+    """The config, with Hydra's node; pickled and compressed."""
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Self:
+        """Take what is asked of a config often, and pack it."""
+        return cls(
+            folder=Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)),
+            name=str(config.get("name")),
+            variant=str(config.get("variant")),
+            device=str(config.get("device", "auto")),
+            again=bool(config.get("again")),
+            overrides=tuple(config.hydra.overrides.task),
+            content=zlib.compress(pickle.dumps(config), level=1),
+        )
+
+    def config(self) -> DictConfig:
+        """Unpack the config."""
+        config: DictConfig = pickle.loads(zlib.decompress(self.content))  # our own, from memory
+        return config
+
+    def to_resume(self) -> Self:
+        """Give back the run as one that goes on with what there is."""
+        config = self.config()
+        config.again = False
+        return type(self).of(config)
 
 
 class ComposedLauncher(Launcher):
-    """A launcher of ours; `_launch` does the runs in `self.configs`."""
+    """A launcher of ours; `_launch` does `self.runs`."""
 
-    configs: Sequence[DictConfig] = ()
+    runs: Sequence[Composed] = ()
     show: Callable[[str], None] | None = None
     """Prints the lines of a run that has ended; None: after how many have."""
 
@@ -42,22 +82,25 @@ class ComposedLauncher(Launcher):
         second Ctrl-C ends them at once.
         """
         with stoppable():
-            numbered = enumerate(job_overrides, initial_job_idx)
-            self.configs = [self._compose(list(overrides), n) for n, overrides in numbered]
+            composing = tqdm(  # shown on a terminal alone
+                job_overrides, "composing", leave=False, unit="run", delay=2.0, disable=None
+            )
+            numbered = enumerate(composing, initial_job_idx)
+            self.runs = [self._compose(list(overrides), n) for n, overrides in numbered]
             return self._launch()
 
     def _launch(self) -> Sequence[JobReturn]:
         raise NotImplementedError
 
-    def _compose(self, overrides: list[str], number: int) -> DictConfig:
+    def _compose(self, overrides: list[str], number: int) -> Composed:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
-        return config
+        return Composed.of(config)
 
     def _show(self, text: str, ended: int) -> None:
         """Print the lines of a run; the number of those that have ended comes first."""
         if self.show is not None:
             self.show(text)
         else:
-            say(f"[{ended}/{len(self.configs)}] {text.rstrip()}")
+            say(f"[{ended}/{len(self.runs)}] {text.rstrip()}")

@@ -17,5 +17,5 @@ class LocalLauncher(ComposedLauncher):
         self.limits, self.prepare = Limits(workers, per_card, timeout), prepare
 
     def _launch(self) -> Sequence[JobReturn]:
-        given = self.configs, self.task, self.context, self.limits, self.prepare
+        given = self.runs, self.task, self.context, self.limits, self.prepare
         return SideBySide(*given, self._show).do()

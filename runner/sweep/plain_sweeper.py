@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from runner.names import OUTPUTS
 from runner.report.end import show_sweep
+from runner.sweep.composed import ComposedLauncher
 from runner.sweep.failures import cause_in_words, exit_with_failures
 
 
@@ -45,7 +46,10 @@ class _Reporting(Launcher):
             SystemExit: With how many failed and why, if some did.
         """
         ends = self.launcher.launch(job_overrides, initial_job_idx)
-        for name in dict.fromkeys(str((end.cfg or self.config).name) for end in ends):
+        names = (str((end.cfg or self.config).name) for end in ends)  # of Hydra's launchers
+        if isinstance(self.launcher, ComposedLauncher):
+            names = (run.name for run in self.launcher.runs)
+        for name in dict.fromkeys(names):
             show_sweep(Path(OUTPUTS, name))
         failed = [e for e in ends if e.status is JobStatus.FAILED]
         causes = [cause_in_words(end._return_value) for end in failed]

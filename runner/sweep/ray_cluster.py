@@ -111,6 +111,10 @@ def _answer(address: str) -> str:
     return " ".join(found.stderr.split()) if found.returncode else ""
 
 
+GONE = (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError)
+"""What becomes of a task for a machine that is no longer there."""
+
+
 def machines() -> list[dict[str, Any]]:
     """Give back what Ray knows of the machines that are there."""
     return [node for node in ray.nodes() if node["Alive"]]
@@ -118,6 +122,8 @@ def machines() -> list[dict[str, Any]]:
 
 def check_machines(look: Callable[[], str | None]) -> None:
     """Have each machine of the cluster say whether it can do runs.
+
+    One that leaves the cluster meanwhile is not needed: Ray shows a dead one for half a minute.
 
     Args:
         look: Called there; gives back why it cannot.
@@ -129,17 +135,20 @@ def check_machines(look: Callable[[], str | None]) -> None:
     for node in machines():
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ask = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=where)(_call)
-        asked[ask.remote(look)] = str(node["NodeName"])
-    _, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER)
+        asked[ask.remote(look)] = node["NodeID"], str(node["NodeName"])
+    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER)
     for answer in late:
         ray.cancel(answer, force=True)
-    if late:
-        names = listed([asked[answer] for answer in late])
-        raise UserError(f"{names} of the Ray cluster: no answer within {ANSWER:.0f} seconds.")
-    for answer, name in asked.items():
+    there = {node["NodeID"] for node in machines()}
+    if silent := [name for node, name in map(asked.__getitem__, late) if node in there]:
+        raise UserError(f"{listed(silent)} of the Ray cluster: no answer within {ANSWER:.0f} s.")
+    for answer in answered:
+        node, name = asked[answer]
         try:
             complaint = ray.get(answer)
         except ray.exceptions.RayError as error:
+            if isinstance(error, GONE) or node not in there:
+                continue
             complaint = f"{name} of the Ray cluster can do no runs: {in_one_line(error)}"
         if complaint:
             raise UserError(complaint)

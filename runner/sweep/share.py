@@ -19,11 +19,10 @@ import cloudpickle
 from hydra.core.singleton import Singleton
 from hydra.core.utils import setup_globals
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
 
 from runner.signals import stoppable
 from runner.store.runs import read_status
-from runner.sweep.composed import folder_of
+from runner.sweep.composed import Composed
 from runner.sweep.ends import ENDED
 from runner.sweep.side_by_side import Limits, SideBySide
 from runner.terminal import show_as_text
@@ -55,7 +54,7 @@ class Share:
     @classmethod
     def make(
         cls,
-        configs: Sequence[DictConfig],
+        runs: Sequence[Composed],
         task: TaskFunction,
         context: HydraContext,
         mark: Path,
@@ -64,11 +63,11 @@ class Share:
     ) -> Self:
         """Make a share of composed runs."""
         light = replace(context, config_loader=None)  # type: ignore[arg-type]
-        content = configs, task, light, Singleton.get_state()
+        content = runs, task, light, Singleton.get_state()
         return cls(
             work=zlib.compress(cloudpickle.dumps(content), level=1),
-            folders=tuple(str(folder_of(config)) for config in configs),
-            before=tuple(read_status(folder_of(config)) for config in configs),
+            folders=tuple(str(run.folder) for run in runs),
+            before=tuple(read_status(run.folder) for run in runs),
             folder=os.getcwd(),
             mark=str(mark),
             path=tuple(sys.path),
@@ -90,12 +89,12 @@ class Share:
         sys.path.extend(place for place in self.path if place not in sys.path)
         self.prepare()
         show_as_text()
-        configs, task, context, state = pickle.loads(zlib.decompress(self.work))
+        runs, task, context, state = pickle.loads(zlib.decompress(self.work))
         setup_globals()
         Singleton.set_state(state)
         self.prepare()  # the state brought its own list of plugins
-        pairs = zip(configs, self.before, strict=True)
-        left = [config for config, before in pairs if _is_left(config, before)]
+        pairs = zip(runs, self.before, strict=True)
+        left = [run for each, before in pairs if (run := _left_of(each, before))]
         if left:
             with stoppable():
                 show: Callable[[str, int], None] = lambda text, n: say(  # noqa: E731
@@ -127,10 +126,12 @@ class Share:
         return None
 
 
-def _is_left(config: DictConfig, before: Mapping[str, Any]) -> bool:
-    """Whether a run has not ended in an earlier call; one that was begun there resumes."""
-    status = read_status(folder_of(config))
+def _left_of(run: Composed, before: Mapping[str, Any]) -> Composed | None:
+    """Give back what is to be done of a run: nothing if it has ended in an earlier call.
+
+    One that was begun there resumes: with `again` it would be begun anew each time.
+    """
+    status = read_status(run.folder)
     if status == before:
-        return True
-    config.again = False  # else it would be begun anew each time
-    return status.get("status") not in ENDED
+        return run
+    return None if status.get("status") in ENDED else run.to_resume()

@@ -19,14 +19,13 @@ import cloudpickle  # Hydra's state holds functions within functions
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
 
 from runner.errors import UserError
 from runner.run.status import conclude
 from runner.signals import announce_stop
 from runner.store.runs import read_status
 from runner.sweep import server
-from runner.sweep.composed import folder_of
+from runner.sweep.composed import Composed
 from runner.sweep.slots import slots, visible_cards
 from runner.sweep.waiting import Queue
 from runner.sweep.worker import Worker, cause_of_death
@@ -64,7 +63,7 @@ class SideBySide:
     """Does runs that are composed.
 
     Args:
-        configs: The runs, each with Hydra's node.
+        runs: The composed runs.
         task: What does one of them.
         context: Hydra's; its callbacks alone are used.
         limits: What they may take.
@@ -74,14 +73,14 @@ class SideBySide:
 
     def __init__(
         self,
-        configs: Sequence[DictConfig],
+        runs: Sequence[Composed],
         task: TaskFunction,
         context: HydraContext,
         limits: Limits,
         prepare: Callable[[], None],
         show: Callable[[str, int], None],
     ) -> None:
-        self.configs, self.task, self.limits, self.show = configs, task, limits, show
+        self.runs, self.task, self.limits, self.show = runs, task, limits, show
         # the loader would be pickled with every run
         self.context = dataclasses.replace(context, config_loader=None)  # type: ignore[arg-type]
         self.prepare = prepare
@@ -92,20 +91,20 @@ class SideBySide:
 
         If it is interrupted, as by Ctrl-C, every run stops after its update, with a checkpoint.
         """
-        cards = visible_cards(str(self.configs[0].get("device", "auto")))
+        cards = visible_cards(self.runs[0].device)
         workers, per_card = self.limits.workers, self.limits.per_card
-        shares = slots(workers, per_card, len(self.configs), cards, self.limits.cores)
+        shares = slots(workers, per_card, len(self.runs), cards, self.limits.cores)
         crew = [Worker(slot, self.prepare) for slot in shares]
-        waiting = Queue([str(config.get("variant")) for config in self.configs], len(crew))
+        waiting = Queue([run.variant for run in self.runs], len(crew))
         running: dict[Future[Any], Job] = {}
         ends: dict[int, JobReturn] = {}
         over = False
 
         def begin(worker: Worker) -> None:
             if (number := waiting.take()) is not None:
-                config = self.configs[number]
-                content = self.context, config, self.task, Singleton.get_state()
-                job = Job(number, worker, read_status(folder_of(config)))
+                run = self.runs[number]
+                content = self.context, run, self.task, Singleton.get_state()
+                job = Job(number, worker, read_status(run.folder))
                 running[worker.begin(cloudpickle.dumps(content), self.limits.timeout)] = job
 
         try:
@@ -134,17 +133,15 @@ class SideBySide:
                 for worker in crew:
                     worker.stop(at_once=not over)
                 for job in running.values():  # after Ctrl-C, or an error of our own
-                    conclude(folder_of(self.configs[job.number]), "stopped", before=job.before)
-        return [ends[number] for number in range(len(self.configs))]
+                    conclude(self.runs[job.number].folder, "stopped", before=job.before)
+        return [ends[number] for number in range(len(self.runs))]
 
     def _end(self, job: Job, future: "Future[Any]") -> JobReturn:
         """Give back what became of a run, and record it where the run itself could not."""
         self.ended += 1
-        config = self.configs[job.number]
-        overrides = list(config.hydra.overrides.task)
-        end = JobReturn(overrides=overrides, cfg=config, status=JobStatus.FAILED)
+        run = self.runs[job.number]
+        end = JobReturn(overrides=run.overrides, status=JobStatus.FAILED)
         printed, replaces = "", ["running"]
-        again = bool(config.get("again"))
         try:
             cause, value, printed = future.result()
             if printed:
@@ -156,19 +153,18 @@ class SideBySide:
             cause = "timeout"
             value = UserError(
                 f"It took longer than hydra.launcher.timeout={self.limits.timeout} seconds, and "
-                f"was ended. Raise the limit, and give {same_command(again)} to go on."
+                f"was ended. Raise the limit, and give {same_command(run.again)} to go on."
             )
             job.worker.stop()
             replaces.append("stopped")  # the worker was told to stop, not why
         except Exception as error:  # the worker is gone, or could not even begin
-            text, cause = cause_of_death(error, again)
+            text, cause = cause_of_death(error, run.again)
             value = UserError(text)
             job.worker.stop()
-        folder = folder_of(config)
-        conclude(folder, "failed", str(value), job.before, replaces, cause)
+        conclude(run.folder, "failed", str(value), job.before, replaces, cause)
         if not isinstance(value, UserError) or not printed:
             last = str(value).strip().splitlines()[-1]
-            self.show(f"{folder}  failed: {last}\n", self.ended)
+            self.show(f"{run.folder}  failed: {last}\n", self.ended)
         end.return_value = value
         return end
 

@@ -43,7 +43,7 @@ class Worker:
         self.retried = False
 
     def begin(self, job: bytes, timeout: float | None) -> "Future[Any]":
-        """Begin a job, pickled: its context, config, task and Hydra's state."""
+        """Begin a job, pickled: its context, composed run, task and Hydra's state."""
         if self.pool is not None and not self.pool.active:
             self.stop()  # its process died while it had nothing to do
         if self.pool is None:
@@ -94,16 +94,16 @@ def _do(prepare: Callable[[], None], job: bytes, slot: Slot) -> tuple[str | None
     _settle(slot)  # Pebble may have put a new process in the place of one that died warming up
     prepare()
     show_as_text()
-    context, config, task, state = pickle.loads(job)  # from our own parent, through a pipe
+    context, run, task, state = pickle.loads(job)  # from our own parent, through a pipe
     setup_globals()
     Singleton.set_state(state)
     prepare()  # the state brought its own list of plugins
-    printed, again = io.StringIO(), bool(config.get("again"))
+    printed = io.StringIO()
     try:
         with redirect_stdout(printed):
-            end = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
+            end = run_job(task, run.config(), "hydra.sweep.dir", "hydra.sweep.subdir", context)
     except Stopped:
-        return "killed", UserError(STOPPED.format(same_command(again))), printed.getvalue()
+        return "killed", UserError(STOPPED.format(same_command(run.again))), printed.getvalue()
     except BaseException as error:  # sys.exit and the like, which Hydra lets through
         return cause_of(error), RuntimeError(_trace(error)), printed.getvalue()
     value, cause = end._return_value, None

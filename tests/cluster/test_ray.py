@@ -142,6 +142,14 @@ def test_what_cannot_be_is_refused_before_a_run_begins(tmp_path, cluster):
     assert "Ray's clients are not supported" in client
 
 
+def test_a_node_that_has_just_died_is_not_waited_for(tmp_path, cluster, locally):
+    cluster.add("gone")
+    cluster.kill("gone")  # Ray shows it as alive for half a minute
+    code, out, complaint = biscuits(tmp_path, *TWELVE, *by_ray(cluster), **VARIABLES)
+    assert code == 0, complaint + out
+    assert report(tmp_path / "outputs" / "mine") == report(locally)
+
+
 def test_another_release_of_ray_is_refused(monkeypatch):
     from runner.sweep import ray_cluster
 

@@ -12,7 +12,7 @@ from hydra._internal.config_repository import ConfigRepository
 
 from runner import allowed
 from runner.allowed import locate
-from runner.cli import guard, hydra_internals
+from runner.cli import application, guard, hydra_internals
 from runner.cli.plugins import IS_1_3
 from runner.errors import UserError
 from tests.conftest import ROOT, biscuits, few, few_of
@@ -103,7 +103,7 @@ def test_the_routes_carry_where_nobody_is_on_guard(sandbox, route):
     for check in ("check_addition", "check_plugins"):
         sandbox.monkeypatch.setattr(guard, check, lambda *_: None)
     sandbox.monkeypatch.setattr(hydra_internals, "Repository", ConfigRepository)
-    sandbox.monkeypatch.setattr(hydra_internals, "_allow_classes", contextlib.nullcontext)
+    sandbox.monkeypatch.setattr(application, "_allow_classes", contextlib.nullcontext)
     with contextlib.suppress(Exception):
         sandbox.run(*live(sandbox, route))
     assert sandbox.mark.exists()

@@ -15,6 +15,7 @@ from runner.sweep import cluster as cluster_module
 from runner.sweep import sent
 from runner.sweep import slots as slots_module
 from runner.sweep.cluster import ClusterLauncher, Job, NoAnswer
+from runner.sweep.composed import Composed
 from runner.sweep.side_by_side import Limits
 from runner.sweep.slots import Slot, slots
 from runner.sweep.slurm import SlurmLauncher
@@ -39,7 +40,7 @@ class Engine(ClusterLauncher):
         """Send nothing: what a share does is not looked at here."""
         del mark
         jobs = {f"7_{at}": [number] for at, number in enumerate(numbers)}
-        folders = [f"{c.hydra.sweep.dir}/{c.hydra.sweep.subdir}" for c in self.configs]
+        folders = [str(run.folder) for run in self.runs]
         sent.keep(record, {j: {folders[n]: self.before[n] for n in ns} for j, ns in jobs.items()})
         self.sent += jobs
         return jobs
@@ -71,15 +72,17 @@ def _here(tmp_path, monkeypatch):
 
 def engine(*variants, **more):
     found = Engine()
-    found.configs = [
-        OmegaConf.create(
-            {
-                **{"variant": variant, "seed": 0, "again": False, **more},
-                "hydra": {
-                    "sweep": {"dir": "outputs/a", "subdir": f"{variant}/seed=0"},
-                    "overrides": {"task": [f"variant={variant}"]},
-                },
-            }
+    found.runs = [
+        Composed.of(
+            OmegaConf.create(
+                {
+                    **{"variant": variant, "seed": 0, "again": False, **more},
+                    "hydra": {
+                        "sweep": {"dir": "outputs/a", "subdir": f"{variant}/seed=0"},
+                        "overrides": {"task": [f"variant={variant}"]},
+                    },
+                }
+            )
         )
         for variant in variants
     ]

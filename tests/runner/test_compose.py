@@ -215,3 +215,38 @@ def test_a_start_composes_at_most_twice(tmp_path, monkeypatch, compositions, sta
 def test_the_composed_names_are_text():
     config = composed("tricks=[clipping]")
     assert [type(config._get_node(key)._value()) for key in ("name", "variant")] == [str, str]
+
+
+def test_the_runs_of_a_sweep_are_what_hydra_composes_for_each():
+    loader, mode = Loader(), RunMode.MULTIRUN
+    typed = ["hydra.mode=MULTIRUN", "hydra.launcher.workers=1"]
+    master = loader.load_configuration("config", typed, mode)
+    by_hydra = ConfigLoaderImpl.load_sweep_config
+    for overrides in [*VARIANTS, ("experiment=demo", "seed=4", "epochs=2"), ("seed=5",)]:
+        found = loader.load_sweep_config(master, list(overrides))
+        expected = by_hydra(loader, master, list(overrides))
+        both = (OmegaConf.to_container(each) for each in (found, expected))
+        assert next(both) == next(both), overrides
+    for wrong in ("optimizer.lrr=1", "tricks=[cliping]", "optimizer=sdg", "seed=-1", "made_up=1"):
+        messages = []
+        for compose in (loader.load_sweep_config, lambda *given: by_hydra(loader, *given)):
+            with pytest.raises(Exception) as caught:  # noqa: PT011
+                compose(master, [wrong])
+            messages.append((type(caught.value), str(caught.value), loader.asked))
+        assert messages[0] == messages[1]
+
+
+def test_the_runs_of_a_sweep_are_composed_once_for_each_choice_of_files(monkeypatch):
+    loader = Loader()
+    master = loader.load_configuration("config", [], RunMode.MULTIRUN)
+    found = []
+    impl = ConfigLoaderImpl._load_configuration_impl
+    monkeypatch.setattr(
+        *(ConfigLoaderImpl, "_load_configuration_impl"),
+        lambda *given, **named: (found.append(given), impl(*given, **named))[1],
+    )
+    for optimizer in ("sgd", "adam"):
+        for seed in range(5):
+            given = [f"optimizer={optimizer}", f"seed={seed}", "optimizer.lr=0.5"]
+            assert loader.load_sweep_config(master, given).optimizer.lr == 0.5
+    assert len(found) == 2
