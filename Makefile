@@ -1,5 +1,8 @@
 # `make demo` and `make test` each set up everything they need, from Python 3.11 to 3.13, pip and make.
 
+# what is compiled is kept: the tests start hundreds of processes
+export PYTHONDONTWRITEBYTECODE =
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

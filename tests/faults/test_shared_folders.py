@@ -20,6 +20,7 @@ from runner.run.status import conclude
 from runner.store import lock
 from runner.store.files import Damaged, flush_folder, read_bytes, write_text
 from runner.store.lock import Locked, lock_folder
+from runner.sweep.composed import Composed
 from runner.sweep.ends import has_ended
 from tests.builders import read_status, write_status
 from tests.conftest import ROOT, biscuits, few
@@ -216,9 +217,10 @@ def test_a_run_whose_result_is_seen_late_has_not_ended_before(tmp_path, faults):
     run = tmp_path / "baseline" / "seed=0"
     run.mkdir(parents=True)
     sweep = {"dir": str(tmp_path), "subdir": "baseline/seed=0"}
-    config = OmegaConf.create({"hydra": {"sweep": sweep}})
+    hydra = {"sweep": sweep, "overrides": {"task": []}}
+    given = Composed.of(OmegaConf.create({"hydra": hydra}))
     write_status(run, "done")
-    assert not has_ended(config, {})
+    assert not has_ended(given, {})
     (run / "result.json").write_text("{}")
-    assert has_ended(config, {})
+    assert has_ended(given, {})
     faults("renames seen late")
