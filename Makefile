@@ -14,7 +14,7 @@ HYDRA14 := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1 hydra-joblib-launcher==1.4.0
 demo: $(READY)  ## the five tricks, each alone, against the baseline: eight seeds on the digits
 	$(BIN)/python -m runner experiment=demo
 
-test: $(READY)  ## the default tests, under five minutes on two cores
+test: $(READY)  ## the default tests, some five minutes on two cores
 	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4
 
 test-slow: $(READY)  ## all tests, also those that take longer
