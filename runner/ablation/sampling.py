@@ -138,9 +138,10 @@ def cross_answers(
     if len(seeds) < 2 or len(sizes) != 1 or min(sizes) < 2:
         return None
     table = np.zeros((len(seeds), sizes.pop()), np.float32)
+    factors = np.array([*weights.values()], np.float32)
     for row, seed in enumerate(seeds):
-        for variant, weight in weights.items():
-            table[row] += np.float32(weight) * answers[variant, seed]
+        right = np.stack([answers[variant, seed] for variant in weights])
+        table[row] = (factors[:, None] * right).sum(axis=0)
     return cross(table)
 
 
