@@ -7,7 +7,7 @@ all that is needed at a few methods that both versions have; application.py hand
 
 import copy
 import pickle
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,8 @@ class Loader(ConfigLoaderImpl):
         self._typed_mode = False  # whether a sweep, or none, was asked for on the command line
         self._references: dict[object, tuple[Mapping[str, Any], DictConfig]] = {}
         self._sweeps: dict[object, bytes] = {}
-        self._groups: dict[str, bool] = {}  # whether a key is a group of files
-        self._named = True  # whether what is composed gets its names at once
+        self._groups: dict[tuple[str, ...], bool] = {}  # whether a key is a group of files
+        self._is_whole = True  # whether what is composed is all of a config
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """Compose a run as the command line does, with Hydra's own node."""
@@ -101,20 +101,22 @@ class Loader(ConfigLoaderImpl):
         """
         guard.refuse_hydras(sweep_overrides)
         name, typed = master_config.hydra.job.config_name, [*master_config.hydra.overrides.hydra]
+        self.asked = name, [*typed, *sweep_overrides]
         parsed = OverridesParser.create().parse_overrides(sweep_overrides)
-        own, files = _split(parsed, self._keys_of_values(master_config))
+        for override in parsed:
+            guard.check_override(override)
+        self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
+        own, files = self._split(parsed, name, typed)
         if (key := (name, *typed, *files)) not in self._sweeps:
-            self._named = False
+            self._is_whole = False
             try:
                 whole = self.load_configuration(name, [*typed, *files], RunMode.RUN)
             finally:
-                self._named = True
+                self._is_whole = True
             self._sweeps[key] = cloudpickle.dumps(whole)
-        self.asked = name, [*typed, *sweep_overrides]
-        for override in parsed:
-            guard.check_override(override)
         config: DictConfig = pickle.loads(self._sweeps[key])
-        self._apply_overrides_to_config(own, config)
+        with _one_line():
+            self._apply_overrides_to_config(own, config)
         config.hydra.overrides.task = list(sweep_overrides)
         style = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(parsed, **style)
@@ -133,11 +135,27 @@ class Loader(ConfigLoaderImpl):
         paths = [str(default.config_path) for default in listed]
         return [path.removeprefix("tricks/") for path in paths if path.startswith("tricks/")]
 
-    def _keys_of_values(self, config: DictConfig) -> set[str]:
-        """The keys at the top of a config that are no groups of files."""
-        own = {str(key) for key in config if key not in config.hydra.runtime.choices}
-        self._groups |= {key: bool(self.get_group_options(key)) for key in own - {*self._groups}}
-        return {key for key in own if not self._groups[key]}
+    def _split(
+        self, overrides: Iterable[Override], name: str, typed: Sequence[str]
+    ) -> tuple[list[Override], tuple[str, ...]]:
+        """Split overrides as Hydra does: those of values, which a copy takes, and of other files.
+
+        Args:
+            overrides: In their order.
+            name: Of the config.
+            typed: What else it is composed with, such as where groups are looked for.
+        """
+        own, files, repo = list[Override](), list[str](), None
+        for override in overrides:
+            key = (override.key_or_group, name, *typed)
+            if key not in self._groups:
+                repo = repo or self._parse_overrides_and_create_caching_repo(name, [*typed])[1]
+                self._groups[key] = repo.group_exists(override.key_or_group)
+            if self._groups[key] and not isinstance(override.value(), dict):
+                files.append(str(override.input_line))
+            else:
+                own.append(override)
+        return own, tuple(files)
 
     def compose_variants(
         self, master: DictConfig, base: Sequence[str], variants: Mapping[str, Sequence[str]]
@@ -149,13 +167,12 @@ class Loader(ConfigLoaderImpl):
         """
         name, given = master.hydra.job.config_name, [*_search_path(master), *base, "++variant='-'"]
         first = self.load_configuration(name, given, RunMode.RUN)
-        values = self._keys_of_values(first)
         known: dict[tuple[str, ...], bytes] = {(): _pickled(first)}
         composed: dict[str, DictConfig] = {}
         for label, overrides in variants.items():
             guard.refuse_hydras(overrides)
             parsed = OverridesParser.create().parse_overrides(list(overrides))
-            own, files = _split(parsed, values)
+            own, files = self._split(parsed, name, given)
             if files not in known:
                 whole = self.load_configuration(name, [*given, *files], RunMode.RUN)
                 known[files] = _pickled(whole)
@@ -172,13 +189,14 @@ class Loader(ConfigLoaderImpl):
         *more: Any,  # noqa: ANN401
         **named: Any,  # noqa: ANN401
     ) -> DictConfig:
-        self.asked = config_name or "config", overrides
+        if self._is_whole:
+            self.asked = config_name or "config", overrides
         with _one_line():
             config = super()._load_configuration_impl(
                 config_name, overrides, run_mode, *more, **named
             )
         guard.check_plugins(OmegaConf.to_container(config.hydra))
-        if config_name and self._named:
+        if config_name and self._is_whole:
             write_names(config, run_mode, self._reference)
         return config
 
@@ -228,19 +246,6 @@ class Loader(ConfigLoaderImpl):
             _, repo = self._parse_overrides_and_create_caching_repo(name, given)
             self._references[key] = usual, self._compose_config_from_defaults_list(files, repo)
         return self._references[key]
-
-
-def _split(
-    overrides: Iterable[Override], values: Collection[str]
-) -> tuple[list[Override], tuple[str, ...]]:
-    """Split overrides into those of values, which a copy of a config takes, and of other files."""
-    own, files = list[Override](), list[str]()
-    for override in overrides:
-        if "." in override.key_or_group or override.key_or_group in values:
-            own.append(override)
-        else:
-            files.append(str(override.input_line))
-    return own, tuple(files)
 
 
 def _pickled(config: DictConfig) -> bytes:

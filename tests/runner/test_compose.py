@@ -217,22 +217,27 @@ def test_the_composed_names_are_text():
     assert [type(config._get_node(key)._value()) for key in ("name", "variant")] == [str, str]
 
 
-def test_the_runs_of_a_sweep_are_what_hydra_composes_for_each():
-    loader, mode = Loader(), RunMode.MULTIRUN
-    typed = ["hydra.mode=MULTIRUN", "hydra.launcher.workers=1"]
-    master = loader.load_configuration("config", typed, mode)
-    by_hydra = ConfigLoaderImpl.load_sweep_config
-    for overrides in [
-        *QUICK,
-        ("experiment=demo",),
-        ("experiment=demo", "seed=4", "epochs=2"),
-        ("seed=5",),
-    ]:
+IN_ORDER = (  # what is written of a key that another override has written
+    ("optimizer.lr=0.5", "optimizer={lr:0.1}"),
+    ("tricks.clipping.enabled=true", "tricks={clipping:{enabled:false}}"),
+    *(("+foo.bar=1", "~foo"), ("+foo.bar=1", "++foo={bar:2}"), ("seed=1", "seed=2", "+note=a")),
+    *(("experiment=demo", "seed=4", "epochs=2"), ("+extra=a",), ("+extra=a", "extra.x=6")),
+)
+WRONG = ("optimizer.lrr=1", "tricks=[cliping]", "optimizer=sdg", "seed=-1", "made_up=1")
+
+
+def test_the_runs_of_a_sweep_are_what_hydra_composes_for_each(tmp_path):
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra" / "a.yaml").write_text("x: 5\n")
+    loader, by_hydra = Loader(), ConfigLoaderImpl.load_sweep_config
+    typed = ["hydra.mode=MULTIRUN", f"hydra.searchpath=[file://{tmp_path}]"]
+    master = loader.load_configuration("config", typed, RunMode.MULTIRUN)
+    for overrides in (*QUICK, *IN_ORDER):
         found = loader.load_sweep_config(master, list(overrides))
         expected = by_hydra(loader, master, list(overrides))
-        both = (OmegaConf.to_container(each) for each in (found, expected))
-        assert next(both) == next(both), overrides
-    for wrong in ("optimizer.lrr=1", "tricks=[cliping]", "optimizer=sdg", "seed=-1", "made_up=1"):
+        one, other = (OmegaConf.to_container(each) for each in (found, expected))
+        assert one == other, overrides
+    for wrong in (*WRONG, "metrics.x=1", "seed=1,2", "+extra=b"):
         messages = []
         for compose in (loader.load_sweep_config, lambda *given: by_hydra(loader, *given)):
             with pytest.raises(Exception) as caught:  # noqa: PT011
