@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle  # Hydra imports some plugins twice, and their classes are not those of modules
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal import config_loader_impl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -28,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from runner.cli import guard
-from runner.cli.plugins import refuse_older_sweeper, start_server
+from runner.cli.plugins import IS_1_3, refuse_older_sweeper, start_server
 from runner.cli.repository import Repository
 from runner.cli.variant import GROUPS, chosen, write_names
 from runner.errors import UserError
@@ -110,7 +111,7 @@ class Loader(ConfigLoaderImpl):
         if (key := (name, *typed, *files)) not in self._sweeps:
             self._is_whole = False
             try:
-                whole = self.load_configuration(name, [*typed, *files], RunMode.RUN)
+                whole = super().load_sweep_config(master_config, list(files))
             finally:
                 self._is_whole = True
             self._sweeps[key] = cloudpickle.dumps(whole)
@@ -118,8 +119,10 @@ class Loader(ConfigLoaderImpl):
         with _one_line():
             self._apply_overrides_to_config(own, config)
         config.hydra.overrides.task = list(sweep_overrides)
-        style = config.hydra.job.config.override_dirname
-        config.hydra.job.override_dirname = get_overrides_dirname(parsed, **style)
+        if IS_1_3:  # 1.4 has a resolver for it
+            style = config.hydra.job.config.override_dirname
+            dirname = config_loader_impl.get_overrides_dirname(parsed, **style)
+            config.hydra.job.override_dirname = dirname
         write_names(config, RunMode.RUN, self._reference)
         OmegaConf.copy_cache(from_config=master_config, to_config=config)
         return config

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf._utils import get_yaml_loader
 
 from runner.errors import UserError
 from runner.names import CONF
 from runner.store.files import Damaged, read_bytes
 from runner.store.values import Limits, read_values
+
+try:
+    from omegaconf._yaml import get_yaml_loader  # type: ignore[import-not-found,unused-ignore]
+except ImportError:  # before 2.4
+    from omegaconf._utils import get_yaml_loader
 
 LARGEST = 200_000  # bytes of a file
 OWN = Limits(bytes=LARGEST, values=10_000, longest=1000, aliases=True, links=True)
@@ -55,7 +59,7 @@ def load_yaml(text: str) -> Any:  # noqa: ANN401
 @cache
 def _loader() -> Any:  # noqa: ANN401
     usual = get_yaml_loader()  # which makes a class each time
-    if not hasattr(yaml, "CSafeLoader"):
+    if not hasattr(yaml, "CSafeLoader") or issubclass(usual, yaml.CSafeLoader):
         return usual
     parser, *rest = yaml.CSafeLoader.__bases__
 
