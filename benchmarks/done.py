@@ -39,7 +39,11 @@ def freeze(folder: Path, typed: list[str]) -> None:
 
 
 def rows(runs: int = 10_000) -> Iterator[Row]:
-    """Measure the command, and the report by itself, which it ends with."""
+    """Measure the command, and the report by itself, which it ends with.
+
+    Raises:
+        CalledProcessError: If one of them fails.
+    """
     from tests.builders import write_run
 
     with tempfile.TemporaryDirectory() as name:
@@ -54,8 +58,10 @@ def rows(runs: int = 10_000) -> Iterator[Row]:
         start = time.perf_counter()
         again = [sys.executable, *typed]
         with subprocess.Popen(again, cwd=folder, stdout=subprocess.DEVNULL) as process:
-            *_, usage = os.wait4(process.pid, 0)
+            _, status, usage = os.wait4(process.pid, 0)
         whole, memory = time.perf_counter() - start, usage.ru_maxrss / 1024
+        if status:
+            raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), again)
     details = f"the command takes {whole:.1f} s, the report by itself {report:.1f} s"
     yield Row(
         f"finding out that {runs:,} runs are done", "", whole - report, 5, "s", details=details

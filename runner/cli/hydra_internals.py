@@ -56,7 +56,7 @@ class Loader(ConfigLoaderImpl):
         self.asked: tuple[str, list[str]] = "config", []  # the config's name, the overrides
         self._typed_mode = False  # whether a sweep, or none, was asked for on the command line
         self._references: dict[object, tuple[Mapping[str, Any], DictConfig]] = {}
-        self._sweeps: dict[object, bytes] = {}
+        self._sweeps: dict[object, bytes] = {}  # what the jobs of a sweep are copies of
         self._groups: dict[tuple[str, ...], bool] = {}  # whether a key is a group of files
         self._is_whole = True  # whether what is composed is all of a config
 

@@ -20,7 +20,7 @@ from runner.run import checkpoint
 from runner.run.attempt import attempt
 from runner.run.result import finished
 from runner.run.status import conclude
-from runner.store.files import write_json
+from runner.store.files import READABLE, read_json, write_json
 from runner.store.runs import read_metrics, read_run
 from runner.train import Training
 from tests.builders import read_status, write_status
@@ -328,3 +328,12 @@ def test_two_processes_cannot_share_a_folder(do, tmp_path):
         holder.wait()
         holder.stdout.close()
     assert do(*SHORT)["updates"] > 0  # the lock died with its owner
+
+
+def test_a_json_file_has_a_line_for_each_value_until_nobody_would_read_it(tmp_path):
+    file = tmp_path / "report.json"
+    for count, lines in ((1, 5), (READABLE, 1)):
+        content = {"text": "x" * count}
+        write_json(file, content)
+        assert read_json(file)[0] == {"format": 1, **content}
+        assert len(file.read_text().splitlines()) == lines
