@@ -3,21 +3,23 @@
     python -m benchmarks.step            # both cases, times and memory; about three minutes
     python -m benchmarks.step digits     # one of them
 
-The barest loop is zero_grad, forward, cross-entropy, backward, step, with model, optimizer and
-memory format as torch gives them. Ours is the runner's own epoch (batches made from uint8 images,
-the update with its finite check, norms and averages) with its lines in metrics.jsonl and
-TensorBoard; of CIFAR's shapes with crop, flip, and the memory format that `auto` chooses. A
-checkpoint is timed by itself; evaluation is left out, since the barest loop has none. All take
-turns, so that they meet the same noise; the ratio is that of the medians.
+The barest loop is zero_grad, forward, cross-entropy, backward, step, with model, optimizer, memory
+format and memory allocator as torch gives them, in a process of its own. Ours is the runner's own
+epoch (batches made from uint8 images, the update with its finite check, norms and averages) with
+its lines in metrics.jsonl and TensorBoard; of CIFAR's shapes with crop, flip, and the memory format
+that `auto` chooses. A checkpoint is timed by itself; evaluation is left out, since the barest loop
+has none. The two processes take turns, so that they meet the same noise; the ratio is that of the
+medians.
 """
 
 import copy
+import multiprocessing
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +32,10 @@ from runner.auto import decide
 from runner.build import Bench, build, build_data
 from runner.cli.task import register
 from runner.config import Settings
+from runner.heap import keep_freed
 from runner.run import checkpoint
 from runner.run.log import RunLog
+from runner.run.memory import peak
 
 
 class Case(NamedTuple):
@@ -108,48 +112,72 @@ class Barest:
             self.optimizer.step()
 
 
-def measure(case: Case, only: str | None = None) -> dict[str, float]:
-    """Give back the median seconds of an update of ours and of the barest, and of a checkpoint."""
+KINDS = "ours", "barest", "checkpoint"
+
+
+def serve(kind: str, case: Case, orders: Connection) -> None:
+    """Be a process of one of the two: time what is ordered, in seconds; None ends it.
+
+    It gives back the number of updates of an epoch first, and its peak memory last.
+    """
+    register()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = configure(case, folder)
         data = build_data(given)
-        given = decide(given, data)
-        bench = build(given, data)
-        barest = Barest(given, bench) if only != "ours" else None
-        times: dict[str, list[float]] = {"ours": [], "barest": [], "checkpoint": []}
+        if kind == "ours":
+            keep_freed()
+        bench = build(decide(given, data), data)
+        barest = Barest(given, bench) if kind == "barest" else None
+        orders.send(len(bench.batches))
         with RunLog(folder) as log:
-            for round_ in range(case.rounds + 1):
-                for kind in times if only is None else (only,):
-                    start = time.perf_counter()
-                    if kind == "ours":
-                        epoch_of_ours(bench, log, round_)
-                    elif kind == "checkpoint":
-                        checkpoint.save(folder, {"training": bench.training.state_dict()})
-                    elif barest is not None:
-                        barest.epoch()
-                    times[kind].append(time.perf_counter() - start)
-        middle = {kind: statistics.median(values[1:]) for kind, values in times.items() if values}
-        return {
-            kind: s if kind == "checkpoint" else s / len(bench.batches)
-            for kind, s in middle.items()
-        }
+            while order := orders.recv():
+                start = time.perf_counter()
+                if barest:
+                    barest.epoch()
+                elif order == "checkpoint":
+                    checkpoint.save(folder, {"training": bench.training.state_dict()})
+                else:
+                    epoch_of_ours(bench, log, bench.training.updates // len(bench.batches))
+                orders.send(time.perf_counter() - start)
+        orders.send(peak(torch.device("cpu")))
 
 
-def peak_memory(name: str, only: str) -> float:
-    """Give back the peak resident memory in MiB of a process that runs only one of the two."""
-    command = [sys.executable, "-m", "benchmarks.step", "--memory", name, only]
-    return float(
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+class Measured(NamedTuple):
+    """What a case takes."""
+
+    seconds: dict[str, float]
+    """Of an update of ours and of the barest, and of a checkpoint; medians."""
+    memory: dict[str, int]
+    """The peak memory of both processes, in bytes."""
+
+
+def measure(case: Case) -> Measured:
+    """Have two processes take turns."""
+    spawn = multiprocessing.get_context("spawn")
+    ends = {kind: spawn.Pipe() for kind in ("ours", "barest")}
+    for kind, (_, end) in ends.items():
+        spawn.Process(target=serve, args=(kind, case, end), daemon=True).start()
+    orders = {kind: ends.get(kind, ends["ours"])[0] for kind in KINDS}
+    updates = {kind: orders[kind].recv() for kind in ends}
+    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for _ in range(case.rounds + 1):
+        for kind, end in orders.items():
+            end.send(kind)
+            times[kind].append(end.recv() / updates.get(kind, 1))
+    for kind in ends:
+        orders[kind].send(None)
+    return Measured(
+        {kind: statistics.median(each[1:]) for kind, each in times.items()},
+        {kind: orders[kind].recv() for kind in ends},
     )
 
 
 def rows() -> Iterator[Row]:
     """Measure an update of both cases."""
-    register()
-    torch.set_num_threads(1)
     for case in CASES.values():
-        times = measure(case)
+        times = measure(case).seconds
         ours, barest = 1000 * times["ours"], 1000 * times["barest"]
         details = f"{ours:.2f} ms and {barest:.2f} ms"
         what = f"an update with all logging, {case.title}"
@@ -158,25 +186,17 @@ def rows() -> Iterator[Row]:
 
 def main() -> None:
     """Print the times, the memory and their ratios."""
-    register()
-    torch.set_num_threads(1)
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["--memory"]:
-        measure(CASES[arguments[1]], arguments[2])
-        # not ru_maxrss, which a child process inherits from its parent
-        status = Path("/proc/self/status").read_text()
-        print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
-        return
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, one thread")
-    for name in arguments or CASES:
-        case, times = CASES[name], measure(CASES[name])
-        memory = {kind: peak_memory(name, kind) for kind in ("ours", "barest")}
+    for name in sys.argv[1:] or CASES:
+        case = CASES[name]
+        times, memory = measure(case)
         ours, barest = 1000 * times["ours"], 1000 * times["barest"]
         print(
             f"{case.title}: {ours:.2f} ms an update, the barest {barest:.2f} ms, "
             f"ratio {ours / barest:.3f} (goal {case.goal}); "
             f"a checkpoint takes {1000 * times['checkpoint']:.0f} ms; "
-            f"peak memory {memory['ours']:.0f} MiB, the barest {memory['barest']:.0f} MiB",
+            f"peak memory {memory['ours'] / 2**20:.0f} MiB, the barest "
+            f"{memory['barest'] / 2**20:.0f} MiB",
             flush=True,
         )
 

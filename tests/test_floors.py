@@ -41,7 +41,7 @@ FLOORS = [
     ["ranks"],
     ["store"],
     ["names", "signals", "terminal", "validation"],
-    ["cores", "garbage", "quoting", "texts", "torchrun"],
+    ["cores", "garbage", "heap", "quoting", "texts", "torchrun"],
     ["errors"],
 ]
 """From the roof to the ground."""

@@ -11,6 +11,7 @@ from runner.auto import AUTO, decide, is_open, settle
 from runner.build import Bench, build, build_data
 from runner.config import Settings
 from runner.cores import usable_cores
+from runner.heap import keep_freed
 from runner.names import flatten, label
 from runner.ranks import Ranks, joined
 from runner.run import checkpoint
@@ -39,6 +40,7 @@ def resume_or_run(folder: Path, settings: Settings, quiet: bool) -> dict[str, An
     Raises:
         UserError: If the folder belongs to another run, or as `attempt` does.
     """
+    keep_freed()
     with isolated(), joined() as ranks:
         if ranks.is_first:
             return _resume_or_run(folder, settings, quiet, ranks)

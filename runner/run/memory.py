@@ -5,9 +5,15 @@ from pathlib import Path
 
 import torch
 
+from runner.heap import release
+
 
 def reset_peak(device: torch.device) -> None:
-    """Reset the measurement, where the system allows it: a warm worker does many runs."""
+    """Reset the measurement, where the system allows it: a warm worker does many runs.
+
+    What the run before has freed is not this one's.
+    """
+    release()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
