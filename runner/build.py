@@ -28,7 +28,7 @@ from runner.losses import class_weights, weighted
 from runner.metrics import refuse_unmeasurable
 from runner.nodes import call, with_config_path
 from runner.optimizers import parameter_groups, refuse_unusable, step_together_
-from runner.ranks import ALONE, WHOLE, Ranks, divide, synchronise_batch_norms_
+from runner.ranks import ALONE, WHOLE, Ranks, divide
 from runner.schedulers import Scheduler, tabulate
 from runner.texts import listed, short
 from runner.train import Training
@@ -87,8 +87,6 @@ def build(settings: Settings, data: DataSet | None = None, ranks: Ranks = ALONE)
     batches = partial(Batches, mean=data.mean, std=data.std, memory_format=memory_format)
     updates_per_epoch, inputs = len(training_batches), Inputs(training_batches)
     optimizer = begin(settings, chain, model, inputs)
-    if settings.sync_batch_norm and ranks.count > 1:
-        synchronise_batch_norms_(model)
     training = Training(
         model.train(),
         optimizer,

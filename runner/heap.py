@@ -14,11 +14,17 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed() -> None:
-    """Keep blocks of up to 1 GiB when they are freed, and up to 2 GiB of them."""
+    """Keep blocks of up to 1 GiB when they are freed, and up to 2 GiB of them.
+
+    On glibc that refuses it, blocks of up to 32 MiB.
+    """
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
-    if set_option := _function("mallopt"):
-        set_option(MMAP_THRESHOLD, 2**30)
+    set_option = _function("mallopt")
+    if set_option is None:
+        return
+    # the second alone would have every large block mapped anew
+    if set_option(MMAP_THRESHOLD, 2**30) or set_option(MMAP_THRESHOLD, 2**25):
         set_option(TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -67,7 +67,7 @@ class Training:
         self.model, self.optimizer, self.trick = model, optimizer, trick
         self.factor, self.loss, self.classes, self.inputs = factor, loss, classes, inputs
         self.parts, self.ranks, self.not_finite = parts, parts.ranks, not_finite
-        self.passes = Passes(model, parts.ranks)
+        self.passes = Passes(model, parts.ranks, parts.together)
         self.begin = Time(0, updates_per_epoch, updates or updates_per_epoch, seed)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
@@ -129,6 +129,7 @@ class Training:
             return objective
 
         objective = self.trick.backward(compute, self.model)
+        self.ranks.seed(self.begin.seed, self.updates, alike=True)
         loss = plain[0]
         self.scaler.unscale_(self.optimizer)
         norm = norm_after = norm_of(self.parameters)

@@ -45,6 +45,8 @@ def unknown_key(key: str, loader: "Loader") -> str:
     within = [name.removeprefix(f"{node}.") for name in known if name.startswith(f"{node}.")]
     if rest.startswith("kwargs.") and "kwargs" in within:
         return f"{key} is not there yet. To add it, write +{key}=VALUE."
+    if rest in within:  # what is missing is a key of what was given
+        return f"{key} does not have that yet. To add it, write '+{key}={{KEY: VALUE}}'."
     if others := _who_has(group, rest, loader):
         near = f" ({' or '.join(f'{group}={o}' for o in others[:3])} has)."
     else:

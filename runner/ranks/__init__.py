@@ -4,7 +4,6 @@ The parts of an update are dealt to the ranks and their gradients added up, so t
 the same weights, buffers and states of tricks after each update, to the bit. The first rank writes.
 """
 
-from runner.ranks.batch_norm import synchronise_batch_norms_ as synchronise_batch_norms_
 from runner.ranks.division import WHOLE as WHOLE
 from runner.ranks.division import Parts as Parts
 from runner.ranks.division import divide as divide

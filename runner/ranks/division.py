@@ -14,6 +14,7 @@ class Parts:
         size: Samples of a part; None for all of the update.
         ranks: Those that share the parts: of n ranks each takes every n-th part.
         evenly: Whether each rank gets as many parts, of sizes that differ by one at most.
+        together: Whether the ranks pass theirs at once, with batch norms by the statistics of all.
 
     >>> Parts(3).cut(8), Parts(3, Ranks(1, 2)).own(8), Parts(3, Ranks(1, 2)).places(8)
     ([3, 3, 2], [(1, 3)], [slice(3, 6, None)])
@@ -24,6 +25,7 @@ class Parts:
     size: int | None = None
     ranks: Ranks = ALONE
     evenly: bool = False
+    together: bool = False
 
     def cut(self, samples: int) -> list[int]:
         """Give back the sizes of the parts of an update of so many samples."""
@@ -91,4 +93,5 @@ def divide(
             f"of an epoch has {last}. Set drop_last=true."
         )
     uneven = micro_batch_size is None and batch_size % count > 0
-    return Parts(micro_batch_size or -(-batch_size // count), ranks, together or uneven)
+    size = micro_batch_size or -(-batch_size // count)
+    return Parts(size, ranks, evenly=together or uneven, together=together)

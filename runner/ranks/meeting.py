@@ -23,6 +23,10 @@ TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for another, which may be reading the data."""
 T = TypeVar("T")
 
+ONE_COMMAND = (
+    "Start all ranks with one command, on machines with the same software, hardware and data."
+)
+
 
 class Elsewhere(SystemExit):
     """Another rank has failed, and says why."""
@@ -102,8 +106,12 @@ class Ranks:
             raise type(problem)(f"rank {self.rank}: {problem}") from problem
         raise problem
 
-    def refuse_differences(self, facts: Mapping[str, object]) -> None:
+    def refuse_differences(self, facts: Mapping[str, object], remedy: str = ONE_COMMAND) -> None:
         """Refuse ranks that differ in facts that must be the same.
+
+        Args:
+            facts: By name.
+            remedy: What to do about it.
 
         Raises:
             UserError: If they differ, on the first rank.
@@ -118,10 +126,7 @@ class Ranks:
                 if not self.is_first:
                     raise Elsewhere
                 pairs = (f"{key} is {other.get(key)}, not {first[key]}" for key in wrong[:5])
-                raise UserError(
-                    f"rank {rank} differs from rank 0: {'; '.join(pairs)}. Start all ranks with "
-                    "one command, on machines with the same software, hardware and data."
-                )
+                raise UserError(f"rank {rank} differs from rank 0: {'; '.join(pairs)}. {remedy}")
 
     def agree(self, wish: int) -> int:
         """Give back the largest wish of any rank when this was last called; nothing waits for it.
@@ -146,10 +151,17 @@ class Ranks:
             with self.talking():
                 before[1].wait()
 
-    def seed(self, seed: int, update: int) -> None:
-        """Seed torch's global generators for an update: each rank drops out other units."""
+    def seed(self, seed: int, update: int, alike: bool = False) -> None:
+        """Seed torch's global generators: in the passes of an update each rank drops out others.
+
+        Args:
+            seed: The run's.
+            update: Its number.
+            alike: Whether all ranks are to draw the same, as when the weights are changed.
+        """
         if self.count > 1:
-            torch.manual_seed(derive_seed(seed, "rank", self.rank, update))
+            own = ("ranks",) if alike else ("rank", self.rank)
+            torch.manual_seed(derive_seed(seed, *own, update))
 
     @contextmanager
     def talking(self) -> Iterator[None]:

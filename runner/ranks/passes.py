@@ -13,8 +13,13 @@ from torch import Tensor, nn
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from runner.ranks.batch_norm import synchronised
+from runner.ranks.batch_norm import Synchronised
 from runner.ranks.meeting import Ranks
+
+DRIFT = (
+    "A trick, an optimizer or a loss of your own has to change the weights alike on all ranks: "
+    "docs/own.md says how."
+)
 
 OLDER = "broadcast_buffers"
 """How older versions of torch call it that a pass gives all ranks the first one's buffers."""
@@ -30,17 +35,20 @@ class Passes:
     Args:
         model: The model, which stays as it is.
         ranks: Those that share the update.
+        together: Whether batch norms take the statistics of all ranks.
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
-        self.model, self.ranks = model, ranks
+    def __init__(self, model: nn.Module, ranks: Ranks, together: bool = False) -> None:
+        self.model, self.ranks, self.together = model, ranks, together
 
     @cached_property
     def shared(self) -> DistributedDataParallel | None:
         """The model as the ranks share it; None for one process. Made when all ranks train."""
         if self.ranks.count == 1:
             return None
-        options: dict[str, Any] = {"find_unused_parameters": True}
+        # torch's own first exchange knows fewer types of buffers
+        _send([*self.model.parameters(), *self.model.buffers()])
+        options: dict[str, Any] = {"find_unused_parameters": True, "init_sync": False}
         # as newer versions of torch name it
         known = signature(DistributedDataParallel).parameters
         options["forward_sync_buffers" if "forward_sync_buffers" in known else OLDER] = False
@@ -60,7 +68,8 @@ class Passes:
         """
         if self.shared is None:
             return self.model(inputs)  # type: ignore[no-any-return]
-        with nullcontext() if is_last else self.shared.no_sync(), synchronised():
+        norms = Synchronised() if self.together else nullcontext()
+        with nullcontext() if is_last else self.shared.no_sync(), norms:
             return self.shared(inputs)  # type: ignore[no-any-return]
 
     def sums(self, *losses: Sequence[Tensor]) -> list[Tensor]:
@@ -78,8 +87,25 @@ class Passes:
         zero = torch.zeros((), device=next(self.model.parameters()).device)
         found = torch.stack([sum(each[1:], each[0]) if each else zero for each in losses])
         dist.all_reduce(found)
-        _send_buffers(self.model)
+        _send([*self.model.buffers()])
         return [*found.unbind()]
+
+    def refuse_drift(self, update: int) -> None:
+        """Refuse ranks whose models differ after an update, of which the sums of all bytes tell.
+
+        Raises:
+            UserError: If they differ, on the first rank.
+            Elsewhere: If they differ, on the others.
+        """
+        if self.ranks.count > 1:
+            tensors = [*self.model.parameters(), *self.model.buffers()]
+            total = int(torch.stack([_sum_of_bytes(tensor) for tensor in tensors]).sum())
+            facts = {f"the sum of the model's bytes after update {update}": total}
+            self.ranks.refuse_differences(facts, DRIFT)
+
+
+def _sum_of_bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).sum()
 
 
 class _Part(nn.Module):
@@ -105,14 +131,14 @@ def _add_up(_: object, bucket: dist.GradBucket) -> Future[Tensor]:  # type: igno
 
 
 @torch.no_grad()
-def _send_buffers(model: nn.Module) -> None:
-    """Give all ranks the first one's buffers: those of a type in one piece."""
+def _send(tensors: Sequence[Tensor]) -> None:
+    """Give all ranks the first one's tensors: those of a type in one piece."""
     kinds: dict[tuple[Any, Any], list[Tensor]] = {}
-    for buffer in model.buffers():
-        kinds.setdefault((buffer.dtype, buffer.device), []).append(buffer)
-    for buffers in kinds.values():
-        whole = torch.cat([buffer.reshape(-1) for buffer in buffers])
-        dist.broadcast(whole, src=0)
-        parts = whole.split([buffer.numel() for buffer in buffers])
-        for buffer, part in zip(buffers, parts, strict=True):
-            buffer.copy_(part.view_as(buffer))
+    for tensor in tensors:
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for alike in kinds.values():
+        whole = torch.cat([tensor.reshape(-1) for tensor in alike])
+        dist.broadcast(whole.view(torch.uint8), src=0)  # gloo knows few types
+        parts = whole.split([tensor.numel() for tensor in alike])
+        for tensor, part in zip(alike, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))

@@ -187,6 +187,7 @@ class Course:
             if training.device.type == "cuda":
                 torch.cuda.synchronize(training.device)
             training.settle()
+        training.passes.refuse_drift(training.updates)
         self.seconds += time.perf_counter() - begun
 
     def evaluate(self, epoch: float, test: bool) -> None:
@@ -233,6 +234,7 @@ class Course:
         Raises:
             Stopped: Afterwards, if a signal asks to stop; of several ranks all, or none.
         """
+        self.training.passes.refuse_drift(self.training.updates)
         self.write_checkpoint()
         self.ranks.take_as_done()
         self.saved, wished, self.wished = time.monotonic(), self.wished, 0

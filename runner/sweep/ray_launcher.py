@@ -84,6 +84,11 @@ class RayLauncher(ClusterLauncher):
                 raise UserError(
                     f"hydra.launcher.{key} must be a whole number >= {least[key]}, got {value}."
                 )
+        for key, value in self.resources.items():
+            if type(value) not in (int, float) or not 0 < value < math.inf:
+                raise UserError(
+                    f"hydra.launcher.resources.{key} must be a number > 0, got {value}."
+                )
         check_version()
         connect(self.address)
         if not self._places():

@@ -26,7 +26,7 @@ from runner.signals import announce_stop
 from runner.store.runs import read_status
 from runner.sweep import server
 from runner.sweep.composed import Composed
-from runner.sweep.slots import slots, visible_cards
+from runner.sweep.slots import refuse_counts, slots, visible_cards
 from runner.sweep.waiting import Queue
 from runner.sweep.worker import Worker, cause_of_death
 from runner.texts import same_command
@@ -45,6 +45,7 @@ class Limits:
     """Those that a scheduler gave; None for all of this machine."""
 
     def __post_init__(self) -> None:
+        refuse_counts(self.workers, self.per_card)
         timeout = self.timeout
         if timeout is not None and (not isinstance(timeout, int | float) or timeout <= 0):
             raise UserError(f"hydra.launcher.timeout must be null or > 0 (seconds), got {timeout}.")

@@ -37,10 +37,7 @@ def slots(
     Raises:
         UserError: If a number is not one.
     """
-    for key, value in (("workers", workers), ("per_card", per_card)):
-        free = key == "workers" and value == "auto"
-        if not free and (not isinstance(value, int) or value < 1):
-            raise UserError(f"hydra.launcher.{key} must be a whole number >= 1, got {value}.")
+    refuse_counts(workers, per_card)
     cores = available_cores()
     usable = min(given or usable_cores(), len(cores))
     count = (len(cards) * per_card or usable) if workers == "auto" else int(workers)
@@ -51,6 +48,18 @@ def slots(
     starts = range(0, count * share, share)
     parts = (tuple(cores[n % len(cores)] for n in range(at, at + share)) for at in starts)
     return [Slot(p, cards[i % len(cards)] if cards else None) for i, p in enumerate(parts)]
+
+
+def refuse_counts(workers: int | str, per_card: int) -> None:
+    """Refuse what is no number of runs.
+
+    Raises:
+        UserError: If one is not.
+    """
+    for key, value in (("workers", workers), ("per_card", per_card)):
+        free = key == "workers" and value == "auto"
+        if not free and (type(value) is not int or value < 1):
+            raise UserError(f"hydra.launcher.{key} must be a whole number >= 1, got {value}.")
 
 
 def visible_cards(device: str) -> list[str]:

@@ -31,6 +31,21 @@ PLAIN = (
 """The settings that submitit has for every cluster; it wants the others as `slurm_...`."""
 
 
+LEAST = {
+    "timeout_min": 1,
+    "array_parallelism": 1,
+    "signal_delay_s": 0,
+    "max_num_timeout": 0,
+    "cpus_per_task": 1,
+    "cpus_per_gpu": 1,
+    "gpus_per_node": 0,
+    "gpus_per_task": 0,
+}
+"""The settings that are whole numbers, and the least of each."""
+
+NULLABLE = ("cpus_per_task", "cpus_per_gpu", "gpus_per_node", "gpus_per_task")
+
+
 class RunsFailed(Exception):
     """Runs of a job failed; the others were done."""
 
@@ -88,6 +103,7 @@ class SubmititLauncher(ClusterLauncher):
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in more.items()
         }
+        _refuse_numbers(self.more)
         limits = Limits(workers, per_card, timeout, self.cores())
         super().__init__(runs_per_job, limits, prepare)
         self.jobs: dict[str, submitit.Job[Any]] = {}
@@ -214,3 +230,22 @@ class SubmititLocalLauncher(SubmititLauncher):
         for process in processes:
             with suppress(ProcessLookupError):
                 os.kill(int(process), number)
+
+
+def _refuse_numbers(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that are no number, or too small a one.
+
+    Raises:
+        UserError: If one is not.
+    """
+    for key, least in LEAST.items():
+        value = settings.get(key, least)
+        free = key in NULLABLE and value is None
+        if not free and (type(value) is not int or value < least):
+            raise UserError(
+                f"hydra.launcher.{key} must be a whole number >= {least}"
+                f"{', or null' * (key in NULLABLE)}, got {value}."
+            )
+    memory = settings.get("mem_gb")
+    if memory is not None and (type(memory) not in (int, float) or not memory > 0):
+        raise UserError(f"hydra.launcher.mem_gb must be a number > 0, or null, got {memory}.")

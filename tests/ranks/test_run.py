@@ -226,9 +226,14 @@ def test_an_error_on_one_rank_is_told_once_and_recorded(tmp_path):
 
 
 @pytest.mark.slow
-def test_networks_of_which_parts_are_not_used_and_wishes(tmp_path):
+def test_odd_networks_and_wishes(tmp_path):
     found = ended(start_ranks(tmp_path, module="tests.ranks.odd_worker"))
     assert found.codes == [0, 0], found.err
     everywhere = json.loads(found.out[0])
-    assert [case for wrong, _ in everywhere for case in wrong.items() if case[1]] == []
-    assert [agreed for _, agreed in everywhere] == [[0, 0, 1, 0, 0, 0]] * 2
+    assert [case for wrong, *_ in everywhere for case in wrong.items() if case[1]] == []
+    assert [agreed for _, agreed, _ in everywhere] == [[0, 0, 1, 0, 0, 0]] * 2
+    told = "rank 1 differs from rank 0: the sum of the model's bytes after update 7"
+    assert [drift for *_, drift in everywhere] == [
+        ["nothing", told, 2, 1],
+        ["nothing", "elsewhere", 2, 1],
+    ]

@@ -78,7 +78,7 @@ def test_samples_are_divided_among_ranks_and_too_few_refused():
     assert divide(64, 14, 16, ALONE, together=True) == Parts(16)
     two, four = Ranks(0, 2), Ranks(0, 4)
     assert divide(64, 14, None, two, together=False) == Parts(32, two)
-    assert divide(64, 14, 16, two, together=True) == Parts(16, two, evenly=True)
+    assert divide(64, 14, 16, two, together=True) == Parts(16, two, evenly=True, together=True)
     assert divide(50, 0, None, four, together=False) == Parts(13, four, evenly=True)
     with pytest.raises(UserError, match="batch_size=3 is an update's"):
         divide(3, 0, None, Ranks(0, 4), together=False)

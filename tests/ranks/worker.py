@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from runner.data.augmentation import pick
-from runner.ranks import ALONE, Parts, joined, synchronise_batch_norms_
+from runner.ranks import ALONE, Parts, joined
 from tests.loop import batch
 from tests.test_laws import INPUTS, make, training
 from tricks import overrides
@@ -18,10 +18,8 @@ UPDATES, SAMPLES = 2, 12
 def trained(name, ranks=None, size=None, together=False):
     """Train with a trick, and with batch norms by the statistics of the whole update if wanted."""
     chosen = [make(name)] if name else []
-    parts = Parts(size, ranks or ALONE, together)
+    parts = Parts(size, ranks or ALONE, together, together)
     run = training(*chosen, parts=parts)
-    if together and ranks:
-        synchronise_batch_norms_(run.model)
     for _ in range(UPDATES):
         whole = batch(run.updates, run.trick, SAMPLES)
         places = parts.places(SAMPLES) or [slice(SAMPLES)]

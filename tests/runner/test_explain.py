@@ -21,7 +21,9 @@ from runner.errors import UserError
 from tests.conftest import ROOT, few, few_of
 
 SAID = {
-    ("lr=0.1",): "lr is not a setting. Did you mean optimizer.lr? See python -m runner --cfg job.",
+    (
+        "lr=0.1",
+    ): "lr is not a setting. Did you mean optimizer.lr or tricks.muon.lr? See python -m runner --cfg job.",
     ("optimizer=adamw", "momentum=0.5"): "Did you mean optimizer.momentum, of optimizer=sgd?",
     ("optimizer=adam", "optimizer.momentum=0.5"): (
         "optimizer=adam has no setting momentum (optimizer=sgd has). It has: lr, betas, eps, "
@@ -40,10 +42,14 @@ SAID = {
     ("-m", "optimizer=glob(z*)"): "and optimizer has adam, adamw, sgd, torch.",
     ("-m", "seed=range(3,3)"): "seed=range(3,3) has no values, so there is nothing to run.",
     ("-m", "optimizer.lr=choice()"): "Cannot read optimizer.lr=choice().",
-    ("hydra.launcher.workers=2", "-m"): "(hydra/launcher=local has)",
+    ("hydra/launcher=basic", "hydra.launcher.workers=2", "-m"): "(hydra/launcher=local has)",
     ("hydra/launcher=slurm",): "Did you mean submitit_slurm?",
     ("hydra/launcher=submitit",): "Did you mean submitit_local or submitit_slurm?",
     ("hydra/sweeper=ax",): "hydra/sweeper=ax needs hydra-ax-sweeper, which is not installed: pip",
+    ("hydra/launcher=submitit_slurm", "hydra.launcher.additional_parameters={nice:1}"): (
+        "hydra.launcher.additional_parameters does not have that yet. To add it, write "
+        "'+hydra.launcher.additional_parameters={KEY: VALUE}'."
+    ),
     ("data.root=a",): "data=digits has no setting root (data=image_folder or data=cifar10",
     ("model.name=a",): "model=resnet8 has no setting name (model=timm or model=torchvision has).",
     ("scheduler=step", "scheduler.T_max=3"): "no setting T_max. It has: milestones, gamma.",
@@ -55,7 +61,7 @@ SAID = {
     ("-cd", "OWN", "data=stripe"): "Did you mean stripes?",
     ("-cd", "OWN", "tricks=[unit_gradient]"): "Did you mean unit_gradients?",
     ("-cd", "OWN", "length=2"): "tricks.warm_up.length or tricks.unit_gradients.length?",
-    ("ablation=one_at_a_time", "ablation.factors={lr:[1,2]}"): "Did you mean optimizer.lr?",
+    ("ablation=one_at_a_time", "ablation.factors={lr:[1,2]}"): "Did you mean optimizer.lr or",
     ("ablation.factors={a:{'b c':{seed:1}}}",): "Write 'ablation.factors={a:{b c:{seed:1}}}'.",
     ("ablation=one_at_time",): "Did you mean one_at_a_time?",
     ("seed=range(3)",): "seed=range(3) is several values. Sweep over them with -m.",
@@ -65,12 +71,13 @@ SAID = {
     ("data.root={a",): "Cannot read data.root={a. A list is 'data.root=[a,b]',",
     ("-m", "hydra.mode=RUN", "seed=0,1"): "-m makes many runs. Drop hydra.mode=RUN.",
     ("ablation=pairs", "hydra.mode=RUN"): "ablation=pairs makes many runs. Drop hydra.mode=RUN.",
-    ("-cd", "OWN", "model=shalow"): "Did you mean shallow? There are: resnet18_cifar, ",
+    ("-cd", "OWN", "model=shalow"): "Did you mean shallow? There are: airbench, ",
     ("-cd", "OWN", "model=shallow", "model.depth=3"): "model=shallow has no setting depth",
 }
 
 
 QUICK = (
+    ("hydra/launcher=submitit_slurm", "hydra.launcher.additional_parameters={nice:1}"),
     *(("optimizer=adamw", "momentum=0.5"), ("optimizer=adam", "optimizer.momentum=0.5")),
     *(("model=Resnet20",), ("epochs",), ("--batch-size", "3"), ("+optimizer.lr=3",)),
     *(("-m", "optimizer=glob(z*)"), ("-m", "seed=range(3,3)"), ("-m", "optimizer.lr=choice()")),
