@@ -21,9 +21,10 @@ from runner.errors import UserError
 from tests.conftest import ROOT, few, few_of
 
 SAID = {
-    (
-        "lr=0.1",
-    ): "lr is not a setting. Did you mean optimizer.lr or tricks.muon.lr? See python -m runner --cfg job.",
+    ("lr=0.1",): (
+        "lr is not a setting. Did you mean optimizer.lr or tricks.muon.lr? "
+        "See python -m runner --cfg job."
+    ),
     ("optimizer=adamw", "momentum=0.5"): "Did you mean optimizer.momentum, of optimizer=sgd?",
     ("optimizer=adam", "optimizer.momentum=0.5"): (
         "optimizer=adam has no setting momentum (optimizer=sgd has). It has: lr, betas, eps, "
@@ -42,7 +43,7 @@ SAID = {
     ("-m", "optimizer=glob(z*)"): "and optimizer has adam, adamw, sgd, torch.",
     ("-m", "seed=range(3,3)"): "seed=range(3,3) has no values, so there is nothing to run.",
     ("-m", "optimizer.lr=choice()"): "Cannot read optimizer.lr=choice().",
-    ("hydra/launcher=basic", "hydra.launcher.workers=2", "-m"): "(hydra/launcher=local has)",
+    ("hydra/launcher=basic", "hydra.launcher.workers=2", "-m"): "(hydra/launcher=local or",
     ("hydra/launcher=slurm",): "Did you mean submitit_slurm?",
     ("hydra/launcher=submitit",): "Did you mean submitit_local or submitit_slurm?",
     ("hydra/sweeper=ax",): "hydra/sweeper=ax needs hydra-ax-sweeper, which is not installed: pip",
