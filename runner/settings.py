@@ -101,8 +101,8 @@ def refuse_contradictions(settings: Settings) -> None:
             "sync_batch_norm=true and compile do not go together: the statistics of other ranks "
             "are no part of a compiled network. Set compile=false."
         )
-    on = {name for name, node in settings.tricks.items() if node["enabled"]}
-    if settings.sync_batch_norm and "ghost_batch_norm" in on:
+    ghosts = settings.tricks.get("ghost_batch_norm")
+    if settings.sync_batch_norm and isinstance(ghosts, dict) and ghosts.get("enabled"):
         raise UserError(
             "sync_batch_norm=true and tricks.ghost_batch_norm do not go together: one normalises "
             "an update by its whole, the other by parts of it. Drop one of them."

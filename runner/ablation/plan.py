@@ -250,12 +250,13 @@ def _mistakes(plan: Plan) -> Iterator[str]:
             yield f"{variant[:80]!r} does not name a folder, or has not one level of each factor."
         if not _has_plain_keys(plan, variant):
             yield f"The keys of {variant!r} are not those of a config."
+    settings = plan.settings()
     for contrast in plan.contrasts:
         weights = contrast.weights.values()
         if not (contrast.factors and weights and {*contrast.factors} <= {*names}):
             yield f"{contrast.name!r} does not compare variants by factors."
-        elif not {*contrast.weights} <= {*plan.variants}:
-            yield f"{contrast.name!r} compares variants that are not there."
+        elif not {*contrast.weights} <= {*settings.get(contrast.setting, ())}:
+            yield f"{contrast.name!r} compares variants that are not there, or not in its setting."
         elif not (1e9 > max(weights) > 0 > min(weights) and abs(sum(weights)) < 1e-9):
             yield f"The weights of {contrast.name!r} do not sum to 0."
 

@@ -12,7 +12,7 @@ from runner.store.runs import read_metrics
 from tests.builders import read_status
 from tests.conftest import biscuits, run_in
 
-RUN = ("epochs=4", "batch_size=256", "threads=1", "name=run")
+RUN = ("epochs=4", "batch_size=256", "threads=1", "memory_format=contiguous", "name=run")
 LENGTH = 6  # updates in an epoch
 
 
@@ -33,7 +33,8 @@ def nothing_is_left_over(folder):
 
 
 LIMITS = {  # bytes, and what does not fit into them
-    100: "status.json",
+    100: ".lock",
+    250: "status.json",
     700: "config.yaml",
     100_000: "checkpoint.new.pt",
 }
