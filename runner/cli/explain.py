@@ -47,7 +47,7 @@ def _explain(error: Exception, loader: "Loader | None", overrides: Sequence[str]
         if match := re.search(
             r"Could not override '([^']+)'|config\. '([^']+)' does not exist", text
         ):
-            return unknown_key(match[1] or match[2], loader)
+            return unknown_key(match[1] or match[2], loader, removed=match[1] is None)
         if match := re.search(r"Could not (?:find|load) '([^']+/[^']+)'", text):
             return unknown_option(match[1], loader)
     if line := _interpolation(text, overrides):

@@ -26,8 +26,14 @@ _QUOTES = "'\""
 ALL = "See python -m runner --cfg job."
 
 
-def unknown_key(key: str, loader: "Loader") -> str:
-    """Say of a key that the config lacks which one may be meant, or which option has it."""
+def unknown_key(key: str, loader: "Loader", removed: bool = False) -> str:
+    """Say of a key that the config lacks which one may be meant, or which option has it.
+
+    Args:
+        key: The key, with dots.
+        loader: Knows the config.
+        removed: Whether it was to be taken out.
+    """
     if key.partition(".")[0] == "ablation":
         return _unknown_ablation_key(key)
     if key == RENAMED:
@@ -45,6 +51,8 @@ def unknown_key(key: str, loader: "Loader") -> str:
     within = [name.removeprefix(f"{node}.") for name in known if name.startswith(f"{node}.")]
     if rest.startswith("kwargs.") and "kwargs" in within:
         return f"{key} is not there yet. To add it, write +{key}=VALUE."
+    if rest in within and removed:
+        return f"{key} is null, and Hydra removes no such setting. Leave ~{key} out."
     if rest in within:  # what is missing is a key of what was given
         return f"{key} does not have that yet. To add it, write '+{key}={{KEY: VALUE}}'."
     if others := _who_has(group, rest, loader):

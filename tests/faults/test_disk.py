@@ -34,7 +34,7 @@ def nothing_is_left_over(folder):
 
 LIMITS = {  # bytes, and what does not fit into them
     100: ".lock",
-    250: "status.json",
+    200: "status.json",
     700: "config.yaml",
     100_000: "checkpoint.new.pt",
 }

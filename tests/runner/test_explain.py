@@ -51,6 +51,7 @@ SAID = {
         "hydra.launcher.additional_parameters does not have that yet. To add it, write "
         "'+hydra.launcher.additional_parameters={KEY: VALUE}'."
     ),
+    ("~data.test",): "data.test is null, and Hydra removes no such setting. Leave ~data.test out.",
     ("data.root=a",): "data=digits has no setting root (data=image_folder or data=cifar10",
     ("model.name=a",): "model=resnet8 has no setting name (model=timm or model=torchvision has).",
     ("scheduler=step", "scheduler.T_max=3"): "no setting T_max. It has: milestones, gamma.",
