@@ -144,10 +144,11 @@ def test_a_sweep_that_is_killed_leaves_no_process_behind_and_resumes(tmp_path, u
 @pytest.mark.slow
 def test_a_second_sweep_in_the_same_folder_is_refused(tmp_path):
     root = tmp_path / "outputs" / "mine"
-    process = start_group(tmp_path, *LONG)
+    longer = (*LONG[:-2], "epochs=100", "ablation.seeds=1")
+    process = start_group(tmp_path, *longer)
     try:
         wait_for_epochs(root, 1)
-        code, _, complaint = biscuits(tmp_path, *LONG)
+        code, _, complaint = biscuits(tmp_path, *longer)
         assert code != 0
         assert "outputs/mine is locked by another process" in complaint
     finally:
