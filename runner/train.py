@@ -130,10 +130,9 @@ class Training:
 
         objective = self.trick.backward(compute, self.model)
         self.ranks.seed(self.begin.seed, self.updates, alike=True)
-        loss = plain[0]
         self.scaler.unscale_(self.optimizer)
         norm = norm_after = norm_of(self.parameters)
-        found = {"the loss": loss, "the loss after the tricks": objective, "a gradient": norm}
+        found = {"the loss": plain[0], "the loss after the tricks": objective, "a gradient": norm}
         if self._is_left_out(found, before):
             return
         self.trick.gradients(self.model, self.optimizer, objective)
@@ -147,7 +146,7 @@ class Training:
         self.trick.weights(self.model, self.time)
         self._observe(
             {
-                "train/loss": loss,
+                "train/loss": plain[0],
                 "train/transformed_loss": self.trick.objective(objective),
                 "train/gradient_norm": norm,
                 "train/gradient_norm_after": norm_after,
