@@ -101,10 +101,10 @@ def refuse_contradictions(settings: Settings) -> None:
             "sync_batch_norm=true and compile do not go together: the statistics of other ranks "
             "are no part of a compiled network. Set compile=false."
         )
-    ghosts = settings.tricks.get("ghost_batch_norm")
-    if settings.sync_batch_norm and isinstance(ghosts, dict) and ghosts.get("enabled"):
+    on = [n for n in settings.tricks.values() if isinstance(n, dict) and n.get("enabled")]
+    if settings.sync_batch_norm and any(n.get("_target_") == "tricks.GhostBatchNorm" for n in on):
         raise UserError(
-            "sync_batch_norm=true and tricks.ghost_batch_norm do not go together: one normalises "
+            "sync_batch_norm=true and ghost batch norm do not go together: one normalises "
             "an update by its whole, the other by parts of it. Drop one of them."
         )
     if settings.tf32 != "convolutions" and settings.precision != "float32":

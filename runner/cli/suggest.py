@@ -52,9 +52,9 @@ def unknown_key(key: str, loader: "Loader", removed: bool = False) -> str:
     if rest.startswith("kwargs.") and "kwargs" in within:
         return f"{key} is not there yet. To add it, write +{key}=VALUE."
     if rest in within and removed:
-        return f"{key} is null, and Hydra removes no such setting. Leave ~{key} out."
+        return f"{key} is null, and Hydra cannot remove what is null. Leave out ~{key}."
     if rest in within:  # what is missing is a key of what was given
-        return f"{key} does not have that yet. To add it, write '+{key}={{KEY: VALUE}}'."
+        return f"{key} has no such key yet. To add one, write '+{key}={{KEY: VALUE}}'."
     if others := _who_has(group, rest, loader):
         near = f" ({' or '.join(f'{group}={o}' for o in others[:3])} has)."
     else:

@@ -22,6 +22,7 @@ from runner.store.runs import read_status
 from runner.sweep import sent
 from runner.sweep.composed import ComposedLauncher
 from runner.sweep.ends import end_of, has_ended, is_done, record_ends, refuse_other
+from runner.sweep.numbers import require_whole
 from runner.sweep.share import Share
 from runner.sweep.side_by_side import Limits
 from runner.texts import listed, same_command, say
@@ -61,11 +62,7 @@ class ClusterLauncher(ComposedLauncher):
 
     def check(self) -> None:
         """Refuse what cannot be, before anything is planned or sent; an engine adds its own."""
-        given = self.runs_per_job
-        if given != "auto" and (not isinstance(given, int) or given < 1):
-            raise UserError(
-                f"hydra.launcher.runs_per_job must be auto or a whole number >= 1, got {given}."
-            )
+        require_whole("runs_per_job", self.runs_per_job, 1, others=["auto"])
 
     def usual_share(self, runs: int) -> int:
         """How many runs, of so many, a job does where that is left open."""

@@ -19,6 +19,7 @@ import ray
 from runner.errors import UserError
 from runner.run.fingerprint import VARIABLES
 from runner.sweep.cluster import ClusterLauncher, Job
+from runner.sweep.numbers import require_positive, require_whole
 from runner.sweep.ray_cluster import check_machines, check_version, connect, machines
 from runner.sweep.share import Share
 from runner.sweep.side_by_side import Limits
@@ -77,18 +78,11 @@ class RayLauncher(ClusterLauncher):
     def check(self) -> None:
         """Refuse another Ray, no cluster, and jobs for which no machine is large enough."""
         super().check()
-        least = {"cpus_per_job": 1, "gpus_per_job": 0, "max_retries": 0}
-        given = {"cpus_per_job": self.cores, "gpus_per_job": self.cards}
-        for key, value in {**given, "max_retries": self.max_retries}.items():
-            if not isinstance(value, int) or value < least[key]:
-                raise UserError(
-                    f"hydra.launcher.{key} must be a whole number >= {least[key]}, got {value}."
-                )
+        require_whole("cpus_per_job", self.cores, 1)
+        require_whole("gpus_per_job", self.cards, 0)
+        require_whole("max_retries", self.max_retries, 0)
         for key, value in self.resources.items():
-            if type(value) not in (int, float) or not 0 < value < math.inf:
-                raise UserError(
-                    f"hydra.launcher.resources.{key} must be a number > 0, got {value}."
-                )
+            require_positive(f"resources.{key}", value)
         check_version()
         connect(self.address)
         if not self._places():

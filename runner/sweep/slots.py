@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from runner.cores import available_cores, usable_cores
-from runner.errors import UserError
+from runner.sweep.numbers import require_whole
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,8 @@ def refuse_counts(workers: int | str, per_card: int) -> None:
     Raises:
         UserError: If one is not.
     """
-    for key, value in (("workers", workers), ("per_card", per_card)):
-        free = key == "workers" and value == "auto"
-        if not free and (type(value) is not int or value < 1):
-            raise UserError(f"hydra.launcher.{key} must be a whole number >= 1, got {value}.")
+    require_whole("workers", workers, 1, others=["auto"])
+    require_whole("per_card", per_card, 1)
 
 
 def visible_cards(device: str) -> list[str]:

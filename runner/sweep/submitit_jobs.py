@@ -19,6 +19,7 @@ from submitit.core.utils import FailedJobError
 from runner.errors import UserError
 from runner.sweep import sent
 from runner.sweep.cluster import ClusterLauncher, Job
+from runner.sweep.numbers import require_positive, require_whole
 from runner.sweep.share import Share
 from runner.sweep.side_by_side import Limits
 from runner.sweep.where import cores_of_a_job
@@ -32,18 +33,10 @@ PLAIN = (
 
 
 LEAST = {
-    "timeout_min": 1,
-    "array_parallelism": 1,
-    "signal_delay_s": 0,
-    "max_num_timeout": 0,
-    "cpus_per_task": 1,
-    "cpus_per_gpu": 1,
-    "gpus_per_node": 0,
-    "gpus_per_task": 0,
+    **{"timeout_min": 1, "array_parallelism": 1, "signal_delay_s": 0, "max_num_timeout": 0},
+    **{"cpus_per_task": 1, "cpus_per_gpu": 1, "gpus_per_node": 0, "gpus_per_task": 0},
 }
-"""The settings that are whole numbers, and the least of each."""
-
-NULLABLE = ("cpus_per_task", "cpus_per_gpu", "gpus_per_node", "gpus_per_task")
+"""The settings that are whole numbers, and the least of each; of a core or a card also null."""
 
 
 class RunsFailed(Exception):
@@ -239,13 +232,7 @@ def _refuse_numbers(settings: Mapping[str, Any]) -> None:
         UserError: If one is not.
     """
     for key, least in LEAST.items():
-        value = settings.get(key, least)
-        free = key in NULLABLE and value is None
-        if not free and (type(value) is not int or value < least):
-            raise UserError(
-                f"hydra.launcher.{key} must be a whole number >= {least}"
-                f"{', or null' * (key in NULLABLE)}, got {value}."
-            )
-    memory = settings.get("mem_gb")
-    if memory is not None and (type(memory) not in (int, float) or not memory > 0):
-        raise UserError(f"hydra.launcher.mem_gb must be a number > 0, or null, got {memory}.")
+        others = [None] if key.startswith(("cpus", "gpus")) else []
+        require_whole(key, settings.get(key, least), least, others)
+    if settings.get("mem_gb") is not None:
+        require_positive("mem_gb", settings["mem_gb"])

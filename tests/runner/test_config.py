@@ -45,6 +45,9 @@ REFUSED = {
     "threads=many": r"^threads must be a whole number or auto, got \"many\"",
     "data.validation=1.0": r"^data\.validation must be < 1 or auto, got 1.0",
     "data.augment.flip=maybe": r"^data\.augment\.flip must be true or false, got \"maybe\"",
+    "sync_batch_norm=true tricks=[ghost_batch_norm]": (
+        r"^sync_batch_norm=true and ghost batch norm do not go together"
+    ),
     "optimizer.lr=fast": r"^optimizer\.lr must be a number, got \"fast\"",
     "model.depth=twenty": r"^model\.depth must be a whole number, got \"twenty\"",
     "optimizer._target_=os.system": r"^optimizer\._target_ must be of torch\.optim, got os\.system\. If you trust it, set BISCUITS_ALLOW=os\.system",

@@ -48,10 +48,10 @@ SAID = {
     ("hydra/launcher=submitit",): "Did you mean submitit_local or submitit_slurm?",
     ("hydra/sweeper=ax",): "hydra/sweeper=ax needs hydra-ax-sweeper, which is not installed: pip",
     ("hydra/launcher=submitit_slurm", "hydra.launcher.additional_parameters={nice:1}"): (
-        "hydra.launcher.additional_parameters does not have that yet. To add it, write "
+        "hydra.launcher.additional_parameters has no such key yet. To add one, write "
         "'+hydra.launcher.additional_parameters={KEY: VALUE}'."
     ),
-    ("~data.test",): "data.test is null, and Hydra removes no such setting. Leave ~data.test out.",
+    ("~data.test",): "data.test is null, and Hydra cannot remove what is null.",
     ("data.root=a",): "data=digits has no setting root (data=image_folder or data=cifar10",
     ("model.name=a",): "model=resnet8 has no setting name (model=timm or model=torchvision has).",
     ("scheduler=step", "scheduler.T_max=3"): "no setting T_max. It has: milestones, gamma.",

@@ -143,10 +143,14 @@ BROKEN = {
     "weights of what is not run": (("contrasts", 0, "weights"), {"nobody": 1.0}),
     "a config that is a list": (("config",), [1]),
     "weights that do not sum to 0": (("contrasts", 0, "weights"), {"baseline": -1.0}),
+    "a setting that is not there": (("contrasts", 0, "setting"), "elsewhere"),
 }
 
 
-QUICK = ("no variants", "a way out of the folder", "weights that do not sum to 0")
+QUICK = (
+    *("no variants", "a way out of the folder"),
+    *("weights that do not sum to 0", "a setting that is not there"),
+)
 
 
 @pytest.mark.parametrize("kind", few(BROKEN, QUICK))

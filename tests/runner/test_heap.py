@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from runner import heap
 from tests.conftest import ROOT
 
 DEFINITIONS = """
@@ -97,3 +98,21 @@ def test_a_run_does_not_count_what_the_one_before_it_has_freed():
         "keep_freed(); allocate(); print(peak(cpu)); reset_peak(cpu); print(peak(cpu))"
     )
     assert large - small > 2**25
+
+
+@pytest.mark.parametrize("largest", [2**30, 2**25, 0])
+def test_an_older_glibc_keeps_smaller_blocks_or_its_own_ways(monkeypatch, largest):
+    """It refuses more than 32 MiB; only to trim less would have each large block mapped anew."""
+    asked = []
+
+    def mallopt(option, value):
+        accepted = option != heap.MMAP_THRESHOLD or value <= largest
+        asked.extend([(option, value)] * accepted)
+        return int(accepted)
+
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(heap, "_function", lambda name: mallopt if name == "mallopt" else None)
+    heap.keep_freed()
+    expected = [(heap.MMAP_THRESHOLD, largest), (heap.TRIM_THRESHOLD, 2**31 - 1)]
+    assert asked == (expected if largest else [])

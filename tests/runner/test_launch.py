@@ -97,7 +97,9 @@ def test_what_is_left_open_is_chosen_for_cards_where_a_job_asks_for_them(launche
 
 @pytest.mark.parametrize("value", [0, -1, "two", 1.5])
 def test_a_number_of_workers_that_is_none_is_refused(value):
-    with pytest.raises(UserError, match=r"hydra\.launcher\.workers must be a whole number >= 1"):
+    with pytest.raises(
+        UserError, match=r"hydra\.launcher\.workers must be auto or a whole number >= 1"
+    ):
         slots(value, 1, 10, [])
 
 

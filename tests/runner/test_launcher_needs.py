@@ -56,19 +56,19 @@ def test_a_config_to_copy_has_settings_that_its_launcher_knows(monkeypatch, caps
     assert given.keys() <= known.keys()
 
 
-WHOLE = "must be a whole number >="
+WHOLE = "a whole number >="
 NUMBERS = {
-    ("submitit_local", "workers=0"): f"workers {WHOLE} 1, got 0.",
-    ("submitit_local", "per_card=true"): f"per_card {WHOLE} 1, got True.",
-    ("submitit_local", "cpus_per_task=x"): f"cpus_per_task {WHOLE} 1, or null, got x.",
-    ("submitit_local", "timeout_min=0"): f"timeout_min {WHOLE} 1, got 0.",
-    ("submitit_local", "timeout_min=null"): f"timeout_min {WHOLE} 1, got None.",
-    ("submitit_local", "mem_gb=0"): "mem_gb must be a number > 0, or null, got 0.",
-    ("submitit_slurm", "gpus_per_node=1.5"): f"gpus_per_node {WHOLE} 0, or null, got 1.5.",
-    ("submitit_slurm", "signal_delay_s=-1"): f"signal_delay_s {WHOLE} 0, got -1.",
-    ("submitit_slurm", "array_parallelism=all"): f"array_parallelism {WHOLE} 1, got all.",
-    ("ray", "workers=0"): f"workers {WHOLE} 1, got 0.",
-    ("ray", "cpus_per_job=x"): f"cpus_per_job {WHOLE} 1, got x.",
+    ("submitit_local", "workers=0"): f"workers must be auto or {WHOLE} 1, got 0.",
+    ("submitit_local", "per_card=true"): f"per_card must be {WHOLE} 1, got True.",
+    ("submitit_local", "cpus_per_task=x"): f"cpus_per_task must be null or {WHOLE} 1, got x.",
+    ("submitit_local", "timeout_min=0"): f"timeout_min must be {WHOLE} 1, got 0.",
+    ("submitit_local", "timeout_min=null"): f"timeout_min must be {WHOLE} 1, got None.",
+    ("submitit_local", "mem_gb=0"): "mem_gb must be a number > 0, got 0.",
+    ("submitit_slurm", "gpus_per_node=1.5"): f"gpus_per_node must be null or {WHOLE} 0, got 1.5.",
+    ("submitit_slurm", "signal_delay_s=-1"): f"signal_delay_s must be {WHOLE} 0, got -1.",
+    ("submitit_slurm", "array_parallelism=all"): f"array_parallelism must be {WHOLE} 1, got all.",
+    ("ray", "workers=0"): f"workers must be auto or {WHOLE} 1, got 0.",
+    ("ray", "cpus_per_job=x"): f"cpus_per_job must be {WHOLE} 1, got x.",
     ("ray", "resources.a100=0"): "resources.a100 must be a number > 0, got 0.",
     ("ray", "resources.a100=many"): "resources.a100 must be a number > 0, got many.",
 }
