@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +46,9 @@ class Case(NamedTuple):
     rounds: int
     overrides: tuple[str, ...]
     images: int = 0
-    """How many random ones of CIFAR's shape; 0 for the data of the config."""
+    """How many random ones; 0 for the data of the config."""
+    side: int = 32
+    """Of these, in pixels."""
 
 
 AUGMENTED = ("data.augment.crop=4", "data.augment.flip=true")
@@ -78,7 +80,8 @@ def configure(case: Case, folder: Path) -> Settings:
     overrides = [*case.overrides]
     if case.images:
         generator = np.random.default_rng(0)
-        pixels = generator.integers(0, 256, (case.images, 32, 32, 3), dtype=np.uint8)
+        shape = case.images, case.side, case.side, 3
+        pixels = generator.integers(0, 256, shape, dtype=np.uint8)
         labels = np.arange(case.images) % 10
         images = {"x_train": pixels, "y_train": labels}
         np.savez(folder / "data.npz", **images, x_test=pixels[:100], y_test=labels[:100])
@@ -103,6 +106,7 @@ class Barest:
         self.optimizer = torch.optim.SGD(model.parameters(), **options)
         batches = bench.batches.epoch(0)
         self.tensors = [(b.inputs.contiguous(), b.targets) for b in batches]
+        torch.use_deterministic_algorithms(False)  # which a run has on a card
 
     def epoch(self) -> None:
         """Train for an epoch."""
@@ -110,9 +114,6 @@ class Barest:
             self.optimizer.zero_grad()
             F.cross_entropy(self.model(inputs), targets).backward()
             self.optimizer.step()
-
-
-KINDS = "ours", "barest", "checkpoint"
 
 
 def serve(kind: str, case: Case, orders: Connection) -> None:
@@ -130,6 +131,7 @@ def serve(kind: str, case: Case, orders: Connection) -> None:
             keep_freed()
         bench = build(decide(given, data), data)
         barest = Barest(given, bench) if kind == "barest" else None
+        device = bench.training.device
         orders.send(len(bench.batches))
         with RunLog(folder) as log:
             while order := orders.recv():
@@ -140,37 +142,55 @@ def serve(kind: str, case: Case, orders: Connection) -> None:
                     checkpoint.save(folder, {"training": bench.training.state_dict()})
                 else:
                     epoch_of_ours(bench, log, bench.training.updates // len(bench.batches))
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
                 orders.send(time.perf_counter() - start)
-        orders.send(peak(torch.device("cpu")))
+        orders.send(peak(device))
 
 
 class Measured(NamedTuple):
     """What a case takes."""
 
     seconds: dict[str, float]
-    """Of an update of ours and of the barest, and of a checkpoint; medians."""
+    """Of an update of each of ours and of the barest, and of a checkpoint; medians."""
     memory: dict[str, int]
-    """The peak memory of both processes, in bytes."""
+    """The peak memory of each process, in bytes."""
 
 
-def measure(case: Case) -> Measured:
-    """Have two processes take turns."""
+def measure(case: Case, settings: Mapping[str, Sequence[str]] | None = None) -> Measured:
+    """Have processes take turns: the barest loop, and ours by one setting or several.
+
+    Args:
+        case: The network and its data.
+        settings: What is overridden for each of ours, by name; one, called `ours`, by default.
+    """
     spawn = multiprocessing.get_context("spawn")
-    ends = {kind: spawn.Pipe() for kind in ("ours", "barest")}
-    for kind, (_, end) in ends.items():
-        spawn.Process(target=serve, args=(kind, case, end), daemon=True).start()
-    orders = {kind: ends.get(kind, ends["ours"])[0] for kind in KINDS}
-    updates = {kind: orders[kind].recv() for kind in ends}
-    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for _ in range(case.rounds + 1):
-        for kind, end in orders.items():
-            end.send(kind)
-            times[kind].append(end.recv() / updates.get(kind, 1))
-    for kind in ends:
-        orders[kind].send(None)
+    settings = settings or {"ours": ()}
+    cases = {"barest": case} | {
+        name: case._replace(overrides=(*case.overrides, *more)) for name, more in settings.items()
+    }
+    orders: dict[str, Connection] = {}
+    for name, each in cases.items():
+        orders[name], end = spawn.Pipe()
+        kind = "barest" if name == "barest" else "ours"
+        spawn.Process(target=serve, args=(kind, each, end), daemon=True).start()
+    updates = {name: end.recv() for name, end in orders.items()}
+    for end in orders.values():  # some compile
+        end.send("epoch")
+    for end in orders.values():
+        end.recv()
+    turns = [*((name, "epoch") for name in orders), (next(iter(settings)), "checkpoint")]
+    times: dict[str, list[float]] = {name: [] for name in (*orders, "checkpoint")}
+    for _ in range(case.rounds):
+        for name, order in turns:
+            orders[name].send(order)
+            seconds = orders[name].recv()
+            times[name if order == "epoch" else order].append(seconds)
+    for end in orders.values():
+        end.send(None)
     return Measured(
-        {kind: statistics.median(each[1:]) for kind, each in times.items()},
-        {kind: orders[kind].recv() for kind in ends},
+        {name: statistics.median(each) / updates.get(name, 1) for name, each in times.items()},
+        {name: end.recv() for name, end in orders.items()},
     )
 
 

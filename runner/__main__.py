@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from importlib import metadata
 from pathlib import Path
 
 import hydra
@@ -25,6 +24,7 @@ from runner.signals import stoppable
 from runner.store.packed import is_packed
 from runner.terminal import terminal
 from runner.texts import say
+from runner.versions import made_by
 
 HELP = """Biscuits: training tricks for convolutional networks, switched on, tuned and judged.
 
@@ -121,7 +121,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
 
 
 def _version() -> str:
-    return f"Biscuits {metadata.version('biscuits-bench')} (Hydra {hydra.__version__})"
+    return f"{made_by()} (Hydra {hydra.__version__})"
 
 
 def _help(config_dirs: Sequence[Path]) -> str:

@@ -15,7 +15,11 @@ networks of torchvision, images of 8 to 224 pixels, one thread and two.
   threads it loses, up to 1.75 times, in layers of fewer than 16 channels. It is never chosen where
   channels are no multiple of 8: torch crashed there with AVX2, in a ResNet-8 of width 5, and with 4
   channels everywhere.
-- On a card contiguous stays: channels_last was not measured there.
+- On a card channels_last took 0.5 to 0.8 of an update's time where layers have 16 channels or more,
+  and saved nothing on the digits' ResNet-8. It is chosen where channels are multiples of 8 and few
+  layers have fewer than 16, unless tf32=none, which was not measured, nor were cards without TF32:
+  `python -m benchmarks.card`, on an H200. Of other machines' cards nothing is known; contiguous
+  stays.
 """
 
 import dataclasses
@@ -40,6 +44,9 @@ OPEN = ("threads", "memory_format")
 
 PER_THREAD = 125_000_000
 """Multiply-adds of a forward pass, for which a thread is worth it."""
+
+MOST_THREADS = 1024
+"""Where the network does not say how many it keeps busy."""
 
 MOST_WEIGHTS = 0.75
 """Weights, by what the convolutions give out, up to which channels_last is faster."""
@@ -95,19 +102,26 @@ def choose(
         cores: How many a run may use; None for those that are idle here.
         elsewhere: Whether they run on other machines than this, which may have cards.
     """
-    seen = dict[str, tuple[Settings, Work | None]]()
+    seen = dict[str, tuple[Settings, Work | None, bool]]()
     for settings, data in runs:
         size = (settings.batch_size, settings.micro_batch_size, settings.device)
-        key = repr((settings.model, _changing(settings), settings.data, size, settings.threads))
+        kind = (*size, settings.threads, settings.precision, settings.tf32)
+        key = repr((settings.model, _changing(settings), settings.data, kind))
         if key not in seen:
             on_card = _may_have_card(settings.device, elsewhere)
-            seen[key] = settings, None if on_card else work_of(settings, data)
-    known = [work for _, work in seen.values()]
-    threads = min(most_threads(work) for work in known)
+            work = None if on_card and elsewhere else work_of(settings, data)
+            seen[key] = settings, work, on_card
+    known = [*seen.values()]
+    threads = min(MOST_THREADS if card else most_threads(work) for _, work, card in known)
     if threads > 1:
-        threads = min(threads, cores or (usable_cores() if None in known else idle_cores()))
-    most = max(s.threads if isinstance(s.threads, int) else threads for s, _ in seen.values())
-    last = all(work is not None and suits_channels_last(work, most) for work in known)
+        waits = any(card or work is None for _, work, card in known)
+        threads = min(threads, cores or (usable_cores() if waits else idle_cores()))
+    most = max(s.threads if isinstance(s.threads, int) else threads for s, *_ in known)
+    last = all(
+        work is not None
+        and (suits_a_card(work, given) if card else suits_channels_last(work, most))
+        for given, work, card in known
+    )
     return {"threads": threads, "memory_format": "channels_last" if last else "contiguous"}
 
 
@@ -117,7 +131,13 @@ def _may_have_card(device: str, elsewhere: bool) -> bool:
 
 def most_threads(work: Work | None) -> int:
     """Give back how many threads a network keeps busy."""
-    return 1024 if work is None else max(1, work.multiply_adds // PER_THREAD)
+    return MOST_THREADS if work is None else max(1, work.multiply_adds // PER_THREAD)
+
+
+def suits_a_card(work: Work, settings: Settings) -> bool:
+    """Whether a network is faster in channels_last on a card."""
+    is_exact = settings.tf32 == "none"
+    return not (is_exact or work.is_odd or work.narrow > MOST_NARROW * work.outputs)
 
 
 def suits_channels_last(work: Work, threads: int) -> bool:

@@ -38,6 +38,8 @@ def compile_model(model: nn.Module, cuda_graphs: bool = False) -> None:
 
     # on a card the compiler recommends less exact products, as a warning
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
+    # and torch about a part of a network without kernels, of which there is nothing to record
+    warnings.filterwarnings("ignore", "The CUDA Graph is empty")
     limits.recompile_limit, limits.accumulated_recompile_limit = GRAPHS, 2**16
     limits.fail_on_recompile_limit_hit = True
     is_guarded = all(hasattr(limits, name) for name in SKIPPED)

@@ -33,10 +33,11 @@ def find_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= count:
         cards = f"{count} CUDA card{'s' * (count > 1)}" if count else "no CUDA card"
-        raise Unfit(
-            f"device={name}: torch sees {cards} here (torch {torch.__version__}). "
-            "Use device=cpu or device=auto."
-        )
+        remedy = "Use device=cpu or device=auto."
+        if count and counted() > 1:
+            cards = f"{cards} for {counted_here()} ranks"
+            remedy = f"Start fewer (torchrun --nproc-per-node={count}), or use device=cpu."
+        raise Unfit(f"device={name}: torch sees {cards} here (torch {torch.__version__}). {remedy}")
     return device
 
 

@@ -2,7 +2,8 @@
 
 Real CPU tensors are wrapped in ones of the device `meta`: code takes the way for whatever is no
 CPU. Noted is what makes the processor wait for a card: reading a number, copies from and to it, and
-results whose size depends on numbers.
+results whose size depends on numbers. A number put into one place waits too, though none put into
+several: `x[0] = 1.0`, not `x[:1] = 1.0`.
 """
 
 import traceback
@@ -98,6 +99,8 @@ def _compute(function, arguments, options, found):
     to_card = isinstance(arguments[0], OnCard) if name == "copy_" else result_is_there
     if crosses and not (to_card and is_non_blocking(arguments, options)):
         _note(found, f"a copy {'to' if to_card else 'from'} the card ({name})")
+    elif name == "copy_" and getattr(arguments[1], "is_a_number", False):
+        _note(found, "x[0] = 1.0 of one place, whose number torch keeps on the CPU")
     elif there and name in WAITING:
         _note(found, name)
     elif there and name in INDEXING:
@@ -117,6 +120,8 @@ def _compute(function, arguments, options, found):
     if not result_is_there:
         return inner
     result = put(inner)
+    if name == "scalar_tensor":
+        result.is_a_number = True
     return return_and_correct_aliasing(function, arguments, options, result)
 
 

@@ -4,9 +4,11 @@ import signal
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from runner.build import build
 from runner.frames import read_frames
+from runner.ranks import Parts
 from runner.signals import Stopped, stoppable
 from runner.verify import verify
 from tests.conftest import run_in, settings
@@ -15,13 +17,19 @@ from tests.faults.test_kills import differing
 from tests.runner.test_data_decode import make_bands
 from tests.runner.test_train import plain_loop, same
 from tests.test_ablation import ablate, results
-from tests.test_laws import NODES
+from tests.test_laws import CHAINS, NODES
+from tests.test_waiting import begin, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
 signal_after = faults.signal_after
 
 ON_CARD = ("epochs=2", "batch_size=100", "data.augment.crop=1", "device=cuda")
-ALL = (f"tricks=[{','.join(NODES)}]", "tricks.flooding.level=0.8")
+TOGETHER = (
+    *("clipping", "flooding", "centralization", "anti_aliasing", "warm_up", "sam", "ema", "mixup"),
+    *("ghost_batch_norm", "label_smoothing", "rand_augment", "random_erasing", "stochastic_depth"),
+    *("squeeze_excite", "no_decay", "selective_backward", "whitening", "test_time_views"),
+)
+ALL = (f"tricks=[{','.join(TOGETHER)}]", "tricks.flooding.level=0.8")
 KINDS = {
     "no trick": (),
     **{name: (f"tricks=[{name}]",) for name in NODES},
@@ -45,6 +53,13 @@ KINDS = {
 }
 
 
+def to_card(value):
+    """Put a tensor, all tensors of a collection, or a module, on the card."""
+    if isinstance(value, torch.nn.Module):
+        return value.cuda()
+    return tree_map(lambda x: x.cuda() if isinstance(x, torch.Tensor) else x, value)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_config_and_seed_give_the_same_bits(kind, tmp_path):
     for name in ("a", "b"):
@@ -57,7 +72,7 @@ def test_no_trick_equals_a_plain_loop_to_the_bit(tmp_path):
     given = settings(*constant)
     bench = build(given)
     assert next(bench.training.model.parameters()).is_cuda
-    tensors = [tuple(b.clone() for b in batch) for e in (0, 1) for batch in bench.batches.epoch(e)]
+    tensors = [batch[:2] for epoch in (0, 1) for batch in bench.batches.epoch(epoch)]
     taken = ("lr", "momentum", "nesterov", "weight_decay")
     rates = {key: given.optimizer[key] for key in taken}
     model, _, _ = plain_loop(bench.training.model, tensors, **rates)
@@ -109,3 +124,15 @@ def test_mapped_images_give_the_same_bits_whole_on_the_card_or_batch_by_batch(
     assert data.train.labels.is_cuda
     by_batch = run_in(tmp_path / "b", *ON_CARD, *given)
     assert whole["weights"] == by_batch["weights"]
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("named", CHAINS)
+def test_no_update_waits_for_the_card(named):
+    """But for the first one, of which a trick may ask whether it can do anything."""
+    training, batches = begin(CHAINS[named], to_card, parts=Parts(7))
+    try:
+        train(training, batches, lambda: torch.cuda.set_sync_debug_mode("error"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    training.settle()

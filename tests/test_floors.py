@@ -41,7 +41,7 @@ FLOORS = [
     ["ranks"],
     ["store"],
     ["names", "signals", "terminal", "validation"],
-    ["cores", "garbage", "heap", "quoting", "texts", "torchrun"],
+    ["cores", "garbage", "heap", "quoting", "texts", "torchrun", "versions"],
     ["errors"],
 ]
 """From the roof to the ground."""

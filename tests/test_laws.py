@@ -62,13 +62,13 @@ def network(classes=CLASSES):
     return cifar_resnet(depth=8, width=8, channels=3, classes=classes)
 
 
-def training(*chosen, classes=CLASSES, **options):
-    chain = Chain(*chosen)
-    model = chain.model(network(classes)).train()
-    chain.initialize(model, INPUTS)
+def training(*chosen, classes=CLASSES, device="cpu", **options):
+    chain, inputs = Chain(*chosen), [each.to(device) for each in INPUTS]
+    model = chain.model(network(classes)).train().to(device)
+    chain.initialize(model, inputs)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     optimizer = chain.optimizer(optimizer, model)
-    known = {"updates": UPDATES, "classes": classes, "inputs": INPUTS}
+    known = {"updates": UPDATES, "classes": classes, "inputs": inputs}
     return Training(model, optimizer, chain, lambda _: 0.5, 2, **known, **options)
 
 

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
 
 from runner.__main__ import main
+from runner.versions import made_by, version_of
 from tests.conftest import ROOT, biscuits, few_of
 
 OWN = ROOT / "examples" / "own"
@@ -74,6 +76,19 @@ def test_the_version_is_that_of_biscuits(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["biscuits", "--version"])
     main()
     assert capsys.readouterr().out.startswith("Biscuits 0.")
+
+
+def test_a_checkout_that_is_not_installed_has_no_version(monkeypatch):
+    def lacks(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("runner.versions.version", lacks)
+    version_of.cache_clear()
+    assert made_by() == "Biscuits from a checkout"
+    assert version_of("torch") == torch.__version__
+    monkeypatch.undo()
+    version_of.cache_clear()
+    assert made_by() == f"Biscuits {version('biscuits-bench')}"
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--cfg", "job")], ids=str)

@@ -23,6 +23,12 @@ TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for another, which may be reading the data."""
 T = TypeVar("T")
 
+NCCL = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "2", "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "500"}
+"""Where NCCL fails, torch is to drop what waits on the card, and to leave the rest to us.
+
+By default, and as torchrun has it, the process is ended after a minute, and tells nobody why.
+"""
+
 ONE_COMMAND = (
     "Start all ranks with one command, on machines with the same software, hardware and data."
 )
@@ -231,6 +237,7 @@ def joined() -> Iterator[Ranks]:
 
 
 def _join(count: int) -> Ranks:
+    os.environ.update(NCCL)
     address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:

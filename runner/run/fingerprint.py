@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from runner.run.process import unusual_flags
 from runner.store.identity import digest_config
 from runner.torchrun import counted
 from runner.transforms import targets
+from runner.versions import version_of
 
 LIBRARIES = (
     *("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn"),
@@ -57,13 +57,13 @@ def fingerprint(
     return {
         "config": digest_config(settings.to_dict()),
         "code": {
-            "version": _version("biscuits-bench"),
+            "version": version_of("biscuits-bench"),
             "commit": _commit(),
             "digest": _digest_code(),
             "own": digest_own(_own_modules(settings)),
         },
-        "libraries": {name: _version(name) for name in LIBRARIES},
-        "made of": {name: _version(name) for name in sorted(_libraries(settings, model))},
+        "libraries": {name: version_of(name) for name in LIBRARIES},
+        "made of": {name: version_of(name) for name in sorted(_libraries(settings, model))},
         "variables": _variables() or None,
         "flags": unusual_flags() or None,
         "python": platform.python_version(),
@@ -139,15 +139,6 @@ def _variables() -> str:
     """The variables of the environment that change how the libraries below torch compute."""
     found = {k: v for k, v in os.environ.items() if VARIABLES.match(k) and not HARMLESS.search(k)}
     return " ".join(f"{name}={found[name]}" for name in sorted(found))
-
-
-@lru_cache  # a process keeps what it has imported
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # the name of a module may differ from that of its package
-        found = getattr(sys.modules.get(package), "__version__", None)
-        return None if found is None else str(found)
 
 
 @lru_cache

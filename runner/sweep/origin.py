@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +20,7 @@ from runner.run.fingerprint import LIBRARIES
 from runner.run.own_code import digest_own
 from runner.store.files import digest
 from runner.sweep.freeze import comparable
+from runner.versions import version_of
 
 MOST = 2000
 """Folders and files of configs that are looked at; where there are more, nothing is said."""
@@ -60,7 +60,7 @@ def find_origin(
         "variables": variables,
         "code": {str(file): _hash(file.read_bytes()) for file in code},
         "code of your own": [*sorted(USERS), digest_own(n.rpartition(".")[0] for n in USERS)],
-        "versions": [sys.version, *map(_version, (*LIBRARIES, "pydantic"))],
+        "versions": [sys.version, *map(version_of, (*LIBRARIES, "pydantic"))],
     }
     return digest(content)
 
@@ -98,10 +98,3 @@ def _variables(texts: Iterable[str]) -> Mapping[str, str | None] | None:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

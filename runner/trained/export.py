@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from runner.texts import reason, short
 from runner.trained import forms
 from runner.trained.forms import Form, Normalized, Whole, quiet
 from runner.trained.model import TrainedModel
+from runner.versions import made_by
 from tricks import Chain, overrides
 
 Kind = Literal["state_dict", "torch", "onnx"]
@@ -163,7 +163,7 @@ def describe(model: TrainedModel, kind: Kind, outside: bool, any_size: bool) -> 
     normalize = "(pixels / white - mean) / std, for each channel"
     return {
         "what": f"A network that classifies images; the file is {FILES[kind]}.",
-        "made by": f"Biscuits {metadata.version('biscuits-bench')}",
+        "made by": made_by(),
         "trained on": model.data,
         "classes": [*model.classes],
         "input": {

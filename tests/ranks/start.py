@@ -8,6 +8,8 @@ import sys
 import time
 from types import SimpleNamespace
 
+import torch
+
 from tests.conftest import ROOT, start
 
 SETTINGS = ("threads=1", "memory_format=contiguous", "name=ours")
@@ -16,6 +18,17 @@ NOISE = re.compile(
     r"^(\*|Setting OMP|\[|W\d{4}|E\d{4}|Traceback| |-{9}|={9})|FAILED|Fail|Cause|Child"
 )
 """Lines of torchrun's own."""
+
+
+def on_cards(count=2):
+    """What differs of ranks on cards, if there are too few: each is a machine with the first one.
+
+    NCCL refuses two ranks of one machine on one card, and knows a machine by its `NCCL_HOSTID`.
+    """
+    if torch.cuda.device_count() >= count:
+        return {}
+    alone = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "NCCL_SOCKET_IFNAME": "lo"}
+    return {n: {"environment": {**alone, "NCCL_HOSTID": f"machine{n}"}} for n in range(count)}
 
 
 def free_port():
@@ -44,7 +57,7 @@ def start_ranks(folder, *arguments, count=2, port=None, module="runner", each=No
     return found
 
 
-def ended(processes, timeout=120):
+def ended(processes, timeout=240):
     """Wait for ranks; give back their exit codes and what each printed."""
     pairs = [process.communicate(timeout=timeout) for process in processes]
     codes = [process.returncode for process in processes]

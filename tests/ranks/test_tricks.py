@@ -29,7 +29,7 @@ def found(tmp_path_factory):
 
     def find(names):
         if not set(names) <= set(known):
-            given = (str(file), *names)
+            given = (str(file), "cpu", *names)
             two = start_ranks(ROOT, *given, module="tests.ranks.worker", OMP_NUM_THREADS="1")
             found = ended(two, timeout=600)
             assert found.codes == [0, 0], found.err

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from runner.data.augmentation import pick
+from runner.device import compute_exactly, find_device
 from runner.ranks import ALONE, Parts, joined
 from tests.loop import batch
 from tests.test_laws import INPUTS, make, training
@@ -15,22 +16,26 @@ from tricks import overrides
 UPDATES, SAMPLES = 2, 12
 
 
-def trained(name, ranks=None, size=None, together=False):
+def trained(name, device, ranks=None, size=None, together=False):
     """Train with a trick, and with batch norms by the statistics of the whole update if wanted."""
     chosen = [make(name)] if name else []
     parts = Parts(size, ranks or ALONE, together, together)
-    run = training(*chosen, parts=parts)
+    run = training(*chosen, parts=parts, device=device)
     for _ in range(UPDATES):
-        whole = batch(run.updates, run.trick, SAMPLES)
+        whole = on(device, batch(run.updates, run.trick, SAMPLES))
         places = parts.places(SAMPLES) or [slice(SAMPLES)]
         own = whole._replace(inputs=pick(whole.inputs, places), targets=pick(whole.targets, places))
         run.step(own, SAMPLES)
     return run
 
 
+def on(device, whole):
+    return whole._replace(inputs=whole.inputs.to(device), targets=whole.targets.to(device))
+
+
 def weights(run, buffers=False):
     named = [*run.model.named_parameters(), *(run.model.named_buffers() if buffers else ())]
-    return {name: tensor.detach().clone() for name, tensor in named}
+    return {name: tensor.detach().cpu().clone() for name, tensor in named}
 
 
 def same(one, other):
@@ -43,20 +48,20 @@ def near(one, other):
 
 def evaluated(run):
     with run.evaluation(), torch.no_grad():
-        logits = run.predictor.eval()(INPUTS[0])
+        logits = run.predictor.eval()(INPUTS[0].to(run.device))
         run.model.train()
-    return logits
+    return logits.cpu()
 
 
-def find(name, ranks):
+def find(name, ranks, device):
     """What two ranks find with a trick, against one process that passes the same parts."""
     name = None if name == "None" else name
-    two, one = trained(name, ranks, SAMPLES // 2), trained(name, size=SAMPLES // 2)
+    two, one = trained(name, device, ranks, SAMPLES // 2), trained(name, device, size=SAMPLES // 2)
     logits = ranks.gather(evaluated(two))
     states = ranks.gather(weights(two, buffers=True))
     numbers = [run.recent.means() for run in (two, one)]
     plain = name is None or not overrides(make(name), "batch")
-    together = trained(name, ranks, SAMPLES // 2, together=True) if plain else None
+    together = trained(name, device, ranks, SAMPLES // 2, together=True) if plain else None
     return {
         "weights are those of one process": same(weights(two), weights(one)),
         "losses too": all(
@@ -65,16 +70,17 @@ def find(name, ranks):
         ),
         "all ranks hold the same": same(*states) and torch.equal(*logits),
         "with synchronised batch norm it is one whole update": together is None
-        or near(weights(together, buffers=True), weights(trained(name), buffers=True)),
+        or near(weights(together, buffers=True), weights(trained(name, device), buffers=True)),
     }
 
 
-def main(file, *names):
+def main(file, device, *names):
     """Try tricks."""
-    torch.set_num_threads(1)
+    device = find_device(device)
+    compute_exactly(device, 1, "none" if device.type == "cuda" else "convolutions")
     with joined() as ranks:
         assert ranks.count == 2
-        found = {str(name): find(name, ranks) for name in names}
+        found = {str(name): find(name, ranks, device) for name in names}
         if ranks.is_first:
             Path(file).write_text(json.dumps(found))
 

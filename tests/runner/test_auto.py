@@ -90,6 +90,25 @@ def test_one_choice_suits_every_run(digits):
     assert choose([(card, digits)], cores=3, elsewhere=True)["memory_format"] == "contiguous"
 
 
+@pytest.mark.usefixtures("avx", "four_idle")
+def test_on_a_card_layers_of_16_channels_and_more_are_channels_last(digits, monkeypatch):
+    def on_card(*overrides, **more):
+        return choose([(settings(*OPEN, "device=cuda", *overrides), digits)], **more)
+
+    last = {"threads": 4, "memory_format": "channels_last"}
+    contiguous = {**last, "memory_format": "contiguous"}
+    assert on_card("model.width=16") == last
+    assert on_card("model.width=16", "precision=bfloat16") == last
+    assert on_card("model.width=16", "tf32=none") == contiguous
+    assert on_card("model.width=20") == on_card("model.width=8") == contiguous
+    assert on_card("model.width=16", elsewhere=True) == contiguous
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    card = settings(*OPEN, "model.width=16")
+    assert choose([(card, digits)]) == last
+    exact = settings(*OPEN, "model.width=16", "tf32=none")
+    assert choose([(card, digits), (exact, digits)]) == contiguous
+
+
 def test_choosing_draws_no_random_number(digits):
     before = torch.get_rng_state()
     decide(settings(*OPEN, "device=cpu"), digits)

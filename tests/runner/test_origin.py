@@ -49,7 +49,7 @@ def test_code_versions_variables_and_what_is_allowed_change_it(tmp_path, monkeyp
     seen = [found("data=cifar10")]
     monkeypatch.setenv("BISCUITS_DATA", "elsewhere")
     seen += [found("data=cifar10"), found()]  # which another variant may read
-    monkeypatch.setattr(origin, "_version", lambda name: f"{name} 2")
+    monkeypatch.setattr(origin, "version_of", lambda name: f"{name} 2")
     seen += [found()]
     (tmp_path / "more.py").touch()
     monkeypatch.setattr(origin, "CODE", (*origin.CODE, tmp_path))
