@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from runner.build import build
+from runner.device import find_device
 from runner.errors import UserError
 from tests.conftest import settings
 
@@ -72,3 +73,13 @@ def test_channels_last_and_another_optimizer_and_scheduler_train():
 def test_a_card_that_is_not_there_is_refused():
     with pytest.raises(UserError, match=r"^device=cuda: torch sees no CUDA card here \(torch "):
         build(settings("device=cuda"))
+
+
+def test_more_ranks_than_cards_are_told_how_many_to_start(monkeypatch):
+    ranks = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**ranks, "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    told = r"^device=cuda:1: torch sees 1 CUDA card for 2 ranks here .* --nproc-per-node=1\)"
+    with pytest.raises(UserError, match=told):
+        find_device("cuda")
