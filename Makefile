@@ -11,7 +11,7 @@ HYDRA14 := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1 hydra-joblib-launcher==1.4.0
 
 .PHONY: demo test test-slow test-cluster test-hydra14 bench check clean
 
-demo: $(READY)  ## the five tricks, each alone, against the baseline: eight seeds on the digits
+demo: $(READY)  ## the five tricks, each alone, against the baseline: five to eight seeds on the digits
 	$(BIN)/python -m runner experiment=demo
 
 test: $(READY)  ## the default tests, some five minutes on two cores
