@@ -39,7 +39,7 @@ VARIANTS = {
     ("data=image_folder", "data.root='some/Ürün'"): "baseline+data.root=r_n-2efea3a8",
     ("optimizer.lr=1e10",): "baseline+optimizer.lr=1e10",
     ("tricks=[clipping]", "~tricks.clipping.eps"): "clipping-~eps",
-    ("experiment=demo",): "core",
+    ("experiment=demo",): "core+warm_restarts-T_mult=1.0",
     ("tricks=core",): "core",
     ("tricks=core", "tricks.warm_restarts.T_0=2"): "core+warm_restarts-T_0=2.0",
     ("tricks=[flooding,clipping,centralization,anti_aliasing,warm_restarts]",): "core",

@@ -40,7 +40,7 @@ REFUSED = {
     ),
     "+data.root='\udce9'": r"^The config must be text in UTF-8, got other bytes after .*root",
     "epochs=true": r"^epochs must be a number, got true",
-    "memory_format=3": r"^memory_format must be contiguous or channels_last, got 3",
+    "memory_format=3": r"^memory_format must be auto, contiguous or channels_last, got 3",
     "precision=float8": r"^precision must be float32, bfloat16 or float16, got \"float8\"",
     "threads=many": r"^threads must be a whole number or auto, got \"many\"",
     "data.validation=1.0": r"^data\.validation must be < 1 or auto, got 1.0",

@@ -94,7 +94,7 @@ if allowance:
 data = split_source(image_folder(root, size=1024, cache=cache), 0.2, seed=0)
 total = hashlib.sha256(digest_tensors({"train": data.train.chunks()}).encode())
 batches = Batches(data.train, 1, data.mean, data.std, shuffle=True)
-for inputs, targets in batches.epoch(0):
+for inputs, targets, *_ in batches.epoch(0):
     total.update(inputs.numpy().data)
     total.update(targets.numpy().data)
 print(total.hexdigest())
