@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from torch.distributed.distributed_c10d import PrefixStore
+
 from runner.errors import Unfit, UserError
 from runner.texts import in_one_line
 
@@ -66,6 +68,19 @@ class Words:
             with suppress(RuntimeError):
                 self.store.set(f"ended/{self.rank}", f"rank {self.rank} {why}".rstrip("."))
 
+    def keep(self, mark: str) -> None:
+        """Keep a mark for the ranks that torchrun starts in place of these."""
+        if self.store is not None:
+            with suppress(RuntimeError):
+                _of_all_starts(self.store).set(mark, mark)
+
+    def is_kept(self, mark: str) -> bool:
+        """Whether these ranks, or those in whose place they were started, kept a mark."""
+        try:
+            return self.store is not None and bool(_of_all_starts(self.store).check([mark]))
+        except RuntimeError:
+            return False
+
     def why_lost(self, error: RuntimeError) -> Lost:
         """Give back an error that says why another rank ended, as far as it is known."""
         others = [rank for rank in range(self.count) if rank != self.rank]
@@ -106,3 +121,10 @@ class Words:
         except RuntimeError:
             self.store = None  # who kept the words is gone too
         return None
+
+
+def _of_all_starts(store: Any) -> Any:  # noqa: ANN401
+    """Give back the store without the prefixes that torch and we give each start of the ranks."""
+    while isinstance(store, PrefixStore):
+        store = store.underlying_store
+    return store

@@ -22,9 +22,7 @@ from runner.run.resume import begun_with, device_begun_with
 from runner.run.status import Status, clear, conclude, recorded, tidy
 from runner.store.files import remove_leftovers
 from runner.store.lock import lock_folder
-from runner.store.runs import RESULT
 from runner.texts import say
-from runner.torchrun import restarted
 
 
 def resume_or_run(folder: Path, settings: Settings, quiet: bool) -> dict[str, Any]:
@@ -51,7 +49,9 @@ def resume_or_run(folder: Path, settings: Settings, quiet: bool) -> dict[str, An
 def _resume_or_run(folder: Path, given: Settings, quiet: bool, ranks: Ranks) -> dict[str, Any]:
     ranks.together(lambda: None)  # another one may have found a mistake in its config
     ranks.refuse_differences(dict(flatten(dataclasses.asdict(given))))
-    settings = ranks.from_first(lambda: settle(_as_restarted(given, folder), begun_with(folder)))
+    settings = ranks.from_first(
+        lambda: settle(_as_restarted(given, folder, ranks), begun_with(folder))
+    )
     if (result := ranks.from_first(lambda: finished(folder, settings))) is None:
         device = ranks.from_first(lambda: device_begun_with(folder, settings))
         usable = range(usable_cores() + 1)
@@ -74,13 +74,17 @@ def _resume_or_run(folder: Path, given: Settings, quiet: bool, ranks: Ranks) -> 
     return result
 
 
-def _as_restarted(given: Settings, folder: Path) -> Settings:
-    """Give back the settings, without `again` where torchrun starts the ranks again.
+def _as_restarted(given: Settings, folder: Path, ranks: Ranks) -> Settings:
+    """Give back the settings, without `again` where ranks before these have begun the run anew.
 
-    They go on with what the ranks before them have begun anew.
+    Torchrun has started these in their place, and they go on.
     """
-    is_begun = restarted() > 0 and not (folder / RESULT).exists()
+    is_begun = ranks.words is not None and ranks.words.is_kept(_begun_anew(folder))
     return dataclasses.replace(given, again=given.again and not is_begun)
+
+
+def _begun_anew(folder: Path) -> str:
+    return f"begun anew: {folder.resolve()}"
 
 
 def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict[str, Any]:
@@ -111,6 +115,8 @@ def attempt(folder: Path, settings: Settings, bench: Bench, quiet: bool) -> dict
         remove_leftovers(folder)
         if settings.again:
             clear(folder)
+            if ranks.words is not None:
+                ranks.words.keep(_begun_anew(folder))
         with recorded(folder, settings, bench) as status:
             result = Course(folder, settings, bench, status, quiet).run()
         checkpoint.tidy(folder, settings.keep)

@@ -79,7 +79,7 @@ def torchrun(folder, *arguments, more=()):
     return subprocess.Popen(
         [*TORCHRUN, *more, "-m", "runner", *SETTINGS, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={"PYTHONPATH": str(ROOT), **os.environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -136,6 +136,48 @@ def test_a_signal_to_one_rank_or_all_stops_them_after_one_update_and_saves(tmp_p
     assert result(tmp_path) == whole
 
 
+DIES = """
+import atexit
+import os
+import signal
+from runner.models import cifar_resnet
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def net(channels, classes):
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        if os.environ["WHEN"] == "before":
+            die()
+        atexit.register(die)
+    return cifar_resnet(depth=8, width=8, channels=channels, classes=classes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_again_begins_anew_just_once_whenever_a_rank_dies(tmp_path, when, monkeypatch):
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "own.py").write_text(DIES)
+    (tmp_path / "conf/model/own.yaml").write_text("_target_: own.net\nweights: null\n")
+    for name, value in {"BISCUITS_ALLOW": "own.net", "PYTHONPATH": f"{ROOT}:{tmp_path}"}.items():
+        monkeypatch.setenv(name, value)
+    given = ("-cd", "conf", "model=own", "epochs=3")
+    before = {"WHEN": "never", "TORCHELASTIC_RESTART_COUNT": "1"}
+    ranks = start_ranks(tmp_path, *SETTINGS, *given, **before, PYTHONPATH=os.environ["PYTHONPATH"])
+    wait_for_epochs(tmp_path, 1, ranks[0])
+    for rank in ranks:
+        rank.kill()
+    ended(ranks)
+    monkeypatch.setenv("WHEN", when)
+    started = torchrun(tmp_path, *given, "again=true", more=("--max-restarts=1",))
+    out, err = started.communicate(timeout=120)
+    assert started.returncode == 0, err
+    assert "resuming" not in out
+    assert out.count("epoch 1/3") == 1
+    assert status(tmp_path)["attempts"] == 1
+
+
 STOPS = """
 import os
 import signal
