@@ -23,6 +23,7 @@ from runner.run.status import conclude
 from runner.store.lock import lock_folder
 from runner.sweep import slots as slots_module
 from runner.sweep import where
+from runner.sweep.composed import Composed
 from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.slots import Slot, available_cores, slots, visible_cards
 from runner.sweep.sweeper import AblationSweeper
@@ -119,7 +120,8 @@ def test_a_worker_keeps_to_its_cores_and_its_card(tmp_path):
     config = Loader().compose(())
     config.hydra.sweep.dir = str(tmp_path)
     context = HydraContext(config_loader=None, callbacks=Callbacks())
-    payload = cloudpickle.dumps((context, config, where_it_runs, Singleton.get_state()))
+    content = context, Composed.of(config), where_it_runs, Singleton.get_state()
+    payload = cloudpickle.dumps(content)
     worker = Worker(Slot((core,), "1"), register)
     try:
         cause, value, printed = worker.begin(payload, None).result(timeout=120)
