@@ -4,7 +4,7 @@
     python -m benchmarks.card resnet50         # one network
 
 As in `benchmarks.step`: the runner's own epoch, with all logging, and the barest loop
-take turns. A setting that pays has a ratio well below that of `as it comes`.
+take turns. A setting that pays has a ratio well below that of `contiguous`.
 """
 
 import sys
@@ -43,7 +43,7 @@ NETWORKS = {
     ),
 }
 SETTINGS = {
-    "as it comes": (),
+    "contiguous": (),
     "channels_last": ("memory_format=channels_last",),
     "tf32=all": ("tf32=all",),
     "bfloat16": ("precision=bfloat16",),
@@ -57,7 +57,13 @@ SETTINGS = {
 
 
 def main() -> None:
-    """Print a line for each network and setting."""
+    """Print a line for each network and setting.
+
+    Raises:
+        SystemExit: If there is no card.
+    """
+    if not torch.cuda.is_available():
+        sys.exit("There is no CUDA card here.")
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}", flush=True)
     for name in sys.argv[1:] or NETWORKS:
         case = NETWORKS[name]

@@ -174,6 +174,7 @@ def measure(case: Case, settings: Mapping[str, Sequence[str]] | None = None) -> 
         orders[name], end = spawn.Pipe()
         kind = "barest" if name == "barest" else "ours"
         spawn.Process(target=serve, args=(kind, each, end), daemon=True).start()
+        end.close()  # it is the process's own: if that fails, `recv` does too
     updates = {name: end.recv() for name, end in orders.items()}
     for end in orders.values():  # some compile
         end.send("epoch")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from benchmarks.goals import Row, seconds
 
-AS_THE_SCRIPT = ("epochs=15", "ablation.until=fixed")  # 30 runs, each as long as the barest script
+AS_THE_SCRIPT = ("epochs=15", "data.test=null", "ablation.until=fixed")
+"""Makes of the demo 30 runs of as many updates as the barest script has."""
 WARM = 8
 
 

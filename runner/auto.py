@@ -15,11 +15,11 @@ networks of torchvision, images of 8 to 224 pixels, one thread and two.
   threads it loses, up to 1.75 times, in layers of fewer than 16 channels. It is never chosen where
   channels are no multiple of 8: torch crashed there with AVX2, in a ResNet-8 of width 5, and with 4
   channels everywhere.
-- On a card channels_last took 0.5 to 0.8 of an update's time where layers have 16 channels or more,
-  and saved nothing on the digits' ResNet-8. It is chosen where channels are multiples of 8 and few
-  layers have fewer than 16, unless tf32=none, which was not measured, nor were cards without TF32:
-  `python -m benchmarks.card`, on an H200. Of other machines' cards nothing is known; contiguous
-  stays.
+- On a card an update in channels_last took 0.51 to 0.98 of the time in contiguous where layers have
+  16 channels or more, and 1.07 to 1.11 on the digits' ResNet-8, whose have 8. So it is chosen where
+  channels are multiples of 8 and few layers have fewer than 16. That was measured on an H200, with
+  TF32 and bfloat16, by `python -m benchmarks.card`. Contiguous stays where nothing was: with
+  tf32=none, with compile, and on other machines, whose cards are not known. A card takes all cores.
 """
 
 import dataclasses
@@ -105,7 +105,7 @@ def choose(
     seen = dict[str, tuple[Settings, Work | None, bool]]()
     for settings, data in runs:
         size = (settings.batch_size, settings.micro_batch_size, settings.device)
-        kind = (*size, settings.threads, settings.precision, settings.tf32)
+        kind = (*size, settings.threads, settings.compile, settings.tf32)
         key = repr((settings.model, _changing(settings), settings.data, kind))
         if key not in seen:
             on_card = _may_have_card(settings.device, elsewhere)
@@ -136,8 +136,9 @@ def most_threads(work: Work | None) -> int:
 
 def suits_a_card(work: Work, settings: Settings) -> bool:
     """Whether a network is faster in channels_last on a card."""
-    is_exact = settings.tf32 == "none"
-    return not (is_exact or work.is_odd or work.narrow > MOST_NARROW * work.outputs)
+    if settings.tf32 == "none" or settings.compile:
+        return False
+    return not (work.is_odd or work.narrow > MOST_NARROW * work.outputs)
 
 
 def suits_channels_last(work: Work, threads: int) -> bool:

@@ -15,9 +15,15 @@ def find_device(name: str) -> torch.device:
 
     Of several ranks each has a card of its own, the n-th of the machine.
     """
+    asked = name
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and counted() > 1:
+        if not os.environ.get("LOCAL_RANK"):
+            raise UserError(
+                f"device={asked} over {counted()} ranks needs LOCAL_RANK, a rank's number on its "
+                "machine. torchrun sets it; under srun: export LOCAL_RANK=$SLURM_LOCALID."
+            )
         name = f"cuda:{local_rank()}"
     elif name.startswith("cuda:") and counted_here() > 1:
         raise UserError(
@@ -37,7 +43,9 @@ def find_device(name: str) -> torch.device:
         if count and counted() > 1:
             cards = f"{cards} for {counted_here()} ranks"
             remedy = f"Start fewer (torchrun --nproc-per-node={count}), or use device=cpu."
-        raise Unfit(f"device={name}: torch sees {cards} here (torch {torch.__version__}). {remedy}")
+        raise Unfit(
+            f"device={asked}: torch sees {cards} here (torch {torch.__version__}). {remedy}"
+        )
     return device
 
 

@@ -28,11 +28,6 @@ def counted_here() -> int:
     return _number("LOCAL_WORLD_SIZE", count) if count > 1 else 1
 
 
-def restarted() -> int:
-    """Count how often torchrun has started the ranks again."""
-    return _number("TORCHELASTIC_RESTART_COUNT", 0)
-
-
 def _number(name: str, otherwise: int) -> int:
     value = os.environ.get(name, "")
     return int(value) if value.isdecimal() else otherwise

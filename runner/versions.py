@@ -5,14 +5,18 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 
-@lru_cache  # a process keeps what it has imported
 def version_of(package: str) -> str | None:
     """Give back the version of a package; None if there is none that says it."""
     try:
-        return version(package)
+        return _installed(package)
     except PackageNotFoundError:  # the name of a module may differ from that of its package
         found = getattr(sys.modules.get(package), "__version__", None)
         return None if found is None else str(found)
+
+
+@lru_cache  # a process keeps what it has imported
+def _installed(package: str) -> str:
+    return version(package)
 
 
 def made_by() -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from runner.__main__ import main
-from runner.versions import made_by, version_of
+from runner.versions import _installed, made_by, version_of
 from tests.conftest import ROOT, biscuits, few_of
 
 OWN = ROOT / "examples" / "own"
@@ -83,11 +83,11 @@ def test_a_checkout_that_is_not_installed_has_no_version(monkeypatch):
         raise PackageNotFoundError(package)
 
     monkeypatch.setattr("runner.versions.version", lacks)
-    version_of.cache_clear()
+    _installed.cache_clear()
     assert made_by() == "Biscuits from a checkout"
     assert version_of("torch") == torch.__version__
     monkeypatch.undo()
-    version_of.cache_clear()
+    _installed.cache_clear()
     assert made_by() == f"Biscuits {version('biscuits-bench')}"
 
 

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from runner.errors import UserError
+from runner.ranks.session import meet
 from runner.ranks.words import Lost, Words, in_words, is_broken
 from runner.texts import in_one_line
-from runner.torchrun import counted, restarted
+from runner.torchrun import counted
 from tricks import derive_seed
 
 TIMEOUT = timedelta(minutes=30)
@@ -188,9 +188,9 @@ ALONE = Ranks()
 
 
 class _Met:
-    """How often this process has joined others."""
+    """Whether this process has joined others."""
 
-    times = 0
+    is_true = False
 
 
 def tell_once(line: str) -> str | int:
@@ -199,10 +199,13 @@ def tell_once(line: str) -> str | int:
     Returns:
         The line, on the first rank that found a mistake; 1 on the others.
     """
-    if counted() == 1 or _Met.times:
+    if counted() == 1 or _Met.is_true:
         return line
-    with joined() as ranks:
-        first = ranks.gather(True).index(True)
+    try:
+        with joined() as ranks:
+            first = ranks.gather(True).index(True)
+    except UserError:  # they do not meet
+        return line
     return line if ranks.rank == first else 1
 
 
@@ -216,7 +219,7 @@ def joined() -> Iterator[Ranks]:
     if (count := counted()) == 1:
         yield ALONE
         return
-    _Met.times += 1
+    _Met.is_true = True
     ranks = _join(count)
     failed: BaseException | None = None
     try:
@@ -242,7 +245,7 @@ def _join(count: int) -> Ranks:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
-        store = PrefixStore(f"{restarted()}/{_Met.times}", store)  # it may hold older words
+        store = meet(store, rank, count, TIMEOUT)
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         rank = os.environ["RANK"]

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from torch.distributed.distributed_c10d import PrefixStore
-
 from runner.errors import Unfit, UserError
+from runner.ranks.session import whole_store
 from runner.texts import in_one_line
 
 TO_TELL = 3.0  # seconds, in which a rank that fails tells the others why
@@ -72,12 +71,12 @@ class Words:
         """Keep a mark for the ranks that torchrun starts in place of these."""
         if self.store is not None:
             with suppress(RuntimeError):
-                _of_all_starts(self.store).set(mark, mark)
+                whole_store(self.store).set(mark, mark)
 
     def is_kept(self, mark: str) -> bool:
         """Whether these ranks, or those in whose place they were started, kept a mark."""
         try:
-            return self.store is not None and bool(_of_all_starts(self.store).check([mark]))
+            return self.store is not None and bool(whole_store(self.store).check([mark]))
         except RuntimeError:
             return False
 
@@ -121,10 +120,3 @@ class Words:
         except RuntimeError:
             self.store = None  # who kept the words is gone too
         return None
-
-
-def _of_all_starts(store: Any) -> Any:  # noqa: ANN401
-    """Give back the store without the prefixes that torch and we give each start of the ranks."""
-    while isinstance(store, PrefixStore):
-        store = store.underlying_store
-    return store

@@ -14,9 +14,9 @@ def require_whole(key: str, value: object, least: int, others: Sequence[str | No
     """
     is_other = isinstance(value, str | None) and value in others
     if not is_other and (type(value) is not int or value < least):
-        words = "".join(f"{'null' if other is None else other} or " for other in others)
+        words = "".join(f"{_written(other)} or " for other in others)
         raise UserError(
-            f"hydra.launcher.{key} must be {words}a whole number >= {least}, got {value}."
+            f"hydra.launcher.{key} must be {words}a whole number >= {least}, got {_written(value)}."
         )
 
 
@@ -27,4 +27,11 @@ def require_positive(key: str, value: object) -> None:
         UserError: If it is none.
     """
     if not isinstance(value, int | float) or value is True or not 0 < value < math.inf:
-        raise UserError(f"hydra.launcher.{key} must be a number > 0, got {value}.")
+        raise UserError(f"hydra.launcher.{key} must be a number > 0, got {_written(value)}.")
+
+
+def _written(value: object) -> str:
+    """Write a value as a config does."""
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )

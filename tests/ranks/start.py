@@ -13,7 +13,7 @@ import torch
 from tests.conftest import ROOT, start
 
 SETTINGS = ("threads=1", "memory_format=contiguous", "name=ours")
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 NOISE = re.compile(
     r"^(\*|Setting OMP|\[|W\d{4}|E\d{4}|Traceback| |-{9}|={9})|FAILED|Fail|Cause|Child"
 )
@@ -74,8 +74,8 @@ def lines(text):
     return [line for line in text.splitlines() if line.strip() and not NOISE.search(line)]
 
 
-def torchrun(folder, *arguments, more=()):
-    """Start two ranks by torchrun."""
+def torchrun(folder, *arguments, more=("--nproc-per-node=2",)):
+    """Start ranks by torchrun, two unless `more` says otherwise."""
     return subprocess.Popen(
         [*TORCHRUN, *more, "-m", "runner", *SETTINGS, *arguments],
         cwd=folder,

@@ -7,6 +7,7 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.conftest import ROOT, start
 from tests.ranks.start import (
@@ -21,6 +22,9 @@ from tests.ranks.start import (
 )
 
 QUICK = "epochs=1"
+TOLD = "rank 1 differs from rank 0: the sum of the model's bytes after update 7"
+AGREED = [[0, 0, 1, 0, 0, 0]] * 2
+DRIFTED = [["nothing", TOLD, 2, 1], ["nothing", "elsewhere", 2, 1]]
 
 
 def run(folder, *arguments):
@@ -36,6 +40,16 @@ def result(folder):
     lines = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
     log = [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
     return json.loads((place / "result.json").read_text())["weights"], log
+
+
+def trained(folder):
+    """The parameters of the only run, and what each of its epochs logged of them."""
+    (place,) = folder.glob("outputs/ours/*/seed=0")
+    saved = torch.load(place / "checkpoint.pt", weights_only=True)["training"]["model"]
+    log = [{k: line[k] for k in line if k.startswith("train/")} for line in result(folder)[1]]
+    # of batch norm each rank has its own statistics
+    own = ("running_mean", "running_var", "num_batches_tracked")
+    return {k: v.tolist() for k, v in saved.items() if not k.endswith(own)}, log
 
 
 def status(folder):
@@ -81,11 +95,7 @@ def test_micro_batches_are_dealt_so_that_one_process_has_the_same_weights(tmp_pa
     (tmp_path / "one").mkdir()
     run(tmp_path / "one", *SETTINGS, QUICK, "micro_batch_size=32", "tricks=core")
     run_ranks(tmp_path, QUICK, "micro_batch_size=32", "tricks=core")
-    two, one = (result(place)[1] for place in (tmp_path, tmp_path / "one"))
-    for each, other in zip(two, one, strict=True):
-        assert {k: each[k] for k in each if k.startswith("train/")} == {
-            k: other[k] for k in other if k.startswith("train/")
-        }
+    assert trained(tmp_path) == trained(tmp_path / "one")
 
 
 @pytest.mark.slow
@@ -96,29 +106,6 @@ def test_with_synchronised_batch_norm_the_run_is_that_of_one_process(tmp_path):
     one, two = (result(place)[1][0] for place in (tmp_path / "one", tmp_path))
     for key in ("train/loss", "validation/loss", "train/gradient_norm"):
         assert two[key] == pytest.approx(one[key], rel=1e-3)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run over two ranks that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
-    found = run_ranks(folder, "epochs=8", "tricks=core")
-    assert found.codes == [0, 0], found.err
-    return result(folder)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "more"), [(0, ()), (1, ()), (1, ("again=true",))])
-def test_torchrun_starts_killed_ranks_again_and_the_run_resumes_exactly(
-    tmp_path, whole, number, more
-):
-    started = torchrun(tmp_path, "epochs=8", "tricks=core", *more, more=("--max-restarts=1",))
-    wait_for_epochs(tmp_path, 2, started)
-    os.kill(ranks_of(started)[number], signal.SIGKILL)
-    out, err = started.communicate(timeout=180)
-    assert started.returncode == 0, err
-    assert "resuming at update" in out
-    assert result(tmp_path) == whole
 
 
 @pytest.mark.slow
@@ -134,48 +121,6 @@ def test_a_signal_to_one_rank_or_all_stops_them_after_one_update_and_saves(tmp_p
     found = run_ranks(tmp_path, "epochs=8", "tricks=core")
     assert found.codes == [0, 0], found.err
     assert result(tmp_path) == whole
-
-
-DIES = """
-import atexit
-import os
-import signal
-from runner.models import cifar_resnet
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def net(channels, classes):
-    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        if os.environ["WHEN"] == "before":
-            die()
-        atexit.register(die)
-    return cifar_resnet(depth=8, width=8, channels=channels, classes=classes)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_again_begins_anew_just_once_whenever_a_rank_dies(tmp_path, when, monkeypatch):
-    (tmp_path / "conf/model").mkdir(parents=True)
-    (tmp_path / "own.py").write_text(DIES)
-    (tmp_path / "conf/model/own.yaml").write_text("_target_: own.net\nweights: null\n")
-    for name, value in {"BISCUITS_ALLOW": "own.net", "PYTHONPATH": f"{ROOT}:{tmp_path}"}.items():
-        monkeypatch.setenv(name, value)
-    given = ("-cd", "conf", "model=own", "epochs=3")
-    before = {"WHEN": "never", "TORCHELASTIC_RESTART_COUNT": "1"}
-    ranks = start_ranks(tmp_path, *SETTINGS, *given, **before, PYTHONPATH=os.environ["PYTHONPATH"])
-    wait_for_epochs(tmp_path, 1, ranks[0])
-    for rank in ranks:
-        rank.kill()
-    ended(ranks)
-    monkeypatch.setenv("WHEN", when)
-    started = torchrun(tmp_path, *given, "again=true", more=("--max-restarts=1",))
-    out, err = started.communicate(timeout=120)
-    assert started.returncode == 0, err
-    assert "resuming" not in out
-    assert out.count("epoch 1/3") == 1
-    assert status(tmp_path)["attempts"] == 1
 
 
 STOPS = """
@@ -230,7 +175,7 @@ def test_another_number_of_ranks_resumes_only_where_that_is_asked_for(tmp_path, 
     (move,) = json.loads(file.read_text())["moves"]
     assert "ranks changed (2 -> 1)" in move
     for one, two in zip(result(tmp_path)[1], whole[1], strict=True):
-        assert one["train/loss"] == pytest.approx(two["train/loss"], rel=0.5)
+        assert one["train/loss"] == pytest.approx(two["train/loss"], rel=0.1)
 
 
 OWN = """
@@ -273,9 +218,5 @@ def test_odd_networks_and_wishes(tmp_path):
     assert found.codes == [0, 0], found.err
     everywhere = json.loads(found.out[0])
     assert [case for wrong, *_ in everywhere for case in wrong.items() if case[1]] == []
-    assert [agreed for _, agreed, _ in everywhere] == [[0, 0, 1, 0, 0, 0]] * 2
-    told = "rank 1 differs from rank 0: the sum of the model's bytes after update 7"
-    assert [drift for *_, drift in everywhere] == [
-        ["nothing", told, 2, 1],
-        ["nothing", "elsewhere", 2, 1],
-    ]
+    assert [agreed for _, agreed, _ in everywhere] == AGREED
+    assert [drift for *_, drift in everywhere] == DRIFTED

@@ -100,6 +100,7 @@ def test_on_a_card_layers_of_16_channels_and_more_are_channels_last(digits, monk
     assert on_card("model.width=16") == last
     assert on_card("model.width=16", "precision=bfloat16") == last
     assert on_card("model.width=16", "tf32=none") == contiguous
+    assert on_card("model.width=16", "compile=cuda_graphs") == contiguous
     assert on_card("model.width=20") == on_card("model.width=8") == contiguous
     assert on_card("model.width=16", elsewhere=True) == contiguous
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -80,6 +80,9 @@ def test_more_ranks_than_cards_are_told_how_many_to_start(monkeypatch):
     for name, value in {**ranks, "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    told = r"^device=cuda:1: torch sees 1 CUDA card for 2 ranks here .* --nproc-per-node=1\)"
+    told = r"^device=cuda: torch sees 1 CUDA card for 2 ranks here .* --nproc-per-node=1\)"
     with pytest.raises(UserError, match=told):
+        find_device("cuda")
+    monkeypatch.delenv("LOCAL_RANK")
+    with pytest.raises(UserError, match=r"over 2 ranks needs LOCAL_RANK"):
         find_device("cuda")

@@ -59,10 +59,10 @@ def test_a_config_to_copy_has_settings_that_its_launcher_knows(monkeypatch, caps
 WHOLE = "a whole number >="
 NUMBERS = {
     ("submitit_local", "workers=0"): f"workers must be auto or {WHOLE} 1, got 0.",
-    ("submitit_local", "per_card=true"): f"per_card must be {WHOLE} 1, got True.",
+    ("submitit_local", "per_card=true"): f"per_card must be {WHOLE} 1, got true.",
     ("submitit_local", "cpus_per_task=x"): f"cpus_per_task must be null or {WHOLE} 1, got x.",
     ("submitit_local", "timeout_min=0"): f"timeout_min must be {WHOLE} 1, got 0.",
-    ("submitit_local", "timeout_min=null"): f"timeout_min must be {WHOLE} 1, got None.",
+    ("submitit_local", "timeout_min=null"): f"timeout_min must be {WHOLE} 1, got null.",
     ("submitit_local", "mem_gb=0"): "mem_gb must be a number > 0, got 0.",
     ("submitit_slurm", "gpus_per_node=1.5"): f"gpus_per_node must be null or {WHOLE} 0, got 1.5.",
     ("submitit_slurm", "signal_delay_s=-1"): f"signal_delay_s must be {WHOLE} 0, got -1.",
