@@ -19,7 +19,7 @@ from runner.device import (
     compute_exactly,
     find_device,
     refuse_emulated,
-    refuse_four_channels,
+    to_channels_last_,
 )
 from runner.eager import do_without_compiler
 from runner.errors import UserError
@@ -81,8 +81,7 @@ def build(settings: Settings, data: DataSet | None = None, ranks: Ranks = ALONE)
         data = replace(data, mean=mean, std=std)
     memory_format = form_of(settings)
     if memory_format is torch.channels_last:
-        refuse_four_channels(model, device)
-        model = model.to(memory_format=memory_format)
+        to_channels_last_(model, device)
     training_batches, size = build_batches(settings, data, chain, ranks), settings.batch_size
     batches = partial(Batches, mean=data.mean, std=data.std, memory_format=memory_format)
     updates_per_epoch, inputs = len(training_batches), Inputs(training_batches)

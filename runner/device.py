@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from runner.errors import Unfit, UserError
 from runner.torchrun import counted, counted_here, local_rank
@@ -92,8 +93,14 @@ def refuse_emulated(device: torch.device, precision: str, allowed: bool) -> None
         )
 
 
-def refuse_four_channels(model: nn.Module, device: torch.device) -> None:
-    """Torch's CPU convolutions with 4 channels crash, or take minutes, in channels_last."""
+def to_channels_last_(model: nn.Module, device: torch.device) -> None:
+    """Bring a model's maps into channels_last, but for what lazy modules make in their first pass.
+
+    So does `model.to(memory_format=torch.channels_last)`, which fails on lazy modules.
+
+    Raises:
+        UserError: If a convolution has 4 channels on a CPU: torch crashes there, or takes minutes.
+    """
     for name, module in model.named_modules():
         four = isinstance(module, nn.Conv2d) and 4 in (module.in_channels, module.out_channels)
         if four and device.type == "cpu":
@@ -101,3 +108,6 @@ def refuse_four_channels(model: nn.Module, device: torch.device) -> None:
                 "memory_format must be contiguous for a convolution of 4 channels on a CPU, got "
                 f"channels_last with {name}, on which torch crashes. Use another width."
             )
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not is_lazy(tensor) and tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)

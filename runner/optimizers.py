@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from runner.errors import UserError
@@ -58,8 +59,9 @@ def step_together_(optimizer: Optimizer) -> None:
     groups = optimizer.param_groups
     parameters = [p for group in groups for p in group["params"]]
     known = any(type(optimizer) is getattr(torch.optim, name) for name in SAME_BITS)
-    small = sum(p.numel() for p in parameters) <= TOGETHER
-    if not (known and small and all(p.device.type == "cpu" for p in parameters)):
+    made = known and not any(map(is_lazy, parameters))
+    small = made and sum(p.numel() for p in parameters) <= TOGETHER
+    if not (small and all(p.device.type == "cpu" for p in parameters)):
         return
     for group in (optimizer.defaults, *groups):
         others = (group.get(key) for key in ("fused", "differentiable", "capturable"))

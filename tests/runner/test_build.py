@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from runner.build import build
+from runner.build import build, form_of
+from runner.config import check
 from runner.device import find_device
 from runner.errors import UserError
-from tests.conftest import settings
+from tests.conftest import composed, settings
 
 
 def start(*overrides):
@@ -86,3 +87,19 @@ def test_more_ranks_than_cards_are_told_how_many_to_start(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK")
     with pytest.raises(UserError, match=r"over 2 ranks needs LOCAL_RANK"):
         find_device("cuda")
+
+
+def lazy(channels, classes):
+    return nn.Sequential(nn.Conv2d(channels, 8, 3), nn.Flatten(), nn.LazyLinear(classes))
+
+
+def test_a_model_with_lazy_layers_may_be_channels_last(monkeypatch):
+    monkeypatch.setattr("runner.allowed.USERS", {f"{__name__}.lazy"})
+    weights = []
+    for form in ("contiguous", "channels_last"):
+        cfg = composed("threads=1", f"memory_format={form}")
+        cfg.model = {"_target_": f"{__name__}.lazy", "weights": None}
+        model = build(check(cfg, ())).training.model
+        assert model[0].weight.is_contiguous(memory_format=form_of(check(cfg, ())))
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
