@@ -12,7 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
+from runner.errors import UserError
 from runner.ranks.batch_norm import Synchronised
 from runner.ranks.meeting import Ranks
 
@@ -36,9 +38,18 @@ class Passes:
         model: The model, which stays as it is.
         ranks: Those that share the update.
         together: Whether batch norms take the statistics of all ranks.
+
+    Raises:
+        UserError: If several ranks have a model with lazy layers: their weights cannot be sent.
     """
 
     def __init__(self, model: nn.Module, ranks: Ranks, together: bool = False) -> None:
+        lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+        if lazy and ranks.count > 1:
+            raise UserError(
+                f"model: over ranks all weights are needed at the start, and {lazy[0]} is made in "
+                "the first pass. Put layers with sizes in place of lazy ones."
+            )
         self.model, self.ranks, self.together = model, ranks, together
 
     @cached_property

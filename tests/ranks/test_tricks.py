@@ -3,11 +3,12 @@
 import json
 
 import pytest
+from torch import nn
 
 from runner.data.augmentation import pick
 from runner.errors import UserError
 from runner.micro_batches import micro_batches
-from runner.ranks import ALONE, Parts, Ranks, divide
+from runner.ranks import ALONE, Parts, Passes, Ranks, divide
 from tests.conftest import ROOT
 from tests.loop import batch, time_of
 from tests.ranks.start import ended, start_ranks
@@ -96,3 +97,10 @@ def test_what_was_dealt_is_merged_in_order(monkeypatch):
     ranks = Ranks(0, 3)
     monkeypatch.setattr(ranks, "gather", lambda _: hands)
     assert ranks.merge(hands[0]) == list(range(7))
+
+
+def test_a_model_with_lazy_layers_is_refused_over_ranks():
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    Passes(model, ALONE)
+    with pytest.raises(UserError, match=r"at the start, and 1\.weight is made in the first pass"):
+        Passes(model, Ranks(0, 2))
