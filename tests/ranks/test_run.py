@@ -174,8 +174,12 @@ def test_another_number_of_ranks_resumes_only_where_that_is_asked_for(tmp_path, 
     (file,) = tmp_path.glob("outputs/ours/*/seed=0/run.json")
     (move,) = json.loads(file.read_text())["moves"]
     assert "ranks changed (2 -> 1)" in move
-    for one, two in zip(result(tmp_path)[1], whole[1], strict=True):
-        assert one["train/loss"] == pytest.approx(two["train/loss"], rel=0.1)
+    losses, those = (
+        [line["train/loss"] for line in log] for log in (result(tmp_path)[1], whole[1])
+    )
+    assert losses[:2] == those[:2]  # of the epochs before it moved
+    assert losses[2:] != those[2:]
+    assert losses == pytest.approx(those, rel=0.5)
 
 
 OWN = """
