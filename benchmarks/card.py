@@ -1,10 +1,10 @@
 """The cost of an update on a CUDA card, by setting, beside the barest loop in float32.
 
-    python -m benchmarks.card                  # all networks and settings; about five minutes
+    python -m benchmarks.card                  # all networks and settings; several minutes
     python -m benchmarks.card resnet50         # one network
 
-As in `benchmarks.step`: the runner's own epoch, with all logging, and the barest loop
-take turns. A setting that pays has a ratio well below that of `contiguous`.
+As in `benchmarks.step`: the runner's own epoch, with all logging, and the barest loop take turns. A
+setting that pays has a ratio well below that of `contiguous`.
 """
 
 import sys

@@ -23,7 +23,11 @@ TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for another, which may be reading the data."""
 T = TypeVar("T")
 
-NCCL = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "2", "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "500"}
+NCCL = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "2",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+    "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "500",
+}
 """Where NCCL fails, torch is to drop what waits on the card, and to leave the rest to us.
 
 By default, and as torchrun has it, the process is ended after a minute, and tells nobody why.

@@ -32,6 +32,6 @@ def require_positive(key: str, value: object) -> None:
 
 def _written(value: object) -> str:
     """Write a value as a config does."""
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

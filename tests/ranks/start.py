@@ -74,12 +74,12 @@ def lines(text):
     return [line for line in text.splitlines() if line.strip() and not NOISE.search(line)]
 
 
-def torchrun(folder, *arguments, more=("--nproc-per-node=2",)):
+def torchrun(folder, *arguments, more=("--nproc-per-node=2",), **variables):
     """Start ranks by torchrun, two unless `more` says otherwise."""
     return subprocess.Popen(
         [*TORCHRUN, *more, "-m", "runner", *SETTINGS, *arguments],
         cwd=folder,
-        env={"PYTHONPATH": str(ROOT), **os.environ},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

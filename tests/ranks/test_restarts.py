@@ -70,21 +70,19 @@ def net(channels, classes):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_again_begins_anew_just_once_whenever_a_rank_dies(tmp_path, when, monkeypatch):
+def test_again_begins_anew_just_once_whenever_a_rank_dies(tmp_path, when):
     (tmp_path / "conf/model").mkdir(parents=True)
     (tmp_path / "own.py").write_text(DIES)
     (tmp_path / "conf/model/own.yaml").write_text("_target_: own.net\nweights: null\n")
-    for name, value in {"BISCUITS_ALLOW": "own.net", "PYTHONPATH": f"{ROOT}:{tmp_path}"}.items():
-        monkeypatch.setenv(name, value)
+    known = {"BISCUITS_ALLOW": "own.net", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     given = ("-cd", "conf", "model=own", "epochs=3")
-    before = {"WHEN": "never", "TORCHELASTIC_RESTART_COUNT": "1"}
-    ranks = start_ranks(tmp_path, *SETTINGS, *given, **before, PYTHONPATH=os.environ["PYTHONPATH"])
+    before = {**known, "WHEN": "never", "TORCHELASTIC_RESTART_COUNT": "0"}
+    ranks = start_ranks(tmp_path, *SETTINGS, *given, **before)
     wait_for_epochs(tmp_path, 1, ranks[0])
     for rank in ranks:
         rank.kill()
     ended(ranks)
-    monkeypatch.setenv("WHEN", when)
-    started = torchrun(tmp_path, *given, "again=true", more=TWICE)
+    started = torchrun(tmp_path, *given, "again=true", more=TWICE, **known, WHEN=when)
     out, err = started.communicate(timeout=120)
     assert started.returncode == 0, err
     assert "resuming" not in out
