@@ -9,7 +9,7 @@ import ctypes
 import os
 from collections.abc import Callable
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+MXFAST, TRIM_THRESHOLD, MMAP_THRESHOLD = 1, -1, -3
 """The numbers of these options in `mallopt(3)`."""
 
 
@@ -26,6 +26,8 @@ def keep_freed() -> None:
     # the second alone would have every large block mapped anew
     if set_option(MMAP_THRESHOLD, 2**30) or set_option(MMAP_THRESHOLD, 2**25):
         set_option(TRIM_THRESHOLD, 2**31 - 1)
+    # the small blocks of fast bins would be merged anew whenever a large one is freed
+    set_option(MXFAST, 0)
 
 
 def release() -> None:

@@ -56,6 +56,31 @@ def test_a_warm_worker_imports_no_compiler(tmp_path):
     assert sorted(modules & {*COMPILER, *OTHERS}) == []
 
 
+def test_the_first_run_of_an_ablation_waits_for_no_statistics_and_no_drawing(tmp_path):
+    code = (
+        "import sys\n"
+        "from runner.__main__ import main\n"
+        "from runner.sweep.composed import ComposedLauncher\n"
+        "def launch(self, jobs, first):\n"
+        "    print(len(jobs), *sys.modules)\n"
+        "    raise SystemExit\n"
+        "ComposedLauncher.launch = launch\n"
+        "main()\n"
+    )
+    asked = (*SMALL[:4], "ablation=one_at_a_time", "tricks=[clipping]", "ablation.seeds=2")
+    found = subprocess.run(
+        [sys.executable, "-c", code, *asked],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    count, *modules = found.stdout.splitlines()[-1].split()
+    assert count == "4", found.stderr
+    late = {"torch._dynamo", "scipy.stats", "sklearn", "pandas", "matplotlib"}
+    assert sorted({*modules} & late) == []
+
+
 @pytest.mark.slow
 def test_what_is_done_with_a_run_imports_what_it_uses(tmp_path):
     imported(tmp_path, "runner", *SMALL)

@@ -92,11 +92,12 @@ def estimate(
     enough = settled.sum(1) >= (FEWEST_SEEDS if question.grows else len(plan.seeds))
     judged = enough & (lengths >= FEWEST_SEEDS)
     found = {name: np.full(len(values), np.nan) for name in NUMBERS}
+    found["gain"][:] = 1.0
     verdicts = np.full(len(values), Verdict.UNDECIDED, object)
     within = np.zeros(len(values), bool)
     for kind in ("effect", "interaction", "share"):
         some = np.flatnonzero([contrast.kind == kind for contrast in plan.contrasts])
-        if not some.size:
+        if not there[some].any():  # before the first runs, which need not wait for scipy.stats
             continue
         settings = [plan.contrasts[place].setting for place in some]
         sharing = find_sharing(weights[some], settings) if question.shares else None

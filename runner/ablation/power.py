@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
 
 from runner.ablation.statistics import FEWEST_SEEDS, Array, critical_t
 
@@ -54,7 +54,7 @@ def smallest_effect(
         return float(_two_sided(np.asarray(shift), np.asarray(gain * (n - 1)), critical)) - power
 
     most = 10 * float(critical) + 10
-    shift = float(optimize.brentq(missing, 0, most, xtol=1e-12, rtol=1e-12))
+    shift = float(scipy.optimize.brentq(missing, 0, most, xtol=1e-12, rtol=1e-12))
     return np.asarray(sd * (shift / n**0.5))
 
 
@@ -154,9 +154,9 @@ def forecast_seeds(
         gain: [...], the degrees of freedom of the spread over n - 1.
     """
     df = np.asarray(gain, float) * (have - 1)
-    off = error * stats.t.isf(UNLIKELY, df)
+    off = error * scipy.stats.t.isf(UNLIKELY, df)
     around = np.stack([mean - off, mean, mean + off])
-    spreads = [sd * (df / stats.chi2.isf(q, df)) ** 0.5 for q in (UNLIKELY, LIKELY)]
+    spreads = [sd * (df / scipy.stats.chi2.isf(q, df)) ** 0.5 for q in (UNLIKELY, LIKELY)]
     needed, *ends = (
         seeds_needed(m, s, margin, alpha, have, sequential, have + MOST_MORE, step, gain=gain)
         for m, s in ((mean, sd), *((around, spread) for spread in spreads))
@@ -178,8 +178,8 @@ def _beyond(shift: Array, df: Array, critical: Array) -> Array:
     bound = np.where(finite, critical, 1.0)
     # the normal approximation, which is within 1e-4 where there are many, and much faster
     normal = (shift - bound * (1 - 0.25 / df)) / np.sqrt(1 + bound**2 / (2 * df))
-    found = np.array(special.ndtr(normal))
+    found = np.array(scipy.special.ndtr(normal))
     few = finite & (df < MANY)
     far = 10 * bound[few] + 50  # from there on it is 1, or 0, and scipy gives NaN at last
-    found[few] = stats.nct.sf(bound[few], df[few], np.clip(shift[few], -far, far))
+    found[few] = scipy.stats.nct.sf(bound[few], df[few], np.clip(shift[few], -far, far))
     return np.where(finite, found, 0.0)

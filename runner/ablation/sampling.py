@@ -8,8 +8,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from runner.ablation.plan import Plan
 from runner.ablation.statistics import FEWEST_SEEDS
@@ -117,7 +117,7 @@ def crossed_interval(table: Crossed, alpha: float) -> tuple[float, float]:
     """
     mean, seeds, samples, by_seed, by_sample, rest = table
     variance = max(by_seed + by_sample - rest, by_seed) / (seeds * samples)
-    half = float(stats.t.isf(alpha / 2, seeds - 1)) * sqrt(variance)
+    half = float(scipy.stats.t.isf(alpha / 2, seeds - 1)) * sqrt(variance)
     return mean - half, mean + half
 
 
@@ -211,7 +211,9 @@ def _noise(table: Crossed, alpha: float, df: float) -> Noise | None:
     if table.ms_seeds <= 0:
         return None
     ratio, df_rest = table.ms_rest / table.ms_seeds, df * (table.samples - 1)
-    low, high = (ratio * float(stats.f.ppf(q, df, df_rest)) for q in (alpha / 2, 1 - alpha / 2))
+    low, high = (
+        ratio * float(scipy.stats.f.ppf(q, df, df_rest)) for q in (alpha / 2, 1 - alpha / 2)
+    )
     variance, of_test_set = table.ms_seeds / table.samples, table.ms_rest / table.samples
     return Noise(
         variance=variance,

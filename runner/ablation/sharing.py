@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse, stats
+from scipy import sparse
 
 from runner.ablation.statistics import FEWEST_SEEDS, Array, Moments
 
@@ -125,7 +126,7 @@ def _quantile(above: Array, below: Array) -> Array:
     """The bound that F rarely exceeds; of each pair of degrees of freedom once."""
     pairs = np.stack(np.broadcast_arrays(above, below), -1).reshape(-1, 2)
     known, places = np.unique(pairs, axis=0, return_inverse=True)
-    bounds = stats.f.isf(WIDE, *np.where(known > 0, known, np.nan).T)
+    bounds = scipy.stats.f.isf(WIDE, *np.where(known > 0, known, np.nan).T)
     return np.asarray(bounds[places.ravel()].reshape(np.shape(above)))
 
 

@@ -23,6 +23,7 @@ from hydra.plugins.plugin import Plugin
 from hydra.plugins.sweeper import Sweeper
 
 from runner.errors import UserError
+from runner.garbage import importing_torch
 from runner.sweep import server
 
 MODULE = "hydra_plugins.biscuits"
@@ -183,7 +184,9 @@ def _stand_in(name: str, base: type[Plugin], home: str, given: Mapping[str, Any]
                 f"hydra/launcher={option} needs {package}, which is not installed. "
                 f"Run pip install 'biscuits-bench[{extra}]'."
             )
-        return getattr(import_module(home), name)(**settings, **given)
+        with importing_torch():
+            module = import_module(home)
+        return getattr(module, name)(**settings, **given)
 
     stand_in: type[Plugin] = type(name, (base,), {"__new__": new, "__module__": MODULE})
     # Hydra registers concrete classes alone

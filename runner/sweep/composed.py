@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 from tqdm import tqdm
 
 from runner.signals import stoppable
+from runner.sweep import ahead
 from runner.texts import say
 
 
@@ -87,7 +88,8 @@ class ComposedLauncher(Launcher):
             )
             numbered = enumerate(composing, initial_job_idx)
             self.runs = [self._compose(list(overrides), n) for n, overrides in numbered]
-            return self._launch()
+            with ahead.importing():
+                return self._launch()
 
     def _launch(self) -> Sequence[JobReturn]:
         raise NotImplementedError

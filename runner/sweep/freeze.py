@@ -48,6 +48,7 @@ class Frozen:
     def __init__(self, plan: Plan, again: bool, options: Mapping[str, Any]) -> None:
         self.plan, self.again, self.options = plan, again, options
         self._known: dict[tuple[str, bool], bytes] = {}
+        self._hydra: bytes | None = None
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
@@ -70,17 +71,19 @@ class Frozen:
         return config
 
     def _compose(self, master_config: DictConfig, variant: str) -> DictConfig:
-        """Give back the config of a variant's first run."""
-        hydra = copy.deepcopy(OmegaConf.masked_copy(master_config, "hydra"))
-        OmegaConf.set_readonly(hydra.hydra, False)  # a launcher writes into it
-        with open_dict(hydra):
-            hydra.hydra.sweep.dir = f"{OUTPUTS}/{self.plan.name}"
-            hydra.hydra.sweep.subdir = variant
+        """Give back the config of a variant's first run, but for what each run has of its own."""
+        if self._hydra is None:
+            hydra = copy.deepcopy(OmegaConf.masked_copy(master_config, "hydra"))
+            OmegaConf.set_readonly(hydra.hydra, False)  # a launcher writes into it
+            with open_dict(hydra):
+                hydra.hydra.sweep.dir = f"{OUTPUTS}/{self.plan.name}"
+            self._hydra = cloudpickle.dumps(hydra)
         options = {**self.options, "again": self.again}
         content = {**self.plan.config_of(variant, self.plan.seeds[0]), **options}
-        merged = OmegaConf.merge(hydra, OmegaConf.create(content))
-        assert isinstance(merged, DictConfig)
-        return merged
+        config: DictConfig = pickle.loads(self._hydra)
+        with open_dict(config):
+            config.merge_with(OmegaConf.create(content))
+        return config
 
 
 def refuse_other(root: Path, before: Plan, now: Plan) -> Plan:

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import cloudpickle
-from hydra.core.singleton import Singleton
-from hydra.core.utils import setup_globals
 from hydra.types import HydraContext, TaskFunction
 
 from runner.signals import stoppable
 from runner.store.runs import read_status
 from runner.sweep.composed import Composed
 from runner.sweep.ends import ENDED
+from runner.sweep.hydra_state import HydraState
 from runner.sweep.side_by_side import Limits, SideBySide
 from runner.terminal import show_as_text
 from runner.texts import say
@@ -36,7 +35,7 @@ class Share:
     """What one job does, once it is called; it can be called again, and does what is left."""
 
     work: bytes
-    """The composed runs, what does one, Hydra's context and state; pickled and compressed."""
+    """The composed runs, what does one, and Hydra's context; pickled and compressed."""
     folders: tuple[str, ...]
     """Those of the runs."""
     before: tuple[Mapping[str, Any], ...]
@@ -48,8 +47,8 @@ class Share:
     path: tuple[str, ...]
     """Where Python looked for modules."""
     limits: Limits
-    prepare: Callable[[], None]
-    """Called before the runs are unpickled, and in each worker process."""
+    state: HydraState
+    """What Hydra has to know before the runs are unpickled."""
 
     @classmethod
     def make(
@@ -63,7 +62,7 @@ class Share:
     ) -> Self:
         """Make a share of composed runs."""
         light = replace(context, config_loader=None)  # type: ignore[arg-type]
-        content = runs, task, light, Singleton.get_state()
+        content = runs, task, light
         return cls(
             work=zlib.compress(cloudpickle.dumps(content), level=1),
             folders=tuple(str(run.folder) for run in runs),
@@ -72,7 +71,7 @@ class Share:
             mark=str(mark),
             path=tuple(sys.path),
             limits=limits,
-            prepare=prepare,
+            state=HydraState.of(prepare),
         )
 
     def __call__(self) -> str | None:
@@ -87,12 +86,9 @@ class Share:
         if complaint := self._complaint():
             return complaint
         sys.path.extend(place for place in self.path if place not in sys.path)
-        self.prepare()
+        self.state.take()
         show_as_text()
-        runs, task, context, state = pickle.loads(zlib.decompress(self.work))
-        setup_globals()
-        Singleton.set_state(state)
-        self.prepare()  # the state brought its own list of plugins
+        runs, task, context = pickle.loads(zlib.decompress(self.work))
         pairs = zip(runs, self.before, strict=True)
         left = [run for each, before in pairs if (run := _left_of(each, before))]
         if left:
@@ -100,7 +96,7 @@ class Share:
                 show: Callable[[str, int], None] = lambda text, n: say(  # noqa: E731
                     f"[{n}/{len(left)}] {text.rstrip()}"
                 )
-                SideBySide(left, task, context, self.limits, self.prepare, show).do()
+                SideBySide(left, task, context, self.limits, self.state.prepare, show).do()
         return None
 
     def failed(self) -> list[str]:

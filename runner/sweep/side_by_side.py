@@ -15,8 +15,7 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-import cloudpickle  # Hydra's state holds functions within functions
-from hydra.core.singleton import Singleton
+import cloudpickle  # a context's callbacks may be of a script
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 
@@ -26,6 +25,7 @@ from runner.signals import announce_stop
 from runner.store.runs import read_status
 from runner.sweep import server
 from runner.sweep.composed import Composed
+from runner.sweep.hydra_state import HydraState
 from runner.sweep.slots import refuse_counts, slots, visible_cards
 from runner.sweep.waiting import Queue
 from runner.sweep.worker import Worker, cause_of_death
@@ -68,7 +68,7 @@ class SideBySide:
         task: What does one of them.
         context: Hydra's; its callbacks alone are used.
         limits: What they may take.
-        prepare: Called in a worker process before each run.
+        prepare: Called in a worker process before its first run.
         show: Called with the lines of each run that has ended, and the number of those.
     """
 
@@ -95,7 +95,8 @@ class SideBySide:
         cards = visible_cards(self.runs[0].device)
         workers, per_card = self.limits.workers, self.limits.per_card
         shares = slots(workers, per_card, len(self.runs), cards, self.limits.cores)
-        crew = [Worker(slot, self.prepare) for slot in shares]
+        state = HydraState.of(self.prepare)
+        crew = [Worker(slot, state) for slot in shares]
         waiting = Queue([run.variant for run in self.runs], len(crew))
         running: dict[Future[Any], Job] = {}
         ends: dict[int, JobReturn] = {}
@@ -104,7 +105,7 @@ class SideBySide:
         def begin(worker: Worker) -> None:
             if (number := waiting.take()) is not None:
                 run = self.runs[number]
-                content = self.context, run, self.task, Singleton.get_state()
+                content = self.context, run, self.task
                 job = Job(number, worker, read_status(run.folder))
                 running[worker.begin(cloudpickle.dumps(content), self.limits.timeout)] = job
 

@@ -8,20 +8,19 @@ import os
 import pickle
 import signal
 import traceback
-from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout
 from functools import lru_cache
 from typing import Any
 
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobStatus, run_job, setup_globals
+from hydra.core.utils import JobStatus, run_job
 from pebble import ProcessPool
 
 from runner.errors import UserError, cause_of
 from runner.signals import Stopped, die_with_parent
 from runner.sweep import server
+from runner.sweep.hydra_state import HydraState
 from runner.sweep.slots import Slot
 from runner.terminal import show_as_text
 from runner.texts import in_one_line, same_command
@@ -34,22 +33,22 @@ class Worker:
 
     Args:
         slot: What it may use.
-        prepare: Called in the process before each job.
+        state: What Hydra has to know in it.
     """
 
-    def __init__(self, slot: Slot, prepare: Callable[[], None]) -> None:
-        self.slot, self.prepare = slot, prepare
+    def __init__(self, slot: Slot, state: HydraState) -> None:
+        self.slot, self.state = slot, state
         self.pool: Any = None
         self.retried = False
 
     def begin(self, job: bytes, timeout: float | None) -> "Future[Any]":
-        """Begin a job, pickled: its context, composed run, task and Hydra's state."""
+        """Begin a job, pickled: its context, composed run and task."""
         if self.pool is not None and not self.pool.active:
             self.stop()  # its process died while it had nothing to do
         if self.pool is None:
             self.pool = ProcessPool(1, context=server.context())
             self.pool.schedule(_settle, (self.slot,))
-        arguments = (self.prepare, job, self.slot)
+        arguments = (self.state, job, self.slot)
         return self.pool.schedule(_do, arguments, timeout=timeout)  # type: ignore[no-any-return]
 
     def stop(self, at_once: bool = True) -> None:
@@ -89,15 +88,12 @@ def _settle(slot: Slot) -> None:
     die_with_parent()
 
 
-def _do(prepare: Callable[[], None], job: bytes, slot: Slot) -> tuple[str | None, Any, str]:
+def _do(state: HydraState, job: bytes, slot: Slot) -> tuple[str | None, Any, str]:
     """Do one job, in the worker: why it failed, its value or its error, and what it printed."""
     _settle(slot)  # Pebble may have put a new process in the place of one that died warming up
-    prepare()
+    state.take()
     show_as_text()
-    context, run, task, state = pickle.loads(job)  # from our own parent, through a pipe
-    setup_globals()
-    Singleton.set_state(state)
-    prepare()  # the state brought its own list of plugins
+    context, run, task = pickle.loads(job)  # from our own parent, through a pipe
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):

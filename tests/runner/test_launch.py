@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
@@ -10,7 +12,6 @@ import cloudpickle
 import pytest
 from hydra._internal.callbacks import Callbacks
 from hydra.core.plugins import Plugins
-from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext
@@ -24,11 +25,13 @@ from runner.store.lock import lock_folder
 from runner.sweep import slots as slots_module
 from runner.sweep import where
 from runner.sweep.composed import Composed
+from runner.sweep.hydra_state import HydraState
 from runner.sweep.local_launcher import LocalLauncher
 from runner.sweep.slots import Slot, available_cores, slots, visible_cards
 from runner.sweep.sweeper import AblationSweeper
 from runner.sweep.worker import Worker, cause_of_death
 from tests.builders import read_status, write_status
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -120,9 +123,9 @@ def test_a_worker_keeps_to_its_cores_and_its_card(tmp_path):
     config = Loader().compose(())
     config.hydra.sweep.dir = str(tmp_path)
     context = HydraContext(config_loader=None, callbacks=Callbacks())
-    content = context, Composed.of(config), where_it_runs, Singleton.get_state()
+    content = context, Composed.of(config), where_it_runs
     payload = cloudpickle.dumps(content)
-    worker = Worker(Slot((core,), "1"), register)
+    worker = Worker(Slot((core,), "1"), HydraState.of(register))
     try:
         cause, value, printed = worker.begin(payload, None).result(timeout=120)
     finally:
@@ -133,9 +136,45 @@ def test_a_worker_keeps_to_its_cores_and_its_card(tmp_path):
     assert not multiprocessing.active_children()
 
 
+registered = []
+
+
+def register_and_count():
+    registered.append(os.getpid())
+    register()
+
+
+def times_registered(*_):
+    return len(registered)
+
+
+@pytest.mark.slow
+def test_a_worker_learns_once_what_hydra_knows(tmp_path):
+    config = Loader().compose(())
+    config.hydra.sweep.dir = str(tmp_path)
+    context = HydraContext(config_loader=None, callbacks=Callbacks())
+    job = cloudpickle.dumps((context, Composed.of(config), times_registered))
+    worker = Worker(Slot(tuple(available_cores())), HydraState.of(register_and_count))
+    try:
+        results = [worker.begin(job, None).result(timeout=120) for _ in range(3)]
+    finally:
+        worker.stop()
+    assert [(cause, value) for cause, value, _ in results] == [(None, 2)] * 3  # for one state
+
+
+def test_the_collector_does_not_look_through_what_workers_are_forked_with():
+    code = "import gc, runner.sweep.imported; print(gc.get_freeze_count(), gc.isenabled())"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    frozen, enabled = found.stdout.split()
+    assert int(frozen) > 100_000  # torch's
+    assert enabled == "True"
+
+
 @pytest.mark.slow
 def test_a_worker_that_died_while_it_had_nothing_to_do_is_replaced():
-    worker = Worker(Slot(tuple(available_cores())), register)
+    worker = Worker(Slot(tuple(available_cores())), HydraState.of(register))
     try:
         worker.begin(b"", None).exception(timeout=120)  # no job; but there is a process now
         (process,) = worker.pool._pool_manager.worker_manager.workers.values()

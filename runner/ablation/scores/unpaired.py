@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from runner.ablation import wording
 from runner.ablation.decide import Tests, Verdict, adjust, conclude
@@ -75,8 +75,8 @@ def welch(
     known = (fewest >= FEWEST_SEEDS) & (variances > 0) & (variance0 > 0)
     df = np.where(fewest > 1, fewest - 1.0, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        zero = 2 * stats.t.sf(np.abs(mean) / error, df)
-        within = stats.t.sf((margin - np.abs(mean)) / against, df)
+        zero = 2 * scipy.stats.t.sf(np.abs(mean) / error, df)
+        within = scipy.stats.t.sf((margin - np.abs(mean)) / against, df)
     if margin <= 0:
         within = np.full(mean.shape, np.nan)
     tests = Tests(mean, np.where(known, zero, np.nan), np.where(known, within, np.nan))
@@ -104,7 +104,9 @@ def failure_p(group: "Group", own: "Group") -> float:
     if min(group.ended, own.ended) < FEWEST_SEEDS:
         return np.nan
     failed, others = sum(group.failed.values()), sum(own.failed.values())
-    p = float(stats.hypergeom.sf(failed - 1, group.ended + own.ended, failed + others, group.ended))
+    p = float(
+        scipy.stats.hypergeom.sf(failed - 1, group.ended + own.ended, failed + others, group.ended)
+    )
     return round(p, 12) if p > 1e-9 else p
 
 
@@ -170,7 +172,7 @@ def _forecasts(question: Question, compared: Welch, step: float) -> dict[str, Ar
     """
     mean, sd, n = compared.mean, compared.sd, compared.df + 1
     alpha = question.alpha / len(mean)
-    half = stats.t.isf(question.alpha / 2, compared.df) * compared.error
+    half = scipy.stats.t.isf(question.alpha / 2, compared.df) * compared.error
     found = {"low": mean - half, "high": mean + half}
     found |= {name: np.full(mean.shape, np.nan) for name in ("smallest", *Forecast._fields)}
     pair = compared.error * np.sqrt(n)  # the spread that so many pairs would have

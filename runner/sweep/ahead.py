@@ -1,0 +1,26 @@
+"""Importing what the end of a sweep needs, while its runs are done in other processes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from threading import Thread
+
+NEEDED = ("scipy.stats", "sklearn.metrics", "matplotlib.figure", "matplotlib.backends.backend_svg")
+"""What verdicts, reports and their pictures import; two seconds, in which cores would idle."""
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import it beside; whoever asks for it earlier waits as long as the import itself takes."""
+    beside = Thread(target=_import, name="imports for the report")
+    beside.start()
+    try:
+        yield
+    finally:
+        beside.join()
+
+
+def _import() -> None:
+    for name in NEEDED:
+        with suppress(Exception):  # whoever needs it tells of it
+            import_module(name)
