@@ -55,26 +55,20 @@ class FirstNotFinite:
     """Finds the first update with a number that is not finite, without waiting for the device."""
 
     def __init__(self) -> None:
-        self.seen: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+        self.noted: list[tuple[int, tuple[str, ...], Tensor]] = []
 
     def note(self, update: int, numbers: Mapping[str, Tensor]) -> None:
-        """Keep an update's numbers, unless those that are kept are not finite."""
-        names, values = (*numbers,), torch.stack([*numbers.values()])
-        when = torch.full((), update, device=values.device)
-        if names in self.seen:
-            before, kept = self.seen[names]
-            fine = kept.isfinite().all()
-            values, when = torch.where(fine, values, kept), torch.where(fine, when, before)
-        self.seen[names] = when, values
+        """Keep an update's numbers on the device, until `found` looks at them."""
+        self.noted.append((update, (*numbers,), torch.stack([*numbers.values()])))
 
     def found(self) -> tuple[int, str, float] | None:
         """Give back that update, the name of the number, and the number; None if there is none."""
-        wrong = list[tuple[int, str, float]]()
-        for names, (when, values) in self.seen.items():
-            found = first_not_finite(dict(zip(names, values.cpu().tolist(), strict=True)))
-            if found is not None:
-                wrong.append((int(when), *found))
-        return min(wrong, key=lambda each: each[0], default=None)
+        values = [value for *_, value in self.noted]
+        if not values or bool(torch.cat(values).isfinite().all()):
+            self.noted.clear()
+            return None
+        each = ((u, dict(zip(n, v.cpu().tolist(), strict=True))) for u, n, v in self.noted)
+        return next((u, *wrong) for u, numbers in each if (wrong := first_not_finite(numbers)))
 
 
 def first_not_finite(numbers: Mapping[str, float]) -> tuple[str, float] | None:

@@ -85,13 +85,14 @@ def norm_of(parameters: Sequence[Tensor]) -> Tensor:
     """Give back the 2-norm of the parameters' gradients, as one vector.
 
     Squares may be out of the range of numbers that are not: the norm of float16 and bfloat16 is
-    computed in float32, and one that is not finite again in float64.
+    computed in float32, and one that is not finite again in float64. On a card, which no norm waits
+    for, each is computed in float64 at once.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients and gradients[0].device.type not in ("cpu", "mps"):  # mps has no float64
+        exact = any(g.dtype == torch.float64 for g in gradients)
+        return _norm_in_float64(gradients).to(torch.float64 if exact else torch.float32)
     norm = _norm(gradients)
-    if norm.device.type != "cpu":  # nothing waits for it
-        wide = get_total_norm(torch._foreach_norm(gradients, 2.0, dtype=torch.float64))
-        return torch.where(norm.isfinite(), norm, wide.to(norm.dtype))
     if math.isfinite(norm.item()):
         return norm
     wide = get_total_norm([_wide_norm(g) for g in gradients])
@@ -108,6 +109,14 @@ def _norm(gradients: list[Tensor]) -> Tensor:
     halves = [g for g in gradients if g.dtype in HALF]
     norms = torch._foreach_norm(halves, 2.0, dtype=torch.float32) if halves else ()
     return get_total_norm([*(g for g in gradients if g.dtype not in HALF), *norms])
+
+
+def _norm_in_float64(gradients: list[Tensor]) -> Tensor:
+    norms = torch._foreach_norm(gradients, 2.0, dtype=torch.float64)
+    if len({g.device for g in gradients}) > 1:
+        return get_total_norm(norms)
+    norm: Tensor = vector_norm(torch.stack(norms))
+    return norm
 
 
 def multiply_(gradients: Sequence[Tensor], factor: Tensor) -> None:
