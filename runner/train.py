@@ -14,7 +14,7 @@ from runner.micro_batches import micro_batches
 from runner.observed import Averages, FirstNotFinite, first_not_finite
 from runner.ranks import WHOLE, Parts, Passes
 from tricks import Batch, Chain, Time, overrides, scale_learning_rates_
-from tricks.gradients import norm_of
+from tricks.gradients import known_norm, norm_of
 
 
 class Diverged(ArithmeticError):
@@ -104,8 +104,7 @@ class Training:
             Diverged: If the loss or a gradient is not finite, and that is an error; on a card only
                 `settle` raises it.
         """
-        rate = self._set_learning_rate()
-        before = self._before_a_skip()
+        rate, before = self._set_learning_rate(), self._before_a_skip()
         self.ranks.seed(self.begin.seed, self.updates)
         plain: list[Tensor] = []  # the loss before the tricks, of each pass
 
@@ -135,7 +134,8 @@ class Training:
         found = {"the loss": plain[0], "the loss after the tricks": objective, "a gradient": norm}
         if self._is_left_out(found, before):
             return
-        self.trick.gradients(self.model, self.optimizer, objective)
+        with known_norm(self.parameters, norm):
+            self.trick.gradients(self.model, self.optimizer, objective)
         if self.changes_gradients:
             norm_after = norm_of(self.parameters)
             if self._is_left_out({"a gradient after the tricks": norm_after}, before):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tricks.gradients import forget_norm
 from tricks.trick import Batch, Time, Trick, derive_seed
 
 REPLACED = {
@@ -135,7 +136,9 @@ class Chain(Trick):
     def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
         """Let every trick change the gradients."""
         for trick in self.tricks:
-            trick.gradients(model, optimizer, loss)
+            if overrides(trick, "gradients"):
+                trick.gradients(model, optimizer, loss)
+                forget_norm()  # it may have changed them by `.data`
 
     def weights(self, model: nn.Module, time: Time) -> None:
         """Let every trick change the weights."""
