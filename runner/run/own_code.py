@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from runner.garbage import resting
+
 SUFFIXES = (".py", ".pyc", ".pyx", ".so", ".pyd", ".c", ".cpp", ".cu", ".h", ".cuh")
 OURS = ("runner", "tricks", "torch")
 INSTALLED = ("site-packages", "dist-packages")
@@ -33,6 +35,7 @@ def digest_own(modules: Iterable[str]) -> str | None:
 
 
 @lru_cache
+@resting()
 def _digest(tops: frozenset[str]) -> str | None:
     # once a process, which has the code that it loaded whatever the files say later
     found: dict[str, list[tuple[str, bytes]]] = {}
@@ -90,11 +93,14 @@ def _files(place: Path) -> Iterator[tuple[str, Path]]:
 def _imports(name: str, code: bytes) -> Iterator[str]:
     """The modules and packages at the top that a file imports, wherever in it."""
     try:
-        tree = ast.parse(code) if name.endswith(".py") else ast.Module([], [])
+        left: list[ast.AST] = [ast.parse(code)] if name.endswith(".py") else []
     except (SyntaxError, ValueError, RecursionError):
         return
-    for node in ast.walk(tree):
+    while left:  # through statements alone, which is several times as fast as `ast.walk`
+        node = left.pop()
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             yield node.module.partition(".")[0]
+        for below in ("body", "orelse", "finalbody", "handlers", "cases"):
+            left.extend(getattr(node, below, ()))
