@@ -54,21 +54,28 @@ class Averages:
 class FirstNotFinite:
     """Finds the first update with a number that is not finite, without waiting for the device."""
 
+    MOST = 10_000
+    """Updates after which it looks by itself, so that what is kept stays small."""
+
     def __init__(self) -> None:
         self.noted: list[tuple[int, tuple[str, ...], Tensor]] = []
+        self.first: tuple[int, str, float] | None = None
 
     def note(self, update: int, numbers: Mapping[str, Tensor]) -> None:
         """Keep an update's numbers on the device, until `found` looks at them."""
         self.noted.append((update, (*numbers,), torch.stack([*numbers.values()])))
+        if len(self.noted) >= self.MOST:
+            self.found()
 
     def found(self) -> tuple[int, str, float] | None:
         """Give back that update, the name of the number, and the number; None if there is none."""
         values = [value for *_, value in self.noted]
-        if not values or bool(torch.cat(values).isfinite().all()):
-            self.noted.clear()
-            return None
-        each = ((u, dict(zip(n, v.cpu().tolist(), strict=True))) for u, n, v in self.noted)
-        return next((u, *wrong) for u, numbers in each if (wrong := first_not_finite(numbers)))
+        if self.first is None and values and not bool(torch.cat(values).isfinite().all()):
+            each = ((u, zip(n, v.cpu().tolist(), strict=True)) for u, n, v in self.noted)
+            wrong = ((u, first_not_finite(dict(numbers))) for u, numbers in each)
+            self.first = next((u, *found) for u, found in wrong if found is not None)
+        self.noted.clear()
+        return self.first
 
 
 def first_not_finite(numbers: Mapping[str, float]) -> tuple[str, float] | None:

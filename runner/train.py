@@ -14,7 +14,7 @@ from runner.micro_batches import micro_batches
 from runner.observed import Averages, FirstNotFinite, first_not_finite
 from runner.ranks import WHOLE, Parts, Passes
 from tricks import Batch, Chain, Time, overrides, scale_learning_rates_
-from tricks.gradients import known_norm, norm_of
+from tricks.gradients import norm_of, parameters_of
 
 
 class Diverged(ArithmeticError):
@@ -69,7 +69,6 @@ class Training:
         self.parts, self.ranks, self.not_finite = parts, parts.ranks, not_finite
         self.passes = Passes(model, parts.ranks, parts.together)
         self.begin = Time(0, updates_per_epoch, updates or updates_per_epoch, seed)
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
         self.dtype: torch.dtype = getattr(torch, precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
@@ -134,8 +133,7 @@ class Training:
         found = {"the loss": plain[0], "the loss after the tricks": objective, "a gradient": norm}
         if self._is_left_out(found, before):
             return
-        with known_norm(self.parameters, norm):
-            self.trick.gradients(self.model, self.optimizer, objective)
+        self.trick.gradients(self.model, self.optimizer, objective, norm)
         if self.changes_gradients:
             norm_after = norm_of(self.parameters)
             if self._is_left_out({"a gradient after the tricks": norm_after}, before):
@@ -159,6 +157,11 @@ class Training:
         if self.dtype is torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Those of the optimizer, also of groups that were added to it later."""
+        return [*parameters_of(self.optimizer)]
 
     @property
     def time(self) -> Time:

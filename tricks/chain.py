@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tricks.gradients import forget_norm
 from tricks.trick import Batch, Time, Trick, derive_seed
 
 REPLACED = {
@@ -133,12 +132,23 @@ class Chain(Trick):
 
         return reduce(through, self.tricks, compute)()
 
-    def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:
-        """Let every trick change the gradients."""
+    def gradients(
+        self, model: nn.Module, optimizer: Optimizer, loss: Tensor, norm: Tensor | None = None
+    ) -> None:
+        """Let every trick change the gradients.
+
+        Args:
+            model: As for `Trick.gradients`, as are the optimizer and the loss.
+            optimizer: Its parameters have the gradients.
+            loss: The mean loss over the whole update.
+            norm: Their norm, if it is known: for the first trick that changes them, if it
+                `takes_norm`.
+        """
         for trick in self.tricks:
+            known: tuple[Any, ...] = (norm,) if trick.takes_norm else ()
+            trick.gradients(model, optimizer, loss, *known)
             if overrides(trick, "gradients"):
-                trick.gradients(model, optimizer, loss)
-                forget_norm()  # it may have changed them by `.data`
+                norm = None
 
     def weights(self, model: nn.Module, time: Time) -> None:
         """Let every trick change the weights."""
@@ -211,4 +221,4 @@ def in_order(tricks: Sequence[type[Trick]]) -> list[type[Trick]]:
 
 def overrides(trick: Trick, hook: str) -> bool:
     """Whether a trick has a hook of its own, not the identity."""
-    return getattr(type(trick), hook) is not getattr(Trick, hook)
+    return getattr(getattr(trick, hook), "__func__", None) is not getattr(Trick, hook)

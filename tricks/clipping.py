@@ -76,6 +76,7 @@ class Clipping(Trick):
 
     after: ClassVar[tuple[str, ...]] = ("Flooding", "Centralization")
     activity: ClassVar[str | None] = "clipped_share"
+    takes_norm: ClassVar[bool] = True
 
     by: By = "norm"
     max_norm: float = 1.0
@@ -151,13 +152,19 @@ class Clipping(Trick):
                         f"{' and '.join(_READ_BY[self.by])} instead."
                     )
 
-    def gradients(self, model: nn.Module, optimizer: Optimizer, loss: Tensor) -> None:  # noqa: ARG002
-        """Clip the gradients that the optimizer is about to use."""
+    def gradients(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss: Tensor,  # noqa: ARG002
+        norm: Tensor | None = None,
+    ) -> None:
+        """Clip the gradients that the optimizer is about to use; their norm may be known."""
         self._last = {}
         parameters = with_gradients(parameters_of(optimizer))
         if not parameters:
             return  # dropped by check_gradients_: no norm, and none to remember
-        norm, limit = norm_of(parameters), self._limit()
+        norm, limit = norm_of(parameters) if norm is None else norm, self._limit()
         if self.by == "unit":
             excluded = self._excluded(model)
             parameters = [p for p in parameters if p not in excluded]

@@ -1,11 +1,8 @@
 """The gradients of an update: which there are, their norm, and what is not finite."""
 
 import math
-import operator
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -92,8 +89,6 @@ def norm_of(parameters: Sequence[Tensor]) -> Tensor:
     for, each is computed in float64 at once.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if (known := _known.get()) is not None and known.holds(gradients):
-        return known.norm
     if gradients and gradients[0].device.type not in ("cpu", "mps"):  # mps has no float64
         exact = any(g.dtype == torch.float64 for g in gradients)
         return _norm_in_float64(gradients).to(torch.float64 if exact else torch.float32)
@@ -102,40 +97,6 @@ def norm_of(parameters: Sequence[Tensor]) -> Tensor:
         return norm
     wide = get_total_norm([_wide_norm(g) for g in gradients])
     return wide if wide.isfinite() else norm
-
-
-class _Known(NamedTuple):
-    """The norm of gradients, as long as torch has counted no change of theirs."""
-
-    norm: Tensor
-    gradients: list[Tensor]
-    versions: list[int]
-
-    def holds(self, gradients: list[Tensor]) -> bool:
-        return (
-            len(gradients) == len(self.gradients)
-            and all(map(operator.is_, gradients, self.gradients))
-            and [g._version for g in gradients] == self.versions
-        )
-
-
-_known: ContextVar[_Known | None] = ContextVar("known norm", default=None)
-
-
-@contextmanager
-def known_norm(parameters: Sequence[Tensor], norm: Tensor) -> Iterator[None]:
-    """Within, `norm_of` gives back this norm of these parameters' gradients, as they are now."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    before = _known.set(_Known(norm, gradients, [g._version for g in gradients]))
-    try:
-        yield
-    finally:
-        _known.reset(before)
-
-
-def forget_norm() -> None:
-    """Have `norm_of` compute the norm anew: gradients may have changed in ways torch misses."""
-    _known.set(None)
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:

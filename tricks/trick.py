@@ -80,6 +80,10 @@ class Trick:
     activity: ClassVar[str | None] = None
     """The reported number that stays 0 as long as the trick changes nothing, if there is one."""
 
+    takes_norm: ClassVar[bool] = False
+    """Whether `gradients` has a fourth argument, for the 2-norm of the gradients as it finds them:
+    a tensor that it may not change, or None where it is not known."""
+
     def __init_subclass__(cls) -> None:
         cls.name = re.sub(
             r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__

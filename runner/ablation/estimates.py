@@ -91,8 +91,7 @@ def estimate(
     lengths = used.sum(1)
     enough = settled.sum(1) >= (FEWEST_SEEDS if question.grows else len(plan.seeds))
     judged = enough & (lengths >= FEWEST_SEEDS)
-    found = {name: np.full(len(values), np.nan) for name in NUMBERS}
-    found["gain"][:] = 1.0
+    found = {name: np.full(len(values), 1.0 if name == "gain" else np.nan) for name in NUMBERS}
     verdicts = np.full(len(values), Verdict.UNDECIDED, object)
     within = np.zeros(len(values), bool)
     for kind in ("effect", "interaction", "share"):

@@ -6,18 +6,18 @@ from importlib import import_module
 from threading import Thread
 
 NEEDED = ("scipy.stats", "sklearn.metrics", "matplotlib.figure", "matplotlib.backends.backend_svg")
-"""What verdicts, reports and their pictures import; two seconds, in which cores would idle."""
+"""What verdicts, reports and their pictures import. That takes two seconds."""
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import it beside; whoever asks for it earlier waits as long as the import itself takes."""
-    beside = Thread(target=_import, name="imports for the report")
-    beside.start()
+    """Import `NEEDED` in a thread during a block."""
+    thread = Thread(target=_import, name="imports for the report")
+    thread.start()
     try:
         yield
     finally:
-        beside.join()
+        thread.join()
 
 
 def _import() -> None:

@@ -1,9 +1,10 @@
 """What Hydra knows in this process, which another one has to know before it does a run."""
 
 import pickle
+import zlib
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import cloudpickle  # the state holds functions within functions
 from hydra.core.singleton import Singleton
@@ -16,20 +17,28 @@ class HydraState(NamedTuple):
     prepare: Callable[[], None]
     """Makes our plugins known, whose classes the state names."""
     content: bytes
+    """Pickled and compressed."""
 
     @classmethod
     def of(cls, prepare: Callable[[], None]) -> Self:
         """Take the state of this process."""
-        return cls(prepare, cloudpickle.dumps(Singleton.get_state()))
+        return cls(prepare, zlib.compress(cloudpickle.dumps(Singleton.get_state()), level=1))
 
     def take(self) -> None:
-        """Have this process know it; the same state again takes no time."""
-        _take(self)
+        """Set the state of this process, whatever a run before has made of it.
+
+        The first time this takes a tenth of a second, since Hydra looks for its plugins.
+        """
+        state = _read(self)
+        Singleton.set_state({**state, "instances": {**state["instances"]}})
 
 
 @lru_cache(maxsize=1)
-def _take(state: HydraState) -> None:
+def _read(state: HydraState) -> dict[str, Any]:
+    """Read the state, and add the plugins that Hydra finds."""
     state.prepare()
     setup_globals()
-    Singleton.set_state(pickle.loads(state.content))  # from our own process
-    state.prepare()  # the state brought its own list of plugins
+    found: dict[str, Any] = pickle.loads(zlib.decompress(state.content))  # from our own process
+    Singleton.set_state(found)  # which puts the plugins among its instances
+    state.prepare()
+    return found

@@ -68,7 +68,7 @@ class SideBySide:
         task: What does one of them.
         context: Hydra's; its callbacks alone are used.
         limits: What they may take.
-        prepare: Called in a worker process before its first run.
+        prepare: Makes our plugins known in a worker process, before its first run.
         show: Called with the lines of each run that has ended, and the number of those.
     """
 

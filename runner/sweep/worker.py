@@ -33,7 +33,7 @@ class Worker:
 
     Args:
         slot: What it may use.
-        state: What Hydra has to know in it.
+        state: What Hydra has to know in the process.
     """
 
     def __init__(self, slot: Slot, state: HydraState) -> None:

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import cloudpickle
 import pytest
 from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
@@ -144,22 +145,44 @@ def register_and_count():
     register()
 
 
-def times_registered(*_):
-    return len(registered)
+def what_hydra_knows(*_):
+    """Look, and spoil it for the next run."""
+    found = len(registered), OmegaConf.has_resolver("hydra"), OmegaConf.has_resolver("spoilt")
+    OmegaConf.clear_resolvers()
+    OmegaConf.register_new_resolver("spoilt", str)
+    GlobalHydra.instance().clear()
+    return found
 
 
 @pytest.mark.slow
-def test_a_worker_learns_once_what_hydra_knows(tmp_path):
+def test_each_run_of_a_worker_finds_what_hydra_knows_and_plugins_are_looked_for_once(tmp_path):
     config = Loader().compose(())
     config.hydra.sweep.dir = str(tmp_path)
     context = HydraContext(config_loader=None, callbacks=Callbacks())
-    job = cloudpickle.dumps((context, Composed.of(config), times_registered))
+    job = cloudpickle.dumps((context, Composed.of(config), what_hydra_knows))
+    setup_globals()  # as Hydra's application does
     worker = Worker(Slot(tuple(available_cores())), HydraState.of(register_and_count))
     try:
         results = [worker.begin(job, None).result(timeout=120) for _ in range(3)]
     finally:
         worker.stop()
-    assert [(cause, value) for cause, value, _ in results] == [(None, 2)] * 3  # for one state
+    assert [(cause, value) for cause, value, _ in results] == [(None, (2, True, False))] * 3
+
+
+def test_what_the_report_needs_is_imported_while_runs_go_on_also_if_they_fail():
+    code = (
+        "import sys\n"
+        "from runner.sweep import ahead\n"
+        "try:\n"
+        "    with ahead.importing():\n"
+        "        raise ZeroDivisionError\n"
+        "except ZeroDivisionError:\n"
+        "    print(*[name for name in ahead.NEEDED if name not in sys.modules], 'failed')\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["failed"]
 
 
 def test_the_collector_does_not_look_through_what_workers_are_forked_with():

@@ -10,8 +10,10 @@ from runner.ablation.decide import (
     paired_tests_at_looks,
     plan_looks,
 )
+from runner.ablation.estimates import estimate
 from runner.ablation.sharing import find_sharing, gain_of, share
 from runner.ablation.statistics import Moments, moments
+from tests.builders import make_plan, trick
 
 
 def against_the_baseline(count):
@@ -201,3 +203,17 @@ def test_moments_leave_out_the_seeds_that_are_missing():
     assert np.isnan(one.sd).all()
     test = paired_tests(gaps, 1.0)
     assert test.p_zero == pytest.approx(stats.ttest_1samp(d, 0, axis=1).pvalue)
+
+
+@pytest.mark.parametrize("design", ["one_at_a_time", "factorial"])
+@pytest.mark.parametrize("until", ["fixed", "looks", "decided"])
+def test_before_the_first_run_nothing_is_known(design, until):
+    looks = {"looks": (3, 5)} if until == "looks" else {}
+    plan = make_plan(
+        (trick("clipping"), trick("flooding"), trick("sam")), design, until=until, **looks
+    )
+    for estimated in estimate(plan, np.full((len(plan.variants), 5), np.nan)):
+        assert (estimated.verdict, estimated.within) == (Verdict.UNDECIDED, False)
+        assert (estimated.gain, estimated.judged) == (1.0, False)
+        numbers = (estimated.mean, estimated.sd, estimated.low, estimated.high, estimated.p)
+        assert np.isnan([*numbers, estimated.smallest]).all()

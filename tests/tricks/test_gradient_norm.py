@@ -1,13 +1,13 @@
 """The norm of an update's gradients is computed once for the log and for clipping."""
 
+from typing import final
+
 import pytest
-import torch
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.runner.test_train import batch_of, smooth_net
 from tests.test_waiting import begin
-from tricks import Centralization, Clipping, Trick
-from tricks.gradients import forget_norm, known_norm, norm_of
+from tricks import Centralization, Clipping, Trick, clip_gradients_
 
 
 class Norms(TorchDispatchMode):
@@ -20,13 +20,6 @@ class Norms(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         self.count += function.overloadpacket.__name__ == "_foreach_norm"
         return function(*arguments, **(options or {}))
-
-
-def with_gradients():
-    model = smooth_net()
-    batch = batch_of(6)
-    torch.nn.functional.cross_entropy(model(batch.inputs), batch.targets).backward()
-    return [*model.parameters()]
 
 
 @pytest.mark.parametrize(
@@ -48,37 +41,70 @@ def test_an_update_computes_as_many_norms_as_there_are(tricks, norms):
     assert found.count == norms
 
 
-def test_the_norm_is_known_until_a_gradient_changes():
-    parameters = with_gradients()
-    norm = norm_of(parameters)
-    known = torch.tensor(7.0)
-    with known_norm(parameters, known):
-        assert norm_of(parameters) is known
-        assert norm_of(parameters[:-1]) < norm  # others are others
-        assert norm_of([*parameters[1:], parameters[0]]) == pytest.approx(norm.item())
-        parameters[0].grad.mul_(2)
-        assert norm_of(parameters) > norm
-    with known_norm(parameters, known):
-        parameters[0].grad = parameters[0].grad.clone()
-        assert norm_of(parameters) is not known
-    with known_norm(parameters, known):
-        forget_norm()
-        assert norm_of(parameters) is not known
-    assert norm_of(parameters) is not known
+def by_data(gradients):
+    for gradient in gradients:
+        gradient.data.mul_(100)
 
 
-class Doubles(Trick):
-    """Changes gradients in a way that torch does not count."""
+def by_vector(gradients):
+    vector_to_parameters(100 * parameters_to_vector(gradients), gradients)
+
+
+@final
+class Changes(Trick):
+    """Changes gradients in a way that torch does not count, and may clip them itself."""
+
+    def __init__(self, change, clips):
+        self.change, self.clips = change, clips
 
     def gradients(self, model, optimizer, loss):  # noqa: ARG002
-        for parameter in model.parameters():
-            parameter.grad.data.mul_(2)
+        self.change([p.grad for p in model.parameters()])
+        if self.clips:
+            self.norm = clip_gradients_(model.parameters(), 0.01)
 
 
-def test_what_another_trick_has_changed_is_not_taken_for_known():
-    logged = []
-    for tricks in ([Clipping()], [Doubles(), Clipping()]):
+@pytest.mark.parametrize("change", [by_data, by_vector])
+def test_a_changed_gradient_has_another_norm_also_in_the_same_hook(change):
+    training, batches = begin([Clipping(max_norm=0.01)])
+    training.step(next(batches.epoch(0)))
+    norm = training.recent.take()["tricks/clipping/norm"]
+    for clips in (False, True):
+        tricks = [Changes(change, clips), *([] if clips else [Clipping(max_norm=0.01)])]
         training, batches = begin(tricks)
         training.step(next(batches.epoch(0)))
-        logged.append(training.recent.take()["tricks/clipping/norm"])
-    assert logged[1] == pytest.approx(2 * logged[0])
+        logged = training.recent.take()
+        seen = training.trick.tricks[0].norm if clips else logged["tricks/clipping/norm"]
+        assert float(seen) == pytest.approx(100 * norm)
+        assert logged["train/gradient_norm"] == pytest.approx(norm)
+        assert logged["train/gradient_norm_after"] == pytest.approx(0.01, rel=1e-4)
+
+
+def test_a_trick_of_ones_own_is_given_the_norm_if_it_asks_for_it():
+    class Asks(Trick):
+        takes_norm = True
+
+        def gradients(self, model, optimizer, loss, norm=None):  # noqa: ARG002
+            given.append(norm)
+
+    given = []
+    for tricks in ([Asks()], [Changes(by_data, clips=False), Asks()]):
+        training, batches = begin(tricks)
+        training.step(next(batches.epoch(0)))
+    assert given[0] == training.recent.take()["train/gradient_norm"]
+    assert given[1] is None
+
+
+def test_parameters_that_the_optimizer_got_later_count():
+    training, batches = begin([Clipping(max_norm=0.01)])
+    batch, other = [*batches.epoch(0)][:2]
+    training.step(batch)
+    kept = training.optimizer.param_groups[0]["params"].pop()
+    training.step(other)
+    assert all(parameter is not kept for parameter in training.parameters)
+    kept.grad.fill_(1e3)
+    training.optimizer.add_param_group({"params": [kept]})
+    training.recent.take()
+    training.step(batch)
+    logged = training.recent.take()
+    assert logged["tricks/clipping/norm"] == logged["train/gradient_norm"]
+    assert logged["train/gradient_norm_after"] == pytest.approx(0.01, rel=1e-4)
