@@ -5,6 +5,7 @@ again.
 """
 
 import dataclasses
+import gc
 import shlex
 import sys
 import time
@@ -88,6 +89,7 @@ class AblationSweeper(Sweeper):
             plan, trials, draft = asked, None, None
         else:
             plan, trials, draft = self._compose(root, settings, arguments, before)
+            gc.collect()  # composed configs hold cycles; those of 1,000 variants take 130 MiB
         for warning in (*unfair_metric(plan), *(() if before else plan.notes)):
             say(f"Note: {warning}")
         if settings.dry_run:
