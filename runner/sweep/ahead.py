@@ -6,7 +6,7 @@ from importlib import import_module
 from threading import Thread
 
 NEEDED = ("scipy.stats", "sklearn.metrics", "matplotlib.figure", "matplotlib.backends.backend_svg")
-"""What verdicts, reports and their pictures import. That takes two seconds."""
+"""What verdicts, reports and their pictures import. That takes some two seconds."""
 
 
 @contextmanager

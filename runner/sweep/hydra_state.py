@@ -8,14 +8,13 @@ from typing import Any, NamedTuple, Self
 
 import cloudpickle  # the state holds functions within functions
 from hydra.core.singleton import Singleton
-from hydra.core.utils import setup_globals
 
 
 class HydraState(NamedTuple):
     """The state of Hydra's singletons, for a process that this one started, or sent work to."""
 
     prepare: Callable[[], None]
-    """Makes our plugins known, whose classes the state names."""
+    """Makes our plugins known: the state names their classes."""
     content: bytes
     """Pickled and compressed."""
 
@@ -37,8 +36,6 @@ class HydraState(NamedTuple):
 def _read(state: HydraState) -> dict[str, Any]:
     """Read the state, and add the plugins that Hydra finds."""
     state.prepare()
-    setup_globals()
     found: dict[str, Any] = pickle.loads(zlib.decompress(state.content))  # from our own process
     Singleton.set_state(found)  # which puts the plugins among its instances
-    state.prepare()
     return found
